@@ -18,7 +18,9 @@ class DataSettings(Settings):
     root: str | None = Field(None, description="folder or URI of the corpus; the demo makes its own")
     manifest: str = Field("manifest.csv", description="table of the recordings, relative to data.root")
     file_column: str = Field("file", description="column with the recording's path, relative to data.root")
-    target_columns: list[str] | None = Field(None, description="columns of task.targets, in order (default: same names)")
+    target_columns: list[str] | None = Field(
+        None, description="columns of task.targets, in order (default: same names)"
+    )
     target_range: tuple[float, float] | None = Field(
         None, description="scale of the labels, e.g. [1, 9], mapped to [-1, 1]; labels outside are errors"
     )
@@ -26,10 +28,16 @@ class DataSettings(Settings):
     fold_column: str | None = Field(None, description="column of fixed folds, for split.test_fold")
     split_column: str | None = Field(None, description="column that says train, val or test")
     min_clip_seconds: float = Field(0.1, gt=0, description="shorter recordings are quarantined")
-    silence_dbfs: float = Field(-80.0, lt=0, description="recordings whose peak is below this are quarantined as silent")
-    max_channels: int = Field(2, ge=1, description="recordings with more channels are quarantined; others are mixed to mono")
+    silence_dbfs: float = Field(
+        -80.0, lt=0, description="recordings whose peak is below this are quarantined as silent"
+    )
+    max_channels: int = Field(
+        2, ge=1, description="recordings with more channels are quarantined; others are mixed to mono"
+    )
     max_quarantined_share: float = Field(0.05, ge=0, le=1, description="stop when a larger share is quarantined")
-    prepared: str = Field("prepared", description="folder or URI (s3://, gs://) where features are kept and found again")
+    prepared: str = Field(
+        "prepared", description="folder or URI (s3://, gs://) where features are kept and found again"
+    )
     loading: Literal["auto", "resident", "streamed"] = Field(
         "auto", description="features in shared memory, or streamed from the shards; auto goes by size"
     )
@@ -67,7 +75,9 @@ class FeatureSettings(Settings):
     fmin_hz: float = Field(0.0, ge=0, description="lowest mel frequency")
     fmax_hz: float | None = Field(None, gt=0, description="highest mel frequency (default: half the sample rate)")
     db_floor: float = Field(-80.0, lt=0, description="level of silence: decibels are clamped here")
-    num_frames: int = Field(600, ge=1, description="frames the model sees: the middle of longer clips, padding of shorter")
+    num_frames: int = Field(
+        600, ge=1, description="frames the model sees: the middle of longer clips, padding of shorter"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSettings":
@@ -91,7 +101,6 @@ class FeatureSettings(Settings):
 # its clips (4 s in place of 30 s) so that a whole search ends in minutes on a laptop.
 CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
     "demo": {
-        "data.target_columns": ["valence", "arousal"],
         "data.group_column": "artist",
         "features.num_frames": 80,
     },

@@ -1,0 +1,64 @@
+"""Which recordings these are, by content: a hash of the bytes of each, remembered while size and time stay."""
+
+import hashlib
+import json
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from datasets import storage
+
+NUM_THREADS = 8  # hashing and reading let go of Python's lock
+
+
+def digest_of(*parts: bytes | str) -> str:
+    """32 hexadecimal digits of blake2b over the parts."""
+    hasher = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        content = part.encode() if isinstance(part, str) else part
+        hasher.update(len(content).to_bytes(8, "little"))
+        hasher.update(content)
+    return hasher.hexdigest()
+
+
+def digest_files(root: str, names: Iterable[str], prepared: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Digests by name of the files under `root`, and for those that can't be read the reason.
+
+    Remembered in the folder `prepared` by size and time of change, so that a second call only looks at those.
+    """
+    names = list(names)
+    folder, table = storage.below(prepared, "digests"), f"{digest_of(root)}.json"
+    known = _remembered(folder, table)
+    stats = storage.stat_files(root, names)
+    digests: dict[str, str] = {}
+    reasons: dict[str, str] = {name: "missing" for name in names if name not in stats}
+    stale = []
+    for name, stat in stats.items():
+        size, mtime_ns, digest = known.get(name, (-1, -1, ""))
+        if (size, mtime_ns) == (stat.size, stat.mtime_ns):
+            digests[name] = digest
+        else:
+            stale.append(name)
+
+    def hash_one(name: str) -> str | OSError:
+        try:
+            return digest_of(storage.read_bytes(root, name))
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        for name, result in zip(stale, pool.map(hash_one, stale), strict=True):
+            if isinstance(result, OSError):
+                reasons[name] = f"cannot be read: {result.strerror or result}"
+            else:
+                digests[name] = result
+                known[name] = (stats[name].size, stats[name].mtime_ns, result)
+    if stale:
+        storage.write_bytes(folder, table, json.dumps(known).encode())
+    return digests, reasons
+
+
+def _remembered(folder: str, table: str) -> dict[str, tuple[int, int, str]]:
+    try:
+        return {name: tuple(entry) for name, entry in json.loads(storage.read_bytes(folder, table)).items()}
+    except (FileNotFoundError, ValueError):
+        return {}

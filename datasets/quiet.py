@@ -1,0 +1,22 @@
+"""Ray Data without its bars and log lines, which would bury ours."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def quiet_ray_data() -> Iterator[None]:
+    """Within it Ray Data logs errors only and draws nothing; its own log files stay complete."""
+    import ray.data
+
+    context = ray.data.DataContext.get_current()
+    logger = logging.getLogger("ray.data")
+    shown, level = context.enable_progress_bars, logger.level
+    context.enable_progress_bars = False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        context.enable_progress_bars = shown
+        logger.setLevel(level)

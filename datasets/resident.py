@@ -1,0 +1,177 @@
+"""Batches of normalised features from memory, which all trials of a machine share."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from datasets.reading import FeatureStatistics, Part, read_part
+from datasets.shards import Prepared
+from datasets.splits import Split
+
+if TYPE_CHECKING:
+    import numpy as np
+
+CHUNK_CLIPS = 64  # that statistics take at a time, to need little memory in float64
+Batch = dict[str, Any]
+Row = tuple[int, int, "np.ndarray"]  # position among the ids, valid frames, features [frames, features]
+
+
+class TrialData(Protocol):
+    """Batches of one split. A batch is a dict of CPU tensors:
+
+    features float32 [batch, frames, features], normalised by the training split, exactly 0 beyond a clip's end;
+    num_frames int64 [batch]; targets float32 [batch, targets]; indices int64 [batch] into train_ids or val_ids.
+    Training batches also say num_clips, the size of the global batch over all workers.
+    """
+
+    @property
+    def statistics(self) -> FeatureStatistics: ...
+    @property
+    def frames(self) -> int: ...
+    @property
+    def train_ids(self) -> "np.ndarray": ...
+    @property
+    def val_ids(self) -> "np.ndarray": ...
+    @property
+    def train_targets(self) -> "np.ndarray": ...
+    @property
+    def val_targets(self) -> "np.ndarray": ...
+    @property
+    def num_train(self) -> int: ...
+    @property
+    def num_val(self) -> int: ...
+    @property
+    def num_features(self) -> int: ...
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]: ...
+    def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
+    def crop(self, num_frames: int) -> "TrialData": ...
+
+
+@dataclass(frozen=True)
+class ResidentData:
+    """Both splits in memory; put into Ray's object store once, all trials of a machine read the same copy.
+
+    An epoch is a full permutation, drawn from the seed and the epoch's number.
+    """
+
+    train: Part
+    val: Part
+    statistics: FeatureStatistics
+    frames: int
+
+    @classmethod
+    def read(cls, prepared: Prepared, split: Split) -> "ResidentData":
+        """Read train and val from their shards. Raises SealedError rather than open one with a test clip."""
+        sealed = {clip.id for clip in split.test}
+        train, val = read_part(prepared, split.train, sealed), read_part(prepared, split.val, sealed)
+        chunks = range(0, len(train), CHUNK_CLIPS)
+        statistics = FeatureStatistics.of(
+            (train.num_frames[start : start + CHUNK_CLIPS], train.features[start : start + CHUNK_CLIPS])
+            for start in chunks
+        )
+        return cls(train, val, statistics, prepared.num_frames)
+
+    @property
+    def train_ids(self) -> "np.ndarray":
+        """Clip ids [num_train] that the indices of training batches point to."""
+        return self.train.ids
+
+    @property
+    def val_ids(self) -> "np.ndarray":
+        """Clip ids [num_val] that the indices of validation batches point to."""
+        return self.val.ids
+
+    @property
+    def train_targets(self) -> "np.ndarray":
+        """Labels [num_train, targets]."""
+        return self.train.targets
+
+    @property
+    def val_targets(self) -> "np.ndarray":
+        """Labels [num_val, targets]."""
+        return self.val.targets
+
+    @property
+    def num_train(self) -> int:
+        """Training clips."""
+        return len(self.train)
+
+    @property
+    def num_val(self) -> int:
+        """Validation clips."""
+        return len(self.val)
+
+    @property
+    def num_features(self) -> int:
+        """Values per frame."""
+        return self.train.features.shape[2]
+
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch: every clip once. With several workers each takes its rows of every global batch."""
+        import numpy as np
+
+        order = np.random.default_rng([seed, epoch]).permutation(self.num_train)
+        for start, stop in batch_bounds(self.num_train, batch_size, world_size):
+            yield self._batch(self.train, order[start:stop][rank::world_size]) | {"num_clips": stop - start}
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """Every validation clip once, in the order of `val_ids`."""
+        import numpy as np
+
+        for start in range(0, self.num_val, batch_size):
+            yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)))
+
+    def crop(self, num_frames: int) -> "ResidentData":
+        """The same data with the middle `num_frames` of each clip; the arrays are shared."""
+        return replace(self, frames=checked_crop(num_frames, self.train.features.shape[1]))
+
+    def _batch(self, part: Part, indices: "np.ndarray") -> Batch:
+        rows = [(index, int(part.num_frames[index]), part.features[index]) for index in indices.tolist()]
+        return collate(rows, part.targets, self.statistics, self.frames)
+
+
+def batch_bounds(num_clips: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:
+    """Where each global batch of an epoch starts and stops.
+
+    A rest with fewer than two clips for each worker joins the batch before it: batch normalisation can't train
+    on one clip, a worker without a clip would leave the others waiting, and no clip is dropped.
+    """
+    starts = list(range(0, num_clips, batch_size))
+    if len(starts) > 1 and num_clips - starts[-1] < 2 * world_size:
+        starts.pop()
+    return list(zip(starts, [*starts[1:], num_clips], strict=True))
+
+
+def collate(rows: list[Row], targets: "np.ndarray", statistics: FeatureStatistics, frames: int) -> Batch:
+    """A batch of the middle `frames` of each row: gathered and normalised in one pass, never in place."""
+    import numpy as np
+    import torch
+
+    features = np.empty((len(rows), frames, len(statistics.mean)), dtype=np.float32)
+    num_frames = np.empty(len(rows), dtype=np.int64)
+    scale = 1 / statistics.std
+    for out, (position, (_, num_valid, values)) in zip(features, enumerate(rows), strict=True):
+        kept = min(num_valid, frames)
+        start = (num_valid - kept) // 2
+        np.subtract(values[start : start + kept], statistics.mean, out=out[:kept])
+        out[:kept] *= scale
+        out[kept:] = 0
+        num_frames[position] = kept
+    indices = np.array([index for index, _, _ in rows], dtype=np.int64)
+    return {
+        "features": torch.from_numpy(features),
+        "num_frames": torch.from_numpy(num_frames),
+        "targets": torch.from_numpy(targets[indices]),
+        "indices": torch.from_numpy(indices),
+    }
+
+
+def checked_crop(num_frames: int, stored: int) -> int:
+    """A length that can be cut from what is stored. Raises ValueError."""
+    if not 1 <= num_frames <= stored:
+        raise ValueError(f"features.num_frames: expected 1 to {stored}, the length that is stored, got {num_frames}")
+    return num_frames

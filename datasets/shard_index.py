@@ -1,0 +1,134 @@
+"""How prepared features lie on disk: Parquet shards, a record beside each, and an index over the records.
+
+    <prepared>/features/<fingerprint>/<cell>-<hash>.parquet   features of up to 64 clips, unnormalised
+    <prepared>/features/<fingerprint>/<cell>-<hash>.json      its record: clips, digests, who is quarantined and why
+    <prepared>/features/<fingerprint>/index.json              all records read so far, to open one file in place of many
+
+A shard's name is a hash of its clips and their contents; its record is written after it, so that a shard with
+a record is whole. The index is only a memory of the records and may lag behind them.
+"""
+
+import io
+import json
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from datasets import storage
+from datasets.digests import digest_of
+from datasets.settings import DataSettings, FeatureSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+
+EXTRACTION_VERSION = 1  # raised by hand when audio.py or features.py give other values than before
+INDEX = "index.json"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one shard holds, and which of its clips are quarantined instead."""
+
+    shard: str  # name without ending
+    cell: str
+    clips: list[tuple[str, str]]  # id and digest
+    reasons: dict[str, str]  # by digest, of the clips that are not in the Parquet file
+    num_extracted: int  # clips that were decoded for it, not copied from another shard
+
+    @property
+    def kept(self) -> list[str]:
+        """Ids of the clips in the Parquet file."""
+        return [clip for clip, digest in self.clips if digest not in self.reasons]
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> "Record":
+        """The record that `vars` gave."""
+        return cls(**(content | {"clips": [(clip, digest) for clip, digest in content["clips"]]}))
+
+
+@dataclass
+class ShardIndex:
+    """Every whole shard of a fingerprint's folder, and where each recording's features are."""
+
+    folder: str
+    records: dict[str, Record] = field(default_factory=dict)
+    shard_of: dict[str, str] = field(default_factory=dict)  # digest -> shard
+    reasons: dict[str, str] = field(default_factory=dict)  # digest -> why quarantined
+
+    @classmethod
+    def read(cls, folder: str) -> "ShardIndex":
+        """The index of a folder, empty where there is none. A shard whose file is gone is left out."""
+        index = cls(folder)
+        names = storage.list_names(folder)
+        remembered = json.loads(storage.read_bytes(folder, INDEX)) if INDEX in names else {}
+        for name in sorted(names - {INDEX}):
+            if not name.endswith(".json"):
+                continue
+            shard = name.removesuffix(".json")
+            content = remembered.get(shard) or json.loads(storage.read_bytes(folder, name))
+            record = Record.from_dict(content)
+            if not record.kept or f"{shard}.parquet" in names:
+                index.add(record)
+        return index
+
+    def add(self, record: Record) -> None:
+        """Take in a whole shard."""
+        self.records[record.shard] = record
+        self.reasons |= record.reasons
+        self.shard_of |= {digest: record.shard for _, digest in record.clips if digest not in record.reasons}
+
+    def write(self) -> None:
+        """Remember the records, for the next `read`."""
+        content = {shard: vars(record) for shard, record in self.records.items()}
+        storage.write_bytes(self.folder, INDEX, json.dumps(content).encode())
+
+
+def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
+    """Hash of everything but the recordings that the stored values depend on."""
+    matters = features.model_dump(exclude={"num_frames"} | ({"num_mfcc"} if features.name == "mel" else set()))
+    matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
+    matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
+    matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
+    return digest_of(json.dumps(matters, sort_keys=True))[:16]
+
+
+def shard_name(cell: str, clips: list[tuple[str, str]]) -> str:
+    """The name of the shard that holds these clips (id and digest) of a cell."""
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", cell)
+    return f"{readable}-{digest_of(cell, *(text for clip in clips for text in clip))[:16]}"
+
+
+def write_shard(folder: str, record: Record, num_frames: "np.ndarray", features: "np.ndarray") -> None:
+    """Write features float32 [clips, frames, features] of the record's kept clips, then the record."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    if record.kept:
+        table = pa.table(
+            {
+                "clip": pa.array(record.kept, pa.string()),
+                "digest": pa.array([digest for _, digest in record.clips if digest not in record.reasons], pa.string()),
+                "num_frames": pa.array(num_frames, pa.int32()),
+                "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(features)),
+            }
+        )
+        sink = io.BytesIO()
+        # Spectra hardly repeat: compression would cost more time than the tenth of the size that it saves.
+        parquet.write_table(table, sink, compression="none", use_dictionary=["clip"], write_statistics=False)
+        storage.write_bytes(folder, f"{record.shard}.parquet", sink.getbuffer())
+    storage.write_bytes(folder, f"{record.shard}.json", json.dumps(vars(record)).encode())
+
+
+def read_shard(folder: str, path: str, columns: list[str]) -> "pa.Table":
+    """Columns (of clip, digest, num_frames, features) of the shard's file `path` in a folder."""
+    from pyarrow import parquet
+
+    filesystem, base = storage.open_storage(folder)
+    return parquet.read_table(f"{base}/{path}", columns=columns, filesystem=filesystem)
+
+
+def tensor(table: "pa.Table") -> "np.ndarray":
+    """The features float32 [rows, frames, features] of a table, without a copy where it is one chunk."""
+    return table["features"].combine_chunks().to_numpy_ndarray()

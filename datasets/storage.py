@@ -1,0 +1,112 @@
+"""Folders and buckets through one door: local paths, s3:// and gs:// by pyarrow's file systems."""
+
+import os
+import posixpath
+import uuid
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyarrow import fs
+
+
+@dataclass(frozen=True)
+class FileStat:
+    """Size in bytes and time of the last change in nanoseconds."""
+
+    size: int
+    mtime_ns: int
+
+
+def is_uri(location: str) -> bool:
+    """Whether `location` names a file system (s3://bucket/folder), not a local path."""
+    return "://" in location
+
+
+def absolute(location: str) -> str:
+    """The location as any process on this file system would write it."""
+    return location if is_uri(location) else os.path.abspath(os.path.expanduser(location))
+
+
+@lru_cache(maxsize=64)
+def open_storage(folder: str) -> "tuple[fs.FileSystem, str]":
+    """pyarrow's file system for a folder or URI, and the path of the folder within it.
+
+    Kept, since a new connection to an object store takes round trips.
+    """
+    from pyarrow import fs
+
+    if is_uri(folder):
+        return fs.FileSystem.from_uri(folder)
+    return fs.LocalFileSystem(), absolute(folder)
+
+
+def below(folder: str, *names: str) -> str:
+    """The location of a folder within a folder or URI, options of the URI (?endpoint_override=...) kept."""
+    base, mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return posixpath.join(base, *names) + mark + options
+
+
+def read_bytes(folder: str, name: str) -> bytes:
+    """Everything in a file. Raises OSError, FileNotFoundError among them."""
+    filesystem, base = open_storage(folder)
+    with filesystem.open_input_stream(posixpath.join(base, name)) as stream:
+        return stream.read()
+
+
+def write_bytes(folder: str, name: str, content: Any) -> None:
+    """Write a file so that a reader sees all of it or none, whatever kills the writer.
+
+    `content` is bytes or a buffer. Local files are written under another name and moved; object stores show
+    an object only once it is whole.
+    """
+    from pyarrow import fs
+
+    filesystem, base = open_storage(folder)
+    path = posixpath.join(base, name)
+    if not isinstance(filesystem, fs.LocalFileSystem):
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    partial = f"{path}.{uuid.uuid4().hex}.partial"
+    try:
+        with open(partial, "wb") as file:
+            file.write(content)
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            os.remove(partial)
+
+
+def exists(folder: str, name: str) -> bool:
+    """Whether a file is there."""
+    return bool(stat_files(folder, [name]))
+
+
+def list_names(folder: str) -> set[str]:
+    """Names of the files in a folder; empty where there is no such folder."""
+    from pyarrow import fs
+
+    filesystem, path = open_storage(folder)
+    infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    return {info.base_name for info in infos if info.is_file}
+
+
+def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
+    """Size and time of files below a folder, those that are missing or no files left out.
+
+    In threads, as each costs a round trip on an object store.
+    """
+    filesystem, base = open_storage(folder)
+    names = list(names)
+    chunks = [names[start : start + 50] for start in range(0, len(names), 50)]
+    with ThreadPoolExecutor(16) as pool:
+        infos = pool.map(lambda chunk: filesystem.get_file_info([posixpath.join(base, name) for name in chunk]), chunks)
+        found = [info for chunk in infos for info in chunk]
+    return {
+        name: FileStat(info.size, info.mtime_ns or 0) for name, info in zip(names, found, strict=True) if info.is_file
+    }

@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+from recordings_helper import RATE, bad_recordings, encode, tone
+
+from datasets.audio import AudioError, decode
+from datasets.settings import DataSettings
+
+QUALITY = DataSettings()
+BAD = {name: case for name, case in bad_recordings().items() if case[0] is not None}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_recording_has_its_reason(name):
+    raw, kind = BAD[name]
+    with pytest.raises(AudioError) as caught:
+        decode(raw, RATE, QUALITY)
+    assert caught.value.kind == kind
+    assert str(caught.value).startswith(f"{kind}: ")
+
+
+def test_details_help_to_repair():
+    with pytest.raises(AudioError, match=r"too short: 2 samples \(0.0003 s\), expected at least 0.1 s"):
+        decode(BAD["click.wav"][0], RATE, QUALITY)
+    with pytest.raises(AudioError, match=r"too many channels: 6, expected at most 2"):
+        decode(BAD["surround.wav"][0], RATE, QUALITY)
+    with pytest.raises(AudioError, match=r"silent: peak -10\d dBFS, expected at least -80 dBFS"):
+        decode(BAD["whisper.wav"][0], RATE, QUALITY)
+
+
+@pytest.mark.parametrize("container", ["WAV", "FLAC", "AIFF"])
+def test_lossless_containers_give_their_samples(container):
+    waveform = decode(encode(tone(1), container=container), RATE, QUALITY)
+    assert waveform.dtype == np.float32
+    np.testing.assert_allclose(waveform, tone(1), atol=2**-15)
+
+
+@pytest.mark.parametrize("container", ["OGG", "MP3"])
+def test_lossy_containers_are_whole(container):
+    waveform = decode(encode(tone(3), container=container), RATE, QUALITY)
+    assert abs(len(waveform) - 3 * RATE) <= 2 * 1152
+
+
+@pytest.mark.parametrize("size", [0x7FFFFFFF, 0xFFFFFFFF])
+def test_wav_written_to_a_pipe_is_not_taken_for_truncated(size):
+    raw = bytearray(encode(tone(1)))
+    place = raw.index(b"data") + 4
+    raw[place : place + 4] = size.to_bytes(4, "little")
+    assert len(decode(bytes(raw), RATE, QUALITY)) == RATE
+
+
+def test_every_cut_of_an_ogg_file_is_seen():
+    whole = encode(tone(2), container="OGG")
+    decode(whole, RATE, QUALITY)
+    for cut in range(1, len(whole), 97):
+        with pytest.raises(AudioError):
+            decode(whole[:cut], RATE, QUALITY)
+
+
+def test_channels_are_averaged():
+    left, right = tone(1, seed=1), tone(1, seed=2)
+    waveform = decode(encode(np.stack([left, right], axis=1), subtype="FLOAT"), RATE, QUALITY)
+    np.testing.assert_allclose(waveform, (left + right) / 2, atol=1e-7)
+
+
+def test_middle_is_kept_and_blocks_join(monkeypatch):
+    sound = tone(2)
+    monkeypatch.setattr("datasets.audio.BLOCK_FRAMES", 1000)
+    whole = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY)
+    np.testing.assert_array_equal(whole, sound)
+    cut = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=5000)
+    np.testing.assert_array_equal(cut, sound[5500:10500])
+
+
+def test_resampling_only_the_middle_equals_resampling_the_whole():
+    import librosa
+
+    sound = tone(4, rate=44100)
+    whole = librosa.resample(sound, orig_sr=44100, target_sr=16000, res_type="soxr_hq")
+    keep = 16001
+    cut = decode(encode(sound, 44100, subtype="FLOAT"), 16000, QUALITY, keep_samples=keep)
+    start = (len(whole) - keep) // 2
+    assert len(cut) == keep
+    # The cut may stand a fraction of a sample away.
+    assert np.corrcoef(cut, whole[start : start + keep])[0, 1] > 0.98
+
+
+def test_damage_outside_the_middle_is_seen():
+    sound = tone(4).copy()
+    sound[5] = np.inf
+    with pytest.raises(AudioError, match="non-finite"):
+        decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=RATE)
+
+
+def test_silence_counts_where_the_model_listens():
+    sound = np.concatenate([tone(1), np.zeros(4 * RATE, dtype=np.float32), tone(1)])
+    decode(encode(sound), RATE, QUALITY)
+    with pytest.raises(AudioError, match="silent: peak digital zero"):
+        decode(encode(sound), RATE, QUALITY, keep_samples=RATE)

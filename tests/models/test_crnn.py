@@ -1,0 +1,206 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from keras_reference import build_crnn, copy_weights, keras, randomise, reversed_axes, tensors_in_order
+from scipy.stats import ks_2samp
+
+from models.crnn import CRNN
+from models.settings import CRNNSettings
+
+NO_DROPOUT = {"conv_dropout": [0, 0], "lstm_dropout": 0, "recurrent_dropout": 0, "dense_dropout": 0}
+
+
+def layer_outputs(model: CRNN, features: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Outputs of all layers under the names of the reference, activations included."""
+    named: dict[str, torch.nn.Module] = {}
+    for i, block in enumerate(model.blocks, 1):
+        named |= {f"conv{2 * i - 1}": block.conv1, f"bn{i}": block.norm}
+        named |= {f"conv{2 * i}": block.conv2, f"pool{i}": block.pool}
+    named |= {f"lstm{i}": lstm for i, lstm in enumerate(model.lstms, 1)}
+    named |= {f"dense{i}": dense for i, dense in enumerate(model.head, 1)}
+    outputs: dict[str, torch.Tensor] = {}
+    handles = [
+        layer.register_forward_hook(lambda _, __, out, name=name: outputs.__setitem__(name, out))
+        for name, layer in named.items()
+    ]
+    outputs["output"] = model(features)
+    for handle in handles:
+        handle.remove()
+    relu = {name: F.relu(out) for name, out in outputs.items() if name.startswith(("conv", "dense"))}
+    last = f"lstm{len(model.lstms)}"
+    return outputs | relu | {last: outputs[last][:, -1]}
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def small() -> CRNNSettings:
+    return CRNNSettings(conv_filters=[8, 12], lstm_units=[10, 6], dense_units=[9, 5], **NO_DROPOUT)
+
+
+def test_every_layer_equals_keras_in_inference():
+    settings = CRNNSettings()
+    reference, model = build_crnn(settings, 600, 40, 2), CRNN(settings, 40, 2).eval()
+    randomise(reference)
+    copy_weights(reference, model)
+    features = torch.randn(2, 600, 40)
+    with torch.no_grad():
+        theirs, ours = reference(features, training=False), layer_outputs(model, features)
+    assert theirs.keys() == ours.keys()
+    for name, expected in theirs.items():
+        assert ours[name].shape == expected.shape, name
+        torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    assert ours["output"].std() > 0.01
+
+
+@pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
+def test_training_step_equals_keras(small, kernel_size):
+    # float32 on both sides; seen: 4e-6 in outputs, 3e-7 in statistics, 3e-6 of a gradient's largest entry.
+    # 43 frames, so that pooling drops some.
+    settings = small.model_copy(update={"kernel_size": kernel_size, "bn_momentum": 0.9, "pool_size": 3})
+    reference = build_crnn(settings, 43, 7, 2)
+    model = CRNN(settings, 7, 2).train()
+    randomise(reference)
+    copy_weights(reference, model)
+    features, targets = torch.randn(5, 43, 7), torch.randn(5, 2)
+
+    theirs, ours = reference(features, training=True), layer_outputs(model, features)
+    for name, expected in theirs.items():
+        torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+    (F.mse_loss(theirs["output"], targets) + sum(reference.losses)).backward()
+    (F.mse_loss(ours["output"], targets) + model.penalty()).backward()
+    num_gradients = 0
+    for tensor, weight in zip(tensors_in_order(model), reference.weights, strict=True):
+        torch.testing.assert_close(tensor.detach(), reversed_axes(weight.value.detach()), rtol=1e-5, atol=1e-6)
+        if weight.trainable:
+            largest = weight.value.grad.abs().max().item()
+            assert largest > 1e-5, weight.path
+            tolerance = 1e-5 * largest + 2e-7
+            torch.testing.assert_close(tensor.grad, reversed_axes(weight.value.grad), rtol=0, atol=tolerance)
+            num_gradients += 1
+    assert num_gradients == len(list(model.parameters()))
+
+
+def test_parameters_are_counted_as_by_keras():
+    settings = CRNNSettings()
+    reference, model = build_crnn(settings, 600, 40, 2), CRNN(settings, 40, 2)
+    trainable = sum(p.numel() for p in model.parameters())
+    assert trainable == 281_762
+    assert trainable == sum(w.value.numel() for w in reference.trainable_weights)
+    assert trainable + sum(b.numel() for n, b in model.named_buffers() if "running" in n) == reference.count_params()
+    assert sum(v.numel() for v in model.state_dict().values()) == reference.count_params()
+
+
+def test_initial_weights_are_distributed_as_keras_s():
+    settings = CRNNSettings()
+    ours: list[list[torch.Tensor]] = []
+    theirs: list[list[torch.Tensor]] = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        ours.append([t.detach() for t in tensors_in_order(CRNN(settings, 40, 2))])
+        keras.utils.set_random_seed(100 + seed)
+        theirs.append([w.value.detach() for w in build_crnn(settings, 600, 40, 2).weights])
+    paths = [weight.path for weight in build_crnn(settings, 600, 40, 2).weights]
+    for path, *drawn in zip(paths, *ours, *theirs, strict=True):
+        a, b = (torch.stack([d.flatten() for d in draws]) for draws in (drawn[:3], drawn[3:]))
+        if a.unique().numel() <= 2:
+            assert torch.equal(a, b), path  # biases, batch-norm
+            continue
+        assert not torch.equal(a[0], a[1]), path
+        assert ks_2samp(a.flatten().numpy(), b.flatten().numpy()).pvalue > 1e-3, path
+        assert abs(a.mean()) < 4 * a.std() / a.numel() ** 0.5, path
+        assert a.std() == pytest.approx(b.std().item(), rel=4 / a.numel() ** 0.5), path
+        if "recurrent" not in path:
+            fan_sum = drawn[3].shape[:-2].numel() * sum(drawn[3].shape[-2:])
+            bound = (6 / fan_sum) ** 0.5
+            assert 0.95 * bound < a.abs().max() <= bound, path
+    assert sum("recurrent" in path for path in paths) == 2
+
+
+def test_the_global_seed_fixes_the_initial_weights(small):
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        drawn.append(torch.cat([p.detach().flatten() for p in CRNN(small, 7, 2).parameters()]))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+@pytest.mark.parametrize("l2", [0.0, 0.01, 0.1])
+def test_penalty_is_the_sum_of_keras_s_losses(small, l2):
+    settings = small.model_copy(update={"dense_l2": l2})
+    reference, model = build_crnn(settings, 8, 7, 2), CRNN(settings, 7, 2)
+    randomise(reference)
+    copy_weights(reference, model)
+    penalty = model.penalty()
+    assert penalty.shape == ()
+    torch.testing.assert_close(penalty.detach(), torch.as_tensor(sum(reference.losses)).detach().float())
+    assert (penalty > 0) == (l2 > 0)
+
+
+def test_any_number_of_layers():
+    settings = CRNNSettings(conv_filters=[4], conv_dropout=[0.1], lstm_units=[5, 4, 3], dense_units=[])
+    model = CRNN(settings, 7, 3)
+    assert model(torch.randn(2, 9, 7)).shape == (2, 3)
+    assert model.penalty() == 0
+
+
+def test_gradients_are_finite_with_all_dropouts_on():
+    model = CRNN(CRNNSettings(), 40, 2).train()
+    (model(torch.randn(4, 60, 40)).square().mean() + model.penalty()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        assert parameter.grad.abs().max() > 0, name
+
+
+def test_dropouts_act_in_training_alone():
+    features = torch.randn(3, 24, 7)
+    places = {"conv_dropout": [0.5, 0.0], "lstm_dropout": 0.5, "recurrent_dropout": 0.5, "dense_dropout": 0.5}
+    for name, rate in places.items():
+        sizes = {"conv_filters": [8, 8], "lstm_units": [8, 8], "dense_units": [64, 8]}
+        model = CRNN(CRNNSettings(**(sizes | NO_DROPOUT | {name: rate})), 7, 2)
+        assert not torch.equal(model(features), model(features)), name
+        model.eval()
+        assert torch.equal(model(features), model(features)), name
+
+
+def test_dropout_stands_between_the_head_s_hidden_layers(small):
+    rates = []
+    model = CRNN(small.model_copy(update={"dense_dropout": 0.5}), 7, 2).train()
+    model.head_dropout.register_forward_hook(lambda _, inputs, out: rates.append(tuple(out.shape)))
+    model(torch.randn(3, 24, 7))
+    assert rates == [(3, 9)]
+
+
+def test_overfits_four_clips(small):
+    torch.manual_seed(0)
+    model = CRNN(small, 7, 2).train()
+    features, targets = torch.randn(4, 16, 7), torch.rand(4, 2) * 2 - 1
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
+    losses = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        loss = F.mse_loss(model(features), targets)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 1e-3 * losses[0]
+
+
+def test_wrong_shapes_are_named(small):
+    model = CRNN(small, 7, 2)
+    with pytest.raises(ValueError, match=r"at least 4 frames.*got 3"):
+        model(torch.randn(2, 3, 7))
+    with pytest.raises(ValueError, match=r"expected \[batch, frames, 7\], got \[2, 16, 8\]"):
+        model(torch.randn(2, 16, 8))
+    assert model(torch.randn(2, 4, 7)).shape == (2, 2)
+
+
+def test_two_passes_before_one_backward(small):
+    model = CRNN(small, 7, 2).train()
+    (model(torch.randn(3, 16, 7)) + model(torch.randn(3, 16, 7))).square().sum().backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())

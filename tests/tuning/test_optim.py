@@ -1,0 +1,112 @@
+import io
+from collections.abc import Callable
+
+import pytest
+import torch
+from keras_reference import keras
+
+from tuning.optim import OPTIMIZERS
+
+STEPS = 50
+# Powers of two: Keras keeps the rate in float32, and these are exact there.
+RATES = [2.0**-7] * 20 + [2.0**-9] * 15 + [2.0**-6] * 15
+
+CASES = [
+    ("adam", {}, lambda: keras.optimizers.Adam(epsilon=1e-7)),
+    (
+        "adam",
+        {"beta_1": 0.85, "beta_2": 0.99, "epsilon": 1e-3},
+        lambda: keras.optimizers.Adam(beta_1=0.85, beta_2=0.99, epsilon=1e-3),
+    ),
+    ("sgd", {}, lambda: keras.optimizers.SGD(momentum=0.9, nesterov=True)),
+    ("sgd", {"nesterov": False}, lambda: keras.optimizers.SGD(momentum=0.9)),
+    ("sgd", {"momentum": 0.0}, lambda: keras.optimizers.SGD(momentum=0.0)),
+]
+
+
+def gradients() -> list[list[torch.Tensor]]:
+    """For two weights, over all steps; the second's are so small that epsilon rules."""
+    rng = torch.Generator().manual_seed(0)
+    shapes = [((3, 4), 1.0), ((5,), 1e-7)]
+    return [[s * torch.randn(shape, generator=rng).double() for shape, s in shapes] for _ in range(STEPS)]
+
+
+def start() -> list[torch.Tensor]:
+    return [torch.linspace(-1, 1, 12).double().reshape(3, 4), torch.linspace(-1, 1, 5).double()]
+
+
+def walk(
+    make: Callable[[list[torch.Tensor]], torch.optim.Optimizer], reload_at: int | None = None
+) -> list[list[torch.Tensor]]:
+    weights = [value.clone().requires_grad_() for value in start()]
+    optimizer, path = make(weights), []
+    for step, (rate, grads) in enumerate(zip(RATES, gradients(), strict=True)):
+        if step == reload_at:
+            file = io.BytesIO()
+            torch.save(optimizer.state_dict(), file)
+            optimizer = make(weights)
+            file.seek(0)
+            optimizer.load_state_dict(torch.load(file, weights_only=True))
+        optimizer.param_groups[0]["lr"] = rate
+        for weight, grad in zip(weights, grads, strict=True):
+            weight.grad = grad.clone()
+        optimizer.step()
+        path.append([weight.detach().clone() for weight in weights])
+    return path
+
+
+@pytest.mark.parametrize(("name", "options", "reference"), CASES)
+def test_steps_equal_keras_while_the_rate_changes(name, options, reference):
+    theirs = [keras.Variable(value, dtype="float64") for value in start()]
+    optimizer = reference()
+    ours = walk(lambda weights: OPTIMIZERS[name](weights, RATES[0], **options))
+    for step, (rate, grads) in enumerate(zip(RATES, gradients(), strict=True)):
+        optimizer.learning_rate = rate
+        optimizer.apply(grads, theirs)
+        for k in range(2):
+            moved = (theirs[k].value - start()[k]).abs().max().item()
+            torch.testing.assert_close(
+                ours[step][k],
+                theirs[k].value.detach(),
+                rtol=0,
+                atol=1e-10 * moved + 1e-15,
+                msg=lambda m, s=step: f"step {s}: {m}",
+            )
+
+
+@pytest.mark.parametrize(("name", "options"), [case[:2] for case in CASES])
+def test_a_restored_optimiser_continues_to_the_last_bit(name, options):
+    def make(weights: list[torch.Tensor]) -> torch.optim.Optimizer:
+        return OPTIMIZERS[name](weights, RATES[0], **options)
+
+    for a, b in zip(walk(make), walk(make, reload_at=25), strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_weights_without_gradient_stay_and_settings_too(name):
+    used, unused = (torch.ones(3, requires_grad=True) for _ in range(2))
+    optimizer = OPTIMIZERS[name]([used, unused], 0.1)
+    before = {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+    for _ in range(3):
+        optimizer.zero_grad()
+        used.square().sum().backward()
+        optimizer.step()
+    assert (used < 1).all()
+    assert torch.equal(unused, torch.ones(3))
+    assert before == {key: value for key, value in optimizer.param_groups[0].items() if key != "params"}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_a_closure_is_run_with_gradients(name):
+    weight = torch.ones(3, requires_grad=True)
+    optimizer = OPTIMIZERS[name]([weight], 0.1)
+
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = weight.square().sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 3
+    assert optimizer.step(closure).item() < 3

@@ -1,0 +1,186 @@
+"""Space files and overrides: what is read, what is refused and in which words."""
+
+import itertools
+import math
+from pathlib import Path
+
+import pytest
+
+from tuning import space as spaces
+from tuning.checks import UserError
+from tuning.plan import make_plan, planned_points
+
+
+def load(*arguments):
+    return spaces.load(list(arguments))[1]
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("space=crn", "space: expected a known space or a path, got 'crn'; did you mean 'crnn'?"),
+        ("space=no/such.yaml", "space: expected the path of a YAML file, got 'no/such.yaml' (no such file)"),
+        ("optim.learning_rat=1", "optim.learning_rat: no such setting; did you mean 'learning_rate'?"),
+        ("learning_rate=1", "learning_rate: no such setting; did you mean 'optim.learning_rate'?"),
+        ("optim.learning_rate=abc", "optim.learning_rate: expected number above 0, got abc"),
+        ("optim.learning_rate=-1", "optim.learning_rate: expected number above 0, got -1"),
+        ("optim.learning_rate=.nan", "optim.learning_rate: expected number above 0, got nan"),
+        ("optim.name=adm", "optim.name: expected one of adam, sgd, got adm; did you mean 'adam'?"),
+        ("training.epochs=3.5", "training.epochs: expected integer at least 1, got 3.5"),
+        ("training.epochs=true", "training.epochs: expected integer at least 1, got true"),
+        ("model.lstm_dropout={uniform: [0.1, 1.3]}", "model.lstm_dropout: uniform: expected number at least 0"),
+        ("model.lstm_dropout={unifom: [0.1, 0.3]}", "did you mean 'uniform'?"),
+        ("model.lstm_dropout={uniform: [0.3, 0.1]}", "model.lstm_dropout: uniform: expected low below high"),
+        ("optim.learning_rate={loguniform: [0, 1]}", "optim.learning_rate: loguniform: expected low above 0"),
+        ("model.lstm_units={int: [3, 4]}", "model.lstm_units: expected grid, choice for this setting, got int"),
+        ("optim.learning_rate={int: [1, 4]}", "expected grid, choice, uniform, loguniform for this setting, got int"),
+        ("features.hop_samples={int: [1, 2]}", "features.hop_samples: expected grid or choice"),
+        ("seed={grid: [1, 2]}", "seed: expected a plain value (searched may be features"),
+        ("optim.momentum={uniform: [0.8, 0.9], when: {optim.nam: sgd}}", "when: optim.nam: no such setting"),
+        ("model.conv_filters=[64]", "model.conv_dropout: expected one rate per block of conv_filters (1), got 2"),
+        ("model.dense_dropout=${model.lstm_dropot}", "model.dense_dropout: expected a reference to a setting"),
+        ("data.corpus=[1", "data.corpus: expected a value in YAML, got '[1'"),
+        ("search.metric=val_los", "search.metric: expected a validation metric, got val_los; did you mean 'val_loss'?"),
+        ("search.num_trials=null", "search.num_trials: expected integer at least 1 for algorithm random, got null"),
+        ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
+        ("loss.name={choice: [mse, huber]}", "search.metric: expected a metric that is comparable across trials"),
+        ("loss.delta={uniform: [0.5, 2]}", "contains loss.delta (searched); use val_rmse or val_ccc"),
+        ("--dryrun", "--dryrun: expected key=value or a flag"),
+    ],
+)
+def test_a_wrong_argument_names_path_expectation_and_nearest(argument, message):
+    with pytest.raises(UserError) as caught:
+        make_plan([argument])
+    assert message in str(caught.value)
+
+
+def test_all_findings_come_at_once():
+    with pytest.raises(UserError) as caught:
+        make_plan(["optim.name=x", "training.epochs=0"])
+    assert "optim.name" in str(caught.value) and "training.epochs" in str(caught.value)
+
+
+def test_values_are_cast_by_type(tmp_path: Path):
+    file = tmp_path / "own.yaml"
+    file.write_text("optim: {learning_rate: 1e-5}\ntraining: {batch_size: '16'}\nsearch: {num_trials: 1}\n")
+    config = load(f"space={file}").fixed()
+    assert config.optim.learning_rate == 1e-5 and config.training.batch_size == 16
+
+
+def test_dotted_and_nested_keys_are_the_same_and_twice_is_an_error(tmp_path: Path):
+    file = tmp_path / "own.yaml"
+    file.write_text("optim.learning_rate: 0.5\noptim: {name: sgd}\n")
+    config = load(f"space={file}").fixed()
+    assert (config.optim.learning_rate, config.optim.name) == (0.5, "sgd")
+    file.write_text("optim.learning_rate: 0.5\noptim: {learning_rate: 0.1}\n")
+    with pytest.raises(UserError, match="expected once, got twice"):
+        load(f"space={file}")
+
+
+def test_a_value_in_place_of_a_distribution_narrows_the_space():
+    space = load("optim.learning_rate=0.001")
+    assert "optim.learning_rate" not in space.distributions
+    assert space.fixed().optim.learning_rate == 0.001
+
+
+def test_references_follow_the_searched_setting_and_can_be_replaced():
+    assert load().config({"model.lstm_dropout": 0.25}).model.dense_dropout == 0.25
+    assert load("model.dense_dropout=0.1").config({"model.lstm_dropout": 0.25}).model.dense_dropout == 0.1
+
+
+def test_the_documented_grid_is_the_product_written_out():
+    points = planned_points(*(lambda plan: (plan.space, plan.config))(make_plan(["space=crnn_grid"])))
+    documented = itertools.product([0.0005, 0.001, 0.002], [64, 128], [0.3, 0.4], [0.001, 0.01])
+    found = {
+        (p["optim.learning_rate"], p["model.lstm_units"][0], p["model.lstm_dropout"], p["model.dense_l2"])
+        for p in points
+    }
+    assert len(points) == 24 and found == set(documented)
+    assert all(p["model.lstm_units"][1] * 2 == p["model.lstm_units"][0] for p in points)
+
+
+def test_the_documented_random_space():
+    plan = make_plan([])
+    assert plan.total == 20
+    for point in planned_points(plan.space, plan.config):
+        config = plan.space.config(point)
+        assert config.optim.learning_rate in (0.0003, 0.0005, 0.001, 0.002, 0.003)
+        assert tuple(config.model.lstm_units) in ((64, 32), (96, 48), (128, 64), (160, 80))
+        assert tuple(config.model.conv_filters) in ((32, 64), (64, 128), (96, 192), (128, 256))
+        assert 0.2 <= config.model.lstm_dropout <= 0.5 and config.model.dense_dropout == config.model.lstm_dropout
+        assert config.model.dense_l2 in (0.0001, 0.001, 0.01, 0.1)
+        assert config.training.batch_size in (16, 32, 64)
+        assert (config.training.epochs, config.training.patience) == (50, 10)
+
+
+def test_conditional_settings_in_grid_and_samples():
+    space = load(
+        "space=crnn_grid",
+        "optim.name={grid: [adam, sgd]}",
+        "optim.momentum={grid: [0.8, 0.9], when: {optim.name: sgd}}",
+    )
+    points = space.grid()
+    assert len(points) == 24 * (1 + 2)
+    assert all(("optim.momentum" in point) == (point["optim.name"] == "sgd") for point in points)
+    assert len({str(point) for point in points}) == len(points)
+    assert space.config(next(p for p in points if p["optim.name"] == "adam")).optim.momentum == 0.9
+    for point in itertools.islice(space.samples(1), 30):
+        assert ("optim.momentum" in point) == (point["optim.name"] == "sgd")
+
+
+def test_a_circle_of_conditions_is_an_error():
+    circle = [
+        "optim.nesterov={choice: [true, false], when: {optim.name: sgd}}",
+        "optim.name={choice: [adam, sgd], when: {optim.nesterov: true}}",
+    ]
+    with pytest.raises(UserError, match="no circle of conditions"):
+        make_plan(circle)
+
+
+def test_samples_are_seeded_extendable_and_never_twice():
+    space = load()
+    first = list(itertools.islice(space.samples(42), 10))
+    assert list(itertools.islice(space.samples(42), 20))[:10] == first
+    assert list(itertools.islice(space.samples(43), 10)) != first
+    narrowed = load("optim.learning_rate=0.001")
+    fewer = [{k: v for k, v in point.items() if k != "optim.learning_rate"} for point in first]
+    assert list(itertools.islice(narrowed.samples(42), 10)) == fewer
+    finite = load("space=crnn_grid", "search.algorithm=random", "search.num_trials=100")
+    points = list(finite.samples(42))
+    assert len(points) == 24 and len({str(point) for point in points}) == 24
+
+
+def test_integer_ranges_include_both_ends_in_equal_shares():
+    space = load("training.batch_size={int: [1, 4]}", "model.lstm_dropout=0.3")
+    distribution = space.distributions["training.batch_size"]
+    counts = [sum(distribution.at(i / 1000) == value for i in range(1000)) for value in (1, 2, 3, 4)]
+    assert counts == [250] * 4
+    log = load("training.batch_size={logint: [1, 64]}").distributions["training.batch_size"]
+    drawn = [log.at(i / 1000) for i in range(1000)]
+    assert (min(drawn), max(drawn)) == (1, 64)
+    assert abs(sum(value <= 8 for value in drawn) / 1000 - math.log(8.5 / 0.5) / math.log(64.5 / 0.5)) < 0.01
+
+
+def test_log_uniform_is_uniform_in_the_logarithm():
+    distribution = load("optim.learning_rate={loguniform: [0.0001, 1]}").distributions["optim.learning_rate"]
+    assert distribution.at(0.0) == 0.0001
+    assert math.isclose(distribution.at(0.5), 0.01)
+    assert 0.0001 <= distribution.at(1 - 1e-12) <= 1
+
+
+def test_points_to_evaluate_come_first_and_are_checked():
+    good = "search.points_to_evaluate=[{optim: {learning_rate: 0.002}, model.lstm_units: [160, 80]}]"
+    plan = make_plan([good])
+    points = planned_points(plan.space, plan.config)
+    assert points[0]["optim.learning_rate"] == 0.002 and points[0]["model.lstm_units"] == [160, 80]
+    assert len(points) == 20 and set(points[0]) == set(plan.space.distributions)
+    with pytest.raises(UserError, match=r"point 1: optim.learning_rate: expected a value of choice"):
+        make_plan(["search.points_to_evaluate=[{optim.learning_rate: 0.7}]"])
+    with pytest.raises(UserError, match=r"training.patience: expected a searched setting"):
+        make_plan(["search.points_to_evaluate=[{training.patience: 7}]"])
+
+
+def test_the_demo_shortens_clips_and_overrides_win():
+    assert load().fixed().features.num_frames == 80
+    assert load("features.num_frames=40").fixed().features.num_frames == 40
+    assert load("data.corpus=manifest").fixed().features.num_frames == 600

@@ -1,0 +1,170 @@
+"""Every setting: its type, range, default and one line of help. Imports nothing heavy."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, model_validator
+from pydantic.fields import FieldInfo
+
+from datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings, Settings, SplitSettings
+from models.settings import CRNNSettings
+
+
+class TaskSettings(Settings):
+    """What is predicted."""
+
+    name: Literal["regression"] = Field("regression", description="kind of prediction")
+    targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs")
+
+
+class LossSettings(Settings):
+    """What training minimises; always the mean over outputs and clips."""
+
+    name: Literal["mse", "huber"] = Field("mse", description="loss function")
+    delta: float = Field(1.0, gt=0, description="where Huber turns from square to linear (huber)")
+
+
+class OptimSettings(Settings):
+    """How the weights move. Defaults are those of Keras (guide part 8)."""
+
+    name: Literal["adam", "sgd"] = Field("adam", description="optimiser")
+    learning_rate: float = Field(0.001, gt=0, description="step size")
+    beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (adam)")
+    beta_2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adam)")
+    epsilon: float = Field(1e-7, gt=0, description="added to the root, before bias correction as in Keras (adam)")
+    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
+    nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
+
+
+class TrainingSettings(Settings):
+    """Epochs, batches, early stopping."""
+
+    batch_size: int = Field(32, ge=1, description="clips per step, over all workers of a trial")
+    epochs: int = Field(50, ge=1, description="most epochs of a trial")
+    patience: int | None = Field(
+        10, ge=1, description="stop after so many epochs without a better metric (null: never)"
+    )
+    min_delta: float = Field(0.0, ge=0, description="a smaller gain does not count as better for early stopping")
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: mixed precision on a GPU (bf16 where it has it, else fp16), fp32 on CPU"
+    )
+
+
+class SearchSettings(Settings):
+    """Which trials are run, which are stopped early, and what ranks them."""
+
+    algorithm: Literal["grid", "random", "optuna"] = Field("random", description="who proposes the trials")
+    num_trials: int | None = Field(None, ge=1, description="number of trials (random, optuna; a grid has its own)")
+    metric: str = Field("val_loss", description="what ranks the trials, by each trial's best epoch")
+    sampler: Literal["tpe", "gp", "qmc", "random", "cmaes"] = Field("tpe", description="Optuna's sampler (optuna)")
+    points_to_evaluate: list[dict[str, Any]] = Field(
+        [], description="configurations tried first, by dotted path (random, optuna)"
+    )
+    scheduler: Literal["none", "asha", "median"] = Field("none", description="who stops poor trials early")
+    grace_epochs: int = Field(5, ge=1, description="no trial is stopped before this epoch (asha, median)")
+    reduction_factor: float = Field(3.0, gt=1, description="one trial in so many goes on at each rung (asha)")
+    max_concurrent: int | None = Field(None, ge=1, description="most trials at once (default: as many as fit)")
+    time_budget_minutes: float | None = Field(None, gt=0, description="stop the search after so long")
+
+
+class ResourceSettings(Settings):
+    """What one trial takes."""
+
+    workers_per_trial: int = Field(1, ge=1, description="data-parallel workers of one trial (DDP above 1)")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="GPUs of a worker, whole or a fraction (default: 1 if any)"
+    )
+
+    @model_validator(mode="after")
+    def _whole_above_one(self) -> "ResourceSettings":
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker: expected a fraction up to 1 or a whole number, got {gpus:g}")
+        return self
+
+
+class Config(Settings):
+    """One trial's plain values, by section."""
+
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    model: CRNNSettings = Field(default_factory=CRNNSettings)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of the search, of every trial's weights and batches")
+
+
+class RunSettings(Settings):
+    """What the command line alone says."""
+
+    space: str = Field("crnn", description="name of a space in search_spaces/, or the path of a YAML file")
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the search's name (default: the space's)"
+    )
+    storage: str = Field("results", description="folder that holds the searches, each under its name")
+    fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
+    probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+# Sections whose leaves may be searched; the others say how a search is run and must be the same for all trials.
+SEARCHABLE = ("features", "model", "loss", "optim", "training")
+
+# Settings that may change between two runs of one search: its size, its means and its looks. Where the
+# corpus lies is among them, because its content is compared by fingerprint.
+NOT_IDENTITY = (
+    "search.num_trials", "search.time_budget_minutes", "search.max_concurrent",
+    "data.root", "data.prepared", "data.loading", "resources.*",
+)  # fmt: skip
+
+
+def known_fields() -> dict[str, FieldInfo]:
+    """Every setting of a configuration by its dotted path, in order."""
+    fields: dict[str, FieldInfo] = {}
+    for name, field in Config.model_fields.items():
+        section = SECTIONS.get(name)
+        if section is None:
+            fields[name] = field
+        else:
+            fields |= {f"{name}.{leaf}": leaf_field for leaf, leaf_field in section.model_fields.items()}
+    return fields
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """`{"optim.name": x, "seed": 1}` as `{"optim": {"name": x}, "seed": 1}`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        section, _, leaf = path.partition(".")
+        if leaf:
+            tree.setdefault(section, {})[leaf] = value
+        else:
+            tree[section] = value
+    return tree
+
+
+def flattened(tree: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `nested` for a dumped `Config`."""
+    flat: dict[str, Any] = {}
+    for section, value in tree.items():
+        if section in SECTIONS:
+            flat |= {f"{section}.{leaf}": leaf_value for leaf, leaf_value in value.items()}
+        else:
+            flat[section] = value
+    return flat
+
+
+__all__ = [
+    "CORPUS_DEFAULTS", "NOT_IDENTITY", "SEARCHABLE", "SECTIONS", "Config", "RunSettings",
+    "flattened", "known_fields", "nested",
+]  # fmt: skip

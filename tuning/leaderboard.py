@@ -1,0 +1,119 @@
+"""Trials -> ranking -> CSV, Markdown and the table that is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import shutil
+import sys
+from typing import Any
+
+from tuning.distributions import plain
+from tuning.search.folder import SearchFolder, TrialRecord, write_text
+from tuning.tasks import Mode
+
+# How many ranks are printed; the files have all.
+PRINTED = 10
+
+
+def rank(records: list[TrialRecord], metric: str, mode: Mode) -> list[TrialRecord]:
+    """Best first by each trial's best epoch; failed trials and those without a value last, by number."""
+    sign = 1 if mode == "min" else -1
+
+    def key(record: TrialRecord) -> tuple[bool, float, int]:
+        value = record.metrics.get(metric)
+        ranked = value is not None and record.status != "failed"
+        return (not ranked, sign * value if ranked and value is not None else 0.0, record.number)
+
+    return sorted(records, key=key)
+
+
+def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[str, Any]]:
+    """The leaderboard's rows; a cell is None where nothing was measured."""
+    metrics = dict.fromkeys([metric, *sorted({name for record in records for name in record.metrics})])
+    paths = dict.fromkeys(path for record in records for path in record.params)
+    rows = []
+    for place, record in enumerate(rank(records, metric, mode), start=1):
+        row: dict[str, Any] = {
+            "rank": place,
+            "trial": record.number,
+            "status": record.status,
+            "reason": record.reason,
+            "best_epoch": record.best_epoch,
+            "epochs": record.epochs,
+        }
+        row |= {name: record.metrics.get(name) for name in metrics}
+        row["seconds"] = None if record.seconds is None else round(record.seconds, 2)
+        row |= {path: record.params.get(path) for path in paths}
+        rows.append(row)
+    return rows
+
+
+def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: dict[str, float]) -> list[TrialRecord]:
+    """Write `leaderboard.csv` and `leaderboard.md`; the trials in order of rank."""
+    records = folder.records()
+    rows = as_rows(records, metric, mode)
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_text(folder.path / "leaderboard.csv", stream.getvalue())
+    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline))
+    return rank(records, metric, mode)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
+
+
+def _markdown(name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float]) -> str:
+    direction = "lower" if mode == "min" else "higher"
+    lines = [f"# {name}", "", f"Ranked by `{metric}` of each trial's best epoch; {direction} is better.", ""]
+    lines += [f"Constant predictor on the same validation split: {describe_baseline(baseline, metric)}.", ""]
+    if rows:
+        lines.append("| " + " | ".join(rows[0]) + " |")
+        lines.append("|" + " --- |" * len(rows[0]))
+        for row in rows:
+            cells = ("" if value is None else plain(value).replace("|", "\\|") for value in row.values())
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def describe_baseline(baseline: dict[str, float], metric: str) -> str:
+    """The constant predictor's figures in words, the ranking metric first."""
+    names = dict.fromkeys([metric, "val_loss", "val_rmse", "val_r2"])
+    return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
+
+
+def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
+    """Print the first ranks, and every failed trial in one line."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    wide = min(shutil.get_terminal_size((140, 40)).columns, 200) >= 120 or not sys.stdout.isatty()
+    others = [name for name in ("val_loss", "val_rmse", "val_r2") if name != metric] if wide else []
+    paths = list(dict.fromkeys(path for record in ranked for path in record.params))
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("rank", "trial", "status", "epoch"):
+        table.add_column(name, justify="left" if name == "status" else "right")
+    for name in [metric, *others, *(path.split(".", 1)[1] for path in paths)]:
+        table.add_column(name, justify="right", overflow="fold")
+    empty = [""] * 4
+    figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in [metric, *others]]
+    table.add_row(*empty[:2], "constant", "", *figures, *[""] * len(paths), style="dim")
+    shown = [record for record in ranked if record.status != "failed"][:PRINTED]
+    for place, record in enumerate(shown, start=1):
+        metrics = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in [metric, *others]]
+        params = [plain(record.params[path]) if path in record.params else "" for path in paths]
+        epoch = f"{record.best_epoch}/{record.epochs}" if record.best_epoch else ""
+        table.add_row(str(place), str(record.number), record.status, epoch, *metrics, *params)
+    console.print(table)
+    failed = [record for record in ranked if record.status == "failed"]
+    for record in failed[:PRINTED]:
+        console.print(f"trial {record.number} failed: {record.reason}", style="red", markup=False)
+    hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
+    if hidden > 0:
+        console.print(f"and {hidden} more in leaderboard.csv", style="dim")

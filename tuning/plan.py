@@ -1,0 +1,119 @@
+"""What a command line asks for, checked before torch or Ray is imported."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+from dataclasses import dataclass
+from typing import Any
+
+from datasets.corpus import Corpus, load_corpus
+from datasets.splits import Split, split_clips
+from tuning.checks import UserError, nearest
+from tuning.config import Config, RunSettings
+from tuning.distributions import LISTED, plain
+from tuning.space import Space, flatten, load
+from tuning.tasks import Mode, check_metric
+
+# Configurations that are checked one by one before the search; the others are checked as trials.
+CHECKED = 500
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A checked search.
+
+    Args:
+        run: what the command line alone says.
+        space: what is searched.
+        config: settings that all trials share; searched ones stand at their first or lowest value.
+        mode: direction of the ranking metric.
+        overrides: as given.
+        total: number of trials.
+    """
+
+    run: RunSettings
+    space: Space
+    config: Config
+    mode: Mode
+    overrides: dict[str, Any]
+    total: int
+
+    @property
+    def name(self) -> str:
+        """The search's name."""
+        assert self.run.name is not None
+        return self.run.name
+
+
+def make_plan(arguments: list[str]) -> Plan:
+    """The plan of a command line; reads the space file and nothing else.
+
+    Raises:
+        UserError: with path, expectation, what came and the nearest known name.
+    """
+    run, space, overrides = load(arguments)
+    config = space.fixed()
+    space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
+    _check_search(space, config)
+    mode = check_metric(space, config)
+    points = planned_points(space, config)
+    for point in points[:CHECKED]:
+        space.config(point)
+    total = config.search.num_trials if config.search.algorithm == "optuna" else len(points)
+    assert total is not None
+    return Plan(run, space, config, mode, overrides, total)
+
+
+def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
+    """The trials that are known beforehand: all of a grid or of random draws, else the points tried first."""
+    first = [flatten(point) for point in config.search.points_to_evaluate]
+    if config.search.algorithm == "grid":
+        return space.grid()
+    if config.search.algorithm == "optuna":
+        return first[: config.search.num_trials]
+    return list(itertools.islice(space.samples(config.seed, first), config.search.num_trials))
+
+
+def _check_search(space: Space, config: Config) -> None:
+    search, given = config.search, config.search.num_trials
+    space.in_order()
+    if search.algorithm == "grid":
+        ranges = [path for path, d in space.distributions.items() if d.kind not in LISTED]
+        if ranges:
+            kind = space.distributions[ranges[0]].kind
+            raise UserError(f"{ranges[0]}: expected grid or choice for search.algorithm grid, got {kind}")
+        if given is not None:
+            raise UserError(f"search.num_trials: expected null for algorithm grid, whose size is fixed, got {given}")
+        if search.points_to_evaluate:
+            raise UserError("search.points_to_evaluate: expected none for algorithm grid, which tries all")
+    elif given is None:
+        raise UserError(f"search.num_trials: expected integer at least 1 for algorithm {search.algorithm}, got null")
+    if search.algorithm == "optuna" and not space.distributions:
+        raise UserError("search.algorithm: expected grid or random where nothing is searched, got optuna")
+    if search.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
+        raise UserError("search.sampler: expected a sampler that is installed, got cmaes; install the package 'cmaes'")
+    if given is not None and len(search.points_to_evaluate) > given:
+        count = len(search.points_to_evaluate)
+        raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
+    for number, point in enumerate(search.points_to_evaluate, start=1):
+        for path, value in flatten(point).items():
+            where = f"search.points_to_evaluate: point {number}: {path}"
+            if path not in space.distributions:
+                hint = nearest(path, space.distributions)
+                raise UserError(f"{where}: expected a searched setting{hint}")
+            if not space.distributions[path].contains(value):
+                raise UserError(f"{where}: expected a value of {space.distributions[path]}, got {plain(value)}")
+
+
+def read_corpus(config: Config) -> tuple[Corpus, Split]:
+    """The clips with their labels, and who trains, validates and is sealed for the test.
+
+    Raises:
+        UserError: no such corpus, a wrong manifest, groups that cross splits.
+    """
+    try:
+        corpus = load_corpus(config.data, config.task.targets)
+        return corpus, split_clips(corpus.clips, config.split)
+    except ValueError as error:
+        raise UserError(str(error)) from error

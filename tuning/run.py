@@ -1,0 +1,211 @@
+"""The main job: parse, plan, prepare, search, rank, report. `python -m tuning.run --help` says what can be set."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import shlex
+import signal
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from tuning.checks import UserError
+
+if TYPE_CHECKING:
+    from datasets.corpus import Corpus
+    from datasets.shards import Prepared
+    from datasets.splits import Split
+    from tuning.plan import Plan
+    from tuning.search.folder import SearchFolder
+
+DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if {"--help", "-h"} & set(arguments):
+        from tuning.help import help_text
+
+        print(help_text())
+        return DONE
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return _main(arguments)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return USER_ERROR
+    except KeyboardInterrupt:
+        print(f"\ninterrupted; to go on: {_command(arguments)}", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away, as `| head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+def _main(arguments: list[str]) -> int:
+    from tuning.plan import make_plan, read_corpus
+
+    dry_run = "--dry-run" in arguments
+    plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
+    if dry_run:
+        from tuning.preview import preview
+
+        preview(plan)
+        return DONE
+    _say_what_the_corpus_brings(plan)
+    corpus, split = read_corpus(plan.config)
+    from tuning.search.folder import SearchFolder
+
+    with SearchFolder(plan.run.storage, plan.name) as folder:
+        return _search(plan, folder, corpus, split, arguments)
+
+
+def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, arguments: list[str]) -> int:
+    from tuning.leaderboard import write_leaderboard
+    from tuning.stages import corpus_fingerprint, prepare_features, share_data, usable_split
+
+    fingerprint = corpus_fingerprint(corpus, plan.config)
+    if _begin(plan, folder, fingerprint):
+        return _report(plan, folder, finished_before=True)
+    _log_to(folder)
+    prepared = _prepared(plan, corpus, split, prepare_features)
+    split = usable_split(split, prepared)
+    _say_split(corpus, split)
+    _write_quarantine(folder, prepared)
+
+    from tuning.search.resources import cluster_resources, plan_resources, start_ray
+    from tuning.search.tuner import run_search
+
+    start_ray(plan.config)
+    resources = plan_resources(plan.config, *cluster_resources())
+    data, baseline = share_data(prepared, split, plan.config)
+    (folder.path / "baseline.json").write_text(json.dumps(baseline, indent=2) + "\n", encoding="utf-8")
+    done = sum(record.is_final for record in folder.records())
+    going_on = f", {done} of them done before" if done else ""
+    print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){going_on}; ", end="")
+    print(f"{resources} per trial, {resources.concurrent} at once; ranked by {plan.config.search.metric}", flush=True)
+    try:
+        reason = run_search(folder, plan, data, resources)
+    finally:
+        write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
+    code = _report(plan, folder)
+    if reason:
+        print(f"stopped by {reason} before all trials ended; to go on: {_command(arguments)}")
+    return INTERRUPTED if reason == "interrupted" else code
+
+
+def _begin(plan: Plan, folder: SearchFolder, fingerprint: dict[str, Any]) -> bool:
+    """Archive, compare or create the search; whether it is finished already."""
+    if folder.exists and plan.run.fresh:
+        print(f"archived  the earlier search is now {folder.archive()}")
+    if folder.exists:
+        folder.check_identity(plan.space, fingerprint)
+        return sum(record.is_final for record in folder.records()) >= plan.total
+    folder.create(plan.space, plan.overrides, fingerprint)
+    return False
+
+
+def _say_what_the_corpus_brings(plan: Plan) -> None:
+    from tuning.config import CORPUS_DEFAULTS, known_fields
+    from tuning.distributions import plain
+
+    brought = CORPUS_DEFAULTS.get(plan.config.data.corpus, {})
+    defaults = known_fields()
+    shortened = [
+        f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
+        for path, value in brought.items()
+        if path not in plan.overrides and not path.startswith("data.")
+    ]
+    if shortened:
+        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
+
+
+def _prepared(plan: Plan, corpus: Corpus, split: Split, prepare_features: Any) -> dict[str, Prepared]:
+    """Features of every recording, with what was done in words; Ray is started only if something is to do."""
+    from tuning.search.resources import start_ray
+
+    began = time.monotonic()
+    started = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal started
+        if done < total and not started:
+            started = True
+            print(f"prepare   features of {total - done} of {total} recordings ...", flush=True)
+            start_ray(plan.config)
+
+    prepared: dict[str, Prepared] = prepare_features(plan.space, plan.config, corpus, split, on_progress)
+    extracted = sum(variant.num_extracted for variant in prepared.values())
+    reused = sum(variant.num_reused for variant in prepared.values())
+    variants = f" in {len(prepared)} variants" if len(prepared) > 1 else ""
+    if extracted:
+        seconds = time.monotonic() - began
+        print(f"prepare   {extracted} recordings prepared{variants}, {reused} reused, {seconds:.1f} s")
+    else:
+        print(f"prepare   nothing to prepare: all {reused} recordings{variants} are reused")
+    return prepared
+
+
+def _say_split(corpus: Corpus, split: Split) -> None:
+    groups = {clip.group for clip in corpus.clips if clip.group is not None}
+    of_groups = f" of {len(groups)} groups" if groups else ""
+    parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test (sealed)"
+    print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
+    for note in split.notes:
+        print(f"          note: {note}")
+
+
+def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> None:
+    from tuning.search.folder import write_text
+
+    found = dict(entry for variant in prepared.values() for entry in variant.quarantine)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["clip", "reason"])
+    writer.writerows(found.items())
+    write_text(folder.path / "quarantine.csv", stream.getvalue())
+    if found:
+        print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")
+
+
+def _log_to(folder: SearchFolder) -> None:
+    handler = logging.FileHandler(folder.path / "search.log", encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("tuning")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
+    """Print the ranking and where everything is; 1 when no trial came to a result."""
+    from tuning.leaderboard import print_leaderboard, write_leaderboard
+
+    metric = plan.config.search.metric
+    baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
+    ranked = write_leaderboard(folder, metric, plan.mode, baseline)
+    if finished_before:
+        print(f"search    {plan.name}: all {plan.total} trials were done before; this is their ranking")
+    print_leaderboard(ranked, metric, baseline)
+    print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
+    print(f"trials    {folder.trials}")
+    print(f"curves    tensorboard --logdir {folder.path}")
+    if not any(metric in record.metrics and record.status != "failed" for record in ranked):
+        print(f"error: no trial came to a result; why: {folder.trials}/*/error.txt", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _command(arguments: list[str]) -> str:
+    kept = [argument for argument in arguments if not argument.startswith("fresh=")]
+    return f"python -m tuning.run {shlex.join(kept)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What a search leaves on disk: its identity, its lock and one folder per trial. Knows no Ray.
+
+results/<name>/
+  config.yaml overrides.yaml environment.json fingerprint.json study.journal search.log quarantine.csv
+  trials/0001/{params.json, progress.csv, result.json, error.txt, events.out.tfevents.*, checkpoints/}
+  leaderboard.csv leaderboard.md
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import socket
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from tuning.checks import UserError
+from tuning.config import NOT_IDENTITY, Config, flattened, nested
+from tuning.distributions import plain
+from tuning.space import Space
+
+FINAL = ("done", "stopped", "failed")
+
+
+@dataclass
+class TrialRecord:
+    """One trial as its folder tells it.
+
+    Args:
+        number: from 1, in order of proposal.
+        status: done, stopped (by the scheduler), failed, or running (cut off before its end).
+        reason: why it ended so.
+        metrics: the row of the best epoch; empty where no epoch was finished.
+        best_epoch: from 1, or None.
+        epochs: number of finished epochs.
+        seconds: wall-clock seconds.
+        params: searched settings by dotted path.
+    """
+
+    number: int
+    params: dict[str, Any]
+    status: str = "running"
+    reason: str = ""
+    best_epoch: int | None = None
+    epochs: int = 0
+    seconds: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def is_final(self) -> bool:
+        """Whether the trial need not run again."""
+        return self.status in FINAL
+
+    def written(self) -> dict[str, Any]:
+        """The content of `result.json`."""
+        return {name: value for name, value in asdict(self).items() if name != "params"}
+
+
+class SearchFolder:
+    """The folder of one search; `with` holds its lock.
+
+    Raises:
+        UserError: on entering, when another process works on the same search.
+    """
+
+    def __init__(self, storage: str | Path, name: str) -> None:
+        self.name = name
+        self.storage = Path(storage)
+        self.path = self.storage / name
+        self._lock = filelock.FileLock(self.storage / f".{name}.lock")
+
+    def __enter__(self) -> SearchFolder:
+        try:
+            self.storage.mkdir(parents=True, exist_ok=True)
+            self._lock.acquire(timeout=0)
+        except filelock.Timeout:
+            holder = Path(self._lock.lock_file).with_suffix(".holder")
+            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            raise UserError(
+                f"name: expected a search that nobody works on, got '{self.name}', which {who} runs; "
+                f"wait for it, or choose another name=..."
+            ) from None
+        except OSError as error:
+            raise UserError(
+                f"storage: expected a folder to write in, got '{self.storage}' ({error.strerror})"
+            ) from None
+        Path(self._lock.lock_file).with_suffix(".holder").write_text(
+            f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8"
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        Path(self._lock.lock_file).with_suffix(".holder").unlink(missing_ok=True)
+        self._lock.release()
+
+    @property
+    def exists(self) -> bool:
+        """Whether an earlier run wrote its configuration here."""
+        return (self.path / "config.yaml").exists()
+
+    @property
+    def trials(self) -> Path:
+        """Folder of the trials' folders."""
+        return self.path / "trials"
+
+    def trial(self, number: int) -> Path:
+        """Folder of one trial."""
+        return self.trials / f"{number:04d}"
+
+    def archive(self) -> Path:
+        """Move the whole search aside; the new place."""
+        moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        target = self.storage / f"{self.name}-archived-{moment}"
+        self.path.rename(target)
+        return target
+
+    def create(self, space: Space, overrides: dict[str, Any], fingerprint: dict[str, Any]) -> None:
+        """Write what identifies the search, `config.yaml` last: with it the search exists."""
+        from omegaconf import OmegaConf
+
+        self.trials.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / "fingerprint.json", fingerprint)
+        write_json(self.path / "environment.json", environment())
+        write_text(self.path / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
+        write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
+
+    def check_identity(self, space: Space, fingerprint: dict[str, Any]) -> None:
+        """Compare with what the search was begun with.
+
+        Raises:
+            UserError: another space or corpus under the same name, with every difference.
+        """
+        from omegaconf import OmegaConf
+
+        before: Any = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"), resolve=False)
+        old = _identity(flattened(Config().model_dump(mode="json")) | flattened(before))
+        new = _identity(space.written())
+        differences = [
+            f"  {path}: {plain(old.get(path))} -> {plain(new.get(path))}"
+            for path in {**old, **new}
+            if plain(old.get(path)) != plain(new.get(path))
+        ]
+        recorded = json.loads((self.path / "fingerprint.json").read_text(encoding="utf-8"))
+        if recorded["corpus"] != fingerprint["corpus"]:
+            counts = f"{recorded['num_clips']} clips -> {fingerprint['num_clips']} clips"
+            differences.append(f"  recordings or labels: {recorded['corpus']} -> {fingerprint['corpus']} ({counts})")
+        if differences:
+            raise UserError(
+                f"name: expected the space and corpus that '{self.name}' was begun with, got others:\n"
+                + "\n".join(differences)
+                + "\nchoose another name=..., or fresh=true to archive the earlier search and begin anew"
+            )
+
+    def records(self) -> list[TrialRecord]:
+        """Every trial that was begun, by number."""
+        folders = sorted(path for path in self.trials.glob("[0-9]*") if (path / "params.json").exists())
+        return [read_record(path) for path in folders]
+
+
+def read_record(folder: Path) -> TrialRecord:
+    """One trial from its folder: `result.json`, or `progress.csv` where the trial was cut off."""
+    params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
+    record = TrialRecord(number=int(folder.name), params=params["searched"])
+    if (folder / "result.json").exists():
+        return TrialRecord(params=record.params, **json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    rows = read_progress(folder)
+    if rows:
+        record.epochs = len(rows)
+        record.seconds = sum(float(row["seconds"]) for row in rows)
+        record.best_epoch = int(rows[-1]["best_epoch"])
+        best = next((row for row in rows if int(row["epoch"]) == record.best_epoch), rows[-1])
+        record.metrics = {name: float(value) for name, value in best.items() if name.startswith("val_") and value}
+    return record
+
+
+def read_progress(folder: Path) -> list[dict[str, str]]:
+    """The rows of a trial's `progress.csv`, a line cut off by a kill left out."""
+    file = folder / "progress.csv"
+    if not file.exists():
+        return []
+    text = file.read_text(encoding="utf-8")
+    whole = text[: text.rfind("\n") + 1]
+    return list(csv.DictReader(io.StringIO(whole)))
+
+
+def write_text(file: Path, text: str) -> None:
+    """Write whole or not at all."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f".{file.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, file)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write whole or not at all, NaN refused."""
+    write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for the record."""
+    packages = ("ray", "torch", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", "scikit-learn", "soundfile")
+    return {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "packages": {name: importlib.metadata.version(name) for name in packages},
+        "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _identity(flat: dict[str, Any]) -> dict[str, Any]:
+    sections = tuple(path.removesuffix("*") for path in NOT_IDENTITY if path.endswith("*"))
+    return {p: v for p, v in flat.items() if p not in NOT_IDENTITY and not (sections and p.startswith(sections))}

@@ -1,0 +1,121 @@
+"""Writes each trial's folder while the search runs: parameters, progress, result, error and TensorBoard events."""
+
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Callback
+
+from tuning.search.events import TrialEvents
+from tuning.search.folder import SearchFolder, TrialRecord, read_progress, read_record, write_json, write_text
+from tuning.tasks import Mode, better
+
+log = logging.getLogger("tuning.search")
+
+# Columns of progress.csv that stand first, where present; the metrics follow.
+LEADING = ("epoch", "train_loss", "penalty", "learning_rate", "seconds", "best_epoch")
+
+
+class Recorder(Callback):
+    """Ray Tune's events -> the search's folder and the live view.
+
+    Args:
+        folder: the search's folder.
+        metric: what ranks the trials.
+        mode: its direction.
+        on_change: called after every event with the trial's record; draws the view.
+    """
+
+    def __init__(
+        self, folder: SearchFolder, metric: str, mode: Mode, on_change: Callable[[TrialRecord, str], None]
+    ) -> None:
+        self.folder, self.metric, self.mode, self.on_change = folder, metric, mode, on_change
+        self.records: dict[str, TrialRecord] = {}
+        self.began: dict[str, float] = {}
+        self.events: dict[str, TrialEvents] = {}
+        self.columns: dict[str, list[str]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, for Tune's own snapshot: a search goes on from the trials' folders."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Write the parameters and open the event file."""
+        if trial.trial_id in self.records:
+            return
+        spec = trial.config
+        path = self.folder.trial(spec["number"])
+        write_json(path / "params.json", {"searched": spec["params"], "config": spec["config"]})
+        for name in ("result.json", "error.txt"):
+            (path / name).unlink(missing_ok=True)
+        record = read_record(path)
+        self.records[trial.trial_id], self.began[trial.trial_id] = record, time.monotonic()
+        self.columns[trial.trial_id] = list(read_progress(path)[0]) if record.epochs else []
+        self.events[trial.trial_id] = TrialEvents(path, record)
+        log.info("trial %d began: %s", record.number, json.dumps(record.params))
+        self.on_change(record, "began")
+
+    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+        """Append the epoch."""
+        record = self.records[trial.trial_id]
+        if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
+            return
+        metrics = {name: value for name, value in result.items() if name.startswith("val_") and name != self._best}
+        row = {name: result[name] for name in LEADING if name in result} | metrics
+        self._append(trial.trial_id, record, row)
+        improved = better(self.mode, row[self.metric], record.metrics.get(self.metric))
+        if improved:
+            record.metrics, record.best_epoch = metrics, result["epoch"]
+        record.epochs = result["epoch"]
+        self.events[trial.trial_id].epoch(row, metrics if improved else {})
+        self.on_change(record, "epoch")
+
+    @property
+    def _best(self) -> str:
+        return f"{self.metric}_best"
+
+    def _append(self, trial_id: str, record: TrialRecord, row: dict[str, Any]) -> None:
+        file = self.folder.trial(record.number) / "progress.csv"
+        with file.open("a", newline="", encoding="utf-8") as stream:
+            if not self.columns[trial_id]:
+                self.columns[trial_id] = list(row)
+                csv.writer(stream).writerow(row)
+            csv.DictWriter(stream, self.columns[trial_id], restval="", extrasaction="ignore").writerow(row)
+
+    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Write the result: done where the training ended by itself, else stopped by the scheduler."""
+        reason = (trial.last_result or {}).get("finished", "")
+        if self.records[trial.trial_id].epochs == 0:
+            self._finish(trial.trial_id, "failed", "ended without a result")
+        else:
+            self._finish(trial.trial_id, "done" if reason else "stopped", reason or "scheduler")
+
+    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+        """Write the traceback, and its last line as the reason."""
+        if trial.trial_id not in self.records:
+            self.on_trial_start(iteration, trials, trial)
+        text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback\n"
+        text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # Ray colours the process's name
+        write_text(self.folder.trial(self.records[trial.trial_id].number) / "error.txt", text)
+        self._finish(trial.trial_id, "failed", text.strip().splitlines()[-1])
+
+    def cut_off(self, reason: str) -> None:
+        """Say of the trials in flight that the search ended before them."""
+        for trial_id in [trial_id for trial_id in self.events if not self.records[trial_id].is_final]:
+            self._finish(trial_id, "running", reason)
+
+    def _finish(self, trial_id: str, status: str, reason: str) -> None:
+        record = self.records[trial_id]
+        record.status, record.reason = status, reason
+        record.seconds = (record.seconds or 0.0) + time.monotonic() - self.began[trial_id]
+        write_json(self.folder.trial(record.number) / "result.json", record.written())
+        self.events.pop(trial_id).close(status)
+        log.info("trial %d %s (%s)", record.number, status, reason)
+        self.on_change(record, "ended")

@@ -1,0 +1,98 @@
+"""Ray, and what a trial takes of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+from tuning.checks import UserError
+from tuning.config import Config
+
+# Quiet and quick defaults; a user's own setting of any of them wins.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "600",
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+}
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial takes and how many run at once."""
+
+    cpus: int
+    gpus_per_worker: float
+    workers: int
+    concurrent: int
+
+    def __str__(self) -> str:
+        cpus = self.cpus * self.workers
+        words = [f"{cpus} CPU{'s' if cpus > 1 else ''}"]
+        if self.gpus_per_worker:
+            words.append(f"{self.gpus_per_worker * self.workers:g} GPU")
+        if self.workers > 1:
+            words.append(f"{self.workers} workers")
+        return ", ".join(words)
+
+
+def local_machine() -> tuple[float, float]:
+    """CPUs and GPUs of this machine, without starting Ray."""
+    import torch
+
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return cpus, torch.cuda.device_count()
+
+
+def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
+    """Resources per trial and the number of trials that fit.
+
+    Raises:
+        UserError: not even one trial fits.
+    """
+    wanted = config.resources
+    per_gpu = wanted.gpus_per_worker
+    if per_gpu is None:
+        per_gpu = 1.0 if gpus >= 1 else 0.0
+    workers, per_cpu = wanted.workers_per_trial, wanted.cpus_per_worker
+    fits = int(cpus // (per_cpu * workers))
+    if per_gpu:
+        fits = min(fits, int(gpus / per_gpu + 1e-9) // workers)
+    if fits < 1:
+        raise UserError(
+            f"resources: expected at most what the machines have ({cpus:g} CPUs, {gpus:g} GPUs), "
+            f"got {per_cpu * workers} CPUs and {per_gpu * workers:g} GPUs for one trial"
+        )
+    if config.search.max_concurrent is not None:
+        fits = min(fits, config.search.max_concurrent)
+    return Resources(per_cpu, per_gpu, workers, fits)
+
+
+def start_ray(config: Config) -> None:
+    """Start Ray here, or connect to the cluster that RAY_ADDRESS names; quiet either way."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    if ray.is_initialized():
+        return
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    local = {} if address != "local" else {"include_dashboard": config.resources.workers_per_trial > 1}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+    for name in ("ray", "ray.data", "ray.tune", "ray.train"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+
+
+def cluster_resources() -> tuple[float, float]:
+    """CPUs and GPUs that Ray sees."""
+    import ray
+
+    found = ray.cluster_resources()
+    return found.get("CPU", 0.0), found.get("GPU", 0.0)

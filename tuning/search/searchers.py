@@ -1,0 +1,192 @@
+"""Who proposes the trials: a grid, random draws, or Optuna's samplers. Every trial is recorded in an Optuna study.
+
+A grid and random draws are lists known beforehand; known-good points stand at the head of any of them. Optuna is
+asked when the list is used up. So there is one searcher, and every search leaves a study that Optuna's tools open.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from tuning.config import Config
+from tuning.distributions import LISTED, Distribution
+from tuning.plan import planned_points
+from tuning.search.folder import TrialRecord
+from tuning.space import Space
+from tuning.tasks import Mode
+
+
+def optuna_distribution(distribution: Distribution) -> BaseDistribution:
+    """The same distribution in Optuna's terms; values that are no scalars travel as JSON text."""
+    if distribution.kind in LISTED:
+        return CategoricalDistribution([_encode(value) for value in distribution.values])
+    low, high = distribution.values
+    log = distribution.kind.startswith("log")
+    if distribution.kind in ("int", "logint"):
+        return IntDistribution(low, high, log=log)
+    return FloatDistribution(low, high, log=log)
+
+
+def _encode(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, tuple, dict)) else value
+
+
+def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(path, distribution.choices)
+    if isinstance(distribution, IntDistribution):
+        return trial.suggest_int(path, distribution.low, distribution.high, log=distribution.log)
+    assert isinstance(distribution, FloatDistribution)
+    return trial.suggest_float(path, distribution.low, distribution.high, log=distribution.log)
+
+
+def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """Optuna's sampler by name."""
+    samplers = optuna.samplers
+    if name == "tpe":
+        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
+    makers = {
+        "gp": samplers.GPSampler,
+        "qmc": samplers.QMCSampler,
+        "random": samplers.RandomSampler,
+        "cmaes": samplers.CmaEsSampler,
+    }
+    return makers[name](seed=seed)
+
+
+def open_study(journal: Path, name: str, mode: Mode, sampler: optuna.samplers.BaseSampler | None) -> optuna.Study:
+    """The search's study, kept in a journal file beside its trials."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    logging.getLogger("optuna").setLevel(logging.ERROR)
+    backend = JournalFileBackend(str(journal))
+    return optuna.create_study(
+        storage=optuna.storages.JournalStorage(backend),
+        study_name=name,
+        direction="minimize" if mode == "min" else "maximize",
+        sampler=sampler,
+        load_if_exists=True,
+    )
+
+
+def reconcile(study: optuna.Study, records: list[TrialRecord], metric: str) -> None:
+    """Tell the study what ended after it was last told: the trials' folders are the truth."""
+    frozen = study.get_trials(deepcopy=False)
+    for record in records:
+        if not record.is_final or record.number > len(frozen) or frozen[record.number - 1].state.is_finished():
+            continue
+        if record.status == "done":
+            study.tell(record.number - 1, record.metrics[metric])
+        else:
+            study.tell(record.number - 1, state=TrialState.PRUNED if record.status == "stopped" else TrialState.FAIL)
+
+
+class StudySearcher(Searcher):
+    """Ray Tune's searcher over an Optuna study.
+
+    Args:
+        space: what is searched.
+        config: plain settings of the search.
+        study: where trials are asked for and told.
+        total: number of trials of the whole search.
+        ended: numbers of the trials that an earlier run brought to their end; others that it began come first.
+        make_spec: number and parameters -> what the trial function gets.
+        limit: most trials proposed and not yet ended.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        config: Config,
+        study: optuna.Study,
+        total: int,
+        ended: set[int],
+        make_spec: Callable[[int, dict[str, Any]], dict[str, Any]],
+        limit: int,
+    ) -> None:
+        super().__init__()
+        self.space, self.search, self.study, self.total = space, config.search, study, total
+        self.make_spec, self.limit = make_spec, limit
+        self.points = planned_points(space, config)
+        self.order = space.in_order()
+        self.distributions = {path: optuna_distribution(d) for path, d in space.distributions.items()}
+        self.begun = len(study.get_trials(deepcopy=False))
+        self.unfinished = [number for number in range(1, min(self.begun, total) + 1) if number not in ended]
+        self.live: dict[str, optuna.Trial | None] = {}
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+        """Metric and mode are the search's own; Tune may not set a space."""
+        self._metric, self._mode = metric, mode
+        return not config
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial's specification, None while enough are running, FINISHED at the end."""
+        if len(self.live) >= self.limit:
+            return None
+        if self.unfinished:
+            number = self.unfinished.pop(0)
+            frozen = self.study.get_trials(deepcopy=False)[number - 1]
+            params = {path: self._decode(path, frozen.params[path]) for path in self.order if path in frozen.params}
+            # A trial that was told but not recorded runs again, and is not told twice.
+            self.live[trial_id] = None if frozen.state.is_finished() else optuna.Trial(self.study, frozen._trial_id)
+            return self.make_spec(number, params)
+        if self.begun >= self.total:
+            return Searcher.FINISHED
+        if self.begun < len(self.points):
+            point = self.points[self.begun]
+            self.study.enqueue_trial({path: _encode(value) for path, value in point.items()})
+        trial = self.live[trial_id] = self.study.ask()
+        self.begun += 1
+        return self.make_spec(self.begun, self._draw(trial))
+
+    def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
+        params: dict[str, Any] = {}
+        for path in self.order:
+            if not self.space.is_active(path, params):
+                continue
+            params[path] = self._decode(path, _suggest(trial, path, self.distributions[path]))
+        return params
+
+    def _decode(self, path: str, value: Any) -> Any:
+        distribution = self.space.distributions[path]
+        if distribution.kind in LISTED:
+            return next(known for known in distribution.values if _encode(known) == value)
+        return value
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Tell the study each epoch's value."""
+        trial = self.live.get(trial_id)
+        if trial is not None and self.search.metric in result:
+            trial.report(result[self.search.metric], result["epoch"])
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Tell the study the best epoch's value; a trial that the scheduler stopped counts as pruned."""
+        trial = self.live.pop(trial_id, None)
+        best = (result or {}).get(f"{self.search.metric}_best")
+        if trial is None:
+            return
+        if error or best is None:
+            self.study.tell(trial, state=TrialState.FAIL)
+        elif (result or {}).get("finished"):
+            self.study.tell(trial, best)
+        else:
+            self.study.tell(trial, state=TrialState.PRUNED)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing, for Tune's own snapshot: a search goes on from the study's journal."""
+        return {}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the study's journal is the state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: the study's journal is the state."""

@@ -1,0 +1,303 @@
+"""Space files and `key=value` overrides -> checked settings and distributions. Imports nothing heavy."""
+
+import importlib.resources
+import itertools
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from tuning.checks import UserError, cast, expectation, nearest, unknown_setting, validation_message
+from tuning.config import (
+    CORPUS_DEFAULTS,
+    SEARCHABLE,
+    SECTIONS,
+    Config,
+    RunSettings,
+    flattened,
+    known_fields,
+    nested,
+)
+from tuning.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
+
+# How often a trial is drawn again when an earlier one has the same values, before the space counts as used up.
+MAX_REDRAWS = 200
+
+
+@dataclass(frozen=True)
+class Space:
+    """A partial configuration, whose leaves may be distributions, by dotted path.
+
+    Args:
+        settings: plain values that were set; text with `${path}` stands for the value at that path.
+        distributions: what is searched, in the order of the file.
+    """
+
+    settings: dict[str, Any]
+    distributions: dict[str, Distribution]
+
+    def fixed(self) -> Config:
+        """The configuration with every searched setting at its first or lowest value."""
+        return self.config({path: d.at(0.0) for path, d in self.distributions.items()})
+
+    def config(self, params: dict[str, Any]) -> Config:
+        """One trial's configuration: the space with the searched settings at `params`.
+
+        Raises:
+            UserError: the values do not go together, with the path and the expectation.
+        """
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        values = nested({**self.settings, **params})
+        try:
+            if any(isinstance(value, str) and "${" in value for value in self.settings.values()):
+                defaults = Config().model_dump()
+                whole = OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(values))
+                resolved = OmegaConf.to_container(whole, resolve=True)
+                values = nested({p: flattened(resolved)[p] for p in flattened(values)})  # type: ignore[arg-type]
+            return Config.model_validate(values)
+        except ValidationError as error:
+            raise UserError(validation_message(error)) from None
+        except OmegaConfBaseException as error:
+            path = getattr(error, "full_key", None) or "space"
+            raise UserError(f"{path}: expected a reference to a setting, got: {str(error).splitlines()[0]}") from None
+
+    def is_active(self, path: str, params: dict[str, Any]) -> bool:
+        """Whether a distribution's conditions hold for the values drawn so far."""
+        defaults = known_fields()
+        for condition, allowed in self.distributions[path].when.items():
+            default = defaults[condition].get_default(call_default_factory=True)
+            if params.get(condition, self.settings.get(condition, default)) not in allowed:
+                return False
+        return True
+
+    def in_order(self) -> list[str]:
+        """The searched paths, each after those that its conditions name."""
+        ordered: list[str] = []
+        waiting = list(self.distributions)
+        while waiting:
+            ready = [p for p in waiting if not any(c in waiting for c in self.distributions[p].when)]
+            if not ready:
+                raise UserError(f"{waiting[0]}: when: expected no circle of conditions, got {', '.join(waiting)}")
+            ordered += ready
+            waiting = [p for p in waiting if p not in ready]
+        return ordered
+
+    def grid(self) -> list[dict[str, Any]]:
+        """The exact product, conditional settings only where they are active; the first path varies slowest."""
+        points: list[dict[str, Any]] = [{}]
+        for path in self.in_order():
+            values = self.distributions[path].values
+            points = [
+                {**point, **({path: value} if active else {})}
+                for point in points
+                for active in [self.is_active(path, point)]
+                for value in (values if active else values[:1])
+            ]
+        return points
+
+    def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
+        """Trials drawn at random, no two alike; ends when a finite space is used up.
+
+        Args:
+            seed: the same seed gives the same trials.
+            first: values that the first trials have in place of drawn ones; may leave settings out.
+        """
+        seen: list[dict[str, Any]] = []
+        order = self.in_order()
+        for number in itertools.count(1):
+            given = first[number - 1] if number <= len(first) else {}
+            for attempt in range(MAX_REDRAWS):
+                point: dict[str, Any] = {}
+                for path in order:
+                    if self.is_active(path, point):
+                        drawn = self.distributions[path].at(fraction(seed, number, attempt, path))
+                        point[path] = given.get(path, drawn)
+                if point not in seen:
+                    break
+            else:
+                if given:
+                    continue
+                return
+            seen.append(point)
+            yield point
+
+    def variants(self, section: str) -> int:
+        """Number of combinations of one section's searched settings."""
+        return math.prod(len(d.values) for p, d in self.distributions.items() if p.startswith(f"{section}."))
+
+    def written(self) -> dict[str, Any]:
+        """Everything by dotted path, distributions as they are written in a file."""
+        values = flattened(Config().model_dump(mode="json"))
+        values |= self.settings | {path: d.as_setting() for path, d in self.distributions.items()}
+        return values
+
+
+def known_spaces() -> list[str]:
+    """Names of the spaces that come with the project."""
+    folder = importlib.resources.files("search_spaces")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_space_file(space: str) -> dict[str, Any]:
+    """A space file by name or path, as read.
+
+    Raises:
+        UserError: no such file, or no YAML mapping.
+    """
+    from omegaconf import OmegaConf
+
+    if space.endswith((".yaml", ".yml")) or "/" in space:
+        file = Path(space)
+        if not file.is_file():
+            raise UserError(f"space: expected the path of a YAML file, got '{space}' (no such file)")
+        text = file.read_text(encoding="utf-8")
+    else:
+        known = known_spaces()
+        if space not in known:
+            raise UserError(f"space: expected a known space or a path, got '{space}'{nearest(space, known)}")
+        text = importlib.resources.files("search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
+    try:
+        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+        raise UserError(f"space: expected YAML in '{space}', got: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"space: expected sections with settings in '{space}', got {plain(tree)}")
+    return tree  # type: ignore[return-value]
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """`key=value` arguments by key, the value read as YAML.
+
+    Raises:
+        UserError: no `=`, a value that is no YAML, a key given twice.
+    """
+    from omegaconf import OmegaConf
+
+    overrides: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise UserError(f"{argument}: expected key=value or a flag (--dry-run, --help)")
+        if key in overrides:
+            raise UserError(f"{key}: expected once, got twice")
+        try:
+            read: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
+            overrides[key] = read["value"]
+        except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+            reason = " ".join(str(error).split())
+            raise UserError(f"{key}: expected a value in YAML, got '{text}' ({reason})") from None
+    return overrides
+
+
+def flatten(tree: dict[str, Any]) -> dict[str, Any]:
+    """A space file's tree by dotted path; unknown names are errors."""
+    fields = known_fields()
+    flat: dict[str, Any] = {}
+    problems = []
+    for key, value in tree.items():
+        if key in SECTIONS and not isinstance(value, dict):
+            problems.append(f"{key}: expected a section with settings, got {plain(value)}")
+            continue
+        leaves = {f"{key}.{leaf}": v for leaf, v in value.items()} if key in SECTIONS else {str(key): value}
+        for path, leaf_value in leaves.items():
+            if path not in fields:
+                problems.append(unknown_setting(path, fields))
+            elif path in flat:
+                problems.append(f"{path}: expected once, got twice")
+            flat[path] = leaf_value
+    if problems:
+        raise UserError("\n".join(problems))
+    return flat
+
+
+def build_space(flat: dict[str, Any]) -> Space:
+    """Values and distributions by dotted path, each checked and cast by its setting's type.
+
+    Raises:
+        UserError: all findings, a line each.
+    """
+    fields = known_fields()
+    settings: dict[str, Any] = {}
+    distributions: dict[str, Distribution] = {}
+    problems = []
+    for path, value in flat.items():
+        try:
+            if is_distribution(value):
+                distributions[path] = _checked(path, parse_at(path, value))
+            elif isinstance(value, dict):
+                raise UserError(_no_distribution(path, value))
+            elif isinstance(value, str) and "${" in value:
+                settings[path] = value
+            else:
+                settings[path] = cast(path, value, fields[path])
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("\n".join(problems))
+    return Space(settings, distributions)
+
+
+def parse_at(path: str, value: dict[str, Any]) -> Distribution:
+    """`distributions.parse` with the setting's path in the message."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _no_distribution(path: str, value: dict[str, Any]) -> str:
+    wanted = f"{path}: expected {expectation(known_fields()[path])}, or one of {', '.join(KINDS)} over such values"
+    return f"{wanted}, got {plain(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
+
+
+def _checked(path: str, distribution: Distribution) -> Distribution:
+    fields = known_fields()
+    section, kind = path.split(".")[0], distribution.kind
+    if section not in SEARCHABLE:
+        raise UserError(f"{path}: expected a plain value (searched may be {', '.join(SEARCHABLE)}), got {kind}")
+    if section == "features" and kind not in LISTED:
+        raise UserError(f"{path}: expected grid or choice, since every variant is prepared first, got {kind}")
+    fitting: tuple[str, ...] = LISTED
+    if fields[path].annotation is int:
+        fitting += ("int", "logint")
+    elif fields[path].annotation in (float, float | None):
+        fitting += ("uniform", "loguniform")
+    if kind not in fitting:
+        raise UserError(f"{path}: expected {', '.join(fitting)} for this setting, got {kind}")
+    values = tuple(cast(f"{path}: {kind}", value, fields[path]) for value in distribution.values)
+    when = {}
+    for condition, allowed in distribution.when.items():
+        if condition not in fields:
+            raise UserError(f"{path}: when: {unknown_setting(condition, fields)}")
+        when[condition] = tuple(cast(f"{path}: when: {condition}", value, fields[condition]) for value in allowed)
+    return Distribution(kind, values, when)
+
+
+def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
+    """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
+
+    Order, later wins: defaults, space file, what the corpus brings along (`CORPUS_DEFAULTS`), overrides.
+
+    Raises:
+        UserError: with path, expectation, what came and the nearest known name.
+    """
+    overrides = parse_overrides(arguments)
+    run_fields = RunSettings.model_fields
+    run_values = {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
+    run = RunSettings(**run_values)
+    fields = known_fields()
+    given = {k: v for k, v in overrides.items() if k not in run_fields}
+    unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
+    if unknown:
+        raise UserError("\n".join(unknown))
+    from_file = flatten(read_space_file(run.space))
+    corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
+    flat = from_file | CORPUS_DEFAULTS.get(str(corpus), {}) | given
+    space = build_space(flat)
+    name = run.name or Path(run.space).stem
+    return run.model_copy(update={"name": name}), space, overrides

@@ -1,0 +1,256 @@
+"""One training: epochs, validation, early stopping, checkpoints. Knows no Ray: batches in, rows out."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from tuning.config import Config
+from tuning.optim import OPTIMIZERS
+from tuning.tasks import Mode, Regression, better
+
+Batch = dict[str, Any]
+
+# Clips per validation batch: memory, not results, depends on it.
+VALIDATION_BATCH = 128
+
+
+class Data(Protocol):
+    """What a training needs of its data; `datasets.stream` has it resident and streamed."""
+
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers."""
+        ...
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The validation split in fixed order."""
+        ...
+
+
+class Model(Protocol):
+    """A module with a penalty on its weights."""
+
+    def penalty(self) -> torch.Tensor:
+        """Regularisation to add to the training loss; never part of a reported loss."""
+        ...
+
+
+class Training:
+    """One configuration's training.
+
+    Args:
+        model: network that maps features [B, T, F] to outputs [B, K], with `penalty()`.
+        data: batches.
+        task: loss and metrics.
+        config: plain values of this trial.
+        mode: direction of `config.search.metric`.
+        device: where the model runs.
+        checkpoints: folder for `best.pt` and `last.pt`, none to keep nothing.
+        rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        task: Regression,
+        config: Config,
+        mode: Mode,
+        *,
+        device: torch.device | None = None,
+        checkpoints: Path | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.model: Any = model.to(self.device)
+        self.forward: nn.Module = model
+        if world_size > 1:
+            self.forward = nn.parallel.DistributedDataParallel(model)
+        self.data, self.task, self.config, self.mode = data, task, config, mode
+        self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        self.loss_per_clip = task.loss_per_clip()
+        self.optimizer = _optimizer(model, config)
+        self.amp_dtype = _amp_dtype(config.training.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.epoch, self.wait, self.finished = 0, 0, ""
+        self.best: float | None = None
+        self.best_epoch = 0
+        # What early stopping compares with: as in Keras, it moves only when beaten by more than min_delta.
+        self.mark: float | None = None
+        self.row: dict[str, Any] = {}
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Train to the end; `report` gets one row per epoch.
+
+        A row has `epoch` (from 1), `train_loss` and `penalty`, `val_loss` without penalties, the task's metrics
+        as `val_*`, `<metric>_best` and `best_epoch`, `seconds`, and `finished`: empty, or why this was the last.
+
+        Raises:
+            FloatingPointError: a loss or the ranking metric is NaN or infinite.
+        """
+        self.resume()
+        if self.finished:  # killed between the last checkpoint and the end: say again what was found
+            report(self.row)
+        while not self.finished:
+            started = time.perf_counter()
+            self.epoch += 1
+            row = self.train_epoch()
+            row |= self.agree(self.validate() if self.rank == 0 else {})
+            row |= self.judge(row)
+            row["seconds"] = time.perf_counter() - started
+            self.row = row
+            if self.rank == 0:
+                self.save(improved=self.best_epoch == self.epoch)
+            report(row)
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the training split; the mean loss, and the penalty at its end."""
+        self.forward.train()
+        settings = self.config.training
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        workers = (self.rank, self.world_size)
+        for batch in self.data.train_batches(self.epoch, settings.batch_size, self.config.seed, *workers):
+            total += self.step(batch)
+            count += batch["num_clips"]
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        with torch.no_grad():
+            row = {"train_loss": (total / count).item(), "penalty": float(self.model.penalty())}
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} in epoch {self.epoch}")
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        return row
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        """One optimiser step on this worker's part of a batch; the part's summed loss."""
+        features = batch["features"].to(self.device, non_blocking=True)
+        targets = batch["targets"].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            outputs = self.forward(features)
+        loss_sum = self.loss_per_clip(outputs.float(), targets).sum()
+        # DDP averages over workers: scaled so that the average is the mean over the whole batch.
+        objective = loss_sum * (self.world_size / batch["num_clips"]) + self.model.penalty()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(objective).backward()
+        if self.config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss_sum.detach().double()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and metrics over the whole validation split."""
+        self.model.eval()
+        outputs, targets, losses = [], [], []
+        for batch in self.data.val_batches(VALIDATION_BATCH):
+            wanted = batch["targets"].to(self.device)
+            with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+                predicted = self.model(batch["features"].to(self.device)).float()
+            losses.append(self.loss_per_clip(predicted, wanted).cpu().numpy())
+            outputs.append(predicted.cpu().numpy())
+            targets.append(batch["targets"].numpy())
+        loss = float(np.concatenate(losses).astype(np.float64).mean())
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"val_loss is {loss} in epoch {self.epoch}")
+        metrics = self.task.metrics(np.concatenate(targets), np.concatenate(outputs))
+        return {"val_loss": loss} | {f"val_{name}": value for name, value in metrics.items()}
+
+    def judge(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Compare the epoch with the best so far and decide whether it was the last."""
+        metric, settings = self.config.search.metric, self.config.training
+        value = row.get(metric)
+        if value is None or not math.isfinite(value):
+            raise FloatingPointError(f"{metric} is not defined in epoch {self.epoch}: are the predictions constant?")
+        margin = settings.min_delta if self.mode == "max" else -settings.min_delta
+        if self.mark is None or better(self.mode, value, self.mark + margin):
+            self.mark, self.wait = value, 0
+        else:
+            self.wait += 1
+        if better(self.mode, value, self.best):
+            self.best, self.best_epoch = value, self.epoch
+        if self.epoch >= settings.epochs:
+            self.finished = "all epochs"
+        elif settings.patience is not None and self.wait >= settings.patience:
+            self.finished = "early stopping"
+        best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
+        return {"epoch": self.epoch, **best, "finished": self.finished}
+
+    def agree(self, row: dict[str, float]) -> dict[str, float]:
+        """The first worker's row, on every worker."""
+        if self.world_size == 1:
+            return row
+        rows = [row]
+        torch.distributed.broadcast_object_list(rows, src=0)
+        return rows[0]
+
+    def save(self, improved: bool) -> None:
+        """Write `last.pt`, and `best.pt` when this epoch is the best."""
+        if self.checkpoints is None:
+            return
+        weights = self.model.state_dict()
+        if improved:
+            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.row})
+        random_state = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+        own = {name: getattr(self, name) for name in ("epoch", "wait", "mark", "finished", "best", "best_epoch", "row")}
+        state = {
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random_state": random_state,
+            "own": own,
+        }
+        write_checkpoint(self.checkpoints / "last.pt", state)
+
+    def resume(self) -> None:
+        """Go on from `last.pt` where there is one."""
+        if self.checkpoints is None or not (self.checkpoints / "last.pt").exists():
+            return
+        state = torch.load(self.checkpoints / "last.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.scaler.load_state_dict(state["scaler"])
+        torch.set_rng_state(state["random_state"]["torch"].cpu())
+        if self.device.type == "cuda" and "cuda" in state["random_state"]:
+            torch.cuda.set_rng_state(state["random_state"]["cuda"].cpu(), self.device)
+        for name, value in state["own"].items():
+            setattr(self, name, value)
+
+
+def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Write whole or not at all: a kill in the middle leaves the earlier checkpoint."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    partial = file.with_name(f"{file.name}.partial")
+    torch.save(state, partial)
+    os.replace(partial, file)
+
+
+def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
+    settings = config.optim
+    names = {"adam": ("beta_1", "beta_2", "epsilon"), "sgd": ("momentum", "nesterov")}[settings.name]
+    own = {name: getattr(settings, name) for name in names}
+    return OPTIMIZERS[settings.name](model.parameters(), settings.learning_rate, **own)
+
+
+def _amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,120 @@
+"""One configuration -> data, model, training: the adapter between `training.py` and Ray.
+
+Two backends, one loop. One worker trains in the Tune trial itself, which starts in under a second; several
+workers are a TorchTrainer inside the Tune trial (seven to ten seconds to its first result).
+"""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from typing import Any
+
+from models import MODELS
+from tuning.config import Config
+from tuning.stages import variant_key
+from tuning.tasks import ranking_metrics, task_of
+
+
+def build_model(config: Config, num_features: int) -> Any:
+    """The configuration's model with fresh weights from torch's generator."""
+    module, _, name = MODELS[config.model.name].partition(":")
+    return getattr(importlib.import_module(module), name)(config.model, num_features, len(config.task.targets))
+
+
+def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_size: int = 1, device: Any = None) -> None:
+    """Run a trial's training.
+
+    Args:
+        spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints.
+        data: what `datasets.stream` gave for the configuration's feature variant.
+        report: takes one row per epoch.
+        rank: this worker, among `world_size`.
+        device: torch device; CPU if none.
+    """
+    import torch
+
+    from tuning.training import Training
+
+    config = Config.model_validate(spec["config"])
+    torch.set_num_threads(config.resources.cpus_per_worker)
+    torch.manual_seed(config.seed)
+    cropped = data.crop(config.features.num_frames)
+    model = build_model(config, cropped.num_features)
+    training = Training(
+        model,
+        cropped,
+        task_of(config),
+        config,
+        ranking_metrics(config.task.targets)[config.search.metric],
+        device=device,
+        checkpoints=Path(spec["directory"]) / "checkpoints" if spec["directory"] else None,
+        rank=rank,
+        world_size=world_size,
+    )
+    training.run(report)
+
+
+def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
+    """A Tune trial: trains here, or on a group of workers.
+
+    Args:
+        spec: as for `train`, with `number` of the trial and `search`'s name.
+        data: references to each feature variant's data in Ray's object store, by `variant_key`.
+    """
+    import ray
+    from ray import tune
+
+    config = Config.model_validate(spec["config"])
+    reference = data[variant_key(config.features)]
+    if config.resources.workers_per_trial > 1:
+        _run_workers(spec, config, reference)
+        return
+    import torch
+
+    gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
+    device = torch.device("cuda") if gpu else torch.device("cpu")
+    gpus = config.resources.gpus_per_worker
+    if gpu and gpus is not None and gpus < 1:
+        # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
+        torch.cuda.set_per_process_memory_fraction(gpus)
+    train(spec, ray.get(reference), tune.report, device=device)
+
+
+def _run_workers(spec: dict[str, Any], config: Config, reference: Any) -> None:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    resources = config.resources
+    gpus = spec["gpus_per_worker"]
+    per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
+    trainer = TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": spec, "reference": [reference]},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers_per_trial, use_gpu=bool(gpus), resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=f"{spec['search']}-{spec['number']:04d}",
+            storage_path=spec["scratch"],
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+    trainer.fit()
+
+
+def _train_worker(loop: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    train(
+        loop["spec"],
+        ray.get(loop["reference"][0]),
+        ray.train.report,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    )
