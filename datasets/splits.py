@@ -155,7 +155,6 @@ def _by_groups(clips: list[Clip], settings: SplitSettings) -> dict[str, str]:
     """Whole groups to test and val so that sizes and quadrants come nearest to the shares asked for."""
     import numpy as np
 
-    clips = sorted(clips, key=lambda clip: clip.id)
     groups = sorted({str(clip.group) for clip in clips})
     if len(groups) < 3:
         raise ValueError(

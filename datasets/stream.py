@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 RESIDENT_SHARE = 0.5  # of the object store that features may take; the rest is Ray's
+NUM_READERS = 2  # shards read at a time, by tasks beside the trials
 WINDOW_BYTES = 1 << 28  # features that a streamed epoch holds to shuffle
 
 
@@ -150,7 +151,9 @@ def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
     positions = {clip: position for position, clip in enumerate(ids.tolist())}
     with quiet_ray_data():
         paths = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
-        tables = paths.map_batches(_read_table, fn_args=(root,), batch_size=None, num_cpus=0, concurrency=2)
+        tables = paths.map_batches(
+            _read_table, fn_args=(root,), batch_size=None, num_cpus=0, concurrency=min(NUM_READERS, len(shards))
+        )
         tables.context.execution_options.preserve_order = True
         for table in tables.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1):
             values, num_frames = tensor(table), table["num_frames"].to_pylist()

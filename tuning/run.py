@@ -11,6 +11,8 @@ import shlex
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
@@ -33,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         print(help_text())
         return DONE
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return _main(arguments)
     except UserError as error:
@@ -46,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _main(arguments: list[str]) -> int:
@@ -67,13 +71,24 @@ def _main(arguments: list[str]) -> int:
 
 
 def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, arguments: list[str]) -> int:
-    from tuning.leaderboard import write_leaderboard
-    from tuning.stages import corpus_fingerprint, prepare_features, share_data, usable_split
+    from tuning.stages import corpus_fingerprint
 
     fingerprint = corpus_fingerprint(corpus, plan.config)
     if _begin(plan, folder, fingerprint):
         return _report(plan, folder, finished_before=True)
-    _log_to(folder)
+    with _log_to(folder):
+        reason = _run_trials(plan, folder, corpus, split)
+    code = _report(plan, folder)
+    if reason:
+        print(f"stopped   {reason}: not all trials ended; to go on: {_command(arguments)}")
+    return INTERRUPTED if reason == "interrupted" else code
+
+
+def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split) -> str:
+    """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
+    from tuning.leaderboard import write_leaderboard
+    from tuning.stages import prepare_features, share_data, usable_split
+
     prepared = _prepared(plan, corpus, split, prepare_features)
     split = usable_split(split, prepared)
     _say_split(corpus, split)
@@ -91,13 +106,9 @@ def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, argu
     print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){going_on}; ", end="")
     print(f"{resources} per trial, {resources.concurrent} at once; ranked by {plan.config.search.metric}", flush=True)
     try:
-        reason = run_search(folder, plan, data, resources)
+        return run_search(folder, plan, data, resources)
     finally:
         write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
-    code = _report(plan, folder)
-    if reason:
-        print(f"stopped by {reason} before all trials ended; to go on: {_command(arguments)}")
-    return INTERRUPTED if reason == "interrupted" else code
 
 
 def _begin(plan: Plan, folder: SearchFolder, fingerprint: dict[str, Any]) -> bool:
@@ -174,13 +185,19 @@ def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> No
         print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")
 
 
-def _log_to(folder: SearchFolder) -> None:
+@contextmanager
+def _log_to(folder: SearchFolder) -> Iterator[None]:
     handler = logging.FileHandler(folder.path / "search.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("tuning")
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
 
 
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:

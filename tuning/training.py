@@ -100,7 +100,7 @@ class Training:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
         """
         self.resume()
-        if self.finished:  # killed between the last checkpoint and the end: say again what was found
+        if self.epoch:  # cut off after its last checkpoint, perhaps before that epoch was reported
             report(self.row)
         while not self.finished:
             started = time.perf_counter()

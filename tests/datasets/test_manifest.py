@@ -41,16 +41,32 @@ def test_range_maps_to_one_below_and_above_zero(tmp_path):
 @pytest.mark.parametrize(
     ("text", "settings", "message"),
     [
-        (ROWS, {"group_column": "artits"}, r"data.group_column: no column 'artits' in .*manifest.csv; did you mean 'artist'"),
+        (
+            ROWS,
+            {"group_column": "artits"},
+            r"data.group_column: no column 'artits' in .*manifest.csv; did you mean 'artist'",
+        ),
         (ROWS, {"target_columns": ["valence"]}, r"data.target_columns: expected one column for each of task.targets"),
-        (ROWS, {"target_range": (0, 1)}, r"data.target_range: expected 0 to 1 in column 'arousal', got -0.5 at .*csv:2"),
+        (
+            ROWS,
+            {"target_range": (0, 1)},
+            r"data.target_range: expected 0 to 1 in column 'arousal', got -0.5 at .*csv:2",
+        ),
         (ROWS.replace("test", "exam"), {"split_column": "part"}, r"data.split_column: .* got 'exam' at .*csv:3"),
         (ROWS.replace("Miles", " "), {"group_column": "artist"}, r"data.group_column: expected text .*csv:3"),
-        (ROWS.replace("0.5,", "high,"), {}, r"data.target_columns: expected a number in column 'valence', got 'high' at .*:2"),
+        (
+            ROWS.replace("0.5,", "high,"),
+            {},
+            r"data.target_columns: expected a number in column 'valence', got 'high' at .*:2",
+        ),
         (ROWS.replace("0.5,", "nan,"), {}, r"expected a number"),
         (ROWS.replace("0.5,", "inf,"), {}, r"expected a number"),
         (ROWS.replace("sub/b.wav", "./a.wav"), {}, r"data.manifest: 'a.wav' stands twice, at .*csv:2 and .*csv:3"),
-        (ROWS.replace("sub/b.wav", "../b.wav"), {}, r"data.file_column: expected a path below data.root, got '../b.wav'"),
+        (
+            ROWS.replace("sub/b.wav", "../b.wav"),
+            {},
+            r"data.file_column: expected a path below data.root, got '../b.wav'",
+        ),
         (ROWS.replace("sub/b.wav", "/b.wav"), {}, r"data.file_column: expected a path below data.root"),
         (ROWS.replace("sub/b.wav", "sub/.."), {}, r"data.file_column: expected a path below data.root"),
         (ROWS.replace(",2,test", ""), {}, r"expected 6 cells, got 4 at .*csv:3"),
@@ -71,7 +87,9 @@ def test_missing_target_column_names_the_targets(tmp_path):
 
 def test_wrong_places_get_a_near_name(tmp_path):
     (tmp_path / "emotify").mkdir()
-    with pytest.raises(ValueError, match=r"data.root: expected a folder, got .*\(no such folder\); did you mean 'emotify'"):
+    with pytest.raises(
+        ValueError, match=r"data.root: expected a folder, got .*\(no such folder\); did you mean 'emotify'"
+    ):
         load(tmp_path / "emotfy")
     (tmp_path / "emotify" / "manifests.csv").touch()
     with pytest.raises(ValueError, match=r"data.manifest: no file .*manifest.csv; did you mean 'manifests.csv'"):

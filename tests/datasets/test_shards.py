@@ -51,7 +51,7 @@ def forbid_ray(monkeypatch):
     return lambda: monkeypatch.setattr(shards, "_run", refuse)
 
 
-def test_features_are_those_of_each_recording(tmp_path, quality, ray_cluster):
+def test_features_are_those_of_each_recording(tmp_path, quality, ray_session):
     corpus = write_corpus(tmp_path / "corpus")
     seen = []
     prepared = prepare(corpus, thirds(corpus), SMALL, FRAMES, quality, lambda done, total: seen.append((done, total)))
@@ -71,7 +71,7 @@ def test_features_are_those_of_each_recording(tmp_path, quality, ray_cluster):
     assert Prepared.from_dict(json.loads(json.dumps(prepared.to_dict()))) == prepared
 
 
-def test_shards_hold_plain_arrow_tensors_and_no_labels(tmp_path, quality, ray_cluster):
+def test_shards_hold_plain_arrow_tensors_and_no_labels(tmp_path, quality, ray_session):
     import pyarrow as pa
     from pyarrow import parquet
 
@@ -83,7 +83,7 @@ def test_shards_hold_plain_arrow_tensors_and_no_labels(tmp_path, quality, ray_cl
     assert schema.field("features").type == pa.fixed_shape_tensor(pa.float32(), [FRAMES, 13])
 
 
-def test_second_time_nothing_is_done_and_ray_is_not_imported(tmp_path, quality, ray_cluster, forbid_ray):
+def test_second_time_nothing_is_done_and_ray_is_not_imported(tmp_path, quality, ray_session, forbid_ray):
     corpus = write_corpus(tmp_path / "corpus")
     first = prepare(corpus, thirds(corpus), SMALL, FRAMES, quality)
     forbid_ray()
@@ -106,7 +106,7 @@ assert not {{"ray", "torch", "librosa"}} & set(sys.modules)
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[2])
 
 
-def test_a_changed_file_is_extracted_alone(tmp_path, quality, ray_cluster):
+def test_a_changed_file_is_extracted_alone(tmp_path, quality, ray_session):
     corpus = write_corpus(tmp_path / "corpus")
     before = features_of(prepare(corpus, thirds(corpus), SMALL, FRAMES, quality), corpus)
     (tmp_path / "corpus" / "clip_04.wav").write_bytes(encode(tone(1.3, seed=99)))
@@ -118,7 +118,7 @@ def test_a_changed_file_is_extracted_alone(tmp_path, quality, ray_cluster):
     same_features(before, after)
 
 
-def test_a_touched_file_is_hashed_again_but_not_extracted(tmp_path, quality, ray_cluster, forbid_ray):
+def test_a_touched_file_is_hashed_again_but_not_extracted(tmp_path, quality, ray_session, forbid_ray):
     corpus = write_corpus(tmp_path / "corpus", 3)
     prepare(corpus, thirds(corpus), SMALL, FRAMES, quality)
     os.utime(tmp_path / "corpus" / "clip_00.wav", (1, 1))
@@ -126,7 +126,7 @@ def test_a_touched_file_is_hashed_again_but_not_extracted(tmp_path, quality, ray
     assert prepare(corpus, thirds(corpus), SMALL, FRAMES, quality).num_extracted == 0
 
 
-def test_a_changed_setting_extracts_all_and_leaves_the_old_shards(tmp_path, quality, ray_cluster, forbid_ray):
+def test_a_changed_setting_extracts_all_and_leaves_the_old_shards(tmp_path, quality, ray_session, forbid_ray):
     corpus = write_corpus(tmp_path / "corpus")
     prepare(corpus, thirds(corpus), SMALL, FRAMES, quality)
     more_mels = SMALL.model_copy(update={"num_mels": 40})
@@ -152,7 +152,7 @@ def test_what_the_fingerprint_depends_on(quality):
     assert mark() == mark(data=quality.model_copy(update={"max_quarantined_share": 0.5}))
 
 
-def test_another_split_copies_and_extracts_nothing(tmp_path, quality, ray_cluster):
+def test_another_split_copies_and_extracts_nothing(tmp_path, quality, ray_session):
     corpus = write_corpus(tmp_path / "corpus")
     first = prepare(corpus, thirds(corpus), SMALL, FRAMES, quality)
     second = prepare(corpus, thirds(corpus, shift=1), SMALL, FRAMES, quality)
@@ -161,7 +161,7 @@ def test_another_split_copies_and_extracts_nothing(tmp_path, quality, ray_cluste
     same_features(features_of(first, corpus), features_of(second, corpus))
 
 
-def test_an_interrupted_preparation_goes_on(tmp_path, quality, ray_cluster, monkeypatch):
+def test_an_interrupted_preparation_goes_on(tmp_path, quality, ray_session, monkeypatch):
     monkeypatch.setattr(shards, "CLIPS_PER_SHARD", 2)
     corpus = write_corpus(tmp_path / "corpus", 24)
 
@@ -179,7 +179,7 @@ def test_an_interrupted_preparation_goes_on(tmp_path, quality, ray_cluster, monk
 
 
 @pytest.mark.parametrize("lost", [".json", ".parquet"])
-def test_a_half_written_shard_is_made_again(tmp_path, quality, ray_cluster, lost):
+def test_a_half_written_shard_is_made_again(tmp_path, quality, ray_session, lost):
     corpus = write_corpus(tmp_path / "corpus")
     prepared = prepare(corpus, thirds(corpus), SMALL, FRAMES, quality)
     shard = Path(prepared.root) / prepared.shards[0].path
@@ -201,7 +201,17 @@ def bad_corpus(tmp_path):
     return Corpus("manifest", good.root, good.clips + [Clip(name, (0.0, 0.0)) for name in names])
 
 
-def test_bad_recordings_are_quarantined_with_their_reasons(bad_corpus, quality, ray_cluster, forbid_ray):
+def test_bad_recordings_are_not_tried_again_beside_a_changed_file(bad_corpus, quality, ray_session):
+    quality = quality.model_copy(update={"max_quarantined_share": 0.6})
+    cells = dict.fromkeys((clip.id for clip in bad_corpus.clips), "train")
+    first = prepare(bad_corpus, cells, SMALL, FRAMES, quality)
+    (Path(bad_corpus.root) / "clip_00.wav").write_bytes(encode(tone(1, seed=77)))
+    second = prepare(bad_corpus, cells, SMALL, FRAMES, quality)
+    assert second.num_extracted == 1
+    assert second.quarantine == first.quarantine
+
+
+def test_bad_recordings_are_quarantined_with_their_reasons(bad_corpus, quality, ray_session, forbid_ray):
     quality = quality.model_copy(update={"max_quarantined_share": 0.6})
     cells = dict.fromkeys((clip.id for clip in bad_corpus.clips), "train")
     prepared = prepare(bad_corpus, cells, SMALL, FRAMES, quality)
@@ -216,7 +226,7 @@ def test_bad_recordings_are_quarantined_with_their_reasons(bad_corpus, quality, 
     assert (again.num_extracted, again.quarantine) == (0, prepared.quarantine)
 
 
-def test_too_many_bad_recordings_stop(bad_corpus, quality, ray_cluster):
+def test_too_many_bad_recordings_stop(bad_corpus, quality, ray_session):
     cells = dict.fromkeys((clip.id for clip in bad_corpus.clips), "train")
     with pytest.raises(
         QuarantineError,
@@ -226,14 +236,14 @@ def test_too_many_bad_recordings_stop(bad_corpus, quality, ray_cluster):
     assert Path(caught.value.table).read_text().startswith("clip,reason\n")
 
 
-def test_a_cell_without_usable_recordings_stops(bad_corpus, quality, ray_cluster):
+def test_a_cell_without_usable_recordings_stops(bad_corpus, quality, ray_session):
     quality = quality.model_copy(update={"max_quarantined_share": 1.0})
     cells = {clip.id: "train" if clip.id.startswith("clip_") else "val" for clip in bad_corpus.clips}
     with pytest.raises(QuarantineError, match=r"data.root: no recording of 'val' can be used"):
         prepare(bad_corpus, cells, SMALL, FRAMES, quality)
 
 
-def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, quality, ray_cluster, monkeypatch):
+def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, quality, ray_session, monkeypatch):
     corpus = write_corpus(tmp_path / "corpus", 3)
     real = shards.digest_files
 
@@ -246,7 +256,7 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, quality, ray_cluste
         prepare(corpus, dict.fromkeys(thirds(corpus), "train"), SMALL, FRAMES, quality)
 
 
-def test_a_uri_serves_as_well_as_a_folder(tmp_path, ray_cluster, forbid_ray):
+def test_a_uri_serves_as_well_as_a_folder(tmp_path, ray_session, forbid_ray):
     corpus = write_corpus(tmp_path / "corpus", 3)
     corpus = Corpus("manifest", f"file://{corpus.root}", corpus.clips)
     data = DataSettings(prepared=f"file://{tmp_path}/prepared")

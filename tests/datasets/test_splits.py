@@ -116,7 +116,11 @@ def test_column_is_taken_as_it_is():
 @pytest.mark.parametrize(
     ("clips", "settings", "message"),
     [
-        (make(), {}, r"split.test_fold: expected the fold to seal for the test, got nothing; the folds are 1, 2, 3, 4, 5"),
+        (
+            make(),
+            {},
+            r"split.test_fold: expected the fold to seal for the test, got nothing; the folds are 1, 2, 3, 4, 5",
+        ),
         (make(), {"test_fold": "7"}, r"split.test_fold: no fold '7'; the folds are 1, 2"),
         (make(), {"test_fold": "1", "val_fold": "9"}, r"split.val_fold: no fold '9'"),
         (make(), {"test_fold": "1", "val_fold": "1"}, r"split.val_fold: '1' is sealed"),
@@ -144,7 +148,9 @@ def test_a_group_in_two_parts_is_an_error_whichever_the_method(method):
     clips = make(split=["train", "val", "test"])
     folds = [Clip(clip.id, clip.targets, clip.group, str(index % 5), clip.split) for index, clip in enumerate(clips)]
     settings = SplitSettings(method=method, test_fold="1" if method == "folds" else None)
-    with pytest.raises(ValueError, match=rf"'{method}' puts \d+ groups into more than one part: 'g\d+' \(\w+, \w+\).* more"):
+    with pytest.raises(
+        ValueError, match=rf"'{method}' puts \d+ groups into more than one part: 'g\d+' \(\w+, \w+\).* more"
+    ):
         split_clips(folds, settings)
 
 

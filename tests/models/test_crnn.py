@@ -58,7 +58,8 @@ def test_every_layer_equals_keras_in_inference():
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4])
 def test_training_step_equals_keras(small, kernel_size):
-    # float32 on both sides; seen: 4e-6 in outputs, 3e-7 in statistics, 3e-6 of a gradient's largest entry.
+    # float32 on both sides; seen over ten seeds: 1e-5 in outputs (Keras's one-pass variance), 1e-7 in statistics,
+    # 3e-6 of a gradient's largest entry.
     # 43 frames, so that pooling drops some.
     settings = small.model_copy(update={"kernel_size": kernel_size, "bn_momentum": 0.9, "pool_size": 3})
     reference = build_crnn(settings, 43, 7, 2)
@@ -69,7 +70,7 @@ def test_training_step_equals_keras(small, kernel_size):
 
     theirs, ours = reference(features, training=True), layer_outputs(model, features)
     for name, expected in theirs.items():
-        torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(ours[name], expected, rtol=1e-5, atol=5e-5, msg=lambda m, n=name: f"{n}: {m}")
     (F.mse_loss(theirs["output"], targets) + sum(reference.losses)).backward()
     (F.mse_loss(ours["output"], targets) + model.penalty()).backward()
     num_gradients = 0

@@ -6,8 +6,10 @@ asked when the list is used up. So there is one searcher, and every search leave
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -53,15 +55,16 @@ def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """Optuna's sampler by name."""
     samplers = optuna.samplers
-    if name == "tpe":
-        return samplers.TPESampler(multivariate=True, group=True, constant_liar=True, seed=seed)
-    makers = {
+    makers: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
+        "tpe": functools.partial(samplers.TPESampler, multivariate=True, group=True, constant_liar=True),
         "gp": samplers.GPSampler,
         "qmc": samplers.QMCSampler,
         "random": samplers.RandomSampler,
         "cmaes": samplers.CmaEsSampler,
     }
-    return makers[name](seed=seed)
+    with warnings.catch_warnings():  # several of them, and TPE's groups, count as experimental
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return makers[name](seed=seed)
 
 
 def open_study(journal: Path, name: str, mode: Mode, sampler: optuna.samplers.BaseSampler | None) -> optuna.Study:
@@ -122,6 +125,7 @@ class StudySearcher(Searcher):
         self.begun = len(study.get_trials(deepcopy=False))
         self.unfinished = [number for number in range(1, min(self.begun, total) + 1) if number not in ended]
         self.live: dict[str, optuna.Trial | None] = {}
+        self.told: dict[str, set[int]] = {}  # epochs by trial: one that was cut off says its last epoch again
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
         """Metric and mode are the search's own; Tune may not set a space."""
@@ -136,6 +140,7 @@ class StudySearcher(Searcher):
             number = self.unfinished.pop(0)
             frozen = self.study.get_trials(deepcopy=False)[number - 1]
             params = {path: self._decode(path, frozen.params[path]) for path in self.order if path in frozen.params}
+            self.told[trial_id] = set(frozen.intermediate_values)
             # A trial that was told but not recorded runs again, and is not told twice.
             self.live[trial_id] = None if frozen.state.is_finished() else optuna.Trial(self.study, frozen._trial_id)
             return self.make_spec(number, params)
@@ -145,6 +150,7 @@ class StudySearcher(Searcher):
             point = self.points[self.begun]
             self.study.enqueue_trial({path: _encode(value) for path, value in point.items()})
         trial = self.live[trial_id] = self.study.ask()
+        self.told[trial_id] = set()
         self.begun += 1
         return self.make_spec(self.begun, self._draw(trial))
 
@@ -165,7 +171,8 @@ class StudySearcher(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Tell the study each epoch's value."""
         trial = self.live.get(trial_id)
-        if trial is not None and self.search.metric in result:
+        if trial is not None and result["epoch"] not in self.told[trial_id]:
+            self.told[trial_id].add(result["epoch"])
             trial.report(result[self.search.metric], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:

@@ -1,0 +1,43 @@
+"""The command line as a user runs it: another process, its output and its exit code."""
+
+import io
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
+
+TINY = (
+    "features.num_frames=16",
+    "model.conv_filters=[4, 4]",
+    "model.lstm_units=[8, 4]",
+    "training.epochs=2",
+)
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    """Start `python -m tuning.run` with its output in a pipe."""
+    command = [sys.executable, "-m", "tuning.run", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def run(*arguments: str, code: int = 0) -> str:
+    """Run the command in this process, on the Ray that it has; its output."""
+    from tuning.run import main
+
+    output = io.StringIO()
+    with redirect_stdout(output), redirect_stderr(output):
+        found = main(list(arguments))
+    assert found == code, f"exit code {found}\n{output.getvalue()}"
+    assert "Traceback" not in output.getvalue()
+    return output.getvalue()
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
+    """Wait for a condition while a process runs."""
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, f"ended before: {process.communicate()}"
+        time.sleep(0.1)  # between two looks at another process's files
+    raise AssertionError("not within two minutes")

@@ -1,0 +1,34 @@
+"""One Ray for the whole test session, and the real recordings where there are any."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("KERAS_BACKEND", "torch")
+# One thread each, as in a trial: two cores are shared by several processes here.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def ray_session():
+    """Ray on this machine with two CPUs, however many there are."""
+    from tuning.search.resources import ENVIRONMENT
+
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Path:
+    """Folder with real corpora, which are not part of the project."""
+    default = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TUNING_TEST_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real recordings in {folder} (TUNING_TEST_DATA)")
+    return folder

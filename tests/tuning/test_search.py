@@ -1,0 +1,201 @@
+"""The search around the trials, with a formula in the model's place: who is proposed, stopped, ranked, recorded."""
+
+import csv
+import json
+import math
+import sys
+import time
+
+import optuna
+import pytest
+import ray
+
+from tuning.leaderboard import write_leaderboard
+from tuning.plan import make_plan, planned_points
+from tuning.search.folder import SearchFolder, read_progress
+from tuning.search.resources import Resources
+from tuning.search.tuner import run_search
+
+# Ray's workers can't import a test module: the formula travels by value.
+ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+
+BASELINE = {"val_loss": 1.0}
+ONE_AT_A_TIME = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=1)
+TWO_AT_A_TIME = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=2)
+
+
+def curve(spec, epoch):
+    """A learning curve that falls towards a floor, which the learning rate and the dropout set."""
+    rate, dropout = spec["config"]["optim"]["learning_rate"], spec["config"]["model"]["lstm_dropout"]
+    return abs(math.log10(rate) + 3) + abs(dropout - 0.3) + 1 / epoch
+
+
+def formula(spec, data):
+    """A trial in milliseconds, with faults on demand."""
+    from ray import tune
+
+    best, epochs = math.inf, spec["config"]["training"]["epochs"]
+    for epoch in range(1, epochs + 1):
+        if data.get("fail") == (spec["number"], epoch):
+            raise RuntimeError("the third law does not hold")
+        time.sleep(data.get("seconds", 0))  # stands for work
+        value = curve(spec, epoch)
+        best = min(best, value)
+        row = {"epoch": epoch, "train_loss": value, "val_loss": value, "val_rmse": math.sqrt(value), "seconds": 0.1}
+        finished = "all epochs" if epoch == epochs else ""
+        tune.report(row | {"val_loss_best": best, "best_epoch": epoch, "finished": finished})
+
+
+def begin(tmp_path, *arguments):
+    plan = make_plan([*arguments, f"storage={tmp_path}"])
+    folder = SearchFolder(tmp_path, plan.name)
+    if not folder.exists:
+        folder.create(plan.space, plan.overrides, {"corpus": "none", "num_clips": 0})
+    return plan, folder
+
+
+def search(tmp_path, *arguments, resources=TWO_AT_A_TIME, data=None):
+    plan, folder = begin(tmp_path, *arguments)
+    reason = run_search(folder, plan, data or {}, resources, formula)
+    return plan, folder, write_leaderboard(folder, "val_loss", "min", BASELINE), reason
+
+
+def study_of(folder):
+    return optuna.load_study(
+        study_name=folder.name,
+        storage=optuna.storages.JournalStorage(
+            optuna.storages.journal.JournalFileBackend(str(folder.path / "study.journal"))
+        ),
+    )
+
+
+def test_a_grid_runs_every_configuration_once(ray_session, tmp_path):
+    plan, folder, ranked, reason = search(tmp_path, "space=crnn_grid", "training.epochs=2")
+    assert reason == ""
+    run = [json.dumps(record.params, sort_keys=True) for record in folder.records()]
+    assert sorted(run) == sorted(json.dumps(p, sort_keys=True) for p in planned_points(plan.space, plan.config))
+    assert len(set(run)) == 24
+    expected = sorted((curve({"config": nested(r.params)}, 2), r.number) for r in ranked)
+    assert [r.number for r in ranked] == [number for _, number in expected]
+    assert all((r.status, r.best_epoch, r.epochs) == ("done", 2, 2) for r in ranked)
+    rows = list(csv.DictReader((folder.path / "leaderboard.csv").open()))
+    leading = ["rank", "trial", "status", "reason", "best_epoch", "epochs", "val_loss", "val_rmse", "seconds"]
+    assert list(rows[0]) == leading + list(plan.space.distributions)
+    assert [int(row["rank"]) for row in rows] == list(range(1, 25))
+    assert len(study_of(folder).trials) == 24
+
+
+def nested(params):
+    return {
+        "optim": {"learning_rate": params["optim.learning_rate"]},
+        "model": {"lstm_dropout": params["model.lstm_dropout"]},
+    }
+
+
+def test_a_failed_trial_has_its_traceback_and_ranks_last(ray_session, tmp_path):
+    arguments = ("search.num_trials=4", "training.epochs=3")
+    _, folder, ranked, _ = search(tmp_path, *arguments, data={"fail": (2, 3)})
+    failed = ranked[-1]
+    assert (failed.number, failed.status, failed.epochs) == (2, "failed", 2)
+    assert failed.reason == "RuntimeError: the third law does not hold"
+    assert "in formula" in (folder.trial(2) / "error.txt").read_text()
+    assert [record.status for record in ranked[:3]] == ["done"] * 3
+    assert study_of(folder).trials[1].state == optuna.trial.TrialState.FAIL
+
+
+def test_what_ended_is_not_run_again_and_more_trials_extend(ray_session, tmp_path):
+    arguments = ("search.num_trials=3", "training.epochs=2")
+    _, folder, first, _ = search(tmp_path, *arguments)
+    (folder.trial(2) / "result.json").unlink()
+    before = {n: (folder.trial(n) / "result.json").stat().st_mtime_ns for n in (1, 3)}
+    _, _, again, _ = search(tmp_path, "search.num_trials=5", "training.epochs=2")
+    assert {n: (folder.trial(n) / "result.json").stat().st_mtime_ns for n in (1, 3)} == before
+    assert sorted(record.number for record in again) == [1, 2, 3, 4, 5]
+    assert all(record.status == "done" for record in again)
+    assert {r.number: r.params for r in first}.items() <= {r.number: r.params for r in again}.items()
+    assert len(read_progress(folder.trial(2))) == 2
+
+
+def test_asha_stops_poor_trials_early(ray_session, tmp_path):
+    arguments = ("search.num_trials=12", "training.epochs=9", "search.scheduler=asha", "search.grace_epochs=1")
+    _, folder, ranked, _ = search(tmp_path, *arguments, resources=ONE_AT_A_TIME)
+    stopped = [record for record in ranked if record.status == "stopped"]
+    assert stopped and all(record.epochs in (1, 3) and record.reason == "scheduler" for record in stopped)
+    assert ranked[0].status == "done" and ranked[0].epochs == 9
+    states = {trial.state.name for trial in study_of(folder).trials}
+    assert states == {"COMPLETE", "PRUNED"}
+
+
+def test_median_stopping_stops_poor_trials_early(ray_session, tmp_path):
+    arguments = ("search.num_trials=10", "training.epochs=6", "search.scheduler=median", "search.grace_epochs=2")
+    _, _, ranked, _ = search(tmp_path, *arguments, resources=ONE_AT_A_TIME)
+    assert {record.status for record in ranked} == {"done", "stopped"}
+    assert min(record.epochs for record in ranked) >= 2
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "qmc", "random"])
+def test_optuna_samplers_by_name_with_known_points_first(ray_session, tmp_path, sampler):
+    plan, folder, ranked, _ = search(
+        tmp_path,
+        "search.algorithm=optuna",
+        f"search.sampler={sampler}",
+        "search.num_trials=6",
+        "training.epochs=1",
+        "optim.learning_rate={loguniform: [1e-5, 1]}",
+        "search.points_to_evaluate=[{optim.learning_rate: 0.001, model.lstm_dropout: 0.3}]",
+        resources=ONE_AT_A_TIME,
+    )
+    assert len(ranked) == 6
+    first = folder.records()[0]
+    assert first.params["optim.learning_rate"] == 0.001 and ranked[0].number == 1
+    assert all(plan.space.distributions[p].contains(v) for record in ranked for p, v in record.params.items())
+    assert all(isinstance(record.params["model.lstm_units"], list) for record in ranked)
+
+
+def test_tpe_finds_a_better_floor_than_random_draws(ray_session, tmp_path):
+    common = (
+        "training.epochs=1",
+        "search.num_trials=25",
+        "optim.learning_rate={loguniform: [1e-8, 1]}",
+        "model.conv_filters=[8, 8]",
+        "model.lstm_units=[8, 4]",
+        "model.dense_l2=0",
+        "training.batch_size=32",
+    )
+    _, _, tpe, _ = search(tmp_path, *common, "name=tpe", "search.algorithm=optuna", resources=ONE_AT_A_TIME)
+    _, _, draws, _ = search(tmp_path, *common, "name=draws")
+    later = [record.metrics["val_loss"] for record in tpe if record.number > 15]
+    drawn = [record.metrics["val_loss"] for record in draws if record.number > 15]
+    assert sum(later) / len(later) < 0.6 * sum(drawn) / len(drawn)
+
+
+def test_conditional_settings_under_optuna(ray_session, tmp_path):
+    _, _, ranked, _ = search(
+        tmp_path,
+        "search.algorithm=optuna",
+        "search.num_trials=8",
+        "training.epochs=1",
+        "optim.name={choice: [adam, sgd]}",
+        "optim.momentum={uniform: [0.8, 0.99], when: {optim.name: sgd}}",
+        resources=ONE_AT_A_TIME,
+    )
+    assert {record.params["optim.name"] for record in ranked} == {"adam", "sgd"}
+    assert all(("optim.momentum" in r.params) == (r.params["optim.name"] == "sgd") for r in ranked)
+
+
+def test_a_time_budget_ends_the_search_and_it_goes_on(ray_session, tmp_path):
+    arguments = ("search.num_trials=3", "training.epochs=20")
+    slow = {"seconds": 0.5}
+    _, folder, ranked, reason = search(tmp_path, *arguments, "search.time_budget_minutes=0.06", data=slow)
+    assert reason == "time budget"
+    assert {record.status for record in ranked} == {"running"} and {r.reason for r in ranked} == {"time budget"}
+    _, folder, ranked, reason = search(tmp_path, *arguments)
+    assert reason == "" and [record.status for record in ranked] == ["done"] * 3
+    assert all([int(row["epoch"]) for row in read_progress(folder.trial(n))] == list(range(1, 21)) for n in (1, 2, 3))
+
+
+def test_random_trials_are_the_same_at_any_concurrency(ray_session, tmp_path):
+    arguments = ("search.num_trials=5", "training.epochs=2")
+    _, _, one, _ = search(tmp_path, *arguments, "name=one", resources=ONE_AT_A_TIME)
+    _, _, two, _ = search(tmp_path, *arguments, "name=two", resources=TWO_AT_A_TIME)
+    assert [(r.number, r.params, r.metrics) for r in one] == [(r.number, r.params, r.metrics) for r in two]
