@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
+from tuning.distributions import Distribution
 from tuning.search.folder import TrialRecord
 
 STATUS = {
@@ -32,8 +33,7 @@ class TrialEvents:
 
     def epoch(self, row: dict[str, Any], best: dict[str, Any]) -> None:
         """Add an epoch's curves, and the best metrics where it is the best."""
-        values = {f"train/{n}" if not n.startswith("val_") else f"val/{n[4:]}": v for n, v in row.items()}
-        values = {name: v for name, v in values.items() if name not in ("train/epoch", "train/best_epoch")}
+        values = {_tag(name): value for name, value in row.items() if name not in ("epoch", "best_epoch")}
         values |= {f"best/{name}": value for name, value in best.items()}
         if best:
             values["best/epoch"] = row["epoch"]
@@ -54,15 +54,21 @@ class TrialEvents:
         self.writer.flush()
 
 
-def write_experiment(folder: Path, params: dict[str, list[Any] | None], metrics: list[str]) -> None:
+def _tag(name: str) -> str:
+    if name.startswith("val_"):
+        return f"val/{name.removeprefix('val_')}"
+    return f"train/{name.removeprefix('train_')}"
+
+
+def write_experiment(folder: Path, searched: dict[str, Distribution], metrics: list[str]) -> None:
     """Declare the columns of TensorBoard's HParams table for the whole search.
 
     Args:
         folder: root of the search, above its trials.
-        params: searched settings, each with its values where they are listed.
+        searched: what is searched, by dotted path.
         metrics: validation metrics, the ranking one first.
     """
-    infos = [hparams.HParam(name, _domain(values)) for name, values in params.items()]
+    infos = [hparams.HParam(path, _domain(distribution)) for path, distribution in searched.items()]
     columns = [hparams.Metric(f"best/{name}", display_name=f"best {name}") for name in metrics]
     writer = EventFileWriter(str(folder))
     writer.add_event(Event(wall_time=time.time(), step=0, summary=hparams.hparams_config_pb(infos, columns)))
@@ -77,6 +83,10 @@ def _scalar(value: Any) -> Any:
     return value if isinstance(value, (bool, int, float, str)) else json.dumps(value)
 
 
-def _domain(values: list[Any] | None) -> Any:
-    shown = [_scalar(value) for value in values or []]
-    return hparams.Discrete(shown) if shown and len({type(value) for value in shown}) == 1 else None
+def _domain(distribution: Distribution) -> Any:
+    if distribution.kind in ("uniform", "loguniform"):
+        return hparams.RealInterval(*(float(end) for end in distribution.values))
+    if distribution.kind in ("int", "logint"):
+        return hparams.IntInterval(*distribution.values)
+    shown = [_scalar(value) for value in distribution.values]
+    return hparams.Discrete(shown) if len({type(value) for value in shown}) == 1 else None

@@ -98,8 +98,7 @@ def run_search(
     metric = config.search.metric
     records = folder.records()
     ended = {record.number for record in records if record.is_final}
-    learns = config.search.algorithm == "optuna"
-    sampler = make_sampler(config.search.sampler, config.seed) if learns else None
+    sampler = make_sampler(config.search.sampler, config.seed) if config.search.algorithm == "optuna" else None
     study = open_study(folder.path / "study.journal", folder.name, mode, sampler)
     reconcile(study, records, metric)
 
@@ -119,8 +118,7 @@ def run_search(
             "scratch": str(scratch.resolve()),
             "gpus_per_worker": resources.gpus_per_worker,
         },
-        # One trial ahead, so that the next starts at once, except where proposals depend on results.
-        limit=resources.concurrent + (0 if learns or config.search.max_concurrent else 1),
+        limit=resources.concurrent + _look_ahead(config),
     )
     _declare_columns(folder, space, metric, config)
     minutes = config.search.time_budget_minutes
@@ -160,6 +158,17 @@ def run_search(
     return request.reason
 
 
+def _look_ahead(config: Config) -> int:
+    """Trials proposed beyond those that run, so that the next starts at once on what the last leaves free.
+
+    None where proposals depend on results, or where not the resources alone bound what runs: by the user's wish,
+    or because the drivers of worker groups hold no CPU.
+    """
+    search = config.search
+    bounded = search.max_concurrent is not None or config.resources.workers_per_trial > 1
+    return 0 if search.algorithm == "optuna" or bounded else 1
+
+
 @contextmanager
 def _ray_speaks_to(file: Path) -> Iterator[None]:
     """Into a file goes what Tune prints even when told to be silent: its table, each failed trial's traceback."""
@@ -186,6 +195,5 @@ def _tune_resources(resources: Resources) -> dict[str, float]:
 def _declare_columns(folder: SearchFolder, space: Space, metric: str, config: Config) -> None:
     if any(folder.path.glob("events.out.tfevents.*")):
         return
-    params = {path: list(d.values) if d.kind in ("grid", "choice") else None for path, d in space.distributions.items()}
     shown = dict.fromkeys([metric, "val_loss", *(f"val_{name}" for name in ("rmse", "r2", "ccc"))])
-    write_experiment(folder.path, params, list(shown))
+    write_experiment(folder.path, space.distributions, list(shown))
