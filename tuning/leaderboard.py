@@ -100,7 +100,8 @@ def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str
     for name in ("rank", "trial", "status", "epoch"):
         table.add_column(name, justify="left" if name == "status" else "right")
     for name in [metric, *others, *(path.split(".", 1)[1] for path in paths)]:
-        table.add_column(name, justify="right", overflow="fold")
+        # Two lines of heading leave room for more columns on a terminal.
+        table.add_column(name.replace("_", "_\n", 1), justify="right", overflow="fold")
     empty = [""] * 4
     figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in [metric, *others]]
     table.add_row(*empty[:2], "constant", "", *figures, *[""] * len(paths), style="dim")

@@ -53,6 +53,8 @@ def make_plan(arguments: list[str]) -> Plan:
         UserError: with path, expectation, what came and the nearest known name.
     """
     run, space, overrides = load(arguments)
+    if "://" in run.storage:
+        raise UserError(f"storage: expected a folder on this machine or a shared disk, got '{run.storage}'")
     config = space.fixed()
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
     _check_search(space, config)

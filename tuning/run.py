@@ -74,17 +74,17 @@ def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, argu
     from tuning.stages import corpus_fingerprint
 
     fingerprint = corpus_fingerprint(corpus, plan.config)
-    if _begin(plan, folder, fingerprint):
+    if _finished_before(plan, folder, fingerprint):
         return _report(plan, folder, finished_before=True)
     with _log_to(folder):
-        reason = _run_trials(plan, folder, corpus, split)
+        reason = _run_trials(plan, folder, corpus, split, fingerprint)
     code = _report(plan, folder)
     if reason:
         print(f"stopped   {reason}: not all trials ended; to go on: {_command(arguments)}")
     return INTERRUPTED if reason == "interrupted" else code
 
 
-def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split) -> str:
+def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
     from tuning.leaderboard import write_leaderboard
     from tuning.stages import prepare_features, share_data, usable_split
@@ -100,6 +100,9 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split) 
     start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
     data, baseline = share_data(prepared, split, plan.config)
+    # Only now, so that a command that was refused leaves no search that a better one would differ from.
+    if not folder.exists:
+        folder.create(plan.space, plan.overrides, fingerprint)
     (folder.path / "baseline.json").write_text(json.dumps(baseline, indent=2) + "\n", encoding="utf-8")
     done = sum(record.is_final for record in folder.records())
     going_on = f", {done} of them done before" if done else ""
@@ -111,15 +114,14 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split) 
         write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
 
 
-def _begin(plan: Plan, folder: SearchFolder, fingerprint: dict[str, Any]) -> bool:
-    """Archive, compare or create the search; whether it is finished already."""
+def _finished_before(plan: Plan, folder: SearchFolder, fingerprint: dict[str, Any]) -> bool:
+    """Archive or compare an earlier search of this name; whether all its trials ended."""
     if folder.exists and plan.run.fresh:
         print(f"archived  the earlier search is now {folder.archive()}")
-    if folder.exists:
-        folder.check_identity(plan.space, fingerprint)
-        return sum(record.is_final for record in folder.records()) >= plan.total
-    folder.create(plan.space, plan.overrides, fingerprint)
-    return False
+    if not folder.exists:
+        return False
+    folder.check_identity(plan.space, fingerprint)
+    return sum(record.is_final for record in folder.records()) >= plan.total
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:
@@ -187,6 +189,7 @@ def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> No
 
 @contextmanager
 def _log_to(folder: SearchFolder) -> Iterator[None]:
+    folder.path.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(folder.path / "search.log", encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("tuning")

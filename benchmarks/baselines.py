@@ -1,0 +1,220 @@
+"""How good is what a search found? Its best trial beside the constant predictor and an untuned SVR.
+
+`python -m benchmarks.baselines results/NAME` from the folder where the search ran; training and validation clips
+alone are read. The SVR stands for classical feature statistics with a kernel machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+
+from benchmarks.report import publish, table
+from datasets.corpus import Clip
+from datasets.reading import scan
+from datasets.resident import checked_crop
+from datasets.shards import Prepared
+from datasets.splits import Split
+from tuning import run
+from tuning.checks import UserError
+from tuning.config import Config
+from tuning.leaderboard import rank
+from tuning.metrics import METRICS
+from tuning.plan import read_corpus
+from tuning.search.folder import SearchFolder, TrialRecord
+from tuning.space import Space, build_space, flatten, read_space_file
+from tuning.stages import corpus_fingerprint, prepare_features, usable_split, variant_key
+from tuning.tasks import check_metric, task_of
+
+# The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
+SVR_C, SVR_EPSILON = 1.0, 0.1
+Part = tuple[np.ndarray, np.ndarray]  # statistics [clips, statistics], targets [clips, targets]
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search's folder, its space, and its best trial with that trial's configuration."""
+
+    folder: SearchFolder
+    space: Space
+    best: TrialRecord
+    config: Config
+
+
+def read_search(place: str, storage: str) -> Search:
+    """The search at the path `place`, or of that name in `storage`.
+
+    Raises:
+        UserError: no such search, or none of its trials came to a result.
+    """
+    path = Path(place)
+    if not (path / "config.yaml").exists():
+        path = Path(storage) / place
+    folder = SearchFolder(path.parent, path.name)
+    if not folder.exists:
+        raise UserError(f"expected the folder of a search, with its config.yaml, got '{place}'")
+    space = read_space(path)
+    shared = space.fixed()
+    metric = shared.search.metric
+    ranked = rank(folder.records(), metric, check_metric(space, shared))
+    if not ranked or ranked[0].status == "failed" or metric not in ranked[0].metrics:
+        raise UserError(f"expected a search with a ranked trial, got '{path}'")
+    params = json.loads((folder.trial(ranked[0].number) / "params.json").read_text(encoding="utf-8"))
+    return Search(folder, space, ranked[0], Config.model_validate(params["config"]))
+
+
+def read_space(path: Path) -> Space:
+    """The space in a search's folder as it was searched: a whole one, so that no corpus default is laid over it."""
+    return build_space(flatten(read_space_file(str(path / "config.yaml"))))
+
+
+def read_parts(search: Search) -> tuple[Part, Part]:
+    """Statistics and targets of the clips that the search's best trial trained on and was validated on.
+
+    Raises:
+        UserError: the corpus is not what it was.
+        SealedError: a shard that would be opened holds a test clip.
+    """
+    config = search.space.fixed()
+    corpus, split = read_corpus(config)
+    recorded = json.loads((search.folder.path / "fingerprint.json").read_text(encoding="utf-8"))
+    if corpus_fingerprint(corpus, config)["corpus"] != recorded["corpus"]:
+        raise UserError(f"data: expected the recordings and labels that '{search.folder.name}' used, got others")
+
+    def on_progress(done: int, total: int) -> None:
+        if done < total:  # the features are not where the search left them: they are made again
+            from tuning.search.resources import start_ray
+
+            start_ray(config)
+
+    variants = prepare_features(search.space, config, corpus, split, on_progress)
+    split = usable_split(split, variants)
+    prepared = variants[variant_key(search.config.features)]
+    frames = checked_crop(search.config.features.num_frames, prepared.num_frames)
+    return read_part(prepared, split, split.train, frames), read_part(prepared, split, split.val, frames)
+
+
+def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int) -> Part:
+    """One part's statistics over the middle `frames`, and targets, in the order of the shards."""
+    targets = {clip.id: clip.targets for clip in clips}
+    sealed = {clip.id for clip in split.test}
+    statistics, wanted = [], []
+    for ids, num_frames, features in scan(prepared, targets, sealed):
+        wanted += [targets[clip] for clip in ids]
+        statistics += [
+            clip_statistics(middle(values, num_valid, frames))
+            for values, num_valid in zip(features, num_frames.tolist(), strict=True)
+        ]
+    return np.stack(statistics), np.array(wanted, dtype=np.float32)
+
+
+def middle(values: np.ndarray, num_valid: int, frames: int) -> np.ndarray:
+    """What a model sees of a clip: the middle `frames` of its valid ones, [at most frames, features]."""
+    kept = min(num_valid, frames)
+    start = (num_valid - kept) // 2
+    return values[start : start + kept]
+
+
+def clip_statistics(values: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of each feature over a clip's frames: [frames, features] -> [2 * features].
+
+    With those of the differences between frames, or with 10th and 90th percentiles, the SVR did worse on the demo.
+    """
+    values = values.astype(np.float64)
+    return np.concatenate([values.mean(axis=0), values.std(axis=0)])
+
+
+def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
+    """Predictions [clips, targets] of one SVR per target, fitted on the training clips alone, scaling included."""
+    statistics, targets = train
+    outputs = []
+    for target in targets.astype(np.float64).T:
+        svr = make_pipeline(StandardScaler(), SVR(kernel="rbf", C=SVR_C, epsilon=SVR_EPSILON))
+        model = TransformedTargetRegressor(svr, transformer=StandardScaler())
+        outputs.append(model.fit(statistics, target).predict(val_statistics))
+    return np.stack(outputs, axis=1)
+
+
+def compare(search: Search, train: Part, val: Part) -> dict[str, dict[str, float]]:
+    """Validation metrics, `val_rmse` and so on, by predictor; undefined ones are left out."""
+    task = task_of(search.config)
+    svr = task.metrics(val[1], svr_outputs(train, val[0]))
+    trial = f"best trial ({search.best.number}, epoch {search.best.best_epoch})"
+    return {
+        trial: search.best.metrics,
+        "constant": task.constant_baseline(train[1], val[1]),
+        "SVR": {f"val_{name}": value for name, value in svr.items()},
+    }
+
+
+def check_split(search: Search, constant: dict[str, float]) -> None:
+    """Raises UserError where the constant predictor is not the one that the search recorded: other clips."""
+    recorded = json.loads((search.folder.path / "baseline.json").read_text(encoding="utf-8"))
+    for name, value in recorded.items():
+        # The loss depends on the trial's loss function where that was searched.
+        if name != "val_loss" and not math.isclose(value, constant.get(name, math.nan), rel_tol=1e-6, abs_tol=1e-9):
+            raise UserError(
+                f"split: expected the constant predictor's {name} that the search recorded ({value}), "
+                f"got {constant.get(name)}: the clips are not the same"
+            )
+
+
+def describe(search: Search, found: dict[str, dict[str, float]], train: Part, val: Part) -> str:
+    """Markdown: a row per predictor and target, and what the rows mean."""
+    rows = []
+    for suffix in ("", *search.config.task.targets):
+        for predictor, values in found.items():
+            names = [f"val_{name}_{suffix}" if suffix else f"val_{name}" for name in METRICS]
+            cells = [f"{values[name]:.4f}" if name in values else "" for name in names]
+            rows.append([suffix or "all", predictor, *cells])
+    final = sum(record.is_final for record in search.folder.records())
+    return f"""## {search.folder.name}: validation figures
+
+{table(["target", "predictor", *METRICS], rows, left=2)}
+
+- The same {len(train[1])} training and {len(val[1])} validation clips for all; no test clip was read. The constant
+  predictor's figures are those that the search recorded. For all targets rmse and mae are pooled, the others means.
+- Best trial: first of {final} by {search.config.search.metric}. Trial and epoch were chosen on these validation clips,
+  so its figures are somewhat too good; the other two predictors were not chosen by them.
+- Constant: each target's mean over the training clips.
+- SVR: mean and standard deviation of the {search.config.features.name} features over a clip's frames; these and the
+  labels standardised on training clips; rbf kernel, C={SVR_C:g}, epsilon={SVR_EPSILON:g} standard deviations of the
+  label. Not tuned."""
+
+
+def _main(options: Any) -> None:
+    search = read_search(options.search, options.storage)
+    train, val = read_parts(search)
+    found = compare(search, train, val)
+    check_split(search, found["constant"])
+    publish(describe(search, found, train, val), options.out)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Compare, print, write; 2 where the search or its corpus is not there."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
+    parser.add_argument("search", help="folder of a search, or its name")
+    parser.add_argument("--storage", default="results", help="folder that holds the searches")
+    parser.add_argument("--out", help="write the table to this file, too")
+    try:
+        _main(parser.parse_args(arguments))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return run.USER_ERROR
+    return run.DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

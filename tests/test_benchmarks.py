@@ -1,0 +1,103 @@
+"""The references that the benchmarks compare with are what they say they are."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVR
+
+from benchmarks import bare, baselines
+from datasets.reading import FeatureStatistics, Part
+from datasets.resident import ResidentData
+from tuning.config import Config
+from tuning.search.folder import SearchFolder
+from tuning.space import load
+from tuning.tasks import task_of
+from tuning.training import Training
+from tuning.trial import build_model
+
+FRAMES, FEATURES = 16, 5
+
+
+def part(num_clips: int, seed: int) -> Part:
+    """Clips of 3 to 16 frames whose first feature tells their targets."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(3, 2, size=(num_clips, FRAMES, FEATURES)).astype(np.float32)
+    num_frames = rng.integers(3, FRAMES + 1, size=num_clips).astype(np.int32)
+    targets = rng.uniform(-1, 1, size=(num_clips, 2)).astype(np.float32)
+    features[:, :, :2] += 4 * targets[:, None]
+    return Part(np.array([f"{seed}-{clip}" for clip in range(num_clips)]), features, num_frames, targets)
+
+
+@pytest.fixture
+def data() -> ResidentData:
+    train = part(33, seed=1)  # in batches of 8 a single clip is left over
+    return ResidentData(train, part(130, seed=2), FeatureStatistics.of([(train.num_frames, train.features)]), FRAMES)
+
+
+@pytest.mark.parametrize("frames", [FRAMES, 9])
+def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int) -> None:
+    config = Config.model_validate(
+        {
+            "features": {"num_frames": frames},
+            "model": {"name": "crnn", "conv_filters": [4, 6], "lstm_units": [6, 5], "dense_units": [4]},
+            "optim": {"learning_rate": 0.01},
+            "training": {"batch_size": 8, "epochs": 4, "patience": None},
+            "resources": {"gpus_per_worker": 0},
+        }
+    )
+    rows: list[dict] = []
+    torch.manual_seed(config.seed)
+    model = build_model(config, FEATURES)
+    Training(model, data.crop(frames), task_of(config), config, "min").run(rows.append)
+    losses = bare.train(config, bare.normalised(data, frames))
+    assert losses == [row["val_loss"] for row in rows]
+    assert len(set(losses)) == 4
+
+
+def test_clip_statistics_follow_their_formula() -> None:
+    values = np.random.default_rng(3).normal(size=(11, 2)).astype(np.float32)
+    found = baselines.clip_statistics(values).reshape(2, 2)
+    for feature in range(2):
+        series = [float(value) for value in values[:, feature]]
+        mean = sum(series) / 11
+        spread = (sum((value - mean) ** 2 for value in series) / 11) ** 0.5
+        assert found[:, feature] == pytest.approx([mean, spread])
+
+
+def test_middle_is_what_a_trial_sees(data: ResidentData) -> None:
+    batch = next(data.crop(6).val_batches(130))
+    for clip in range(130):
+        seen = baselines.middle(data.val.features[clip], int(data.val.num_frames[clip]), 6)
+        normal = (seen - data.statistics.mean) * (1 / data.statistics.std)
+        assert np.array_equal(batch["features"][clip, : len(normal)].numpy(), normal)
+        assert not batch["features"][clip, len(normal) :].any()
+
+
+def test_svr_is_sklearns_on_standardised_statistics_and_labels(data: ResidentData) -> None:
+    parts = [
+        (np.stack([baselines.clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]), p.targets)
+        for p in (data.train, data.val)
+    ]
+    (statistics, targets), (val_statistics, val_targets) = parts
+    outputs = baselines.svr_outputs((statistics, targets), val_statistics)
+    scaler = StandardScaler().fit(statistics)
+    for k in range(2):
+        mean, std = targets[:, k].mean(dtype=np.float64), targets[:, k].std(dtype=np.float64)
+        svr = SVR(kernel="rbf", C=1.0, epsilon=0.1)
+        svr.fit(scaler.transform(statistics), (targets[:, k].astype(np.float64) - mean) / std)
+        expected = svr.predict(scaler.transform(val_statistics)) * std + mean
+        assert outputs[:, k] == pytest.approx(expected, abs=1e-9)
+        assert np.corrcoef(outputs[:, k], val_targets[:, k])[0, 1] > 0.7
+
+
+def test_a_searchs_space_is_read_as_it_was_searched(tmp_path: Path) -> None:
+    # The demo corpus brings 80 frames along; they must not be laid over what the search was told.
+    _, space, overrides = load(["space=crnn", "features.num_frames=200", "features.num_mfcc={choice: [13, 20]}"])
+    SearchFolder(tmp_path, "some").create(space, overrides, {"corpus": "", "num_clips": 0})
+    read = baselines.read_space(tmp_path / "some")
+    assert read.fixed() == space.fixed()
+    assert read.fixed().features.num_frames == 200
+    assert read.distributions == space.distributions

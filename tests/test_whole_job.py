@@ -1,0 +1,75 @@
+"""The main job whole, as a user would run it: minutes long."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def command(folder, *arguments):
+    """Run `python -m tuning.run` in a folder; its output."""
+    line = [sys.executable, "-m", "tuning.run", *arguments]
+    result = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False, timeout=1500)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr
+    return result.stdout
+
+
+def ranking(folder):
+    return list(csv.DictReader((folder / "leaderboard.csv").open()))
+
+
+def test_the_demo_search_learns(tmp_path):
+    output = command(tmp_path, "space=crnn")
+    rows = ranking(tmp_path / "results" / "crnn")
+    assert len(rows) == 20 and {row["status"] for row in rows} == {"done"}
+    constant = json.loads((tmp_path / "results" / "crnn" / "baseline.json").read_text())
+    assert float(rows[0]["val_loss"]) < 0.3 * constant["val_loss"]
+    assert float(rows[0]["val_r2_valence"]) > 0.5 and float(rows[0]["val_r2_arousal"]) > 0.5
+    assert "features.num_frames 80 in place of 600" in output
+
+
+def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
+    """Eight trials on Emotify, artists apart, fold 1 sealed; a third of the frames to be quick."""
+    command(
+        tmp_path,
+        "space=crnn",
+        "data.corpus=manifest",
+        f"data.root={recordings / 'emotify'}",
+        "data.group_column=artist",
+        "data.fold_column=fold",
+        "split.test_fold=1",
+        "features.hop_samples=2400",
+        "features.num_frames=200",
+        "search.num_trials=8",
+    )
+    folder = tmp_path / "results" / "crnn"
+    rows = ranking(folder)
+    constant = json.loads((folder / "baseline.json").read_text())
+    assert len(rows) == 8 and all(row["status"] == "done" for row in rows)
+    assert float(rows[0]["val_loss"]) < 0.8 * constant["val_loss"]
+    assert float(rows[0]["val_r2_arousal"]) > 0.25
+    manifest = {row["file"]: row for row in csv.DictReader((recordings / "emotify" / "manifest.csv").open())}
+    sealed = {row["artist"] for row in manifest.values() if row["fold"] == "1"}
+    assert sealed and sealed.isdisjoint(row["artist"] for row in manifest.values() if row["fold"] != "1")
+
+
+def test_two_workers_train_one_trial(tmp_path):
+    small = ("features.num_frames=16", "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "training.epochs=3")
+    command(tmp_path, "search.num_trials=2", "resources.workers_per_trial=2", *small)
+    rows = ranking(tmp_path / "results" / "crnn")
+    assert [(row["status"], row["epochs"]) for row in rows] == [("done", "3")] * 2
+
+
+def test_streamed_features_train_too(tmp_path):
+    small = ("features.num_frames=16", "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "training.epochs=3")
+    command(tmp_path, "search.num_trials=2", "data.loading=streamed", "name=streamed", *small)
+    command(tmp_path, "search.num_trials=2", "data.loading=resident", "name=resident", *small)
+    streamed, resident = ranking(tmp_path / "results" / "streamed"), ranking(tmp_path / "results" / "resident")
+    assert [row["status"] for row in streamed] == ["done"] * 2
+    for one, other in zip(streamed, resident, strict=True):  # another order of clips, the same clips
+        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=0.1)

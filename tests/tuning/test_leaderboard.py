@@ -1,0 +1,51 @@
+"""Ranking and its files: failed last in either direction, empty cells, the constant above the table."""
+
+import csv
+
+import pytest
+
+from tuning.leaderboard import rank, write_leaderboard
+from tuning.search.folder import SearchFolder, TrialRecord, write_json
+
+
+def record(number, value=None, status="done", **params):
+    metrics = {} if value is None else {"val_ccc": value, "val_loss": 1 - value}
+    best = None if value is None else 3
+    return TrialRecord(number, params, status, "because", best, 0 if value is None else 5, 1.5, metrics)
+
+
+RECORDS = [
+    record(1, 0.2),
+    record(2, status="failed"),
+    record(3, 0.9, status="failed"),
+    record(4, 0.7, status="stopped"),
+    record(5, 0.2),
+    record(6, status="running"),
+    record(7, 0.5, status="running"),
+]
+
+
+@pytest.mark.parametrize(
+    ("metric", "mode", "expected"),
+    [("val_ccc", "max", [4, 7, 1, 5, 2, 3, 6]), ("val_ccc", "min", [1, 5, 7, 4, 2, 3, 6])],
+)
+def test_failed_and_unmeasured_rank_last_in_either_direction(metric, mode, expected):
+    assert [r.number for r in rank(RECORDS, metric, mode)] == expected
+
+
+def test_files_have_empty_cells_where_nothing_was_measured(tmp_path):
+    folder = SearchFolder(tmp_path, "some")
+    conditional = record(8, 0.4, **{"optim.momentum": 0.9, "model.lstm_units": [8, 4]})
+    for one in [*RECORDS, conditional]:
+        write_json(folder.trial(one.number) / "params.json", {"searched": one.params, "config": {}})
+        write_json(folder.trial(one.number) / "result.json", one.written())
+    write_leaderboard(folder, "val_ccc", "max", {"val_ccc": 0.0, "val_loss": 0.5})
+    rows = {row["trial"]: row for row in csv.DictReader((folder.path / "leaderboard.csv").open())}
+    assert list(rows["1"])[:9] == [
+        "rank", "trial", "status", "reason", "best_epoch", "epochs", "val_ccc", "val_loss", "seconds",
+    ]  # fmt: skip
+    assert (rows["2"]["val_ccc"], rows["2"]["best_epoch"], rows["1"]["optim.momentum"]) == ("", "", "")
+    assert rows["8"]["optim.momentum"] == "0.9" and rows["8"]["model.lstm_units"] == "[8, 4]"
+    text = (folder.path / "leaderboard.md").read_text()
+    assert text.index("Constant predictor") < text.index("| rank |")
+    assert "val_ccc 0.0000" in text and "higher is better" in text and "nan" not in text.lower()

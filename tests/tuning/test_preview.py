@@ -1,0 +1,24 @@
+"""`--dry-run`: what it says, and that it leaves nothing behind."""
+
+from tests.command import TINY, run
+
+
+def test_a_random_search_lists_its_trials(tmp_path):
+    output = run("--dry-run", f"storage={tmp_path}/results", f"data.prepared={tmp_path}/prepared")
+    assert "crnn: 20 trials (random, scheduler none)" in output and "1 CPU per trial" in output
+    assert "model.lstm_dropout: uniform[0.2, 0.5]" in output
+    assert "\n    20  model.conv_filters=" in output and "\n    21  " not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optuna_shows_distributions_and_the_points_tried_first():
+    points = "search.points_to_evaluate=[{optim.learning_rate: 0.002}]"
+    output = run("--dry-run", "search.algorithm=optuna", "search.num_trials=30", points)
+    assert "30 trials (optuna" in output
+    assert "tried first\n     1  optim.learning_rate=0.002" in output and "\n     2  " not in output
+
+
+def test_a_probe_estimates_the_time(ray_session, tmp_path):
+    output = run("--dry-run", "probe=true", f"storage={tmp_path}/r", f"data.prepared={tmp_path}/p", *TINY)
+    assert "s per trial" in output and "minutes for the search" in output
+    assert not (tmp_path / "r").exists()

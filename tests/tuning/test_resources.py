@@ -1,0 +1,48 @@
+"""What a trial takes and how many fit."""
+
+import pytest
+
+from tuning.checks import UserError
+from tuning.config import Config, nested
+from tuning.search.resources import plan_resources
+
+
+def plan(cpus, gpus, **settings):
+    config = Config.model_validate(nested({name.replace("__", "."): value for name, value in settings.items()}))
+    return plan_resources(config, cpus, gpus)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "gpus", "settings", "concurrent", "gpus_per_worker"),
+    [
+        (2, 0, {}, 2, 0),
+        (16, 1, {}, 1, 1),
+        (16, 4, {}, 4, 1),
+        (16, 4, {"resources__gpus_per_worker": 0}, 16, 0),
+        (16, 2, {"resources__gpus_per_worker": 0.25}, 8, 0.25),
+        (6, 2, {"resources__gpus_per_worker": 0.25}, 6, 0.25),
+        (16, 1, {"resources__gpus_per_worker": 0.1}, 10, 0.1),
+        (16, 4, {"resources__workers_per_trial": 2}, 2, 1),
+        (16, 0, {"resources__cpus_per_worker": 3}, 5, 0),
+        (16, 0, {"resources__cpus_per_worker": 2, "resources__workers_per_trial": 3}, 2, 0),
+        (16, 0, {"search__max_concurrent": 5}, 5, 0),
+        (2, 0, {"search__max_concurrent": 5}, 2, 0),
+    ],
+)
+def test_as_many_trials_as_fit(cpus, gpus, settings, concurrent, gpus_per_worker):
+    found = plan(cpus, gpus, **settings)
+    assert (found.concurrent, found.gpus_per_worker) == (concurrent, gpus_per_worker)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"resources__gpus_per_worker": 1}, {"resources__cpus_per_worker": 3}, {"resources__workers_per_trial": 3}],
+)
+def test_a_trial_that_can_not_fit_is_an_error(settings):
+    with pytest.raises(UserError, match=r"expected at most what the machines have \(2 CPUs, 0 GPUs\)"):
+        plan(2, 0, **settings)
+
+
+def test_more_than_one_gpu_is_a_whole_number():
+    with pytest.raises(ValueError, match=r"gpus_per_worker: expected a fraction up to 1 or a whole number, got 1\.5"):
+        plan(2, 4, resources__gpus_per_worker=1.5)
