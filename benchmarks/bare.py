@@ -22,7 +22,7 @@ from datasets.resident import ResidentData
 from datasets.shards import Prepared
 from datasets.splits import Split
 from models.crnn import CRNN
-from tuning.config import Config
+from tuning.config import Config, parse_config
 from tuning.optim import adam
 
 VALIDATION_BATCH = 128
@@ -117,7 +117,7 @@ def _train(config: dict[str, Any]) -> tuple[float, float]:
     """The last epoch's validation loss, and the seconds of the loop."""
     assert _arrays is not None
     began = time.perf_counter()
-    loss = train(Config.model_validate(config), _arrays)[-1]
+    loss = train(parse_config(config), _arrays)[-1]
     return loss, time.perf_counter() - began
 
 

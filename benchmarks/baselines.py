@@ -29,12 +29,12 @@ from datasets.shards import Prepared
 from datasets.splits import Split
 from tuning import run
 from tuning.checks import UserError
-from tuning.config import Config
+from tuning.config import Config, parse_config
 from tuning.leaderboard import rank
 from tuning.metrics import METRICS
 from tuning.plan import read_corpus
 from tuning.search.folder import SearchFolder, TrialRecord
-from tuning.space import Space, build_space, flatten, read_space_file
+from tuning.space import Space, read_recorded
 from tuning.stages import corpus_fingerprint, prepare_features, usable_split, variant_key
 from tuning.tasks import check_metric, task_of
 
@@ -72,12 +72,12 @@ def read_search(place: str, storage: str) -> Search:
     if not ranked or ranked[0].status == "failed" or metric not in ranked[0].metrics:
         raise UserError(f"expected a search with a ranked trial, got '{path}'")
     params = json.loads((folder.trial(ranked[0].number) / "params.json").read_text(encoding="utf-8"))
-    return Search(folder, space, ranked[0], Config.model_validate(params["config"]))
+    return Search(folder, space, ranked[0], parse_config(params["config"]))
 
 
 def read_space(path: Path) -> Space:
     """The space in a search's folder as it was searched: a whole one, so that no corpus default is laid over it."""
-    return build_space(flatten(read_space_file(str(path / "config.yaml"))))
+    return read_recorded(path / "config.yaml")
 
 
 def read_parts(search: Search) -> tuple[Part, Part]:

@@ -1,5 +1,6 @@
 """Models by name. A new model is one file and one line here; dotted paths keep torch out of a name check."""
 
-MODELS: dict[str, str] = {
-    "crnn": "models.crnn:CRNN",
+# Name -> where the class is, and where its settings are.
+MODELS: dict[str, tuple[str, str]] = {
+    "crnn": ("models.crnn:CRNN", "models.settings:CRNNSettings"),
 }

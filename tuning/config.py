@@ -1,11 +1,15 @@
 """Every setting: its type, range, default and one line of help. Imports nothing heavy."""
 
+import difflib
+import functools
+import importlib
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings, Settings, SplitSettings
+from datasets.settings import DataSettings, FeatureSettings, Settings, SplitSettings
+from models import MODELS
 from models.settings import CRNNSettings
 
 
@@ -112,6 +116,58 @@ class RunSettings(Settings):
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
 
 
+@functools.cache
+def model_settings(name: str) -> type[BaseModel]:
+    """The settings of a model by name, or of a user's own `package.module:Class`, whose `Settings` they are.
+
+    Raises:
+        ValueError: no such model, or one without settings.
+    """
+    if name in MODELS:
+        module, _, attribute = MODELS[name][1].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    found = import_model(name)
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):
+        raise ValueError(f"model.name: expected '{name}' to have Settings, a pydantic model with a field 'name'")
+    return settings
+
+
+def import_model(name: str) -> Any:
+    """The class of a model by name or by `package.module:Class`.
+
+    Raises:
+        ValueError: no such name, module or class.
+    """
+    path = MODELS[name][0] if name in MODELS else name
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        close = difflib.get_close_matches(name, MODELS, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        raise ValueError(f"model.name: expected one of {', '.join(MODELS)}, or package.module:Class, got {name}{hint}")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"model.name: expected a class, got '{name}' (no module '{error.name}')") from None
+    if found is None:
+        raise ValueError(f"model.name: expected a class, got '{name}' (no '{attribute}' in {module})")
+    return found
+
+
+@functools.cache
+def config_class(model: str) -> type[Config]:
+    """`Config` with the settings of one model."""
+    settings = model_settings(model)
+    if settings is CRNNSettings:
+        return Config
+    return create_model("Config", __base__=Config, model=(settings, Field(default_factory=settings)))
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """A configuration from plain values, nested by section."""
+    return config_class(tree.get("model", {}).get("name", "crnn")).model_validate(tree)
+
+
 SECTIONS: dict[str, type[BaseModel]] = {
     name: field.annotation
     for name, field in Config.model_fields.items()
@@ -129,11 +185,12 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
-def known_fields() -> dict[str, FieldInfo]:
-    """Every setting of a configuration by its dotted path, in order."""
+def known_fields(model: str = "crnn") -> dict[str, FieldInfo]:
+    """Every setting of a configuration with this model by its dotted path, in order."""
     fields: dict[str, FieldInfo] = {}
+    sections = SECTIONS | {"model": model_settings(model)}
     for name, field in Config.model_fields.items():
-        section = SECTIONS.get(name)
+        section = sections.get(name)
         if section is None:
             fields[name] = field
         else:
@@ -162,9 +219,3 @@ def flattened(tree: dict[str, Any]) -> dict[str, Any]:
         else:
             flat[section] = value
     return flat
-
-
-__all__ = [
-    "CORPUS_DEFAULTS", "NOT_IDENTITY", "SEARCHABLE", "SECTIONS", "Config", "RunSettings",
-    "flattened", "known_fields", "nested",
-]  # fmt: skip

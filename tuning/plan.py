@@ -69,7 +69,7 @@ def make_plan(arguments: list[str]) -> Plan:
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
     """The trials that are known beforehand: all of a grid or of random draws, else the points tried first."""
-    first = [flatten(point) for point in config.search.points_to_evaluate]
+    first = [flatten(point, space.fields) for point in config.search.points_to_evaluate]
     if config.search.algorithm == "grid":
         return space.grid()
     if config.search.algorithm == "optuna":
@@ -99,7 +99,7 @@ def _check_search(space: Space, config: Config) -> None:
         count = len(search.points_to_evaluate)
         raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
     for number, point in enumerate(search.points_to_evaluate, start=1):
-        for path, value in flatten(point).items():
+        for path, value in flatten(point, space.fields).items():
             where = f"search.points_to_evaluate: point {number}: {path}"
             if path not in space.distributions:
                 hint = nearest(path, space.distributions)

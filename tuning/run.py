@@ -125,11 +125,11 @@ def _finished_before(plan: Plan, folder: SearchFolder, fingerprint: dict[str, An
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:
-    from tuning.config import CORPUS_DEFAULTS, known_fields
+    from datasets.settings import CORPUS_DEFAULTS
     from tuning.distributions import plain
 
     brought = CORPUS_DEFAULTS.get(plan.config.data.corpus, {})
-    defaults = known_fields()
+    defaults = plan.space.fields
     shortened = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
         for path, value in brought.items()

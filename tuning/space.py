@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic.fields import FieldInfo
 
+from datasets.settings import CORPUS_DEFAULTS
 from tuning.checks import UserError, cast, expectation, nearest, unknown_setting, validation_message
 from tuning.config import (
-    CORPUS_DEFAULTS,
     SEARCHABLE,
     SECTIONS,
     Config,
@@ -20,6 +21,7 @@ from tuning.config import (
     flattened,
     known_fields,
     nested,
+    parse_config,
 )
 from tuning.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
 
@@ -39,6 +41,16 @@ class Space:
     settings: dict[str, Any]
     distributions: dict[str, Distribution]
 
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.settings.get("model.name", "crnn"))
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Every setting that there is, by dotted path."""
+        return known_fields(self.model)
+
     def fixed(self) -> Config:
         """The configuration with every searched setting at its first or lowest value."""
         return self.config({path: d.at(0.0) for path, d in self.distributions.items()})
@@ -55,11 +67,11 @@ class Space:
         values = nested({**self.settings, **params})
         try:
             if any(isinstance(value, str) and "${" in value for value in self.settings.values()):
-                defaults = Config().model_dump()
+                defaults = parse_config({"model": {"name": self.model}}).model_dump()
                 whole = OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(values))
                 resolved = OmegaConf.to_container(whole, resolve=True)
                 values = nested({p: flattened(resolved)[p] for p in flattened(values)})  # type: ignore[arg-type]
-            return Config.model_validate(values)
+            return parse_config(values)
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
         except OmegaConfBaseException as error:
@@ -68,7 +80,7 @@ class Space:
 
     def is_active(self, path: str, params: dict[str, Any]) -> bool:
         """Whether a distribution's conditions hold for the values drawn so far."""
-        defaults = known_fields()
+        defaults = self.fields
         for condition, allowed in self.distributions[path].when.items():
             default = defaults[condition].get_default(call_default_factory=True)
             if params.get(condition, self.settings.get(condition, default)) not in allowed:
@@ -132,7 +144,7 @@ class Space:
 
     def written(self) -> dict[str, Any]:
         """Everything by dotted path, distributions as they are written in a file."""
-        values = flattened(Config().model_dump(mode="json"))
+        values = flattened(parse_config({"model": {"name": self.model}}).model_dump(mode="json"))
         values |= self.settings | {path: d.as_setting() for path, d in self.distributions.items()}
         return values
 
@@ -194,9 +206,8 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     return overrides
 
 
-def flatten(tree: dict[str, Any]) -> dict[str, Any]:
-    """A space file's tree by dotted path; unknown names are errors."""
-    fields = known_fields()
+def flatten(tree: dict[str, Any], fields: dict[str, FieldInfo]) -> dict[str, Any]:
+    """A space file's tree by dotted path; names that are not among the fields are errors."""
     flat: dict[str, Any] = {}
     problems = []
     for key, value in tree.items():
@@ -215,22 +226,21 @@ def flatten(tree: dict[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def build_space(flat: dict[str, Any]) -> Space:
+def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
     """Values and distributions by dotted path, each checked and cast by its setting's type.
 
     Raises:
         UserError: all findings, a line each.
     """
-    fields = known_fields()
     settings: dict[str, Any] = {}
     distributions: dict[str, Distribution] = {}
     problems = []
     for path, value in flat.items():
         try:
             if is_distribution(value):
-                distributions[path] = _checked(path, parse_at(path, value))
+                distributions[path] = _checked(path, parse_at(path, value), fields)
             elif isinstance(value, dict):
-                raise UserError(_no_distribution(path, value))
+                raise UserError(_no_distribution(path, value, fields))
             elif isinstance(value, str) and "${" in value:
                 settings[path] = value
             else:
@@ -250,13 +260,12 @@ def parse_at(path: str, value: dict[str, Any]) -> Distribution:
         raise UserError(f"{path}: {error}") from None
 
 
-def _no_distribution(path: str, value: dict[str, Any]) -> str:
-    wanted = f"{path}: expected {expectation(known_fields()[path])}, or one of {', '.join(KINDS)} over such values"
+def _no_distribution(path: str, value: dict[str, Any], fields: dict[str, FieldInfo]) -> str:
+    wanted = f"{path}: expected {expectation(fields[path])}, or one of {', '.join(KINDS)} over such values"
     return f"{wanted}, got {plain(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
 
 
-def _checked(path: str, distribution: Distribution) -> Distribution:
-    fields = known_fields()
+def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]) -> Distribution:
     section, kind = path.split(".")[0], distribution.kind
     if section not in SEARCHABLE:
         raise UserError(f"{path}: expected a plain value (searched may be {', '.join(SEARCHABLE)}), got {kind}")
@@ -278,6 +287,33 @@ def _checked(path: str, distribution: Distribution) -> Distribution:
     return Distribution(kind, values, when)
 
 
+def model_named(tree: dict[str, Any]) -> Any:
+    """What a space file's tree says the model is."""
+    section = tree.get("model")
+    return tree.get("model.name", section.get("name", "crnn") if isinstance(section, dict) else "crnn")
+
+
+def fields_of(model: Any) -> dict[str, FieldInfo]:
+    """Every setting with this model, by dotted path.
+
+    Raises:
+        UserError: no such model.
+    """
+    if not isinstance(model, str):
+        raise UserError(f"model.name: expected a plain value, got {plain(model)}")
+    try:
+        return known_fields(model)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def read_recorded(file: Path) -> Space:
+    """The space of an earlier search from its `config.yaml`, as it was searched."""
+    tree = read_space_file(str(file))
+    fields = fields_of(model_named(tree))
+    return build_space(flatten(tree, fields), fields)
+
+
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
 
@@ -290,14 +326,15 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     run_fields = RunSettings.model_fields
     run_values = {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
     run = RunSettings(**run_values)
-    fields = known_fields()
+    tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
+    fields = fields_of(given.get("model.name", model_named(tree)))
     unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
     if unknown:
         raise UserError("\n".join(unknown))
-    from_file = flatten(read_space_file(run.space))
+    from_file = flatten(tree, fields)
     corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
     flat = from_file | CORPUS_DEFAULTS.get(str(corpus), {}) | given
-    space = build_space(flat)
+    space = build_space(flat, fields)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

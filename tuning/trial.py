@@ -6,20 +6,17 @@ workers are a TorchTrainer inside the Tune trial (seven to ten seconds to its fi
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
 from typing import Any
 
-from models import MODELS
-from tuning.config import Config
+from tuning.config import Config, import_model, parse_config
 from tuning.stages import variant_key
 from tuning.tasks import ranking_metrics, task_of
 
 
 def build_model(config: Config, num_features: int) -> Any:
     """The configuration's model with fresh weights from torch's generator."""
-    module, _, name = MODELS[config.model.name].partition(":")
-    return getattr(importlib.import_module(module), name)(config.model, num_features, len(config.task.targets))
+    return import_model(config.model.name)(config.model, num_features, len(config.task.targets))
 
 
 def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_size: int = 1, device: Any = None) -> None:
@@ -36,7 +33,7 @@ def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_siz
 
     from tuning.training import Training
 
-    config = Config.model_validate(spec["config"])
+    config = parse_config(spec["config"])
     torch.set_num_threads(config.resources.cpus_per_worker)
     torch.manual_seed(config.seed)
     cropped = data.crop(config.features.num_frames)
@@ -65,7 +62,7 @@ def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     import ray
     from ray import tune
 
-    config = Config.model_validate(spec["config"])
+    config = parse_config(spec["config"])
     reference = data[variant_key(config.features)]
     if config.resources.workers_per_trial > 1:
         _run_workers(spec, config, reference)

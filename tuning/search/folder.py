@@ -23,9 +23,9 @@ from typing import Any
 import filelock
 
 from tuning.checks import UserError
-from tuning.config import NOT_IDENTITY, Config, flattened, nested
+from tuning.config import NOT_IDENTITY, nested
 from tuning.distributions import plain
-from tuning.space import Space
+from tuning.space import Space, read_recorded
 
 FINAL = ("done", "stopped", "failed")
 
@@ -138,10 +138,7 @@ class SearchFolder:
         Raises:
             UserError: another space or corpus under the same name, with every difference.
         """
-        from omegaconf import OmegaConf
-
-        before: Any = OmegaConf.to_container(OmegaConf.load(self.path / "config.yaml"), resolve=False)
-        old = _identity(flattened(Config().model_dump(mode="json")) | flattened(before))
+        old = _identity(read_recorded(self.path / "config.yaml").written())
         new = _identity(space.written())
         differences = [
             f"  {path}: {plain(old.get(path))} -> {plain(new.get(path))}"
