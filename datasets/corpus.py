@@ -3,7 +3,7 @@
 import difflib
 import importlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from datasets import CORPORA
 from datasets.settings import DataSettings
@@ -27,6 +27,7 @@ class Corpus:
     name: str
     root: str
     clips: list[Clip]
+    notes: list[str] = field(default_factory=list)  # what to know about it, one sentence each
 
 
 def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:

@@ -45,6 +45,7 @@ class TrialData(Protocol):
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]: ...
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int: ...
     def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
     def crop(self, num_frames: int) -> "TrialData": ...
 
@@ -117,6 +118,10 @@ class ResidentData:
         order = np.random.default_rng([seed, epoch]).permutation(self.num_train)
         for start, stop in batch_bounds(self.num_train, batch_size, world_size):
             yield self._batch(self.train, order[start:stop][rank::world_size]) | {"num_clips": stop - start}
+
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """Training batches of one epoch."""
+        return len(batch_bounds(self.num_train, batch_size, world_size))
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every validation clip once, in the order of `val_ids`."""

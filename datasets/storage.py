@@ -96,6 +96,24 @@ def list_names(folder: str) -> set[str]:
     return {info.base_name for info in infos if info.is_file}
 
 
+def list_folder(folder: str, name: str = "") -> dict[str, bool]:
+    """Names in the folder `name` below a folder or URI, each with whether it is a folder itself.
+
+    Empty where there is no such folder. Names may hold spaces, which a URI could not.
+    """
+    if not is_uri(folder):
+        try:
+            with os.scandir(os.path.join(absolute(folder), name)) as entries:
+                return {entry.name: entry.is_dir() for entry in entries}
+        except (FileNotFoundError, NotADirectoryError):
+            return {}
+    from pyarrow import fs
+
+    filesystem, base = open_storage(folder)
+    infos = filesystem.get_file_info(fs.FileSelector(posixpath.join(base, name), allow_not_found=True))
+    return {info.base_name: not info.is_file for info in infos}
+
+
 def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
     """Size and time of files below a folder, those that are missing or no files left out.
 

@@ -115,6 +115,10 @@ class StreamedData:
             mine = collate(batch[rank::world_size], self.train_targets, self.statistics, self.frames)
             yield mine | {"num_clips": stop - start}
 
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """Training batches of one epoch."""
+        return len(batch_bounds(self.num_train, batch_size, world_size))
+
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every validation clip once, in the order of `val_ids`."""
         rows = _stream(self.root, self.val_shards, self.val_ids)

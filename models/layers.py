@@ -1,8 +1,12 @@
 """Layers that behave as Keras's do where PyTorch's own differ. Sequences are [batch, frames, channels]."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from models.settings import Activation, DropoutKind
 
 
 def glorot_uniform_(weight: Tensor) -> Tensor:
@@ -40,12 +44,37 @@ def dropout_mask(like: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
     return F.dropout(like.new_ones(shape), rate, training=True)
 
 
-def _as_image(sequence: Tensor) -> Tensor:
+def activation(name: Activation, leaky_slope: float = 0.01) -> Callable[[Tensor], Tensor]:
+    """The function by its name. `gelu` is exact (with erf), as Keras's is; swish is x * sigmoid(x)."""
+    if name == "leaky_relu":
+        return nn.LeakyReLU(leaky_slope)
+    functions: dict[str, Callable[[Tensor], Tensor]] = {
+        "relu": F.relu,
+        "swish": F.silu,
+        "gelu": F.gelu,
+        "elu": F.elu,
+    }
+    return functions[name]
+
+
+def valid_frames(lengths: Tensor, frames: int) -> Tensor:
+    """Which of `frames` frames are no padding, [B, frames, 1], from the clips' `lengths` [B]."""
+    return (torch.arange(frames, device=lengths.device) < lengths[:, None]).unsqueeze(2)
+
+
+def zero_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """`sequence` [B, T, C] with zeros beyond the clips' `lengths` [B], whatever stood there; as it is if None."""
+    if lengths is None:
+        return sequence
+    return sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), 0)
+
+
+def as_image(sequence: Tensor) -> Tensor:
     """View [B, T, C] as an image [B, C, 1, T] in channels-last memory."""
     return sequence.transpose(1, 2).unsqueeze(2)
 
 
-def _as_sequence(image: Tensor) -> Tensor:
+def as_sequence(image: Tensor) -> Tensor:
     """View [B, C, 1, T] as [B, T, C]."""
     return image.squeeze(2).transpose(1, 2)
 
@@ -72,18 +101,19 @@ class Conv1dSame(nn.Module):
     def forward(self, sequence: Tensor) -> Tensor:
         taps = self.weight.shape[2]
         # As a channels-last image the sequence needs no transposed copy, and oneDNN is a quarter faster on it.
-        image = _as_image(sequence)
+        image = as_image(sequence)
         if taps % 2 == 0:
             image = F.pad(image, ((taps - 1) // 2, taps // 2))
         padding = (0, taps // 2 if taps % 2 else 0)
-        return _as_sequence(F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=padding))
+        return as_sequence(F.conv2d(image, self.weight.unsqueeze(2), self.bias, padding=padding))
 
 
 class BatchNorm(nn.Module):
     """Batch normalisation of channels over batch and frames. [B, T, C] -> [B, T, C].
 
     `momentum` is the share of the moving statistics that is kept, which PyTorch calls 1 - momentum. The moving
-    variance follows the biased variance of the batch, where PyTorch's layer follows the unbiased one.
+    variance follows the biased variance of the batch, where PyTorch's layer follows the unbiased one. With
+    `lengths` [B], padding counts in neither; what comes out in its place is of no meaning.
     Source: Keras's `BatchNormalization`, whose epsilon of 1e-3 is kept too.
     """
 
@@ -98,11 +128,13 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, sequence: Tensor) -> Tensor:
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if lengths is not None and self.training:
+            return self._without_padding(sequence, lengths)
         # A copy, since autograd keeps the tensor that the kernel updates and forbids a later change of it.
         variance = self.running_var.clone()
         image = F.batch_norm(
-            _as_image(sequence),
+            as_image(sequence),
             self.running_mean,
             variance,
             self.weight,
@@ -115,67 +147,35 @@ class BatchNorm(nn.Module):
             count = sequence.shape[0] * sequence.shape[1]
             kept = self.running_var * self.momentum
             self.running_var.copy_(kept + (variance - kept) * ((count - 1) / count))
-        return _as_sequence(image)
+        return as_sequence(image)
+
+    def _without_padding(self, sequence: Tensor, lengths: Tensor) -> Tensor:
+        padding = ~valid_frames(lengths, sequence.shape[1])
+        count = lengths.sum()
+        values = sequence if sequence.dtype == torch.float64 else sequence.float()
+        mean = values.masked_fill(padding, 0).sum((0, 1)) / count
+        centred = (values - mean).masked_fill(padding, 0)
+        variance = centred.square().sum((0, 1)) / count
+        with torch.no_grad():
+            self.running_mean.mul_(self.momentum).add_(mean * (1 - self.momentum))
+            self.running_var.mul_(self.momentum).add_(variance * (1 - self.momentum))
+        return (centred * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(sequence.dtype)
 
 
-class MaxPool(nn.Module):
-    """Maximum over windows of `size` frames that do not overlap; frames left over are dropped.
+class Dropout(nn.Module):
+    """Dropout of a sequence [B, T, C]: of single elements, of a clip's channels or of its time steps.
 
-    [B, T, C] -> [B, T // size, C]. Source: Keras's `MaxPooling1D`.
+    `channel` draws a mask [B, 1, C] and drops channels through the whole clip, `time_step` one of [B, T, 1] and
+    drops all channels of a frame. Source: Keras's `Dropout`, `SpatialDropout1D` and `Dropout(noise_shape=)`.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, rate: float, kind: DropoutKind = "element") -> None:
         super().__init__()
-        self.size = size
+        self.rate, self.kind = rate, kind
 
     def forward(self, sequence: Tensor) -> Tensor:
-        return _as_sequence(F.max_pool2d(_as_image(sequence), (1, self.size)))
-
-
-class LSTM(nn.Module):
-    """One LSTM layer with the parameters of Keras's and the speed of PyTorch's. [B, T, in] -> [B, T, units].
-
-    The output holds every frame's state; the last one is `output[:, -1]`. One bias, where PyTorch's layer trains
-    two whose sum alone counts.
-
-    `dropout` acts on the input with one mask per sample for all frames and gates. Keras does the same without
-    recurrent dropout; with it, it draws one input mask per gate.
-
-    `recurrent_dropout` masks the columns of the recurrent weight: gate by gate, which units of the previous state
-    are read. A mask is drawn once per forward pass and shared by the batch and all frames. Keras draws a mask per
-    sample, shared by all frames; that needs a matrix product per gate and frame, which no fused kernel offers.
-    Each sample sees masks of the same distribution in both, but here the samples of one batch see the same one.
-    """
-
-    no_bias: Tensor
-
-    def __init__(self, in_channels: int, units: int, dropout: float = 0.0, recurrent_dropout: float = 0.0) -> None:
-        super().__init__()
-        self.units, self.dropout, self.recurrent_dropout = units, dropout, recurrent_dropout
-        self.weight_ih = nn.Parameter(glorot_uniform_(torch.empty(4 * units, in_channels)))
-        self.weight_hh = nn.Parameter(orthogonal_(torch.empty(4 * units, units)))
-        self.bias = nn.Parameter(forget_gate_bias_(torch.empty(4 * units)))
-        self.register_buffer("no_bias", torch.zeros(4 * units), persistent=False)
-
-    def forward(self, sequence: Tensor) -> Tensor:
-        batch, _, channels = sequence.shape
-        weight_hh: Tensor = self.weight_hh
-        if self.training and self.dropout > 0:
-            sequence = sequence * dropout_mask(sequence, (batch, 1, channels), self.dropout)
-        if self.training and self.recurrent_dropout > 0:
-            mask = dropout_mask(weight_hh, (4, 1, self.units), self.recurrent_dropout)
-            weight_hh = (weight_hh.view(4, self.units, self.units) * mask).view_as(weight_hh)
-        state = sequence.new_zeros(1, batch, self.units)
-        weights = [self.weight_ih, weight_hh, self.bias, self.no_bias]
-        if sequence.is_cuda:
-            weights = _one_chunk(weights)
-        # The arguments after the weights: biases, layers, dropout between layers, training, bidirectional, batch first.
-        return torch.lstm(sequence, (state, state), weights, True, 1, 0.0, self.training, False, True)[0]
-
-
-def _one_chunk(weights: list[Tensor]) -> list[Tensor]:
-    """Copy weights into one stretch of memory: elsewhere cuDNN copies them itself and warns at every call."""
-    chunk = torch.cat([weight.flatten() for weight in weights])
-    return [
-        part.view_as(weight) for part, weight in zip(chunk.split([w.numel() for w in weights]), weights, strict=True)
-    ]
+        if not self.training or self.rate == 0 or self.kind == "element":
+            return F.dropout(sequence, self.rate, self.training)
+        batch, frames, channels = sequence.shape
+        shape = (batch, 1, channels) if self.kind == "channel" else (batch, frames, 1)
+        return sequence * dropout_mask(sequence, shape, self.rate)

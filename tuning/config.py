@@ -18,26 +18,59 @@ class TaskSettings(Settings):
 
     name: Literal["regression"] = Field("regression", description="kind of prediction")
     targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs")
+    accuracy_threshold: float = Field(
+        0.5, gt=0, description="val_accuracy counts clips whose every error is at most this, in units of the labels"
+    )
 
 
 class LossSettings(Settings):
     """What training minimises; always the mean over outputs and clips."""
 
-    name: Literal["mse", "huber"] = Field("mse", description="loss function")
+    name: Literal["mse", "weighted_mse", "huber", "emotion_aware"] = Field("mse", description="loss function")
     delta: float = Field(1.0, gt=0, description="where Huber turns from square to linear (huber)")
+    weights: list[float] = Field(
+        [1.0, 1.2], min_length=1, description="weight of each target's squared error, in order (weighted_mse)"
+    )
+    quadrant_penalty: float = Field(0.1, ge=0, description="weight of the wrong quadrant (emotion_aware)")
+    quadrant: Literal["smooth", "sign"] = Field(
+        "smooth", description="form of that penalty; sign is the documented one, without gradient (emotion_aware)"
+    )
+    quadrant_sharpness: float = Field(
+        5.0, gt=0, description="slope at the axes of the smooth penalty's tanh (emotion_aware)"
+    )
+
+    @model_validator(mode="after")
+    def _weights_above_zero(self) -> "LossSettings":
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"weights: expected numbers above 0, got {self.weights}")
+        return self
 
 
 class OptimSettings(Settings):
-    """How the weights move. Defaults are those of Keras (guide part 8)."""
+    """How the weights move, and how the step size changes. Defaults are those of Keras (guide part 8)."""
 
-    name: Literal["adam", "sgd"] = Field("adam", description="optimiser")
-    learning_rate: float = Field(0.001, gt=0, description="step size")
+    name: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="optimiser")
+    learning_rate: float = Field(0.001, gt=0, description="step size; where a schedule begins")
     beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (adam)")
     beta_2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adam)")
-    epsilon: float = Field(1e-7, gt=0, description="added to the root, before bias correction as in Keras (adam)")
-    momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd)")
+    rho: float = Field(0.9, ge=0, lt=1, description="decay of the squared gradients' mean (rmsprop)")
+    epsilon: float = Field(
+        1e-7, gt=0, description="added to the root before bias correction (adam), or inside it (rmsprop), as in Keras"
+    )
+    momentum: float | None = Field(None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)")
     nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
+    schedule: Literal["constant", "exponential", "cosine", "plateau"] = Field(
+        "constant", description="how the learning rate changes: at every step, or after epochs without gain (plateau)"
+    )
+    decay_steps: int = Field(1000, ge=1, description="steps in which the rate falls by decay_rate (exponential)")
+    decay_rate: float = Field(0.96, gt=0, le=1, description="factor per decay_steps (exponential)")
+    staircase: bool = Field(True, description="fall once per decay_steps, not at every step (exponential)")
+    alpha: float = Field(0.1, ge=0, le=1, description="last rate as a share of learning_rate (cosine)")
+    plateau_patience: int = Field(5, ge=1, description="lower after so many epochs without a better metric (plateau)")
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied with (plateau)")
+    plateau_min_delta: float = Field(1e-4, ge=0, description="a smaller gain does not count as better (plateau)")
+    min_learning_rate: float = Field(1e-6, ge=0, description="the rate is not lowered below this (plateau)")
 
 
 class TrainingSettings(Settings):

@@ -1,11 +1,15 @@
 """Losses by name: one value per sample, so that the loss of a whole split is the exact mean over its samples.
 
 A loss averages over the outputs (it does not sum them), as Keras's built-in losses do, so that its scale does not
-depend on their number. A new loss is one function and one line in `LOSSES`.
+depend on their number. The guide's own losses sum over two outputs and are twice as large; the learning rate and
+the L2 penalty have to be read beside that. A new loss is one function and one line in `LOSSES`; parameters after
+the first two are settings of the section `loss` with the same name.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,14 +20,55 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs - targets).square().mean(dim=1)
 
 
+def weighted_mse(outputs: Tensor, targets: Tensor, weights: Sequence[float] = (1.0, 1.2)) -> Tensor:
+    """Squared errors, each target's times its weight, then the mean over outputs: [B, K], [B, K] -> [B].
+
+    The weights are not normalised: all 1 gives `mse`. Half of the guide's value, which sums over its two outputs.
+    Source: guide part 8, loss 1.
+    """
+    _check_shapes(outputs, targets)
+    assert len(weights) == outputs.shape[1], f"{len(weights)} weights, outputs {outputs.shape}"
+    errors = (outputs - targets).square()
+    # Column by column: a tensor of weights would be copied to the GPU at every step.
+    return torch.stack([weight * errors[:, k] for k, weight in enumerate(weights)], dim=1).mean(dim=1)
+
+
 def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
     """Huber loss: [B, K], [B, K] -> [B].
 
-    e²/2 for errors |e| up to `delta` (in units of the target), delta * |e| - delta²/2 beyond; the mean over outputs.
-    Source: guide part 8, loss 2; Huber 1964.
+    e²/2 for errors |e| up to `delta` (in units of the target), delta * |e| - delta²/2 beyond; the mean over outputs,
+    half of the guide's variant for two outputs, which sums. Source: guide part 8, loss 2; Huber 1964.
     """
     _check_shapes(outputs, targets)
     return F.huber_loss(outputs, targets, reduction="none", delta=delta).mean(dim=1)
+
+
+def emotion_aware(
+    outputs: Tensor,
+    targets: Tensor,
+    quadrant_penalty: float = 0.1,
+    quadrant: Literal["smooth", "sign"] = "smooth",
+    quadrant_sharpness: float = 5.0,
+) -> Tensor:
+    """`mse` + quadrant_penalty * q, where q grows as outputs lie in another quadrant than targets: [B, K] -> [B].
+
+    The labels must be centred on 0, else all lie in one quadrant. q is a mean over outputs of (side(o) - side(t))²,
+    between 0 and 4, with
+
+    - smooth: side(x) = tanh(quadrant_sharpness * x). It is 0 where output equals target, so that the minimum stays
+      there, and nears the sign as the sharpness grows. The gradient is strongest within about 1 / sharpness of an
+      axis. On the axis side(0) is 0, which is no side: there is no step that would need one.
+    - sign: side(x) = 1 for x >= 0, else -1, as the guide writes it. Its gradient is zero, so it counts in the loss
+      but trains nothing.
+
+    Half of the guide's value, which sums over its two outputs in both terms; there sign(0) = 0 is a third side.
+    Source: guide part 8, loss 3.
+    """
+    if quadrant == "sign":
+        sides = [torch.where(values >= 0, 1.0, -1.0).to(outputs.dtype) for values in (outputs, targets)]
+    else:
+        sides = [torch.tanh(quadrant_sharpness * values) for values in (outputs, targets)]
+    return mse(outputs, targets) + quadrant_penalty * mse(*sides)
 
 
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
@@ -34,5 +79,7 @@ def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse,
+    "weighted_mse": weighted_mse,
     "huber": huber,
+    "emotion_aware": emotion_aware,
 }

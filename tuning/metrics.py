@@ -1,6 +1,7 @@
-"""Metrics over a whole split, in float64. A new metric is one function and one line in `METRICS`.
+"""Metrics over a whole split, in float64. A new metric is one function and one line in a dict.
 
-A metric that its data do not define (a correlation with a constant) is NaN; tables leave its cell empty.
+`METRICS` take one target at a time; `JOINT_METRICS` need all targets of a clip together. A metric that its data do not
+define (a correlation with a constant) is NaN; tables leave its cell empty.
 """
 
 from collections.abc import Callable
@@ -89,6 +90,70 @@ def ccc(targets: ArrayLike, predictions: ArrayLike) -> float:
     return float(2 * np.mean(a * b) / scale) if scale > 0 else float("nan")
 
 
+def accuracy(targets: ArrayLike, predictions: ArrayLike, threshold: float = 0.5) -> float:
+    """Share of clips that are right in every target, max_k |p - t| <= threshold in units of the target; [N, K].
+
+    Range: [0, 1], 1 is best. Always defined. Source: guide part 8, metrics.
+
+    >>> accuracy([[0, 0], [0, 0], [0, 0]], [[0.5, -0.5], [0.4, 0.6], [0, 0]])
+    0.6666666666666666
+    """
+    t, p = _clips(targets, predictions)
+    return float(np.mean((np.abs(p - t) <= threshold).all(axis=1)))
+
+
+def quadrant_accuracy(targets: ArrayLike, predictions: ArrayLike) -> float:
+    """Share of clips in the right quadrant, side(p) = side(t) in every target; [N, 2].
+
+    side(x) is 1 for x >= 0, else -1: a value on an axis is on its positive side. The labels must be centred on 0.
+    Range: [0, 1], 1 is best. NaN where all labels of a target are on one side, since then nothing is told apart;
+    labels that are not centred look like that.
+
+    >>> quadrant_accuracy([[-1, -1], [1, 1], [0, 1], [-1, 0]], [[-2, -1], [1, -1], [0.1, 2], [-1, 0]])
+    0.75
+    >>> quadrant_accuracy([[1, 2], [3, 4]], [[1, 2], [3, 4]])
+    nan
+    """
+    t, p = _clips(targets, predictions)
+    if not has_both_sides(t).all():
+        return float("nan")
+    return float(np.mean((_side(t) == _side(p)).all(axis=1)))
+
+
+def quadrant_penalty(targets: ArrayLike, predictions: ArrayLike) -> float:
+    """Mean over clips and targets of (side(p) - side(t))², with `side` as in `quadrant_accuracy`; [N, 2].
+
+    It is 4 times the share of values on the wrong side, and half of the guide's penalty, which sums over its two
+    targets. Range: [0, 4], 0 is best. NaN as for `quadrant_accuracy`. Source: guide part 8, loss 3.
+
+    >>> quadrant_penalty([[-1, -1], [1, 1]], [[-1, -1], [-1, 1]])
+    1.0
+    """
+    t, p = _clips(targets, predictions)
+    if not has_both_sides(t).all():
+        return float("nan")
+    return float(np.mean((_side(p) - _side(t)) ** 2))
+
+
+def has_both_sides(targets: ArrayLike) -> NDArray[np.bool_]:
+    """For each target whether its labels lie on both sides of 0: [N, K] -> [K]."""
+    t = np.asarray(targets, dtype=np.float64)
+    return np.asarray((t >= 0).any(axis=0) & (t < 0).any(axis=0))
+
+
+def _side(values: Array) -> Array:
+    return np.where(values >= 0, 1.0, -1.0)
+
+
+def _clips(targets: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
+    t, p = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
+    assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
+    if len(t) == 0:
+        raise ValueError("metrics: expected at least one sample, got none")
+    assert t.ndim == 2, f"expected [samples, targets], got {t.shape}"
+    return t, p
+
+
 def _pair(targets: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
     t, p = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
     assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
@@ -124,7 +189,36 @@ METRICS: dict[str, Metric] = {
 }
 
 
-def regression_metrics(targets: ArrayLike, predictions: ArrayLike, names: list[str]) -> dict[str, float]:
+@dataclass(frozen=True)
+class JointMetric:
+    """A function of (targets [N, K], predictions [N, K]) and which way is better; `num_targets` is K, or any."""
+
+    function: Callable[..., float]
+    mode: Literal["min", "max"]
+    num_targets: int | None = None
+
+
+JOINT_METRICS: dict[str, JointMetric] = {
+    "accuracy": JointMetric(accuracy, "max"),
+    "quadrant_accuracy": JointMetric(quadrant_accuracy, "max", num_targets=2),
+    "quadrant_penalty": JointMetric(quadrant_penalty, "min", num_targets=2),
+}
+
+
+def metric_modes(names: list[str]) -> dict[str, Literal["min", "max"]]:
+    """Every key that `regression_metrics` may give for these targets, with its direction.
+
+    >>> metric_modes(["valence"])["rmse_valence"], "quadrant_accuracy" in metric_modes(["valence"])
+    ('min', False)
+    """
+    modes: dict[str, Literal["min", "max"]] = {key: metric.mode for key, metric in METRICS.items()}
+    modes |= {key: joint.mode for key, joint in JOINT_METRICS.items() if joint.num_targets in (None, len(names))}
+    return modes | {f"{key}_{name}": metric.mode for key, metric in METRICS.items() for name in names}
+
+
+def regression_metrics(
+    targets: ArrayLike, predictions: ArrayLike, names: list[str], accuracy_threshold: float = 0.5
+) -> dict[str, float]:
     """All metrics of a split: `rmse`, ..., and per target `rmse_<name>`, ...; [N, K], [N, K], K names.
 
     Undefined ones are left out. The mean over targets is undefined when one of them is. ValueError where a value
@@ -145,4 +239,8 @@ def regression_metrics(targets: ArrayLike, predictions: ArrayLike, names: list[s
         each = [metric.function(t[:, k], p[:, k]) for k in range(len(names))]
         overall[key] = metric.function(t.ravel(), p.ravel()) if metric.pooled else float(np.mean(each))
         single.update({f"{key}_{name}": value for name, value in zip(names, each, strict=True)})
+    for key, joint in JOINT_METRICS.items():
+        if joint.num_targets in (None, len(names)):
+            options = {"threshold": accuracy_threshold} if key == "accuracy" else {}
+            overall[key] = joint.function(t, p, **options)
     return {key: value for key, value in (overall | single).items() if not np.isnan(value)}

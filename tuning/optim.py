@@ -1,11 +1,20 @@
-"""Optimisers by name, with the arithmetic of Keras's. A new one is one function and one line in `OPTIMIZERS`."""
+"""Optimisers and learning-rate schedules by name, with the arithmetic of Keras's.
 
+A new one is one function and one line in `OPTIMIZERS` or `SCHEDULES`; its keyword-only parameters are settings of
+the section `optim` with the same name.
+"""
+
+import functools
+import inspect
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from tuning.config import OptimSettings
 
 
 class KerasAdam(torch.optim.Adam):
@@ -42,23 +51,16 @@ class KerasSGD(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _evaluate(closure)
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            gradients = [p.grad for p in parameters]
+            parameters, gradients = _with_gradients(group)
             if not parameters:
                 continue
             rate, momentum = float(group["lr"]), group["momentum"]
             if momentum == 0:
                 torch._foreach_add_(parameters, gradients, alpha=-rate)
                 continue
-            for p in parameters:
-                if not self.state[p]:
-                    self.state[p]["velocity"] = torch.zeros_like(p)
-            velocities = [self.state[p]["velocity"] for p in parameters]
+            velocities = _state(self, parameters, "velocity")
             torch._foreach_mul_(velocities, momentum)
             torch._foreach_add_(velocities, gradients, alpha=-rate)
             if group["nesterov"]:
@@ -67,6 +69,60 @@ class KerasSGD(torch.optim.Optimizer):
             else:
                 torch._foreach_add_(parameters, velocities)
         return loss
+
+
+class KerasRMSprop(torch.optim.Optimizer):
+    """RMSprop with epsilon inside the root: v = rho * v + (1 - rho) * g², step lr * g / sqrt(v + eps), as Keras does.
+
+    PyTorch adds epsilon to the root, which for gradients near zero is another step: 3e-4 against 1e-7 as the
+    least denominator. With momentum the weights move by -m, m = momentum * m + step; as in `KerasSGD` it holds the
+    learning rate.
+    """
+
+    def __init__(self, params: Any, lr: float, rho: float, momentum: float, eps: float) -> None:
+        super().__init__(params, {"lr": lr, "rho": rho, "momentum": momentum, "eps": eps})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        loss = _evaluate(closure)
+        for group in self.param_groups:
+            parameters, gradients = _with_gradients(group)
+            if not parameters:
+                continue
+            squares = _state(self, parameters, "square")
+            torch._foreach_mul_(squares, group["rho"])
+            torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["rho"])
+            roots = torch._foreach_add(squares, group["eps"])
+            torch._foreach_sqrt_(roots)
+            steps = list(torch._foreach_mul(gradients, float(group["lr"])))
+            torch._foreach_div_(steps, roots)
+            if group["momentum"] > 0:
+                velocities = _state(self, parameters, "velocity")
+                torch._foreach_mul_(velocities, group["momentum"])
+                torch._foreach_add_(velocities, steps)
+                steps = velocities
+            torch._foreach_sub_(parameters, steps)
+        return loss
+
+
+def _evaluate(closure: Callable[[], Any] | None) -> Any:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    parameters = [p for p in group["params"] if p.grad is not None]
+    return parameters, [p.grad for p in parameters]
+
+
+def _state(optimizer: torch.optim.Optimizer, parameters: list[Tensor], name: str) -> list[Tensor]:
+    """One tensor of state per parameter, zero at first."""
+    for p in parameters:
+        if name not in optimizer.state[p]:
+            optimizer.state[p][name] = torch.zeros_like(p)
+    return [optimizer.state[p][name] for p in parameters]
 
 
 def adam(
@@ -88,7 +144,129 @@ def sgd(
     return KerasSGD(parameters, lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
+def rmsprop(
+    parameters: Iterable[Tensor],
+    learning_rate: float,
+    *,
+    rho: float = 0.9,
+    momentum: float = 0.0,
+    epsilon: float = 1e-7,
+) -> torch.optim.Optimizer:
+    """RMSprop as Keras computes it, not centred. Source: guide part 8, optimiser 2."""
+    return KerasRMSprop(parameters, lr=learning_rate, rho=rho, momentum=momentum, eps=epsilon)
+
+
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": adam,
+    "rmsprop": rmsprop,
     "sgd": sgd,
 }
+
+
+def make_optimizer(parameters: Iterable[Tensor], settings: OptimSettings) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, at the first learning rate."""
+    function = OPTIMIZERS[settings.name]
+    return function(parameters, settings.learning_rate, **_options(function, settings.model_dump()))
+
+
+def constant(step: int, learning_rate: float) -> float:
+    """The learning rate itself."""
+    return learning_rate
+
+
+def exponential(
+    step: int, learning_rate: float, *, decay_steps: int = 1000, decay_rate: float = 0.96, staircase: bool = True
+) -> float:
+    """learning_rate * decay_rate ** (step / decay_steps); with `staircase` the exponent is rounded down.
+
+    Source: guide part 8, schedule 1.
+
+    >>> [exponential(step, 1.0, decay_steps=10, decay_rate=0.5) for step in (0, 9, 10, 20)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    decays = step // decay_steps if staircase else step / decay_steps
+    return learning_rate * decay_rate**decays
+
+
+def cosine(step: int, learning_rate: float, *, total_steps: int, alpha: float = 0.1) -> float:
+    """Half a cosine from the learning rate down to `alpha` of it at `total_steps`, and constant from there.
+
+    `total_steps` is the real number of steps, batches per epoch times epochs. Source: guide part 8, schedule 2.
+
+    >>> [round(cosine(step, 1.0, total_steps=10), 3) for step in (0, 5, 10, 11)]
+    [1.0, 0.55, 0.1, 0.1]
+    """
+    fraction = min(step, total_steps) / total_steps
+    return learning_rate * (alpha + (1 - alpha) * (1 + math.cos(math.pi * fraction)) / 2)
+
+
+# Steps count from 0: the rate of a step is the schedule's value before it. `Plateau` moves between epochs what is
+# constant within them.
+SCHEDULES: dict[str, Callable[..., float]] = {
+    "constant": constant,
+    "exponential": exponential,
+    "cosine": cosine,
+    "plateau": constant,
+}
+
+
+def make_schedule(settings: OptimSettings, total_steps: int) -> Callable[[int, float], float]:
+    """The schedule that the settings name, as a function of the steps done and the rate that it begins with."""
+    function = SCHEDULES[settings.schedule]
+    return functools.partial(function, **_options(function, settings.model_dump() | {"total_steps": total_steps}))
+
+
+@dataclass
+class Plateau:
+    """Lowers the learning rate when a metric has not become better for `patience` epochs, as Keras does.
+
+    Better is by more than `min_delta`, an absolute difference. Keras's patience p is p - 1 of PyTorch's scheduler,
+    which lowers only after more than `patience` epochs. Source: guide part 8, schedule 3; part 9 has patience 7.
+    """
+
+    mode: Literal["min", "max"]
+    patience: int = 5
+    factor: float = 0.5
+    min_delta: float = 1e-4
+    min_learning_rate: float = 1e-6
+    best: float | None = None
+    wait: int = 0
+
+    def after_epoch(self, value: float, learning_rate: float) -> float:
+        """The next epoch's learning rate, from the metric of the one that ended and the rate it had."""
+        margin = self.min_delta if self.mode == "min" else -self.min_delta
+        if self.best is None or (value + margin < self.best if self.mode == "min" else value + margin > self.best):
+            self.best, self.wait = value, 0
+            return learning_rate
+        self.wait += 1
+        if self.wait < self.patience or learning_rate <= self.min_learning_rate:
+            return learning_rate
+        self.wait = 0
+        return max(learning_rate * self.factor, self.min_learning_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs to go on."""
+        return {"best": self.best, "wait": self.wait}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.best, self.wait = state["best"], state["wait"]
+
+
+def make_plateau(settings: OptimSettings, mode: Literal["min", "max"]) -> Plateau | None:
+    """The plateau rule for a metric of that direction; none where the schedule is another."""
+    if settings.schedule != "plateau":
+        return None
+    return Plateau(
+        mode,
+        patience=settings.plateau_patience,
+        factor=settings.plateau_factor,
+        min_delta=settings.plateau_min_delta,
+        min_learning_rate=settings.min_learning_rate,
+    )
+
+
+def _options(function: Callable[..., Any], settings: dict[str, Any]) -> dict[str, Any]:
+    """A function's keyword-only parameters among the settings; those that are None keep the function's default."""
+    names = [name for name, p in inspect.signature(function).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    return {name: settings[name] for name in names if settings[name] is not None}

@@ -104,6 +104,6 @@ def _epoch_seconds(config: Config, data: Any) -> float:
     began = time.perf_counter()
     training.validate()
     validation = time.perf_counter() - began
-    per_epoch = -(-cropped.num_train // config.training.batch_size)
+    per_epoch = cropped.num_batches(config.training.batch_size)
     steady = sorted(steps[1:] or steps)
     return steady[len(steady) // 2] * per_epoch + validation

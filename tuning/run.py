@@ -170,7 +170,7 @@ def _say_split(corpus: Corpus, split: Split) -> None:
     of_groups = f" of {len(groups)} groups" if groups else ""
     parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test (sealed)"
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
-    for note in split.notes:
+    for note in [*corpus.notes, *split.notes]:
         print(f"          note: {note}")
 
 

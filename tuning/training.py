@@ -14,13 +14,16 @@ import torch
 from torch import nn
 
 from tuning.config import Config
-from tuning.optim import OPTIMIZERS
+from tuning.optim import make_optimizer, make_plateau, make_schedule
 from tuning.tasks import Mode, Regression, better
 
 Batch = dict[str, Any]
 
 # Clips per validation batch: memory, not results, depends on it.
 VALIDATION_BATCH = 128
+
+# Plain values of a training that its checkpoint keeps.
+OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", "best_epoch", "row")
 
 
 class Data(Protocol):
@@ -29,11 +32,18 @@ class Data(Protocol):
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers."""
+        """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers.
+
+        With `num_frames` [B] a batch says how many frames of each clip are no padding.
+        """
         ...
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """The validation split in fixed order."""
+        ...
+
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """Batches of one training epoch, the same on every worker."""
         ...
 
 
@@ -49,7 +59,8 @@ class Training:
     """One configuration's training.
 
     Args:
-        model: network that maps features [B, T, F] to outputs [B, K], with `penalty()`.
+        model: network that maps features [B, T, F], and num_frames [B] where batches have it, to outputs [B, K];
+            with `penalty()`.
         data: batches.
         task: loss and metrics.
         config: plain values of this trial.
@@ -80,7 +91,12 @@ class Training:
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
         self.loss_per_clip = task.loss_per_clip()
-        self.optimizer = _optimizer(model, config)
+        self.optimizer = make_optimizer(model.parameters(), config.optim)
+        settings = config.training
+        self.schedule = make_schedule(config.optim, data.num_batches(settings.batch_size, world_size) * settings.epochs)
+        self.plateau = make_plateau(config.optim, mode)
+        # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
+        self.steps, self.base_rate = 0, config.optim.learning_rate
         self.amp_dtype = _amp_dtype(config.training.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.epoch, self.wait, self.finished = 0, 0, ""
@@ -94,7 +110,8 @@ class Training:
         """Train to the end; `report` gets one row per epoch.
 
         A row has `epoch` (from 1), `train_loss` and `penalty`, `val_loss` without penalties, the task's metrics
-        as `val_*`, `<metric>_best` and `best_epoch`, `seconds`, and `finished`: empty, or why this was the last.
+        as `val_*`, `learning_rate` of the epoch's last step, `<metric>_best` and `best_epoch`, `seconds`, and
+        `finished`: empty, or why this was the last.
 
         Raises:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
@@ -135,11 +152,14 @@ class Training:
         return row
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """One optimiser step on this worker's part of a batch; the part's summed loss."""
+        """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.schedule(self.steps, self.base_rate)
+        self.steps += 1
         features = batch["features"].to(self.device, non_blocking=True)
         targets = batch["targets"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            outputs = self.forward(features)
+            outputs = self.forward(features, *_valid(batch))
         loss_sum = self.loss_per_clip(outputs.float(), targets).sum()
         # DDP averages over workers: scaled so that the average is the mean over the whole batch.
         objective = loss_sum * (self.world_size / batch["num_clips"]) + self.model.penalty()
@@ -153,14 +173,19 @@ class Training:
         return loss_sum.detach().double()
 
     @torch.no_grad()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Outputs [B, K] of a batch, without dropout."""
+        self.model.eval()
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.model(batch["features"].to(self.device), *_valid(batch)).float()
+
+    @torch.no_grad()
     def validate(self) -> dict[str, float]:
         """Loss and metrics over the whole validation split."""
-        self.model.eval()
         outputs, targets, losses = [], [], []
         for batch in self.data.val_batches(VALIDATION_BATCH):
             wanted = batch["targets"].to(self.device)
-            with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-                predicted = self.model(batch["features"].to(self.device)).float()
+            predicted = self.predict(batch)
             losses.append(self.loss_per_clip(predicted, wanted).cpu().numpy())
             outputs.append(predicted.cpu().numpy())
             targets.append(batch["targets"].numpy())
@@ -175,12 +200,17 @@ class Training:
         metric, settings = self.config.search.metric, self.config.training
         value = row.get(metric)
         if value is None or not math.isfinite(value):
-            raise FloatingPointError(f"{metric} is not defined in epoch {self.epoch}: are the predictions constant?")
+            raise FloatingPointError(
+                f"{metric} is not defined in epoch {self.epoch}: are the predictions constant, "
+                "or a target's labels all on one side of 0?"
+            )
         margin = settings.min_delta if self.mode == "max" else -settings.min_delta
         if self.mark is None or better(self.mode, value, self.mark + margin):
             self.mark, self.wait = value, 0
         else:
             self.wait += 1
+        if self.plateau:
+            self.base_rate = self.plateau.after_epoch(value, self.base_rate)
         if better(self.mode, value, self.best):
             self.best, self.best_epoch = value, self.epoch
         if self.epoch >= settings.epochs:
@@ -208,13 +238,13 @@ class Training:
         random_state = {"torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)
-        own = {name: getattr(self, name) for name in ("epoch", "wait", "mark", "finished", "best", "best_epoch", "row")}
         state = {
             "model": weights,
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "random_state": random_state,
-            "own": own,
+            "plateau": self.plateau.state_dict() if self.plateau else None,
+            "own": {name: getattr(self, name) for name in OWN_STATE},
         }
         write_checkpoint(self.checkpoints / "last.pt", state)
 
@@ -226,6 +256,8 @@ class Training:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
+        if self.plateau:
+            self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(state["random_state"]["torch"].cpu())
         if self.device.type == "cuda" and "cuda" in state["random_state"]:
             torch.cuda.set_rng_state(state["random_state"]["cuda"].cpu(), self.device)
@@ -241,11 +273,9 @@ def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
     os.replace(partial, file)
 
 
-def _optimizer(model: nn.Module, config: Config) -> torch.optim.Optimizer:
-    settings = config.optim
-    names = {"adam": ("beta_1", "beta_2", "epsilon"), "sgd": ("momentum", "nesterov")}[settings.name]
-    own = {name: getattr(settings, name) for name in names}
-    return OPTIMIZERS[settings.name](model.parameters(), settings.learning_rate, **own)
+def _valid(batch: Batch) -> tuple[torch.Tensor, ...]:
+    # Left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
+    return (batch["num_frames"],) if "num_frames" in batch else ()
 
 
 def _amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -38,10 +38,12 @@ def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_siz
     torch.manual_seed(config.seed)
     cropped = data.crop(config.features.num_frames)
     model = build_model(config, cropped.num_features)
+    task = task_of(config)
+    task.check_labels(cropped.train_targets)
     training = Training(
         model,
         cropped,
-        task_of(config),
+        task,
         config,
         ranking_metrics(config.task.targets)[config.search.metric],
         device=device,

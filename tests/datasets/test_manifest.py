@@ -106,7 +106,10 @@ def test_wrong_places_get_a_near_name(tmp_path):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("manifets", r"data.corpus: expected one of demo, manifest or a dotted path .*did you mean 'manifest'"),
+        (
+            "manifets",
+            r"data.corpus: expected one of deam, demo, manifest, pmemo or a dotted path .*did you mean 'manifest'",
+        ),
         ("nowhere.at_all:load", r"data.corpus: no module 'nowhere' for 'nowhere.at_all:load'"),
         ("datasets.manifest:lod", r"data.corpus: no function 'lod' in datasets.manifest; did you mean 'load'"),
     ],

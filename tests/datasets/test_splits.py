@@ -70,6 +70,41 @@ def test_random_is_the_documented_split_of_1802_songs():
         np.testing.assert_allclose(share, overall, atol=0.005)
 
 
+@pytest.mark.parametrize(
+    ("num", "settings", "expected"),
+    [
+        (1802, {}, (1261, 270, 271)),
+        (200, {}, (140, 30, 30)),
+        (240, {"val_share": 0.2, "test_share": 0.1}, (168, 48, 24)),
+        (10, {}, (7, 1, 2)),
+        (3, {}, (1, 1, 1)),
+        (5, {"val_share": 0.8, "test_share": 0.1}, (1, 3, 1)),
+        (5, {"val_share": 0.1, "test_share": 0.8}, (1, 1, 3)),
+    ],
+)
+def test_random_rounds_train_and_val_down_and_gives_the_test_the_rest(num, settings, expected):
+    assert tuple(sizes(split_clips(make(num, groups=0, folds=0), SplitSettings(**settings)))) == expected
+
+
+@pytest.mark.parametrize("method", ["grouped", "random"])
+def test_quadrants_meet_at_zero_where_that_is_asked_for(method):
+    rng = np.random.default_rng(0)
+    targets = rng.normal([0.9, -0.6], 1, size=(400, 2)).tolist()
+    clips = [Clip(f"{i}.wav", tuple(t), f"g{i % 60}" if method == "grouped" else None) for i, t in enumerate(targets)]
+    assert quadrants([Clip("a", (0.0, 0.0)), Clip("b", (-0.1, 0.1)), Clip("c", (0.1, -0.1))], "zero") == [3, 2, 1]
+    split = split_clips(clips, SplitSettings(quadrants="zero"))
+    overall = np.bincount(quadrants(clips, "zero"), minlength=4) / 400
+    for part in (split.val, split.test):
+        share = np.bincount(quadrants(part, "zero"), minlength=4) / len(part)
+        np.testing.assert_allclose(share, overall, atol=0.07 if method == "grouped" else 0.02)
+
+
+def test_one_quadrant_for_all_is_said():
+    clips = [Clip(clip.id, (5.0 + clip.targets[0], 9.0), clip.group) for clip in make(folds=0)]
+    assert not any("one quadrant" in note for note in split_clips(clips, SplitSettings()).notes)
+    assert any("one quadrant" in note for note in split_clips(clips, SplitSettings(quadrants="zero")).notes)
+
+
 @pytest.mark.parametrize("method", ["grouped", "random"])
 def test_same_seed_same_split_whatever_the_order_of_the_clips(method):
     clips = make(groups=40 if method == "grouped" else 0, folds=0)

@@ -1,34 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from keras_reference import build_crnn, copy_weights, keras, randomise, reversed_axes, tensors_in_order
+from keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise, reversed_axes, weight_pairs
 from scipy.stats import ks_2samp
 
 from models.crnn import CRNN
 from models.settings import CRNNSettings
 
 NO_DROPOUT = {"conv_dropout": [0, 0], "lstm_dropout": 0, "recurrent_dropout": 0, "dense_dropout": 0}
-
-
-def layer_outputs(model: CRNN, features: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Outputs of all layers under the names of the reference, activations included."""
-    named: dict[str, torch.nn.Module] = {}
-    for i, block in enumerate(model.blocks, 1):
-        named |= {f"conv{2 * i - 1}": block.conv1, f"bn{i}": block.norm}
-        named |= {f"conv{2 * i}": block.conv2, f"pool{i}": block.pool}
-    named |= {f"lstm{i}": lstm for i, lstm in enumerate(model.lstms, 1)}
-    named |= {f"dense{i}": dense for i, dense in enumerate(model.head, 1)}
-    outputs: dict[str, torch.Tensor] = {}
-    handles = [
-        layer.register_forward_hook(lambda _, __, out, name=name: outputs.__setitem__(name, out))
-        for name, layer in named.items()
-    ]
-    outputs["output"] = model(features)
-    for handle in handles:
-        handle.remove()
-    relu = {name: F.relu(out) for name, out in outputs.items() if name.startswith(("conv", "dense"))}
-    last = f"lstm{len(model.lstms)}"
-    return outputs | relu | {last: outputs[last][:, -1]}
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +40,7 @@ def test_training_step_equals_keras(small, kernel_size):
     # float32 on both sides; seen over ten seeds: 1e-5 in outputs (Keras's one-pass variance), 1e-7 in statistics,
     # 3e-6 of a gradient's largest entry.
     # 43 frames, so that pooling drops some.
-    settings = small.model_copy(update={"kernel_size": kernel_size, "bn_momentum": 0.9, "pool_size": 3})
+    settings = small.model_copy(update={"kernel_size": kernel_size, "bn_momentum": 0.9, "pool_sizes": [3]})
     reference = build_crnn(settings, 43, 7, 2)
     model = CRNN(settings, 7, 2).train()
     randomise(reference)
@@ -74,7 +53,7 @@ def test_training_step_equals_keras(small, kernel_size):
     (F.mse_loss(theirs["output"], targets) + sum(reference.losses)).backward()
     (F.mse_loss(ours["output"], targets) + model.penalty()).backward()
     num_gradients = 0
-    for tensor, weight in zip(tensors_in_order(model), reference.weights, strict=True):
+    for tensor, weight in weight_pairs(reference, model):
         torch.testing.assert_close(tensor.detach(), reversed_axes(weight.value.detach()), rtol=1e-5, atol=1e-6)
         if weight.trainable:
             largest = weight.value.grad.abs().max().item()
@@ -96,15 +75,17 @@ def test_parameters_are_counted_as_by_keras():
 
 
 def test_initial_weights_are_distributed_as_keras_s():
-    settings = CRNNSettings()
+    settings = CRNNSettings(conv_filters=[64, 64], attention=True)
     ours: list[list[torch.Tensor]] = []
     theirs: list[list[torch.Tensor]] = []
     for seed in range(3):
         torch.manual_seed(seed)
-        ours.append([t.detach() for t in tensors_in_order(CRNN(settings, 40, 2))])
+        model = CRNN(settings, 40, 2)
         keras.utils.set_random_seed(100 + seed)
-        theirs.append([w.value.detach() for w in build_crnn(settings, 600, 40, 2).weights])
-    paths = [weight.path for weight in build_crnn(settings, 600, 40, 2).weights]
+        pairs = weight_pairs(build_crnn(settings, 600, 40, 2), model)
+        ours.append([tensor.detach() for tensor, _ in pairs])
+        theirs.append([weight.value.detach() for _, weight in pairs])
+        paths = [weight.path for _, weight in pairs]
     for path, *drawn in zip(paths, *ours, *theirs, strict=True):
         a, b = (torch.stack([d.flatten() for d in draws]) for draws in (drawn[:3], drawn[3:]))
         if a.unique().numel() <= 2:
@@ -115,7 +96,9 @@ def test_initial_weights_are_distributed_as_keras_s():
         assert abs(a.mean()) < 4 * a.std() / a.numel() ** 0.5, path
         assert a.std() == pytest.approx(b.std().item(), rel=4 / a.numel() ** 0.5), path
         if "recurrent" not in path:
-            fan_sum = drawn[3].shape[:-2].numel() * sum(drawn[3].shape[-2:])
+            heads = drawn[3].ndim == 3 and "attention" in path
+            taps, fans = (1, drawn[0].shape) if heads else (drawn[3].shape[:-2].numel(), drawn[3].shape[-2:])
+            fan_sum = taps * sum(fans)
             bound = (6 / fan_sum) ** 0.5
             assert 0.95 * bound < a.abs().max() <= bound, path
     assert sum("recurrent" in path for path in paths) == 2
@@ -130,16 +113,17 @@ def test_the_global_seed_fixes_the_initial_weights(small):
     assert not torch.equal(drawn[0], drawn[2])
 
 
-@pytest.mark.parametrize("l2", [0.0, 0.01, 0.1])
-def test_penalty_is_the_sum_of_keras_s_losses(small, l2):
-    settings = small.model_copy(update={"dense_l2": l2})
+@pytest.mark.parametrize(("l1", "l2"), [(0.0, 0.0), (0.0, 0.01), (0.0, 0.1), (0.01, 0.0), (0.01, 0.02)])
+@pytest.mark.parametrize("head", ["dense", "skip"])
+def test_penalty_is_the_sum_of_keras_s_losses(small, l1, l2, head):
+    settings = small.model_copy(update={"dense_l1": l1, "dense_l2": l2, "head": head})
     reference, model = build_crnn(settings, 8, 7, 2), CRNN(settings, 7, 2)
     randomise(reference)
     copy_weights(reference, model)
     penalty = model.penalty()
     assert penalty.shape == ()
     torch.testing.assert_close(penalty.detach(), torch.as_tensor(sum(reference.losses)).detach().float())
-    assert (penalty > 0) == (l2 > 0)
+    assert (penalty > 0) == (l1 + l2 > 0)
 
 
 def test_any_number_of_layers():
@@ -172,9 +156,15 @@ def test_dropouts_act_in_training_alone():
 def test_dropout_stands_between_the_head_s_hidden_layers(small):
     rates = []
     model = CRNN(small.model_copy(update={"dense_dropout": 0.5}), 7, 2).train()
-    model.head_dropout.register_forward_hook(lambda _, inputs, out: rates.append(tuple(out.shape)))
+    for dropout in model.head.dropouts:
+        dropout.register_forward_hook(lambda layer, _, out: rates.append((layer.p, tuple(out.shape))))
     model(torch.randn(3, 24, 7))
-    assert rates == [(3, 9)]
+    assert rates == [(0.5, (3, 9)), (0.0, (3, 5))]
+
+
+def test_a_list_of_rates_drops_after_every_hidden_layer(small):
+    model = CRNN(small.model_copy(update={"dense_dropouts": [0.4, 0.3]}), 7, 2)
+    assert [dropout.p for dropout in model.head.dropouts] == [0.4, 0.3]
 
 
 def test_overfits_four_clips(small):

@@ -1,9 +1,10 @@
+import math
+
 import pytest
 import torch
-from keras_reference import keras, reversed_axes
+from keras_reference import keras
 
-from models import layers
-from models.layers import LSTM, BatchNorm, Conv1dSame, MaxPool, dropout_mask
+from models.layers import BatchNorm, Conv1dSame, Dropout, activation, dropout_mask, valid_frames, zero_padding
 
 
 @pytest.fixture(autouse=True)
@@ -11,122 +12,11 @@ def _seeded():
     keras.utils.set_random_seed(0)
 
 
-def step_by_step(lstm: LSTM, sequence: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The LSTM's equations frame by frame; `mask` [4, 1, u] acts on the state that each gate reads."""
-    u = lstm.units
-    gates = [slice(g * u, (g + 1) * u) for g in range(4)]
-    hidden = cell = sequence.new_zeros(len(sequence), u)
-    outputs = []
-    for frame in sequence.unbind(1):
-        i, f, g, o = (
-            frame @ lstm.weight_ih[rows].T + (hidden * mask[k]) @ lstm.weight_hh[rows].T + lstm.bias[rows]
-            for k, rows in enumerate(gates)
-        )
-        cell = f.sigmoid() * cell + i.sigmoid() * g.tanh()
-        hidden = o.sigmoid() * cell.tanh()
-        outputs.append(hidden)
-    return torch.stack(outputs, 1)
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("rate", [0.0, 0.4])
-def test_recurrent_dropout_equals_a_loop_with_the_same_mask(dtype, tolerance, rate):
-    lstm = LSTM(5, 8, recurrent_dropout=rate).to(dtype).train()
-    sequence = torch.randn(3, 11, 5, dtype=dtype, requires_grad=True)
-    wanted = torch.randn(3, 11, 8, dtype=dtype)
-    inputs = [sequence, *lstm.parameters()]
-
-    torch.manual_seed(7)
-    ours = lstm(sequence)
-    torch.manual_seed(7)
-    mask = dropout_mask(sequence, (4, 1, 8), rate)
-    expected = step_by_step(lstm, sequence, mask)
-    assert torch.equal(mask.unique(), torch.tensor([1.0] if rate == 0 else [0, 1 / (1 - rate)], dtype=dtype))
-    if rate > 0:
-        assert len(mask.view(4, 8).unique(dim=0)) == 4, "the gates draw separately"
-    torch.testing.assert_close(ours, expected, rtol=0, atol=tolerance)
-
-    our_gradients = torch.autograd.grad((ours * wanted).sum(), inputs)
-    gradients = torch.autograd.grad((expected * wanted).sum(), inputs)
-    for a, b in zip(our_gradients, gradients, strict=True):
-        torch.testing.assert_close(a, b, rtol=10 * tolerance, atol=10 * tolerance)
-
-
-def test_recurrent_mask_is_drawn_at_every_pass_and_not_in_evaluation():
-    lstm, sequence = LSTM(5, 8, recurrent_dropout=0.5), torch.randn(3, 11, 5)
-    first, second = lstm(sequence), lstm(sequence)
-    assert torch.equal(first[:, 0], second[:, 0])  # nothing to forget yet
-    assert not torch.equal(first[:, 1:], second[:, 1:])
-    lstm.eval()
-    torch.testing.assert_close(lstm(sequence), step_by_step(lstm, sequence, torch.ones(4, 1, 8)), rtol=0, atol=1e-6)
-
-
-def test_input_dropout_has_one_mask_per_sample_for_all_frames():
-    rate, lstm = 0.25, LSTM(1, 4, dropout=0.25)
-    with torch.no_grad():  # no memory: each frame's output shows that frame's input
-        lstm.weight_hh.zero_()
-        lstm.bias[4:8] = -1e4
-    frames = torch.ones(4000, 6, 1)
-    out = lstm(frames)
-    assert torch.equal(out, out[:, :1].expand_as(out))
-    dropped = (out[:, 0] == 0).all(1)
-    assert dropped.float().mean() == pytest.approx(rate, abs=0.02)
-    lstm.eval()
-    torch.testing.assert_close(out[~dropped], lstm(frames[~dropped] / (1 - rate)))
-    assert torch.equal(lstm(frames), lstm(frames))
-
-
 def test_masks_keep_the_expectation():
     for rate in (0.2, 0.5):
         mask = dropout_mask(torch.zeros(1), (100_000,), rate)
         assert mask.mean().item() == pytest.approx(1, abs=0.02)
         assert (mask == 0).float().mean().item() == pytest.approx(rate, abs=0.01)
-
-
-def test_lstm_equals_keras_without_dropout():
-    theirs, ours = keras.layers.LSTM(6, return_sequences=True), LSTM(5, 6)
-    sequence = torch.randn(3, 40, 5)
-    theirs.build(sequence.shape)
-    theirs.cell.bias.assign(torch.randn(24))
-    with torch.no_grad():
-        for parameter, weight in zip(ours.parameters(), theirs.weights, strict=True):
-            parameter.copy_(reversed_axes(weight.value))
-    torch.testing.assert_close(ours(sequence), theirs(sequence), rtol=1e-5, atol=1e-6)
-    assert list(ours.state_dict()) == ["weight_ih", "weight_hh", "bias"]
-
-
-def test_lstm_starts_orthogonal_with_an_open_forget_gate():
-    lstm = LSTM(5, 16)
-    torch.testing.assert_close(lstm.weight_hh.T @ lstm.weight_hh, torch.eye(16), rtol=0, atol=1e-5)
-    assert torch.equal(lstm.bias, torch.tensor([0.0] * 16 + [1.0] * 16 + [0.0] * 32))
-    assert not lstm.no_bias.any()
-
-
-def test_one_chunk_keeps_values_and_gradients():
-    lstm = LSTM(3, 2)
-    weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias, lstm.no_bias]
-    parts = layers._one_chunk(weights)
-    address = parts[0].data_ptr()
-    for part, weight in zip(parts, weights, strict=True):
-        assert torch.equal(part, weight)
-        assert part.is_contiguous()
-        assert part.data_ptr() == address  # cuDNN's order, without gaps
-        address += part.numel() * part.element_size()
-    sum((part * part).sum() for part in parts).backward()
-    torch.testing.assert_close(lstm.weight_hh.grad, 2 * lstm.weight_hh.detach())
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("mixed", [False, True])
-@pytest.mark.filterwarnings("error:RNN module weights")
-def test_lstm_on_a_gpu_equals_the_cpu_and_does_not_warn(mixed):
-    lstm, sequence = LSTM(5, 8, recurrent_dropout=0.5).eval(), torch.randn(3, 11, 5)
-    expected = lstm(sequence)
-    with torch.autocast("cuda", enabled=mixed):
-        ours = lstm.cuda()(sequence.cuda())
-    torch.testing.assert_close(ours.float().cpu(), expected, rtol=0, atol=1e-2)
-    ours.float().sum().backward()
-    assert lstm.weight_hh.grad.isfinite().all()
 
 
 def test_batch_norm_follows_the_biased_variance():
@@ -151,7 +41,76 @@ def test_convolution_equals_a_sum_over_taps(taps):
     torch.testing.assert_close(conv(sequence), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_pooling_drops_the_frames_left_over():
-    sequence = torch.randn(2, 7, 3)
-    expected = torch.stack([sequence[:, 0:3].amax(1), sequence[:, 3:6].amax(1)], 1)
-    assert torch.equal(MaxPool(3)(sequence), expected)
+@pytest.mark.parametrize("name", ["relu", "swish", "gelu", "leaky_relu", "elu"])
+def test_activations_equal_keras_and_their_formulas(name):
+    values = torch.linspace(-4, 4, 101, dtype=torch.float64)
+    theirs = keras.layers.LeakyReLU(negative_slope=0.01) if name == "leaky_relu" else keras.activations.get(name)
+    torch.testing.assert_close(activation(name)(values), theirs(values).double(), rtol=1e-6, atol=1e-7)
+    formula = {
+        "relu": lambda x: max(x, 0),
+        "swish": lambda x: x / (1 + math.exp(-x)),
+        "gelu": lambda x: x * (1 + math.erf(x / 2**0.5)) / 2,
+        "leaky_relu": lambda x: x if x > 0 else 0.01 * x,
+        "elu": lambda x: x if x > 0 else math.expm1(x),
+    }[name]
+    expected = torch.tensor([formula(x) for x in values.tolist()], dtype=torch.float64)
+    torch.testing.assert_close(activation(name)(values), expected, rtol=1e-12, atol=1e-12)
+
+
+def test_leaky_relu_takes_its_slope():
+    assert activation("leaky_relu", 0.2)(torch.tensor([-1.0])).item() == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("kind", ["element", "channel", "time_step"])
+def test_dropout_drops_together_what_keras_does(kind):
+    rate, ones = 0.3, torch.ones(60, 20, 30)
+    theirs = {
+        "element": keras.layers.Dropout(rate),
+        "channel": keras.layers.SpatialDropout1D(rate),
+        "time_step": keras.layers.Dropout(rate, noise_shape=(None, 20, 1)),
+    }[kind]
+    ours = Dropout(rate, kind).train()
+    shared = {"element": [], "channel": [1], "time_step": [2]}[kind]
+    for out in (ours(ones), theirs(ones, training=True)):
+        assert sorted(out.unique().tolist()) == pytest.approx([0, 1 / (1 - rate)])
+        dropped = out == 0
+        for axis in (0, 1, 2):
+            alike = (dropped == dropped.narrow(axis, 0, 1)).all()
+            assert alike == (axis in shared), axis
+        draws = dropped.numel() / math.prod(ones.shape[axis] for axis in shared)
+        spread = 5 * (rate * (1 - rate) / draws) ** 0.5
+        assert dropped.double().mean().item() == pytest.approx(rate, abs=spread)
+        assert out.double().mean().item() == pytest.approx(1, abs=spread / (1 - rate))
+    assert torch.equal(ours.eval()(ones), ones)
+    assert torch.equal(Dropout(0.0, kind).train()(ones), ones)
+
+
+def test_padding_is_zeroed_whatever_stands_there():
+    lengths = torch.tensor([2, 0, 3])
+    assert valid_frames(lengths, 3).squeeze(2).tolist() == [[True, True, False], [False] * 3, [True] * 3]
+    sequence = torch.ones(3, 3, 2)
+    sequence[0, 2], sequence[1] = torch.nan, torch.inf
+    assert torch.equal(zero_padding(sequence, lengths), valid_frames(lengths, 3).float().expand(3, 3, 2))
+    assert zero_padding(sequence, None) is sequence
+
+
+def test_batch_norm_counts_no_padding():
+    values, lengths = torch.randn(3, 5, 4) * 3 + 1, torch.tensor([5, 2, 3])
+    values[1, 2:] = values[2, 3:] = torch.nan
+    real = torch.cat([values[clip, :length] for clip, length in enumerate(lengths)])
+    masked, plain = BatchNorm(4, momentum=0.9), BatchNorm(4, momentum=0.9)
+    torch.nn.init.uniform_(masked.weight)
+    plain.load_state_dict(masked.state_dict())
+    leaf, flat = values.clone().requires_grad_(), real.clone()[None].requires_grad_()
+    out = masked(leaf, lengths)
+    ours = torch.cat([out[clip, :length] for clip, length in enumerate(lengths)])
+    expected = plain(flat)[0]
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+    for name, buffer in masked.named_buffers():
+        torch.testing.assert_close(buffer, dict(plain.named_buffers())[name], rtol=1e-5, atol=1e-6)
+    wanted = torch.randn_like(real)
+    (gradient,) = torch.autograd.grad((ours * wanted).sum(), leaf)
+    (plain_gradient,) = torch.autograd.grad((expected * wanted).sum(), flat)
+    ours = torch.cat([gradient[clip, :length] for clip, length in enumerate(lengths)])
+    torch.testing.assert_close(ours, plain_gradient[0], rtol=1e-4, atol=1e-5)
+    assert not gradient[1, 2:].any()

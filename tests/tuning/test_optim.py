@@ -1,11 +1,14 @@
+import inspect
 import io
 from collections.abc import Callable
+from typing import get_args
 
 import pytest
 import torch
 from keras_reference import keras
 
-from tuning.optim import OPTIMIZERS
+from tuning.config import OptimSettings
+from tuning.optim import OPTIMIZERS, make_optimizer
 
 STEPS = 50
 # Powers of two: Keras keeps the rate in float32, and these are exact there.
@@ -17,6 +20,15 @@ CASES = [
         "adam",
         {"beta_1": 0.85, "beta_2": 0.99, "epsilon": 1e-3},
         lambda: keras.optimizers.Adam(beta_1=0.85, beta_2=0.99, epsilon=1e-3),
+    ),
+    # As the guide gives them; its RMSprop for this task has momentum 0.1.
+    ("adam", {"beta_1": 0.85, "beta_2": 0.99}, lambda: keras.optimizers.Adam(beta_1=0.85, beta_2=0.99, epsilon=1e-7)),
+    ("rmsprop", {}, lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.0, epsilon=1e-7, centered=False)),
+    ("rmsprop", {"momentum": 0.1}, lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.1)),
+    (
+        "rmsprop",
+        {"rho": 0.5, "momentum": 0.9, "epsilon": 1e-3},
+        lambda: keras.optimizers.RMSprop(rho=0.5, momentum=0.9, epsilon=1e-3),
     ),
     ("sgd", {}, lambda: keras.optimizers.SGD(momentum=0.9, nesterov=True)),
     ("sgd", {"nesterov": False}, lambda: keras.optimizers.SGD(momentum=0.9)),
@@ -110,3 +122,54 @@ def test_a_closure_is_run_with_gradients(name):
 
     assert optimizer.step(closure).item() == 3
     assert optimizer.step(closure).item() < 3
+
+
+def test_every_optimiser_is_a_value_of_the_setting_and_its_options_are_settings():
+    assert set(get_args(OptimSettings.model_fields["name"].annotation)) == set(OPTIMIZERS)
+    for function in OPTIMIZERS.values():
+        for name, parameter in list(inspect.signature(function).parameters.items())[2:]:
+            assert OptimSettings.model_fields[name].get_default() in (None, parameter.default)
+
+
+DOCUMENTED = [
+    ({"name": "adam"}, keras.optimizers.Adam(0.001, beta_1=0.9, beta_2=0.999, epsilon=1e-7)),
+    ({"name": "adam", "learning_rate": 0.0005}, keras.optimizers.Adam(0.0005, beta_1=0.9, beta_2=0.999)),
+    (
+        {"name": "adam", "learning_rate": 0.002, "beta_1": 0.85, "beta_2": 0.99},
+        keras.optimizers.Adam(0.002, beta_1=0.85, beta_2=0.99),
+    ),
+    ({"name": "rmsprop"}, keras.optimizers.RMSprop(0.001, rho=0.9, momentum=0.0, epsilon=1e-7)),
+    (
+        {"name": "rmsprop", "learning_rate": 0.0008, "momentum": 0.1},
+        keras.optimizers.RMSprop(0.0008, rho=0.9, momentum=0.1),
+    ),
+    ({"name": "sgd", "learning_rate": 0.01}, keras.optimizers.SGD(0.01, momentum=0.9, nesterov=True)),
+]
+
+
+@pytest.mark.parametrize(("settings", "reference"), DOCUMENTED)
+def test_documented_settings_are_those_of_keras(settings, reference):
+    group = make_optimizer([torch.zeros(2, requires_grad=True)], OptimSettings(**settings)).param_groups[0]
+    ours = {"learning_rate": group["lr"]}
+    ours |= dict(zip(("beta_1", "beta_2"), group.get("betas") or (), strict=False))
+    ours |= {"epsilon": group["eps"]} if "eps" in group else {}
+    ours |= {name: group[name] for name in ("rho", "momentum", "nesterov") if name in group}
+    theirs = reference.get_config()
+    assert ours == pytest.approx({name: theirs[name] for name in ours}, rel=1e-6)
+    assert len(ours) >= 3 and not theirs.get("amsgrad") and not theirs.get("centered")
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_settings_reach_the_optimiser(name):
+    """Every option changes the path that the weights take; momentum 0 is not mistaken for none given."""
+    changed = {
+        "beta_1": 0.5, "beta_2": 0.5, "rho": 0.5, "epsilon": 0.1, "momentum": 0.3, "nesterov": False,
+    }  # fmt: skip
+    usual = walk(lambda weights: make_optimizer(weights, OptimSettings(name=name)))
+    for option in list(inspect.signature(OPTIMIZERS[name]).parameters)[2:]:
+        settings = OptimSettings(name=name, **{option: changed[option]})
+        other = walk(lambda weights, settings=settings: make_optimizer(weights, settings))
+        assert not torch.equal(usual[-1][0], other[-1][0])
+    if name == "sgd":
+        group = make_optimizer([torch.zeros(2)], OptimSettings(name=name, momentum=0)).param_groups[0]
+        assert group["momentum"] == 0

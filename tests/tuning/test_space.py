@@ -25,7 +25,7 @@ def load(*arguments):
         ("optim.learning_rate=abc", "optim.learning_rate: expected number above 0, got abc"),
         ("optim.learning_rate=-1", "optim.learning_rate: expected number above 0, got -1"),
         ("optim.learning_rate=.nan", "optim.learning_rate: expected number above 0, got nan"),
-        ("optim.name=adm", "optim.name: expected one of adam, sgd, got adm; did you mean 'adam'?"),
+        ("optim.name=adm", "optim.name: expected one of adam, rmsprop, sgd, got adm; did you mean 'adam'?"),
         ("training.epochs=3.5", "training.epochs: expected integer at least 1, got 3.5"),
         ("training.epochs=true", "training.epochs: expected integer at least 1, got true"),
         ("model.lstm_dropout={uniform: [0.1, 1.3]}", "model.lstm_dropout: uniform: expected number at least 0"),
@@ -123,7 +123,7 @@ def test_conditional_settings_in_grid_and_samples():
     assert len(points) == 24 * (1 + 2)
     assert all(("optim.momentum" in point) == (point["optim.name"] == "sgd") for point in points)
     assert len({str(point) for point in points}) == len(points)
-    assert space.config(next(p for p in points if p["optim.name"] == "adam")).optim.momentum == 0.9
+    assert space.config(next(p for p in points if p["optim.name"] == "adam")).optim.momentum is None
     for point in itertools.islice(space.samples(1), 30):
         assert ("optim.momentum" in point) == (point["optim.name"] == "sgd")
 

@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from datasets.reading import FeatureStatistics, Part
+from datasets.resident import ResidentData
+from datasets.stream import StreamedData
 from models.crnn import CRNN
 from tuning.config import Config, nested
 from tuning.metrics import rmse
@@ -28,6 +31,9 @@ class Clips:
             rows = order[start : start + batch_size]
             mine = rows[rank::world_size]
             yield {"features": self.features[mine], "targets": self.targets[mine], "num_clips": len(rows)}
+
+    def num_batches(self, batch_size, world_size=1):
+        return -(-len(self.features) // batch_size)
 
     def val_batches(self, batch_size):
         for start in range(0, len(self.features), batch_size):
@@ -64,8 +70,27 @@ def without_seconds(rows):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(tmp_path):
-    whole = rows_of(training(config_of()))
+SCHEDULES = {
+    "constant": {},
+    "exponential": {"optim__decay_steps": 4, "optim__decay_rate": 0.5},
+    "exponential at every step": {"optim__decay_steps": 4, "optim__decay_rate": 0.5, "optim__staircase": False},
+    "cosine": {},
+    "plateau": {"optim__plateau_patience": 1, "optim__plateau_min_delta": 0.05},
+}
+
+
+def scheduled(name, **settings):
+    return config_of(optim__schedule=name.split()[0], training__patience=None, **SCHEDULES[name], **settings)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "rmsprop", "sgd"])
+@pytest.mark.parametrize("name", list(SCHEDULES))
+def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(tmp_path, name, optimiser):
+    def config():
+        return scheduled(name, optim__name=optimiser, optim__momentum=0.5)
+
+    whole = rows_of(training(config()))
+    assert len({row["learning_rate"] for row in whole}) > 2 or name == "constant"
 
     class KilledError(Exception):
         pass
@@ -75,11 +100,58 @@ def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(tmp_path):
             raise KilledError
 
     with pytest.raises(KilledError):
-        training(config_of(), folder=tmp_path).run(kill_at_three)
+        training(config(), folder=tmp_path).run(kill_at_three)
     torch.manual_seed(999)  # another process's random state
-    rest = rows_of(training(config_of(seed=42), folder=tmp_path))
+    rest = rows_of(training(config(), folder=tmp_path))
     assert without_seconds(rest) == without_seconds(whole[2:])  # the last epoch is said again, then it goes on
-    assert without_seconds(rows_of(training(config_of(), folder=tmp_path))) == without_seconds(whole[-1:])
+    assert without_seconds(rows_of(training(config(), folder=tmp_path))) == without_seconds(whole[-1:])
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])
+def test_every_step_has_the_schedule_s_rate(name, monkeypatch):
+    """12 clips in batches of 5 are 3 steps an epoch, 18 in all: the cosine ends there, though 12 // 5 is 2."""
+    run = training(scheduled(name))
+    rates, step = [], run.optimizer.step
+
+    def recorded(*args):
+        rates.append([group["lr"] for group in run.optimizer.param_groups])
+        return step(*args)
+
+    monkeypatch.setattr(run.optimizer, "step", recorded)
+    rows = rows_of(run)
+    expected = {
+        "constant": lambda s: 0.01,
+        "exponential": lambda s: 0.01 * 0.5 ** (s // 4),
+        "exponential at every step": lambda s: 0.01 * 0.5 ** (s / 4),
+        "cosine": lambda s: 0.01 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * s / 18))),
+    }[name]
+    assert [rate for (rate,) in rates] == pytest.approx([expected(s) for s in range(18)])
+    assert [row["learning_rate"] for row in rows] == [rates[last][0] for last in (2, 5, 8, 11, 14, 17)]
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_loss", "min"), ("val_ccc", "max")])
+def test_the_plateau_watches_the_ranking_metric(metric, mode):
+    from keras.callbacks import ReduceLROnPlateau
+    from keras.optimizers import SGD
+
+    config = scheduled(
+        "plateau", search__metric=metric, training__epochs=14, optim__learning_rate=2.0**-5, model__dense_l2=0.1
+    )
+    rows = rows_of(training(config, mode=mode))
+    reference = ReduceLROnPlateau("val_metric", factor=0.5, patience=1, mode=mode, min_delta=0.05, min_lr=1e-6)
+    reference.set_model(type("Model", (), {"optimizer": SGD(2.0**-5)})())
+    reference.on_train_begin()
+    for epoch, row in enumerate(rows):
+        assert row["learning_rate"] == float(reference.model.optimizer.learning_rate)
+        reference.on_epoch_end(epoch, {"val_metric": row[metric]})
+    assert rows[-1]["learning_rate"] < rows[0]["learning_rate"]
+
+
+@pytest.mark.parametrize("loss", ["weighted_mse", "huber", "emotion_aware"])
+def test_every_loss_trains(loss):
+    rows = rows_of(training(config_of(loss__name=loss, training__epochs=25, training__patience=None)))
+    assert rows[-1]["val_loss_best"] < 0.7 * rows[0]["val_loss"]
+    assert rows[-1]["val_rmse"] < rows[0]["val_rmse"]
 
 
 def test_best_checkpoint_holds_the_best_epochs_weights(tmp_path):
@@ -151,8 +223,68 @@ def test_losses_are_those_of_the_whole_split_without_penalty():
         outputs = run.model(data.features)
     assert math.isclose(row["val_loss"], torch.nn.functional.mse_loss(outputs, data.targets).item(), rel_tol=1e-6)
     assert math.isclose(row["val_rmse"], rmse(data.targets.flatten(), outputs.flatten()), rel_tol=1e-6)
-    kernels = [parameter for name, parameter in run.model.named_parameters() if name == "head.0.weight"]
-    assert math.isclose(row["penalty"], 0.1 * kernels[0].square().sum().item(), rel_tol=1e-5)
+    (kernel,) = run.model.head.kernels()
+    assert math.isclose(row["penalty"], 0.1 * kernel.square().sum().item(), rel_tol=1e-5)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("num_clips", [1, 5, 10, 11, 12, 16])
+def test_data_count_the_batches_that_they_give(num_clips, world_size):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(num_clips, 3, 2)).astype(np.float32)
+    frames = np.full(num_clips, 3)
+    part = Part(np.arange(num_clips).astype(str), features, frames, np.zeros((num_clips, 2), np.float32))
+    data = ResidentData(part, part, FeatureStatistics.of([(frames, features)]), 3)
+    given = len(list(data.train_batches(1, 5, 0, 0, world_size)))
+    assert data.num_batches(5, world_size) == given
+    assert StreamedData.num_batches(data, 5, world_size) == given
+
+
+class Padded(Clips):
+    """Clips of 8 frames of which only some are valid; what stands behind is noise."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_frames = torch.tensor([8, 3, 5, 8, 2, 7, 4, 8, 6, 3, 5, 8])
+
+    def train_batches(self, *args, **kwargs):
+        for batch in super().train_batches(*args, **kwargs):
+            yield batch | {"num_frames": self.num_frames[self.rows_of(batch)]}
+
+    def val_batches(self, batch_size):
+        for batch in super().val_batches(batch_size):
+            yield batch | {"num_frames": self.num_frames[self.rows_of(batch)]}
+
+    def rows_of(self, batch):
+        return [int((self.targets == target).all(dim=1).nonzero()) for target in batch["targets"]]
+
+
+def test_the_model_is_told_which_frames_are_valid():
+    seen = []
+
+    class Spy(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = torch.nn.Linear(4, 2)
+
+        def forward(self, features, num_frames=None):
+            seen.append((self.training, features, num_frames))
+            return self.layer(features.mean(dim=1))
+
+        def penalty(self):
+            return torch.zeros(())
+
+    config = config_of(training__epochs=1)
+    padded = Padded()
+    for data in (padded, Clips()):
+        Training(Spy(), data, task_of(config), config, "min").run(lambda row: None)
+    assert [(training, len(frames)) for training, _, frames in seen[:4]] == [
+        (True, 5), (True, 5), (True, 2), (False, 12),
+    ]  # fmt: skip
+    for _, features, frames in seen[:4]:
+        rows = [int((padded.features == clip).all(dim=2).all(dim=1).nonzero()) for clip in features]
+        assert frames.tolist() == padded.num_frames[rows].tolist()
+    assert [frames for _, _, frames in seen[4:]] == [None] * 4
 
 
 @pytest.mark.parametrize("where", ["features", "targets"])

@@ -1,0 +1,264 @@
+"""What corpus layouts share: the root, tables in it, labels on their scale, recordings found by their stem."""
+
+import csv
+import io
+import math
+import os
+import posixpath
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from datasets import storage
+from datasets.corpus import did_you_mean
+from datasets.settings import DataSettings
+
+AUDIO_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
+SPLITS = ("train", "val", "test")
+SHOWN = 8  # names listed in an error
+Row = tuple[str, dict[str, str]]  # where it stands (path:line), and its cells by column name
+
+
+@dataclass(frozen=True)
+class Table:
+    """A CSV file: its path, the names of its columns, and its rows."""
+
+    path: str
+    header: list[str]
+    rows: list[Row]
+
+    def require(self, columns: Iterable[tuple[str, str]]) -> None:
+        """Raise ValueError for the first of the columns (setting that names it, name) that is not there."""
+        for setting, column in columns:
+            if column not in self.header:
+                raise ValueError(f"{setting}: no column '{column}' in {self.path}{did_you_mean(column, self.header)}")
+
+
+def check_root(data: DataSettings) -> str:
+    """`data.root` as an absolute folder or a URI. Raises ValueError when it is not set or no folder."""
+    if data.root is None:
+        raise ValueError(f"data.root: expected the corpus's folder or URI (data.corpus={data.corpus}), got nothing")
+    root = storage.absolute(data.root)
+    if not storage.is_uri(root) and not os.path.isdir(root):
+        what = "not a folder" if os.path.exists(root) else "no such folder"
+        raise ValueError(f"data.root: expected a folder, got '{data.root}' ({what}){near_sibling(root)}")
+    return root
+
+
+def near_sibling(path: str) -> str:
+    """ "; did you mean 'x'?" with the nearest name beside a local path, or nothing where none is near."""
+    folder, name = os.path.split(path)
+    try:
+        return did_you_mean(name, os.listdir(folder))
+    except OSError:
+        return ""
+
+
+def find(root: str, *places: str) -> str:
+    """The first of several places below the root (with forward slashes; a name with a dot is a file) that is there.
+
+    Raises ValueError with what is missing of the place that is there the furthest, and what is there instead.
+    """
+    misses = []
+    for place in places:
+        if (miss := _first_missing(root, place)) is None:
+            return place
+        misses.append(miss)
+    depth, message = max(misses, key=lambda miss: miss[0])
+    raise ValueError(message + (_root_within(root, places) if depth == 0 else ""))
+
+
+def _first_missing(root: str, place: str) -> tuple[int, str] | None:
+    folder, parts = "", place.split("/")
+    for depth, part in enumerate(parts):
+        kind = "file" if depth == len(parts) - 1 and "." in part else "folder"
+        entries = storage.list_folder(root, folder)
+        if entries.get(part) is not (kind == "folder"):
+            names = sorted(name for name in entries if not name.startswith("."))
+            found = ", ".join(names[:SHOWN]) or "nothing"
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            near = did_you_mean(part, [name for name in names if name != part])
+            where = storage.below(root, folder) if folder else root
+            return depth, f"data.root: expected the {kind} '{part}' in {where}, found {found}{more}{near}"
+        folder = posixpath.join(folder, part)
+    return None
+
+
+def _root_within(root: str, places: Iterable[str]) -> str:
+    """A hint for archives that were unpacked one folder too deep."""
+    folders = sorted(name for name, is_folder in storage.list_folder(root).items() if is_folder)
+    tops = {place.split("/")[0] for place in places}
+    for name in folders[:SHOWN]:
+        if tops & storage.list_folder(root, name).keys():
+            return f"; did you mean data.root='{storage.below(root, name)}'?"
+    return ""
+
+
+def recordings(root: str, folder: str) -> dict[str, str]:
+    """Recordings in a folder below the root: stem -> path relative to the root, whatever the audio extension.
+
+    Raises ValueError when two have one stem, or when there are none.
+    """
+    found: dict[str, str] = {}
+    entries, location = storage.list_folder(root, folder), storage.below(root, folder)
+    for name in sorted(name for name, is_folder in entries.items() if not is_folder):
+        stem, suffix = posixpath.splitext(name)
+        if suffix.lower() not in AUDIO_SUFFIXES or name.startswith("."):  # ._1.mp3 is what macOS adds to archives
+            continue
+        if stem in found:
+            first = posixpath.basename(found[stem])
+            raise ValueError(f"data.root: expected one recording of '{stem}' in {location}, got {first} and {name}")
+        found[stem] = posixpath.join(folder, name)
+    if not found:
+        suffixes = ", ".join(AUDIO_SUFFIXES)
+        raise ValueError(f"data.root: no recordings ({suffixes}) in {location}")
+    return found
+
+
+def read_table(root: str, name: str, setting: str = "data.root") -> Table:
+    """A CSV file below the root: cells of the header are stripped, lines without any text are passed over.
+
+    Raises ValueError, which begins with the setting, when the file is not there or no table.
+    """
+    path = storage.below(root, name)
+    try:
+        if storage.is_uri(root):
+            raw = storage.read_bytes(root, name)
+        else:
+            with open(path, "rb") as file:
+                raw = file.read()
+    except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+        near = "" if storage.is_uri(root) else near_sibling(path)
+        raise ValueError(f"{setting}: no file {path}{near}") from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        problem = f"{error.reason} at byte {error.start}"
+        raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {problem}") from None
+    rows = list(_rows(path, text, setting))
+    if not rows:
+        raise ValueError(f"{setting}: no recordings in {path}")
+    return Table(path, list(rows[0][1]), rows[1:])
+
+
+def _rows(path: str, text: str, setting: str) -> Iterator[Row]:
+    """The header as a first row of itself, then the rows."""
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    header: list[str] | None = None
+    try:
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            place = f"{path}:{reader.line_num}"
+            if header is None:
+                cells = header = [cell.strip() for cell in cells]
+            if len(cells) != len(header):
+                raise ValueError(f"{setting}: expected {len(header)} cells, got {len(cells)} at {place}")
+            yield place, dict(zip(header, cells, strict=True))
+    except csv.Error as error:
+        raise ValueError(f"{setting}: {error} at {path}:{reader.line_num}") from None
+
+
+def target_columns(
+    data: DataSettings, targets: list[str], known: Mapping[str, str] | None = None
+) -> list[tuple[str, str]]:
+    """The column of each target, with the setting that names it: `data.target_columns`, else by the target's name.
+
+    `known` gives a layout's columns by target. Raises ValueError for another number of columns than targets, and
+    a target that the layout does not know.
+    """
+    if data.target_columns is not None:
+        if len(data.target_columns) != len(targets):
+            raise ValueError(
+                f"data.target_columns: expected one column for each of task.targets ({', '.join(targets)}), "
+                f"got {len(data.target_columns)}: {', '.join(data.target_columns)}"
+            )
+        return [("data.target_columns", column) for column in data.target_columns]
+    if known is None:
+        return [("task.targets", target) for target in targets]
+    for target in targets:
+        if target not in known:
+            names = ", ".join(known)
+            raise ValueError(
+                f"task.targets: expected some of {names} (data.corpus={data.corpus}), got '{target}'"
+                f"{did_you_mean(target, known)}"
+            )
+    return [("data.root", known[target]) for target in targets]
+
+
+def named_columns(data: DataSettings) -> list[tuple[str, str]]:
+    """Columns of groups, folds and splits that are named in the settings, each with its setting."""
+    settings = ("group_column", "fold_column", "split_column")
+    return [(f"data.{name}", column) for name in settings if (column := getattr(data, name)) is not None]
+
+
+def text_cell(row: Mapping[str, str], setting: str, column: str, place: str) -> str:
+    """What stands in a cell. Raises ValueError when that is nothing."""
+    if not (cell := row[column].strip()):
+        raise ValueError(f"{setting}: expected text in column '{column}', got an empty cell at {place}")
+    return cell
+
+
+def named_cells(row: Mapping[str, str], data: DataSettings, place: str) -> dict[str, str]:
+    """`Clip`'s group, fold and split where columns are named. Raises ValueError for an empty cell or unknown split."""
+    cells = {
+        setting.removeprefix("data.").removesuffix("_column"): text_cell(row, setting, column, place)
+        for setting, column in named_columns(data)
+    }
+    if (split := cells.get("split")) is not None and split not in SPLITS:
+        raise ValueError(f"data.split_column: expected {', '.join(SPLITS)}, got '{split}' at {place}")
+    return cells
+
+
+def label(cell: str, column: str, place: str, scale: tuple[float, float] | None) -> float:
+    """The number in a cell, mapped from the scale to [-1, 1]. Raises ValueError for none, or one off the scale."""
+    try:
+        value = float(cell)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(f"data.target_columns: expected a number in column '{column}', got '{cell}' at {place}")
+    if scale is None:
+        return value
+    low, high = scale
+    if not low <= value <= high:
+        raise ValueError(
+            f"data.target_range: expected {low:g} to {high:g} in column '{column}', got {cell.strip()} at {place}"
+        )
+    return 2 * (value - low) / (high - low) - 1
+
+
+def by_number(tables: Iterable[Table], column: str) -> dict[str, Row]:
+    """Rows by the whole number in a column, such as a song's, as text; in the order of the tables.
+
+    Raises ValueError for anything else in the column, and for a number that stands twice.
+    """
+    found: dict[str, Row] = {}
+    for table in tables:
+        table.require([("data.root", column)])
+        for place, row in table.rows:
+            try:
+                number = str(int(row[column]))
+            except ValueError:
+                raise ValueError(
+                    f"data.root: expected a whole number in column '{column}', got '{row[column]}' at {place}"
+                ) from None
+            if number in found:
+                raise ValueError(f"data.root: {column} {number} stands twice, at {found[number][0]} and {place}")
+            found[number] = (place, row)
+    return found
+
+
+def unlabelled(found: Mapping[str, str], labelled: Iterable[str], folder: str) -> list[str]:
+    """A note on recordings that no table labels, which are left out.
+
+    Raises ValueError when it is all of them: then names and tables do not belong together.
+    """
+    without = sorted(found.keys() - set(labelled))
+    if len(without) == len(found):
+        raise ValueError(
+            f"data.root: none of the {len(found)} recordings in {folder} has a label; "
+            f"expected names such as '{next(iter(labelled))}.mp3', got '{posixpath.basename(found[without[0]])}'"
+        )
+    names = ", ".join(posixpath.basename(found[stem]) for stem in without[:SHOWN])
+    more = f" and {len(without) - SHOWN} more" if len(without) > SHOWN else ""
+    return [f"{len(without)} recordings in {folder} have no label and are left out: {names}{more}"] if without else []

@@ -1,0 +1,115 @@
+"""Pooling over frames, with and without padding frames. Sequences are [batch, frames, channels]."""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import as_image, as_sequence, valid_frames
+from models.settings import Pooling
+
+
+class Pool(nn.Module):
+    """Maximum or average over windows of frames. [B, T, C] -> [B, `num_frames(T)`, C].
+
+    Fixed windows (`max`, `average`) hold `size` frames and begin every `stride` frames, `size` if None. With
+    padding `valid` incomplete windows are dropped; with `same` there are ceil(T / stride) windows, and what lies
+    outside the sequence counts neither in the maximum nor in the average. Adaptive windows (`adaptive_max`,
+    `adaptive_average`) divide whatever length comes into `adaptive_frames`: the i-th goes from
+    floor(i T / adaptive_frames) to ceil((i + 1) T / adaptive_frames).
+
+    With `lengths` [B] padding frames count in no window either.
+    Source: Keras's `MaxPooling1D`, `AveragePooling1D` and `AdaptiveMaxPooling1D`, `AdaptiveAveragePooling1D`. In
+    Keras 3.15 on PyTorch an average whose padding is uneven counts the last frame again; on TensorFlow it does not.
+    """
+
+    def __init__(
+        self,
+        kind: Pooling = "max",
+        size: int = 2,
+        stride: int | None = None,
+        padding: Literal["valid", "same"] = "valid",
+        adaptive_frames: int = 1,
+    ) -> None:
+        super().__init__()
+        self.size, self.stride, self.padding = size, stride or size, padding
+        self.adaptive_frames = adaptive_frames if kind.startswith("adaptive") else None
+        self.maximum = kind.endswith("max")
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        if self.adaptive_frames is None and self.size == self.stride == 1:
+            return sequence
+        frames = sequence.shape[1]
+        pads = self._pads(frames)
+        if lengths is None and not any(pads):
+            return as_sequence(self._windows(as_image(sequence)))
+        if lengths is None:
+            lengths = torch.tensor([frames], device=sequence.device)
+        # [B or 1, T, 1]; what is outside a clip is left out of its windows, and a window without a frame is 0.
+        valid = valid_frames(lengths, frames)
+        outside = -torch.inf if self.maximum else 0.0
+        image = as_image(sequence.masked_fill(~valid, outside))
+        pooled = self._windows(F.pad(image, pads, value=outside) if any(pads) else image)
+        if self.maximum:
+            return as_sequence(pooled.masked_fill(pooled == -torch.inf, 0))
+        share = self._windows(F.pad(as_image(valid.to(sequence.dtype)), pads))
+        return as_sequence(pooled / share.masked_fill(share == 0, 1))
+
+    def num_frames(self, frames: int) -> int:
+        """Frames that come out where `frames` go in; 0 where no window fits."""
+        if self.adaptive_frames is not None:
+            return self.adaptive_frames
+        if self.padding == "same":
+            return -(-frames // self.stride)
+        return max(0, (frames - self.size) // self.stride + 1)
+
+    def min_frames(self, wanted: int) -> int:
+        """The fewest frames of which at least `wanted` come out."""
+        if self.adaptive_frames is not None:
+            return 1
+        return (wanted - 1) * self.stride + (self.size if self.padding == "valid" else 1)
+
+    def lengths(self, lengths: Tensor | None, frames: int) -> Tensor | None:
+        """The clips' lengths [B] after pooling `frames` frames; at least 1.
+
+        A clip keeps as many windows as it gives alone: with `valid` those that lie wholly within it, with `same`
+        those that begin within it but for the padding in front. Adaptive windows count if they touch it.
+        """
+        if lengths is None:
+            return None
+        if self.adaptive_frames is not None:
+            pooled = (lengths * self.adaptive_frames + frames - 1) // frames
+        elif self.padding == "same":
+            pooled = (lengths + self.stride - 1) // self.stride
+        else:
+            pooled = (lengths - self.size).div(self.stride, rounding_mode="floor") + 1
+        return pooled.clamp(1, self.num_frames(frames))
+
+    def _windows(self, image: Tensor) -> Tensor:
+        if self.adaptive_frames is not None:
+            adaptive = F.adaptive_max_pool2d if self.maximum else F.adaptive_avg_pool2d
+            return adaptive(image, (1, self.adaptive_frames))
+        fixed = F.max_pool2d if self.maximum else F.avg_pool2d
+        return fixed(image, (1, self.size), (1, self.stride))
+
+    def _pads(self, frames: int) -> tuple[int, int]:
+        if self.adaptive_frames is not None or self.padding == "valid":
+            return 0, 0
+        total = max(0, (self.num_frames(frames) - 1) * self.stride + self.size - frames)
+        return total // 2, total - total // 2
+
+
+def mean_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Mean over each clip's `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
+    if lengths is None:
+        return sequence.mean(1)
+    total = sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), 0).sum(1)
+    return total / lengths[:, None]
+
+
+def max_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Maximum over each clip's `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
+    if lengths is None:
+        return sequence.amax(1)
+    return sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), -torch.inf).amax(1)

@@ -1,0 +1,89 @@
+"""After the search: the winner retrained, tested once on clips that the search could not read, and recorded."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from sklearn.metrics import r2_score
+
+from tests.command import TINY, run
+from tuning import finalize
+from tuning.checks import UserError
+
+
+@pytest.fixture(scope="module")
+def finished(ray_session, tmp_path_factory):
+    """Folder of a finished search on the demo corpus."""
+    folder = tmp_path_factory.mktemp("job")
+    arguments = (f"storage={folder}", f"data.prepared={folder}/prepared", "search.num_trials=2", *TINY)
+    run(*arguments)
+    return folder / "crnn"
+
+
+def test_the_winner_is_tested_once_and_the_look_is_recorded(finished, capsys):
+    assert finalize.main([str(finished)]) == 0
+    output = capsys.readouterr().out
+    assert "on 200 clips" in output and "40 sealed clips" in output
+    best = finished / "best"
+    names = {"config.yaml", "model.safetensors", "labels.json", "features.json", "metrics.json", "test_predictions.csv"}
+    assert {path.name for path in best.iterdir()} == names
+    metrics = json.loads((best / "metrics.json").read_text())
+    first = next(csv.DictReader((finished / "leaderboard.csv").open()))
+    assert metrics["trial"] == int(first["trial"]) and metrics["epochs"] == int(first["best_epoch"])
+    rows = list(csv.DictReader((best / "test_predictions.csv").open()))
+    wanted, found = (np.array([float(row[name]) for row in rows]) for name in ("arousal", "predicted_arousal"))
+    assert metrics["test"]["test_r2_arousal"] == pytest.approx(r2_score(wanted, found), abs=1e-5)
+    assert finalize.main([str(finished)]) == 2
+    assert "nobody has looked at, got one tested on" in capsys.readouterr().err
+    assert finalize.main([str(finished), "again=true"]) == 0
+    looks = json.loads((finished / "test_looks.json").read_text())
+    assert len(looks) == 2 and looks[0]["metrics"] == looks[1]["metrics"]  # the same seed, the same model
+
+
+def test_saved_weights_give_the_saved_predictions(finished):
+    import torch
+    from omegaconf import OmegaConf
+    from safetensors.torch import load_file
+
+    from datasets.audio import decode
+    from datasets.features import extract, num_samples
+    from tuning.config import parse_config
+    from tuning.trial import build_model
+
+    if not (finished / "best").exists():
+        finalize.main([str(finished)])
+    best = finished / "best"
+    config = parse_config(OmegaConf.to_container(OmegaConf.load(best / "config.yaml")))
+    features = json.loads((best / "features.json").read_text())
+    model = build_model(config, len(features["mean"]))
+    model.load_state_dict(load_file(best / "model.safetensors"))
+    model.eval()
+    row = next(csv.DictReader((best / "test_predictions.csv").open()))
+    file = next((finished.parent / "prepared" / "corpora").iterdir()) / row["clip"]
+    keep = num_samples(config.features.num_frames, config.features)
+    waveform = decode(file.read_bytes(), config.features.sample_rate_hz, config.data, keep)
+    values, _ = extract(waveform, config.features, config.features.num_frames)
+    normal = (values - np.array(features["mean"])) / np.array(features["std"])
+    with torch.no_grad():
+        valence, arousal = model(torch.from_numpy(normal.astype(np.float32))[None])[0].tolist()
+    assert valence == pytest.approx(float(row["predicted_valence"]), abs=1e-4)
+    assert arousal == pytest.approx(float(row["predicted_arousal"]), abs=1e-4)
+
+
+def test_what_is_no_finished_search_is_refused(tmp_path, capsys):
+    assert finalize.main([str(tmp_path)]) == 2
+    assert "expected the folder of a search" in capsys.readouterr().err
+    assert finalize.main([]) == 2
+
+
+def test_an_unfinished_search_is_refused(finished, tmp_path):
+    import shutil
+
+    from tuning.search.folder import SearchFolder
+
+    copy = tmp_path / "crnn"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("best", "test_looks.json"))
+    (copy / "trials" / "0002" / "result.json").unlink()
+    with pytest.raises(UserError, match=r"trials that have not ended \(\[2\]\)"):
+        finalize.finalize(SearchFolder(tmp_path, "crnn"))

@@ -1,0 +1,33 @@
+"""Every space as it resolves, held against a file: `UPDATE_GOLDEN=1 pytest tests/tuning/test_golden_spaces.py`."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tuning.plan import make_plan, planned_points
+from tuning.space import known_spaces
+
+FOLDER = Path(__file__).parents[1] / "golden" / "spaces"
+
+
+@pytest.mark.parametrize("name", known_spaces())
+def test_a_space_resolves_as_before(name):
+    # A manifest corpus, since the demo would shorten the clips.
+    plan = make_plan([f"space={name}", "data.corpus=manifest"])
+    resolved = {"total": plan.total, "space": plan.space.written(), "points": planned_points(plan.space, plan.config)}
+    file = FOLDER / f"{name}.json"
+    if os.environ.get("UPDATE_GOLDEN"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(resolved, indent=1) + "\n")
+    assert json.loads(json.dumps(resolved)) == json.loads(file.read_text())
+
+
+def test_sizes_are_the_documented_ones():
+    sizes = {name: make_plan([f"space={name}"]).total for name in known_spaces()}
+    assert {name: sizes[name] for name in ("crnn", "crnn_grid", "crnn_lr")} == {
+        "crnn": 20,
+        "crnn_grid": 24,
+        "crnn_lr": 4,
+    }
