@@ -105,8 +105,9 @@ def main(arguments: list[str] | None = None) -> int:
         f"- {len(names)} searches, each blind to its test fold; "
         f"{sum(len(fold['labels']) for fold in folds)} test clips,\n"
         f"  each predicted once. Winning trial by fold: {trials}. This call took {seconds / 60:.1f} minutes.\n"
-        f"- SVR: mean and standard deviation of the first feature variant, fitted on the same training and validation\n"
-        f"  clips as the retrained winner; not tuned.\n- Command: `{' '.join(overrides)}`. {machine('torch', 'ray')}"
+        f"- SVR: statistics of the first feature variant (`benchmarks.baselines`), fitted on the same training and\n"
+        f"  validation clips as the retrained winner; not tuned.\n"
+        f"- Command: `{' '.join(overrides)}`. {machine('torch', 'ray')}"
     )
     publish(f"## {options.name}: test figures\n\n{describe(config.task.targets, folds)}\n\n{notes}\n", options.out)
     return 0

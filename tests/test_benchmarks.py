@@ -58,13 +58,13 @@ def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int) ->
 
 
 def test_clip_statistics_follow_their_formula() -> None:
-    values = np.random.default_rng(3).normal(size=(11, 2)).astype(np.float32)
-    found = baselines.clip_statistics(values).reshape(2, 2)
-    for feature in range(2):
-        series = [float(value) for value in values[:, feature]]
-        mean = sum(series) / 11
-        spread = (sum((value - mean) ** 2 for value in series) / 11) ** 0.5
-        assert found[:, feature] == pytest.approx([mean, spread])
+    values = np.array([[1.0, 0.0], [3.0, 4.0], [2.0, -1.0]], dtype=np.float32)
+    found = baselines.clip_statistics(values).reshape(5, 2)
+    np.testing.assert_allclose(found[0], [2.0, 1.0])
+    np.testing.assert_allclose(found[1], [np.sqrt(2 / 3), np.sqrt((1 + 9 + 4) / 3)])
+    np.testing.assert_allclose(found[2], [1.2, -0.8])  # a fifth of the way from the lowest to the middle value
+    np.testing.assert_allclose(found[3], [2.8, 3.2])
+    np.testing.assert_allclose(found[4], [(2 + 1) / 2, (4 + 5) / 2])
 
 
 def test_middle_is_what_a_trial_sees(data: ResidentData) -> None:
