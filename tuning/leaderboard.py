@@ -5,13 +5,15 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning.distributions import plain
 from tuning.search.folder import SearchFolder, TrialRecord, write_text
 from tuning.tasks import Mode
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 # How many ranks are printed; the files have all.
 PRINTED = 10
@@ -90,31 +92,42 @@ def describe_baseline(baseline: dict[str, float], metric: str) -> str:
 def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
     """Print the first ranks, and every failed trial in one line."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
-    wide = min(shutil.get_terminal_size((140, 40)).columns, 200) >= 120 or not sys.stdout.isatty()
-    others = [name for name in ("val_loss", "val_rmse", "val_r2") if name != metric] if wide else []
-    paths = list(dict.fromkeys(path for record in ranked for path in record.params))
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("rank", "trial", "status", "epoch"):
-        table.add_column(name, justify="left" if name == "status" else "right")
-    for name in [metric, *others, *(path.split(".", 1)[1] for path in paths)]:
-        # Two lines of heading leave room for more columns on a terminal.
-        table.add_column(name.replace("_", "_\n", 1), justify="right", overflow="fold")
-    empty = [""] * 4
-    figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in [metric, *others]]
-    table.add_row(*empty[:2], "constant", "", *figures, *[""] * len(paths), style="dim")
     shown = [record for record in ranked if record.status != "failed"][:PRINTED]
-    for place, record in enumerate(shown, start=1):
-        metrics = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in [metric, *others]]
-        params = [plain(record.params[path]) if path in record.params else "" for path in paths]
-        epoch = f"{record.best_epoch}/{record.epochs}" if record.best_epoch else ""
-        table.add_row(str(place), str(record.number), record.status, epoch, *metrics, *params)
-    console.print(table)
+    paths = list(dict.fromkeys(path for record in ranked for path in record.params))
+    table = _table(shown, metric, baseline, paths)
+    unbounded = console.options.update_width(10_000)
+    if console.measure(table, options=unbounded).maximum > console.width:  # columns would be cut to nothing
+        console.print(_table(shown, metric, baseline, []))
+        for record in shown[:1]:
+            settings = "  ".join(f"{path}={plain(value)}" for path, value in record.params.items())
+            console.print(f"trial {record.number}: {settings}", style="bold", markup=False)
+    else:
+        console.print(table)
     failed = [record for record in ranked if record.status == "failed"]
     for record in failed[:PRINTED]:
         console.print(f"trial {record.number} failed: {record.reason}", style="red", markup=False)
     hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
     if hidden > 0:
         console.print(f"and {hidden} more in leaderboard.csv", style="dim")
+
+
+def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], paths: list[str]) -> Table:
+    from rich.table import Table
+
+    metrics = [metric, *(name for name in ("val_loss", "val_rmse", "val_r2") if name != metric)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("rank", "trial", "status", "epoch"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]:
+        # Two lines of heading leave room for more columns on a terminal.
+        table.add_column(name.replace("_", "_\n", 1), justify="right", no_wrap=True)
+    figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
+    table.add_row("", "", "constant", "", *figures, *[""] * len(paths), style="dim")
+    for place, record in enumerate(shown, start=1):
+        values = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in metrics]
+        params = [plain(record.params[path]) if path in record.params else "" for path in paths]
+        epoch = f"{record.best_epoch}/{record.epochs}" if record.best_epoch else ""
+        table.add_row(str(place), str(record.number), record.status, epoch, *values, *params)
+    return table

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from tuning.leaderboard import rank, write_leaderboard
+from tuning.leaderboard import print_leaderboard, rank, write_leaderboard
 from tuning.search.folder import SearchFolder, TrialRecord, write_json
 
 
@@ -49,3 +49,16 @@ def test_files_have_empty_cells_where_nothing_was_measured(tmp_path):
     text = (folder.path / "leaderboard.md").read_text()
     assert text.index("Constant predictor") < text.index("| rank |")
     assert "val_ccc 0.0000" in text and "higher is better" in text and "nan" not in text.lower()
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_the_printed_table_stays_readable_with_many_settings(capsys, count):
+    params = {f"model.setting_{n}": n for n in range(count)}
+    print_leaderboard([record(1, 0.4, **params), record(2, status="failed")], "val_ccc", {"val_ccc": 0.0})
+    output = capsys.readouterr().out
+    lines = output.splitlines()
+    best = next(line for line in lines if line.split()[:3] == ["1", "1", "done"])
+    assert "3/5" in best and "0.4000" in best
+    assert ("trial 1: model.setting_0=0" in output) == (count == 30)
+    assert max(len(line) for line in lines) <= 140
+    assert "trial 2 failed: because" in output
