@@ -1,6 +1,5 @@
 """Every setting: its type, range, default and one line of help. Imports nothing heavy."""
 
-import difflib
 import functools
 import importlib
 from typing import Any, Literal
@@ -8,6 +7,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from datasets.corpus import did_you_mean
 from datasets.settings import DataSettings, FeatureSettings, Settings, SplitSettings
 from models import MODELS
 from models.settings import CRNNSettings
@@ -175,9 +175,8 @@ def import_model(name: str) -> Any:
     path = MODELS[name][0] if name in MODELS else name
     module, colon, attribute = path.partition(":")
     if not colon:
-        close = difflib.get_close_matches(name, MODELS, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
-        raise ValueError(f"model.name: expected one of {', '.join(MODELS)}, or package.module:Class, got {name}{hint}")
+        known, hint = ", ".join(MODELS), did_you_mean(name, MODELS)
+        raise ValueError(f"model.name: expected one of {known}, or package.module:Class, got {name}{hint}")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:

@@ -2,7 +2,6 @@
 
 import importlib.resources
 import itertools
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,10 +136,6 @@ class Space:
                 return
             seen.append(point)
             yield point
-
-    def variants(self, section: str) -> int:
-        """Number of combinations of one section's searched settings."""
-        return math.prod(len(d.values) for p, d in self.distributions.items() if p.startswith(f"{section}."))
 
     def written(self) -> dict[str, Any]:
         """Everything by dotted path, distributions as they are written in a file."""

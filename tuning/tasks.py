@@ -146,6 +146,3 @@ def _check_weights(loss: str, weights: list[float], targets: list[str]) -> None:
 def better(mode: Mode, value: float, than: float | None) -> bool:
     """Whether a value beats another in a metric's direction."""
     return than is None or (value < than if mode == "min" else value > than)
-
-
-Row = dict[str, Any]

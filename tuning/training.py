@@ -47,14 +47,6 @@ class Data(Protocol):
         ...
 
 
-class Model(Protocol):
-    """A module with a penalty on its weights."""
-
-    def penalty(self) -> torch.Tensor:
-        """Regularisation to add to the training loss; never part of a reported loss."""
-        ...
-
-
 class Training:
     """One configuration's training.
 
