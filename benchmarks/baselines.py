@@ -35,7 +35,7 @@ from tuning.metrics import METRICS
 from tuning.plan import read_corpus
 from tuning.search.folder import SearchFolder, TrialRecord
 from tuning.space import Space, read_recorded
-from tuning.stages import corpus_fingerprint, prepare_features, usable_split, variant_key
+from tuning.stages import corpus_fingerprint, prepare_features, stored, usable_split, variant_key
 from tuning.tasks import check_metric, task_of
 
 # The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
@@ -101,7 +101,7 @@ def read_parts(search: Search) -> tuple[Part, Part]:
 
     variants = prepare_features(search.space, config, corpus, split, on_progress)
     split = usable_split(split, variants)
-    prepared = variants[variant_key(search.config.features)]
+    prepared = variants[variant_key(stored(search.config))]
     frames = checked_crop(search.config.features.num_frames, prepared.num_frames)
     return read_part(prepared, split, split.train, frames), read_part(prepared, split, split.val, frames)
 

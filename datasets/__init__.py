@@ -2,8 +2,13 @@
 
 # Corpus layouts by name, as dotted paths, so that a name is checked without importing anything heavy.
 CORPORA: dict[str, str] = {
+    "cremad": "datasets.cremad:load",
     "deam": "datasets.deam:load",
     "demo": "datasets.demo:load",
+    "demo_speech": "datasets.demo_speech:load",
+    "emodb": "datasets.emodb:load",
+    "iemocap": "datasets.iemocap:load",
     "manifest": "datasets.manifest:load",
     "pmemo": "datasets.pmemo:load",
+    "ravdess": "datasets.ravdess:load",
 }

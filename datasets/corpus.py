@@ -2,8 +2,9 @@
 
 import difflib
 import importlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 from datasets import CORPORA
 from datasets.settings import DataSettings
@@ -14,10 +15,11 @@ class Clip:
     """One labelled recording."""
 
     id: str  # the recording's path relative to the corpus root, with forward slashes
-    targets: tuple[float, ...]
+    targets: tuple[float, ...] = ()
     group: str | None = None  # speaker or artist
     fold: str | None = None
     split: str | None = None  # train, val or test, where the corpus publishes a split
+    label: str | None = None  # the class, where classes are predicted; its index then stands in `targets`
 
 
 @dataclass(frozen=True)
@@ -28,21 +30,114 @@ class Corpus:
     root: str
     clips: list[Clip]
     notes: list[str] = field(default_factory=list)  # what to know about it, one sentence each
+    classes: list[str] = field(default_factory=list)  # names by index, where classes are predicted
+    dev_groups: dict[str, list[str]] = field(default_factory=dict)  # fold -> groups that validate, where published
 
 
 def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:
-    """Read the clips of `data.corpus`, a known layout or a dotted path 'package.module:function'.
+    """Read the clips of `data.corpus`, a known layout or a dotted path 'package.module:function', with numbers.
 
     The function takes `(data, targets)` and returns a `Corpus`. Raises ValueError, which begins with the
-    setting at fault, when the name, the folder or the manifest is wrong.
+    setting at fault, when the name, the folder or the manifest is wrong, and when the clips have classes.
     """
+    corpus = _read(data, targets)
+    if any(clip.label is not None and not clip.targets for clip in corpus.clips):
+        raise ValueError(
+            f"task.name: expected classification for data.corpus={data.corpus}, whose clips have classes, "
+            "got regression"
+        )
+    return corpus
+
+
+def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[str, str], drop_others: bool) -> Corpus:
+    """Read the clips of `data.corpus` with classes; the index of a clip's class becomes its one target.
+
+    `merge` (task.merge_classes) renames classes first. `classes` (task.classes) gives the order of the outputs and
+    defaults to all, sorted; with `drop_others` (task.drop_other_classes) clips of other classes are left out.
+    Raises ValueError as `load_corpus` does, when the clips have numbers, for a name that no clip has, a clip of a
+    class that is not listed, fewer than two classes, and a class of a single clip, which can't both train and
+    validate.
+    """
+    if data.corpus == "manifest" and data.label_column is None:
+        raise ValueError("data.label_column: expected the column with each recording's class, got nothing")
+    corpus = _read(data, [])
+    if all(clip.label is None for clip in corpus.clips):
+        raise ValueError(
+            f"task.name: expected regression for data.corpus={data.corpus}, whose clips have numbers, "
+            "got classification"
+        )
+    label_of = _merged(corpus, merge)
+    clips = [replace(clip, label=label_of[clip.id]) for clip in corpus.clips]
+    counts = Counter(label_of.values())
+    names = sorted(counts) if classes is None else _listed(classes, counts, merge)
+    others = {name: count for name, count in counts.most_common() if name not in names}
+    if others and not drop_others:
+        first = next(clip for clip in clips if clip.label in others)
+        raise ValueError(
+            f"task.classes: expected one of {', '.join(names)}, got '{first.label}' of '{first.id}'"
+            f"{did_you_mean(str(first.label), names)}; to leave such clips out: task.drop_other_classes=true"
+        )
+    if len(names) < 2:
+        raise ValueError(f"task.classes: expected at least 2 classes, got {len(names)}: {', '.join(names)}")
+    if single := [name for name in names if counts[name] == 1]:
+        only = next(clip.id for clip in clips if clip.label == single[0])
+        raise ValueError(
+            f"task.classes: expected 2 clips or more, to train and to validate, of '{single[0]}', got {only}"
+        )
+    index_of = {name: (float(index),) for index, name in enumerate(names)}
+    kept = [replace(clip, targets=index_of[str(clip.label)]) for clip in clips if clip.label in index_of]
+    notes = list(corpus.notes)
+    if others:
+        left_out = ", ".join(f"{count} {name}" for name, count in others.items())
+        notes.append(
+            f"{sum(others.values())} clips of other classes are left out (task.drop_other_classes): {left_out}"
+        )
+    return replace(corpus, clips=kept, classes=names, notes=notes)
+
+
+def _merged(corpus: Corpus, merge: Mapping[str, str]) -> dict[str, str]:
+    """The class of each clip by its id, renamed. Raises ValueError for a clip without, and for an unknown name."""
+    labels: dict[str, str] = {}
+    for clip in corpus.clips:
+        if not clip.label:
+            raise ValueError(f"data.corpus: expected a class for every clip, got none for '{clip.id}'")
+        labels[clip.id] = clip.label
+    known = sorted(set(labels.values()))
+    for name, other in merge.items():
+        if name not in known:
+            hint = did_you_mean(name, known) or f"; the classes are {', '.join(known)}"
+            raise ValueError(f"task.merge_classes: no clip has class '{name}'{hint}")
+        if merge.get(other, other) != other:
+            raise ValueError(
+                f"task.merge_classes: '{name}' becomes '{other}', which itself becomes '{merge[other]}'; "
+                f"expected '{name}: {merge[other]}'"
+            )
+    return {clip: merge.get(label, label) for clip, label in labels.items()}
+
+
+def _listed(classes: list[str], counts: Mapping[str, int], merge: Mapping[str, str]) -> list[str]:
+    """The classes as listed. Raises ValueError for one that stands twice or that no clip has."""
+    for position, name in enumerate(classes):
+        if name in classes[:position]:
+            raise ValueError(f"task.classes: '{name}' stands twice")
+        if name not in counts:
+            hint = did_you_mean(name, counts) or f"; the classes are {', '.join(sorted(counts))}"
+            merged = f" (task.merge_classes makes it '{merge[name]}')" if name in merge else ""
+            raise ValueError(f"task.classes: no clip has class '{name}'{merged}{hint}")
+    return list(classes)
+
+
+def _read(data: DataSettings, targets: list[str]) -> Corpus:
     path = CORPORA.get(data.corpus, data.corpus)
     if ":" not in path:
         raise ValueError(
             f"data.corpus: expected one of {', '.join(sorted(CORPORA))} or a dotted path 'package.module:function', "
             f"got '{data.corpus}'{did_you_mean(data.corpus, CORPORA)}"
         )
-    return _import(path)(data, targets)
+    corpus = _import(path)(data, targets)
+    if data.folds is not None and all(clip.fold is None for clip in corpus.clips):
+        raise ValueError(f"data.folds: expected nothing for data.corpus={data.corpus}, got '{data.folds}'")
+    return corpus
 
 
 def _import(path: str) -> Callable[[DataSettings, list[str]], Corpus]:

@@ -1,4 +1,4 @@
-"""From a waveform to frames x features: mel spectrogram in dB, or cepstral coefficients of it."""
+"""From a waveform to frames x features: mel spectrogram in dB, its cepstral coefficients, chroma, and their deltas."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -9,6 +9,8 @@ from datasets.settings import FeatureSettings
 if TYPE_CHECKING:
     import numpy as np
 
+DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
+
 
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
     """Samples that give exactly `num_frames` centred frames: one frame stands at each multiple of the hop."""
@@ -18,25 +20,41 @@ def num_samples(num_frames: int, settings: FeatureSettings) -> int:
 def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
     """Features float32 [num_frames, num_features] of a waveform [samples], and how many frames are valid.
 
-    The middle of a longer waveform; a shorter one is followed by the features of silence (`db_floor` in every
-    mel band). Frames are centred, with silence beyond the ends.
+    The middle of a longer waveform, after its silent ends are cut (`trim_db`); a shorter one is followed by the
+    features of silence (`db_floor` in every mel band, no chroma, no change). Frames are centred, with silence beyond
+    the ends. Parts stand in the order of `settings.widths`, then all of their first deltas, then all of their second.
     """
     import numpy as np
 
+    if settings.trim_db is not None:
+        waveform = trimmed(waveform, settings.trim_db)
     waveform = middle(waveform, max(1, num_samples(num_frames, settings)))
     num_valid = min(num_frames, 1 + len(waveform) // settings.hop_samples)
+    power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
-    decibels[:, :num_valid] = mel_decibels(waveform, settings)[:, :num_valid]
-    features = cepstrum(decibels, settings) if settings.name == "mfcc" else decibels
-    return np.ascontiguousarray(features.T, dtype=np.float32), num_valid
+    decibels[:, :num_valid] = mel_decibels(power, settings)
+    parts = []
+    for name in settings.widths:
+        if name == "mel":
+            parts.append(decibels)
+        elif name == "mfcc":
+            parts.append(cepstrum(decibels, settings))
+        else:
+            parts.append(np.pad(chroma(power, settings), ((0, 0), (0, num_frames - num_valid))))
+    static = np.concatenate(parts)
+    changes = [deltas(static, num_valid, order) for order in range(1, settings.deltas + 1)]
+    return np.ascontiguousarray(np.concatenate([static, *changes]).T, dtype=np.float32), num_valid
 
 
-def mel_decibels(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
-    """Mel power spectrogram [num_mels, frames] in dB re 1, never below `db_floor`.
+def trimmed(waveform: "np.ndarray", decibels: float) -> "np.ndarray":
+    """The waveform without the passages at both ends that stay `decibels` below the loudest, by RMS of 2048 samples."""
+    from librosa.effects import trim
 
-    The floor is fixed: librosa's default `top_db` hangs it 80 dB below each clip's own peak, so that a loud
-    passage would change the values of silent frames.
-    """
+    return trim(waveform, top_db=decibels)[0]
+
+
+def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
+    """Squared magnitudes [bins, frames] of the short-time Fourier transform with a Hann window."""
     import librosa
     import numpy as np
 
@@ -45,10 +63,23 @@ def mel_decibels(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarr
     spectrum = librosa.stft(
         waveform, n_fft=settings.window_samples, hop_length=settings.hop_samples, center=True, pad_mode="constant"
     )
-    power = _mel_filters(
+    power: np.ndarray = spectrum.real**2 + spectrum.imag**2
+    return power
+
+
+def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
+    """Mel power spectrogram [num_mels, frames] in dB re 1, never below `db_floor`, of a power spectrum.
+
+    The floor is fixed: librosa's default `top_db` hangs it 80 dB below each clip's own peak, so that a loud
+    passage would change the values of silent frames.
+    """
+    import librosa
+    import numpy as np
+
+    filters = _mel_filters(
         settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
-    ) @ (spectrum.real**2 + spectrum.imag**2)
-    decibels = librosa.power_to_db(power, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
+    )
+    decibels = librosa.power_to_db(filters @ power, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
     return np.maximum(decibels, np.float32(settings.db_floor))
 
 
@@ -57,6 +88,31 @@ def cepstrum(decibels: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
     import librosa
 
     return librosa.feature.mfcc(S=decibels, n_mfcc=settings.num_mfcc, dct_type=2, norm="ortho")
+
+
+def chroma(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
+    """Share of each of the 12 pitch classes [12, frames] in a power spectrum, the strongest of a frame being 1.
+
+    Tuned to 440 Hz: librosa would otherwise estimate each clip's own tuning. A silent frame is 0 throughout.
+    """
+    import librosa
+
+    return librosa.feature.chroma_stft(
+        S=power, sr=settings.sample_rate_hz, n_fft=settings.window_samples, tuning=0.0, n_chroma=12
+    )
+
+
+def deltas(static: "np.ndarray", num_valid: int, order: int) -> "np.ndarray":
+    """Local slopes [features, frames] (order 1) or their slopes (order 2) by Savitzky and Golay's fit over 9 frames.
+
+    Only over the `num_valid` frames, whose first and last stand for what lies beyond them; 0 in the padding.
+    """
+    import librosa
+    import numpy as np
+
+    found = np.zeros_like(static)
+    found[:, :num_valid] = librosa.feature.delta(static[:, :num_valid], width=DELTA_FRAMES, order=order, mode="nearest")
+    return found
 
 
 @lru_cache(maxsize=8)

@@ -98,6 +98,14 @@ def recordings(root: str, folder: str) -> dict[str, str]:
 
     Raises ValueError when two have one stem, or when there are none.
     """
+    if not (found := audio_files(root, folder)):
+        suffixes = ", ".join(AUDIO_SUFFIXES)
+        raise ValueError(f"data.root: no recordings ({suffixes}) in {storage.below(root, folder)}")
+    return found
+
+
+def audio_files(root: str, folder: str) -> dict[str, str]:
+    """As `recordings`, but without any is no error."""
     found: dict[str, str] = {}
     entries, location = storage.list_folder(root, folder), storage.below(root, folder)
     for name in sorted(name for name, is_folder in entries.items() if not is_folder):
@@ -108,9 +116,6 @@ def recordings(root: str, folder: str) -> dict[str, str]:
             first = posixpath.basename(found[stem])
             raise ValueError(f"data.root: expected one recording of '{stem}' in {location}, got {first} and {name}")
         found[stem] = posixpath.join(folder, name)
-    if not found:
-        suffixes = ", ".join(AUDIO_SUFFIXES)
-        raise ValueError(f"data.root: no recordings ({suffixes}) in {location}")
     return found
 
 
@@ -183,6 +188,13 @@ def target_columns(
                 f"{did_you_mean(target, known)}"
             )
     return [("data.root", known[target]) for target in targets]
+
+
+def refuse(data: DataSettings, *names: str) -> None:
+    """Raise ValueError for the first of these settings that is set: the layout has nothing that it could name."""
+    for name in names:
+        if (value := getattr(data, name)) is not None:
+            raise ValueError(f"data.{name}: expected nothing for data.corpus={data.corpus}, got '{value}'")
 
 
 def named_columns(data: DataSettings) -> list[tuple[str, str]]:

@@ -14,20 +14,24 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
 
 
 def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Clip]:
-    """Clips of the table under `root`, in its order.
+    """Clips of the table under `root`, in its order: with numbers, or with classes where `data.label_column` is set.
 
     Raises ValueError for a missing table or column, an empty table, a label that is no finite number or outside
-    `data.target_range`, an unknown split, an empty group, and a file that is listed twice or lies outside the root.
+    `data.target_range`, an empty class, an unknown split, an empty group, and a file that is listed twice or lies
+    outside the root.
     """
+    layout.refuse(data, "folds")
     table = layout.read_table(root, data.manifest, "data.manifest")
-    targets_in = layout.target_columns(data, targets)
-    table.require([("data.file_column", data.file_column), *targets_in, *layout.named_columns(data)])
+    targets_in = [] if data.label_column is not None else layout.target_columns(data, targets)
+    label_in = [] if data.label_column is None else [("data.label_column", data.label_column)]
+    table.require([("data.file_column", data.file_column), *targets_in, *label_in, *layout.named_columns(data)])
     clips: list[Clip] = []
     seen: dict[str, str] = {}
     for place, row in table.rows:
         clip = Clip(
             id=_inside(layout.text_cell(row, "data.file_column", data.file_column, place), place),
             targets=tuple(layout.label(row[column], column, place, data.target_range) for _, column in targets_in),
+            label=next((layout.text_cell(row, setting, column, place) for setting, column in label_in), None),
             **layout.named_cells(row, data, place),
         )
         if clip.id in seen:

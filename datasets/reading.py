@@ -1,18 +1,19 @@
 """Reading shards back: only those that may be opened, and the statistics of what a model trains on."""
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from datasets.corpus import Clip
-from datasets.shard_index import read_shard, tensor
+from datasets.shard_index import counts, read_shard, tensor
 from datasets.shards import Prepared, ShardInfo
 
 if TYPE_CHECKING:
     import numpy as np
 
 STD_FLOOR = 1e-3  # a feature that hardly varies is not blown up (features are of the order of dB)
-Rows = tuple[list[str], "np.ndarray", "np.ndarray"]  # ids, valid frames [rows], features [rows, frames, features]
+# Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
+Rows = tuple[list[str], "np.ndarray", "np.ndarray"]
 
 
 class SealedError(RuntimeError):
@@ -62,6 +63,14 @@ class Part:
         return len(self.ids)
 
 
+@dataclass(frozen=True)
+class Versions:
+    """Versions of clips under one wave effect, in memory and unnormalised as in `Part`."""
+
+    features: "np.ndarray"  # float32 [clips, versions, frames, features]
+    num_frames: "np.ndarray"  # int32 [clips, versions]
+
+
 def shards_of(prepared: Prepared, wanted: Collection[str], sealed: Collection[str]) -> list[ShardInfo]:
     """Shards that hold wanted clips (ids). Raises SealedError when one of them also holds a sealed clip."""
     shards = [shard for shard in prepared.shards if not set(wanted).isdisjoint(shard.clip_ids)]
@@ -86,7 +95,7 @@ def scan(prepared: Prepared, wanted: Collection[str], sealed: Collection[str]) -
         table = read_shard(prepared.root, shard.path, ["clip", "num_frames", "features"])
         ids = table["clip"].to_pylist()
         rows = [row for row, clip in enumerate(ids) if clip in wanted]
-        num_frames, features = table["num_frames"].to_numpy(), tensor(table)
+        num_frames, features = counts(table), tensor(table)
         if len(rows) < len(ids):
             num_frames, features = num_frames[rows], features[rows]
         yield [ids[row] for row in rows], num_frames, features
@@ -104,10 +113,30 @@ def read_part(prepared: Prepared, clips: list[Clip], sealed: Collection[str]) ->
     features = np.empty((len(ids), prepared.num_frames, prepared.num_features), dtype=np.float32)
     num_frames = np.empty(len(ids), dtype=np.int32)
     start = 0
-    for found, counts, values in scan(prepared, targets, sealed):
+    for found, valid, values in scan(prepared, targets, sealed):
         assert found == ids[start : start + len(found)], "a shard does not hold what its record says"
         features[start : start + len(found)] = values
-        num_frames[start : start + len(found)] = counts
+        num_frames[start : start + len(found)] = valid
         start += len(found)
     assert start == len(ids), "shards hold fewer clips than their records say"
     return Part(np.array(ids), features, num_frames, np.array([targets[clip] for clip in ids], dtype=np.float32))
+
+
+def read_versions(prepared: Prepared, ids: Sequence[str], sealed: Collection[str]) -> Versions:
+    """The bank of one effect in memory, its clips in the order of `ids`. Raises ValueError where it lacks one."""
+    import numpy as np
+
+    assert prepared.versions is not None, "no bank"
+    shape = (len(ids), prepared.versions)
+    features = np.empty((*shape, prepared.num_frames, prepared.num_features), dtype=np.float32)
+    num_frames = np.empty(shape, dtype=np.int32)
+    positions = {clip: position for position, clip in enumerate(ids)}
+    missing = set(positions)
+    for found, valid, values in scan(prepared, positions, sealed):
+        rows = [positions[clip] for clip in found]
+        features[rows], num_frames[rows] = values, valid
+        missing.difference_update(found)
+    if missing:
+        some = f"{len(missing)} clips, '{min(missing)}' among them"
+        raise ValueError(f"augment: the bank in {prepared.root} lacks {some}")
+    return Versions(features, num_frames)

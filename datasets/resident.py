@@ -1,10 +1,11 @@
 """Batches of normalised features from memory, which all trials of a machine share."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from datasets.reading import FeatureStatistics, Part, read_part
+from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
+from datasets.settings import AugmentSettings
 from datasets.shards import Prepared
 from datasets.splits import Split
 
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 CHUNK_CLIPS = 64  # that statistics take at a time, to need little memory in float64
+VERSIONS_STREAM = 1  # of the random numbers that draw versions, apart from those of the order
 Batch = dict[str, Any]
 Row = tuple[int, int, "np.ndarray"]  # position among the ids, valid frames, features [frames, features]
 
@@ -48,23 +50,31 @@ class TrialData(Protocol):
     def num_batches(self, batch_size: int, world_size: int = 1) -> int: ...
     def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
     def crop(self, num_frames: int) -> "TrialData": ...
+    def augmented(self, settings: AugmentSettings) -> "TrialData": ...
 
 
 @dataclass(frozen=True)
 class ResidentData:
     """Both splits in memory; put into Ray's object store once, all trials of a machine read the same copy.
 
-    An epoch is a full permutation, drawn from the seed and the epoch's number.
+    An epoch is a full permutation, drawn from the seed and the epoch's number. So are the wave effects of an
+    `augmented` one: the same after resuming, for any batch size and any number of workers. Statistics are those of
+    the clips as they are.
     """
 
     train: Part
     val: Part
     statistics: FeatureStatistics
     frames: int
+    bank: dict[str, Versions] = field(default_factory=dict)  # of the training clips, by effect
+    augment: AugmentSettings | None = None
 
     @classmethod
-    def read(cls, prepared: Prepared, split: Split) -> "ResidentData":
-        """Read train and val from their shards. Raises SealedError rather than open one with a test clip."""
+    def read(cls, prepared: Prepared, split: Split, bank: Mapping[str, Prepared] | None = None) -> "ResidentData":
+        """Read train and val from their shards, and the training clips' bank (`datasets.bank`).
+
+        Raises SealedError rather than open a shard with a test clip.
+        """
         sealed = {clip.id for clip in split.test}
         train, val = read_part(prepared, split.train, sealed), read_part(prepared, split.val, sealed)
         chunks = range(0, len(train), CHUNK_CLIPS)
@@ -72,7 +82,8 @@ class ResidentData:
             (train.num_frames[start : start + CHUNK_CLIPS], train.features[start : start + CHUNK_CLIPS])
             for start in chunks
         )
-        return cls(train, val, statistics, prepared.num_frames)
+        versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
+        return cls(train, val, statistics, prepared.num_frames, versions)
 
     @property
     def train_ids(self) -> "np.ndarray":
@@ -116,8 +127,9 @@ class ResidentData:
         import numpy as np
 
         order = np.random.default_rng([seed, epoch]).permutation(self.num_train)
+        drawn = draw_versions(self.augment, self.num_train, seed, epoch) if self.augment is not None else {}
         for start, stop in batch_bounds(self.num_train, batch_size, world_size):
-            yield self._batch(self.train, order[start:stop][rank::world_size]) | {"num_clips": stop - start}
+            yield self._batch(self.train, order[start:stop][rank::world_size], drawn) | {"num_clips": stop - start}
 
     def num_batches(self, batch_size: int, world_size: int = 1) -> int:
         """Training batches of one epoch."""
@@ -128,15 +140,49 @@ class ResidentData:
         import numpy as np
 
         for start in range(0, self.num_val, batch_size):
-            yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)))
+            yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)), {})
 
     def crop(self, num_frames: int) -> "ResidentData":
         """The same data with the middle `num_frames` of each clip; the arrays are shared."""
         return replace(self, frames=checked_crop(num_frames, self.train.features.shape[1]))
 
-    def _batch(self, part: Part, indices: "np.ndarray") -> Batch:
-        rows = [(index, int(part.num_frames[index]), part.features[index]) for index in indices.tolist()]
+    def augmented(self, settings: AugmentSettings) -> "ResidentData":
+        """The same data whose training clips get the settings' wave effects; the arrays are shared.
+
+        Raises ValueError when the bank lacks an effect, or has another number of versions.
+        """
+        for effect in settings.effects():
+            if effect not in self.bank:
+                raise ValueError(f"augment.{effect}_prob: no bank of '{effect}' was prepared, got {sorted(self.bank)}")
+            if (made := self.bank[effect].num_frames.shape[1]) != settings.versions:
+                raise ValueError(f"augment.versions: expected {made}, as the bank has, got {settings.versions}")
+        return replace(self, augment=settings if settings.effects() else None)
+
+    def _batch(self, part: Part, indices: "np.ndarray", drawn: dict[int, tuple[str, int]]) -> Batch:
+        rows: list[Row] = []
+        for index in indices.tolist():
+            if index in drawn:
+                effect, version = drawn[index]
+                bank = self.bank[effect]
+                rows.append((index, int(bank.num_frames[index, version]), bank.features[index, version]))
+            else:
+                rows.append((index, int(part.num_frames[index]), part.features[index]))
         return collate(rows, part.targets, self.statistics, self.frames)
+
+
+def draw_versions(settings: AugmentSettings, num_clips: int, seed: int, epoch: int) -> dict[int, tuple[str, int]]:
+    """Effect and version of those clips (by number) that get one in an epoch.
+
+    One uniform number per clip decides: effect e with its probability, none with the rest.
+    """
+    import numpy as np
+
+    chances = settings.effects()
+    rng = np.random.default_rng([seed, epoch, VERSIONS_STREAM])
+    drawn = np.searchsorted(np.cumsum(list(chances.values())), rng.random(num_clips), side="right")
+    versions = rng.integers(settings.versions, size=num_clips)
+    names = list(chances)
+    return {clip: (names[drawn[clip]], int(versions[clip])) for clip in np.flatnonzero(drawn < len(names)).tolist()}
 
 
 def batch_bounds(num_clips: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:

@@ -3,6 +3,7 @@
     <prepared>/features/<fingerprint>/<cell>-<hash>.parquet   features of up to 64 clips, unnormalised
     <prepared>/features/<fingerprint>/<cell>-<hash>.json      its record: clips, digests, who is quarantined and why
     <prepared>/features/<fingerprint>/index.json              all records read so far, to open one file in place of many
+    <prepared>/augmented/<effect>-<fingerprint>/              the same, with versions of each clip under a wave effect
 
 A shard's name is a hash of its clips and their contents; its record is written after it, so that a shard with
 a record is whole. The index is only a memory of the records and may lag behind them.
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from datasets import storage
 from datasets.digests import digest_of
-from datasets.settings import DataSettings, FeatureSettings
+from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -86,11 +87,23 @@ class ShardIndex:
 
 def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
     """Hash of everything but the recordings that the stored values depend on."""
-    matters = features.model_dump(exclude={"num_frames"} | ({"num_mfcc"} if features.name == "mel" else set()))
+    idle = {"num_frames"} | ({"num_mfcc"} if "mfcc" not in features.widths else set())
+    matters = features.model_dump(exclude=idle)
     matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
+
+
+def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings) -> str:
+    """Hash of what the versions of a recording under an effect depend on; probabilities are none of it.
+
+    `plain` is the fingerprint of the features themselves.
+    """
+    from datasets.augmentations import AUGMENTATION_VERSION, DEPENDS_ON
+
+    matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
+    return digest_of(json.dumps(matters))[:16]
 
 
 def shard_name(cell: str, clips: list[tuple[str, str]]) -> str:
@@ -100,7 +113,10 @@ def shard_name(cell: str, clips: list[tuple[str, str]]) -> str:
 
 
 def write_shard(folder: str, record: Record, num_frames: "np.ndarray", features: "np.ndarray") -> None:
-    """Write features float32 [clips, frames, features] of the record's kept clips, then the record."""
+    """Write features float32 [clips, frames, features] of the record's kept clips, then the record.
+
+    With versions of each clip, num_frames is [clips, versions] and features [clips, versions, frames, features].
+    """
     import numpy as np
     import pyarrow as pa
     from pyarrow import parquet
@@ -110,7 +126,9 @@ def write_shard(folder: str, record: Record, num_frames: "np.ndarray", features:
             {
                 "clip": pa.array(record.kept, pa.string()),
                 "digest": pa.array([digest for _, digest in record.clips if digest not in record.reasons], pa.string()),
-                "num_frames": pa.array(num_frames, pa.int32()),
+                "num_frames": pa.array(num_frames, pa.int32())
+                if num_frames.ndim == 1
+                else pa.FixedShapeTensorArray.from_numpy_ndarray(num_frames),
                 "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(features)),
             }
         )
@@ -130,5 +148,11 @@ def read_shard(folder: str, path: str, columns: list[str]) -> "pa.Table":
 
 
 def tensor(table: "pa.Table") -> "np.ndarray":
-    """The features float32 [rows, frames, features] of a table, without a copy where it is one chunk."""
+    """The features float32 [rows, (versions,) frames, features] of a table, without a copy where it is one chunk."""
     return table["features"].combine_chunks().to_numpy_ndarray()
+
+
+def counts(table: "pa.Table") -> "np.ndarray":
+    """The valid frames int32 [rows] of a table, or [rows, versions]."""
+    column = table["num_frames"].combine_chunks()
+    return column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy(zero_copy_only=False)

@@ -8,10 +8,11 @@ from typing import Any
 
 from datasets import storage
 from datasets.corpus import Corpus
-from datasets.digests import digest_files, digest_of
+from datasets.digests import digest_files
 from datasets.quarantine import check_quarantine, write_quarantine
 from datasets.settings import DataSettings, FeatureSettings
-from datasets.shard_index import Record, ShardIndex, fingerprint, read_shard, shard_name, tensor, write_shard
+from datasets.shard_index import Record, ShardIndex, fingerprint, shard_name
+from datasets.shard_task import PLAIN, make_shard
 
 CLIPS_PER_SHARD = 64
 Clips = list[tuple[str, str]]  # id and digest
@@ -40,6 +41,7 @@ class Prepared:
     num_reused: int
     num_frames: int
     num_features: int
+    versions: int | None = None  # rows of each clip, where these are its versions under a wave effect
 
     def to_dict(self) -> dict[str, Any]:
         """Plain dicts and lists."""
@@ -75,21 +77,16 @@ def prepare(
     digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared)
     folder = storage.below(prepared, "features", mark := fingerprint(features, num_frames, data))
     index = ShardIndex.read(folder)
-    wanted = _wanted_shards(cells, digests)
-    units = [
-        _unit(corpus.root, index, shard, cell, clips, features, num_frames, data)
-        for shard, (cell, clips) in wanted.items()
-        if shard not in index.records
-    ]
-    num_extracted, done = 0, len(corpus.clips) - sum(len(unit["clips"]) for unit in units)
-    on_progress(done, len(corpus.clips))
-    for record in _run(units) if units else ():
-        index.add(record)
-        num_extracted += record.num_extracted
-        done += len(record.clips)
-        on_progress(done, len(corpus.clips))
-    if units:
-        index.write()
+    wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
+    unread = len(corpus.clips) - len(digests)
+    extracted = make_missing(
+        corpus.root,
+        {PLAIN: index},
+        wanted,
+        {"features": features.model_dump(), "num_frames": num_frames, "data": data.model_dump(), "augment": None},
+        lambda done: on_progress(unread + done, len(corpus.clips)),
+    )
+    num_extracted = extracted[PLAIN]
 
     records = [index.records[shard] for shard in wanted]
     quarantine = dict(unreadable)
@@ -111,114 +108,72 @@ def prepare(
     )
 
 
-def _wanted_shards(cells: Mapping[str, str], digests: Mapping[str, str]) -> dict[str, tuple[str, Clips]]:
-    """Cell and clips (id and digest) of every shard there should be, by its name."""
+def wanted_shards(cells: Mapping[str, str], digests: Mapping[str, str], size: int) -> dict[str, tuple[str, Clips]]:
+    """Cell and clips (id and digest), `size` at most, of every shard there should be, by its name."""
     by_cell: dict[str, Clips] = defaultdict(list)
     for clip in sorted(digests):
         by_cell[cells[clip]].append((clip, digests[clip]))
     wanted = {}
     for cell, clips in sorted(by_cell.items()):
-        for start in range(0, len(clips), CLIPS_PER_SHARD):
-            part = clips[start : start + CLIPS_PER_SHARD]
+        for start in range(0, len(clips), size):
+            part = clips[start : start + size]
             wanted[shard_name(cell, part)] = (cell, part)
     return wanted
 
 
-def _unit(
+def make_missing(
     root: str,
-    index: ShardIndex,
-    shard: str,
-    cell: str,
-    clips: Clips,
-    features: FeatureSettings,
-    num_frames: int,
-    data: DataSettings,
-) -> dict[str, Any]:
-    """Everything that one task needs to make one shard, as JSON knows it."""
-    return {
-        "root": root,
-        "folder": index.folder,
-        "shard": shard,
-        "cell": cell,
-        "clips": clips,
-        "shard_of": {digest: index.shard_of[digest] for _, digest in clips if digest in index.shard_of},
-        "reasons": {digest: index.reasons[digest] for _, digest in clips if digest in index.reasons},
-        "features": features.model_dump(),
-        "num_frames": num_frames,
-        "data": data.model_dump(),
+    indexes: Mapping[str, ShardIndex],
+    wanted: Mapping[str, tuple[str, Clips]],
+    settings: dict[str, Any],
+    on_progress: Callable[[int], None],
+) -> dict[str, int]:
+    """Make the wanted shards that an index lacks; by effect how many recordings had to be extracted.
+
+    Each index is of the shards of one effect, `PLAIN` being none; a recording is decoded once for all effects that
+    lack it. `settings` are plain: features, num_frames, data, augment. `on_progress(done)` counts clips.
+    """
+    units = []
+    for shard, (cell, clips) in wanted.items():
+        lacking = {effect: index for effect, index in indexes.items() if shard not in index.records}
+        if lacking:
+            units.append(_unit(root, lacking, shard, cell, clips) | settings)
+    extracted = dict.fromkeys(indexes, 0)
+    done = sum(len(clips) for _, clips in wanted.values()) - sum(len(unit["clips"]) for unit in units)
+    on_progress(done)
+    for records in _run(units) if units else ():
+        for effect, record in records.items():
+            indexes[effect].add(record)
+            extracted[effect] += record.num_extracted
+        done += len(record.clips)
+        on_progress(done)
+    for index in indexes.values() if units else ():
+        index.write()
+    return extracted
+
+
+def _unit(root: str, indexes: Mapping[str, ShardIndex], shard: str, cell: str, clips: Clips) -> dict[str, Any]:
+    """What one task needs, beside the settings, to make one shard per effect; as JSON knows it."""
+    outputs = {
+        effect: {
+            "folder": index.folder,
+            "shard_of": {digest: index.shard_of[digest] for _, digest in clips if digest in index.shard_of},
+            "reasons": {digest: index.reasons[digest] for _, digest in clips if digest in index.reasons},
+        }
+        for effect, index in indexes.items()
     }
+    return {"root": root, "shard": shard, "cell": cell, "clips": clips, "outputs": outputs}
 
 
-def _run(units: list[dict[str, Any]]) -> Iterator[Record]:
-    """Make the shards on Ray Data, one task each, and give their records as they are done."""
+def _run(units: list[dict[str, Any]]) -> Iterator[dict[str, Record]]:
+    """Make the shards on Ray Data, one task per unit, and give their records by effect as they are done."""
     import ray.data
 
     from datasets.quiet import quiet_ray_data
 
     with quiet_ray_data():
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
-        for row in rows.map(_make_shard, num_cpus=1).iter_rows():
+        for row in rows.map(make_shard, num_cpus=1).iter_rows():
             if row["changed"]:
                 raise ValueError(f"data.root: '{row['changed']}' changed while it was read; run the same command again")
-            yield Record.from_dict(json.loads(row["record"]))
-
-
-def _make_shard(row: dict[str, str]) -> dict[str, str]:
-    """One task: copy what other shards have, extract the rest, write the shard and its record."""
-    import numpy as np
-
-    unit = json.loads(row["unit"])
-    clips = [(clip, digest) for clip, digest in unit["clips"]]
-    reasons: dict[str, str] = unit["reasons"]
-    found = _copied(unit)
-    num_extracted = 0
-    for clip, digest in clips:
-        if digest in found or digest in reasons:
-            continue
-        try:
-            raw = storage.read_bytes(unit["root"], clip)
-        except OSError:
-            return {"changed": clip, "record": ""}
-        if digest_of(raw) != digest:
-            return {"changed": clip, "record": ""}
-        num_extracted += 1
-        result = _extract(raw, unit)
-        if isinstance(result, str):
-            reasons[digest] = result
-        else:
-            found[digest] = result
-    record = Record(unit["shard"], unit["cell"], clips, reasons, num_extracted)
-    kept = [found[digest] for _, digest in clips if digest not in reasons]
-    shape = (len(kept), unit["num_frames"], FeatureSettings(**unit["features"]).num_features)
-    values = np.empty(shape, dtype=np.float32)
-    for position, (_, clip_features) in enumerate(kept):
-        values[position] = clip_features
-    write_shard(unit["folder"], record, np.array([num for num, _ in kept], dtype=np.int32), values)
-    return {"changed": "", "record": json.dumps(vars(record))}
-
-
-def _copied(unit: dict[str, Any]) -> dict[str, tuple[int, Any]]:
-    """Valid frames and features by digest, of the clips that lie in other shards."""
-    found = {}
-    for shard in sorted(set(unit["shard_of"].values())):
-        table = read_shard(unit["folder"], f"{shard}.parquet", ["digest", "num_frames", "features"])
-        values = tensor(table)
-        for position, digest in enumerate(table["digest"].to_pylist()):
-            if unit["shard_of"].get(digest) == shard:
-                found[digest] = (table["num_frames"][position].as_py(), values[position])
-    return found
-
-
-def _extract(raw: bytes, unit: dict[str, Any]) -> tuple[int, Any] | str:
-    """Valid frames and features of a recording, or the reason why it has none."""
-    from datasets.audio import AudioError, decode
-    from datasets.features import extract, num_samples
-
-    settings, num_frames = FeatureSettings(**unit["features"]), unit["num_frames"]
-    try:
-        keep = max(1, num_samples(num_frames, settings))
-        waveform = decode(raw, settings.sample_rate_hz, DataSettings(**unit["data"]), keep)
-    except AudioError as error:
-        return str(error)
-    features, num_valid = extract(waveform, settings, num_frames)
-    return num_valid, features
+            yield {effect: Record.from_dict(record) for effect, record in json.loads(row["records"]).items()}

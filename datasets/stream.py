@@ -4,8 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from datasets.bank import Bank, bank_bytes
 from datasets.reading import FeatureStatistics, ordered_ids, scan, shards_of
 from datasets.resident import Batch, ResidentData, Row, TrialData, batch_bounds, checked_crop, collate
+from datasets.settings import AugmentSettings
 from datasets.shard_index import read_shard, tensor
 from datasets.shards import Prepared
 from datasets.splits import Split
@@ -20,11 +22,22 @@ WINDOW_BYTES = 1 << 28  # features that a streamed epoch holds to shuffle
 
 
 def open_data(
-    prepared: Prepared, split: Split, loading: Literal["auto", "resident", "streamed"], object_store_bytes: int
+    prepared: Prepared,
+    split: Split,
+    loading: Literal["auto", "resident", "streamed"],
+    object_store_bytes: int,
+    bank: Bank | None = None,
 ) -> TrialData:
-    """Train and val of a split, in the way that fits. Raises SealedError rather than open a test clip's shard."""
-    if choose_loading(num_bytes(prepared, split), object_store_bytes, loading) == "resident":
-        return ResidentData.read(prepared, split)
+    """Train and val of a split, in the way that fits, with the training clips' bank where there is one.
+
+    Raises SealedError rather than open a test clip's shard, and ValueError for a bank that does not fit into memory.
+    """
+    size = num_bytes(prepared, split, bank)
+    if choose_loading(size, object_store_bytes, loading) == "resident":
+        return ResidentData.read(prepared, split, bank)
+    if bank:
+        why = f"features and bank take {size / 1e9:.2g} GB, the object store has {object_store_bytes / 1e9:.2g} GB"
+        raise ValueError(_needs_resident(bank, f"'{loading}' ({why}; fewer augment.versions take less)"))
     return StreamedData.open(prepared, split)
 
 
@@ -37,9 +50,14 @@ def choose_loading(
     return "resident" if num_bytes <= RESIDENT_SHARE * object_store_bytes else "streamed"
 
 
-def num_bytes(prepared: Prepared, split: Split) -> int:
-    """Size of the features of train and val in memory."""
-    return 4 * (len(split.train) + len(split.val)) * prepared.num_frames * prepared.num_features
+def num_bytes(prepared: Prepared, split: Split, bank: Bank | None = None) -> int:
+    """Size of the features of train and val in memory, and of the bank of train."""
+    plain = 4 * (len(split.train) + len(split.val)) * prepared.num_frames * prepared.num_features
+    return plain + bank_bytes(bank or {}, len(split.train))
+
+
+def _needs_resident(effects: Iterable[str], got: str) -> str:
+    return f"augment: {', '.join(f'{effect}_prob' for effect in effects)} needs data.loading=resident, got {got}"
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,12 @@ class StreamedData:
     def crop(self, num_frames: int) -> "StreamedData":
         """The same data with the middle `num_frames` of each clip."""
         return replace(self, frames=checked_crop(num_frames, self.stored_frames))
+
+    def augmented(self, settings: AugmentSettings) -> "StreamedData":
+        """The same data. Raises ValueError where the settings have wave effects: the bank lies in memory."""
+        if effects := settings.effects():
+            raise ValueError(_needs_resident(effects, "'streamed'"))
+        return self
 
 
 def _shuffled(rows: Iterable[Row], window: int, rng: "np.random.Generator") -> Iterator[Row]:

@@ -3,4 +3,5 @@
 # Name -> where the class is, and where its settings are.
 MODELS: dict[str, tuple[str, str]] = {
     "crnn": ("models.crnn:CRNN", "models.settings:CRNNSettings"),
+    "ser": ("models.ser:SER", "models.settings:SERSettings"),
 }

@@ -1,5 +1,6 @@
-"""Self-attention as Keras's. Sequences are [batch, frames, channels]."""
+"""Self-attention as Keras's, and pooling by attention. Sequences are [batch, frames, channels]."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -35,3 +36,22 @@ class SelfAttention(nn.Module):
         rate = self.dropout if self.training else 0.0
         attended = F.scaled_dot_product_attention(query, key, value, allowed, rate)
         return self.norm(sequence + self.output(attended.transpose(1, 2).flatten(2)))
+
+
+class AttentionPool(nn.Module):
+    """A mean over frames with learned weights, the softmax of products with a vector. [B, T, C] -> [B, C].
+
+    The vector starts at zero, and so as the plain mean. With `lengths` [B] padding frames have no weight.
+    Source: Mirsamadi, Barsoum and Zhang 2017, equations 3 and 4.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
+        scores = sequence @ self.weight.unsqueeze(1)
+        if lengths is not None:
+            scores = scores.masked_fill(~valid_frames(lengths, sequence.shape[1]), -torch.inf)
+        # [B, 1, T] @ [B, T, C]
+        return (scores.softmax(1).transpose(1, 2) @ sequence).squeeze(1)

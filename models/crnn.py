@@ -2,12 +2,13 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from models.attention import SelfAttention
 from models.layers import BatchNorm, Conv1dSame, Dense, Dropout, activation, zero_padding
 from models.lstm import LSTM, Bidirectional, last_state
-from models.pooling import Pool, max_over_frames, mean_over_frames
+from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
 from models.settings import CRNNSettings
 
 
@@ -78,6 +79,10 @@ class Head(nn.Module):
         self.dropouts = nn.ModuleList(nn.Dropout(rate) for rate in settings.head_dropouts())
         self.skip = Dense(width, widths[-1]) if settings.head == "skip" else None
         self.output = Dense(widths[-1], num_outputs)
+        with torch.no_grad():
+            for layer in [*self.hidden, self.skip, self.output]:
+                if isinstance(layer, Dense):
+                    layer.weight *= settings.dense_init_gain
         self.bounded = settings.output_activation == "tanh"
 
     def forward(self, summary: Tensor) -> Tensor:
@@ -130,6 +135,11 @@ class CRNN(nn.Module):
             rates = settings.lstm_dropout, settings.recurrent_dropout
             self.lstms.append(lstm(width, units, *rates, settings.lstm_activation))
             width = 2 * units if settings.bidirectional else units
+        width *= NUM_STATISTICS if settings.summary == "statistics" else 1
+        self.input_statistics = settings.input_statistics
+        width += NUM_STATISTICS * num_features if settings.input_statistics else 0
+        self.summary_norm = BatchNorm(width, settings.bn_momentum) if settings.summary_norm else None
+        self.summary_dropout = nn.Dropout(settings.summary_dropout)
         self.head = Head(width, num_outputs, settings)
 
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
@@ -142,7 +152,7 @@ class CRNN(nn.Module):
         windows whose place depends on the length (stride above 1 and windows above 2 frames).
 
         `summary=last` is the guide's model, whose last state comes after the padding: it masks nothing, or with
-        attention all that comes before the LSTMs.
+        attention or `input_statistics` all that comes before the LSTMs.
 
         Raises:
             ValueError: shapes that do not fit, or too few frames for the pooling.
@@ -154,7 +164,7 @@ class CRNN(nn.Module):
                 f"features: expected at least {self.min_frames} frames, so that one is left after "
                 f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_filters), got {features.shape[1]}"
             )
-        lengths = self._lengths(features, num_frames)
+        valid = lengths = self._lengths(features, num_frames)
         sequence = features
         if self.stem is not None:
             sequence, lengths = self.stem(sequence, lengths)
@@ -166,7 +176,12 @@ class CRNN(nn.Module):
             lengths = None
         for lstm in self.lstms:
             sequence = lstm(sequence, lengths)
-        output: Tensor = self.head(self._summarise(sequence, lengths))
+        summary = self._summarise(sequence, lengths)
+        if self.input_statistics:
+            summary = torch.cat([summary, statistics_over_frames(features, valid)], dim=1)
+        if self.summary_norm is not None:
+            summary = self.summary_norm(summary[:, None], None)[:, 0]
+        output: Tensor = self.head(self.summary_dropout(summary))
         return output
 
     def penalty(self) -> Tensor:
@@ -188,7 +203,7 @@ class CRNN(nn.Module):
             return None
         if num_frames.shape != features.shape[:1]:
             raise ValueError(f"num_frames: expected [{len(features)}], one per clip, got {list(num_frames.shape)}")
-        masks = self.attention is not None or self.summary != "last"
+        masks = self.attention is not None or self.summary != "last" or self.input_statistics
         if not masks or bool((num_frames >= features.shape[1]).all()):
             return None
         return num_frames.to(features.device).clamp(1, features.shape[1])
@@ -198,6 +213,8 @@ class CRNN(nn.Module):
             return mean_over_frames(sequence, lengths)
         if self.summary == "max":
             return max_over_frames(sequence, lengths)
+        if self.summary == "statistics":
+            return statistics_over_frames(sequence, lengths)
         return last_state(sequence, lengths, self.bidirectional)
 
 

@@ -90,13 +90,14 @@ class Dense(nn.Linear):
 class Conv1dSame(nn.Module):
     """Convolution over frames with as many frames out as in. [B, T, in] -> [B, T, out].
 
-    Stride 1; `kernel_size - 1` zeros of padding, the odd one at the end. Source: Keras's `Conv1D(padding='same')`.
+    Stride 1; `kernel_size - 1` zeros of padding, the odd one at the end. Where batch-norm follows at once, a bias
+    would be without effect. Source: Keras's `Conv1D(padding='same')`.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> None:
         super().__init__()
         self.weight = nn.Parameter(glorot_uniform_(torch.empty(out_channels, in_channels, kernel_size)))
-        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, sequence: Tensor) -> Tensor:
         taps = self.weight.shape[2]
@@ -129,8 +130,15 @@ class BatchNorm(nn.Module):
         self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        if lengths is not None and self.training:
-            return self._without_padding(sequence, lengths)
+        if lengths is None or not self.training:
+            return self._normalised(sequence)
+        # The clips' frames in a row: the fused kernel reads them alone, in a third of the time that masks would take.
+        frames = sequence.flatten(0, 1)
+        index = valid_frames(lengths, sequence.shape[1]).flatten().nonzero().squeeze(1)
+        normalised = self._normalised(frames.index_select(0, index).unsqueeze(0)).squeeze(0)
+        return torch.zeros_like(frames, dtype=normalised.dtype).index_copy(0, index, normalised).view_as(sequence)
+
+    def _normalised(self, sequence: Tensor) -> Tensor:
         # A copy, since autograd keeps the tensor that the kernel updates and forbids a later change of it.
         variance = self.running_var.clone()
         image = F.batch_norm(
@@ -148,18 +156,6 @@ class BatchNorm(nn.Module):
             kept = self.running_var * self.momentum
             self.running_var.copy_(kept + (variance - kept) * ((count - 1) / count))
         return as_sequence(image)
-
-    def _without_padding(self, sequence: Tensor, lengths: Tensor) -> Tensor:
-        padding = ~valid_frames(lengths, sequence.shape[1])
-        count = lengths.sum()
-        values = sequence if sequence.dtype == torch.float64 else sequence.float()
-        mean = values.masked_fill(padding, 0).sum((0, 1)) / count
-        centred = (values - mean).masked_fill(padding, 0)
-        variance = centred.square().sum((0, 1)) / count
-        with torch.no_grad():
-            self.running_mean.mul_(self.momentum).add_(mean * (1 - self.momentum))
-            self.running_var.mul_(self.momentum).add_(variance * (1 - self.momentum))
-        return (centred * (variance + self.epsilon).rsqrt() * self.weight + self.bias).to(sequence.dtype)
 
 
 class Dropout(nn.Module):
@@ -179,3 +175,20 @@ class Dropout(nn.Module):
         batch, frames, channels = sequence.shape
         shape = (batch, 1, channels) if self.kind == "channel" else (batch, frames, 1)
         return sequence * dropout_mask(sequence, shape, self.rate)
+
+
+def clip_lengths(features: Tensor, num_frames: Tensor | None) -> Tensor | None:
+    """`num_frames` [B] for the masks of `features` [B, T, F], on their device; None where no clip has padding.
+
+    Where `num_frames` is on the CPU, this does not wait for the GPU. A length below 1 counts as 1.
+
+    Raises:
+        ValueError: not one number of frames per clip.
+    """
+    if num_frames is None:
+        return None
+    if num_frames.shape != features.shape[:1]:
+        raise ValueError(f"num_frames: expected [{len(features)}], one per clip, got {list(num_frames.shape)}")
+    if bool((num_frames >= features.shape[1]).all()):
+        return None
+    return num_frames.to(features.device).clamp(1, features.shape[1])

@@ -113,3 +113,38 @@ def max_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     if lengths is None:
         return sequence.amax(1)
     return sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), -torch.inf).amax(1)
+
+
+# Frames between the two values of a change; the mean absolute change over each says how fast a feature moves.
+LAGS = (1, 2, 4, 8, 16)
+NUM_STATISTICS = 2 + len(LAGS)
+
+
+def statistics_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """Mean, standard deviation, and mean absolute change over each of `LAGS`, of each channel, without padding.
+
+    [B, T, C] -> [B, NUM_STATISTICS * C], statistic by statistic. The deviation divides by the number of frames, and
+    1e-5 stands inside its root, so that its gradient exists where a channel is constant. A clip with too few frames
+    for a lag has 0 there.
+    """
+    frames = sequence.shape[1]
+    if lengths is None:
+        count = sequence.new_full((1, 1), frames)
+        mean = sequence.mean(1)
+        squares = (sequence - mean[:, None]).square().mean(1)
+    else:
+        valid = valid_frames(lengths, frames)
+        sequence = sequence.masked_fill(~valid, 0)
+        count = lengths[:, None].to(sequence.dtype)
+        mean = sequence.sum(1) / count
+        squares = (sequence - mean[:, None]).masked_fill(~valid, 0).square().sum(1) / count
+    found = [mean, (squares + 1e-5).sqrt()]
+    for lag in LAGS:
+        if lag >= frames:
+            found.append(torch.zeros_like(mean))
+            continue
+        changes = (sequence[:, lag:] - sequence[:, :-lag]).abs()
+        if lengths is not None:
+            changes = changes.masked_fill(~valid[:, lag:], 0)
+        found.append(changes.sum(1) / (count - lag).clamp(min=1))
+    return torch.cat(found, dim=1)

@@ -18,7 +18,7 @@ class CRNNSettings(BaseModel):
     conv_block: Literal["standard", "single", "residual"] = Field(
         "standard", description="two convolutions a block; one; or a stem and blocks with a shortcut"
     )
-    conv_filters: list[int] = Field([64, 128], min_length=1, description="channels of each convolution block")
+    conv_filters: list[int] = Field([64, 128], description="channels of each convolution block; may be empty")
     kernel_size: int = Field(3, ge=1, description="frames under each convolution")
     conv_activation: Activation = Field("relu", description="after each convolution")
     batch_norm: bool = Field(True, description="batch-norm after the first convolution (residual: after the stem)")
@@ -41,9 +41,14 @@ class CRNNSettings(BaseModel):
     bidirectional: bool = Field(False, description="every LSTM also reads backwards; outputs are concatenated")
     lstm_dropout: float = Field(0.3, ge=0, lt=1, description="dropout on each LSTM's input, one mask for all frames")
     recurrent_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on each LSTM's recurrent weights")
-    summary: Literal["last", "last_valid", "mean", "max"] = Field(
-        "last", description="sequence to vector: last step; last step, mean or maximum without padding"
+    summary: Literal["last", "last_valid", "mean", "max", "statistics"] = Field(
+        "last",
+        description="sequence to vector: last step; or, without padding, last step, mean, maximum, or mean, deviation "
+        "and changes over time (statistics)",
     )
+    input_statistics: bool = Field(False, description="the input's own statistics join the summary")
+    summary_norm: bool = Field(False, description="batch-norm of the summary (at bn_momentum)")
+    summary_dropout: float = Field(0.0, ge=0, lt=1, description="dropout on the summary")
     head: Literal["dense", "skip"] = Field("dense", description="skip: its projected input joins the last hidden layer")
     dense_units: list[int] = Field([64, 32], description="units of each layer of the head")
     dense_activation: Activation = Field("relu", description="of the head's hidden layers")
@@ -53,6 +58,9 @@ class CRNNSettings(BaseModel):
     )
     dense_l1: float = Field(0.0, ge=0, description="L1 penalty on the head's kernels, output layer excepted")
     dense_l2: float = Field(0.01, ge=0, description="L2 penalty on the head's kernels, output layer excepted")
+    dense_init_gain: float = Field(
+        1.0, gt=0, description="factor on the head's initial kernels; small for wide summaries and few clips"
+    )
     leaky_slope: float = Field(0.01, ge=0, description="slope below 0 of leaky_relu (Keras's own default is 0.2)")
     output_activation: Literal["linear", "tanh"] = Field("linear", description="tanh: outputs within -1 and 1")
 
@@ -73,7 +81,9 @@ class CRNNSettings(BaseModel):
             if any(not 0 <= rate < 1 for rate in getattr(self, name) or []):
                 raise ValueError(f"{name}: expected rates in [0, 1), got {getattr(self, name)}")
         if not self.lstm_units and self.summary in ("last", "last_valid"):
-            raise ValueError(f"summary: expected mean or max where lstm_units is empty, got {self.summary}")
+            raise ValueError(f"summary: expected mean, max or statistics where lstm_units is empty, got {self.summary}")
+        if not self.conv_filters and self.conv_block == "residual":
+            raise ValueError("conv_block: expected standard or single where conv_filters is empty, got residual")
         if not self.dense_units and self.head == "skip":
             raise ValueError("head: expected dense where dense_units is empty, got skip")
         return self
@@ -81,6 +91,8 @@ class CRNNSettings(BaseModel):
     def per_block(self) -> list[tuple[int, int, float]]:
         """Channels, pooling window and dropout rate of each convolution block."""
         blocks = len(self.conv_filters)
+        if not blocks:
+            return []
         sizes = self.pool_sizes * (blocks if len(self.pool_sizes) == 1 else 1)
         rates = self.conv_dropout * (blocks if len(self.conv_dropout) == 1 else 1)
         return list(zip(self.conv_filters, sizes, rates, strict=True))
@@ -93,6 +105,53 @@ class CRNNSettings(BaseModel):
         return [self.dense_dropout] * between + [0.0] * (len(self.dense_units) - between)
 
 
+class SERSettings(BaseModel):
+    """Speech emotion classifier. The defaults are the guide's improved model; each improvement can be taken back."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    name: Literal["ser"] = Field("ser", description="model family")
+    conv_channels: list[int] = Field([128, 256], description="channels of each convolution block; [] for none")
+    residual: bool = Field(True, description="a shortcut around each block's convolutions")
+    convs_per_block: int | None = Field(
+        None, ge=1, description="convolutions in each block (null: two in residual blocks, else one)"
+    )
+    kernel_size: int = Field(5, ge=1, description="frames under each convolution")
+    batch_norm: bool = Field(True, description="batch-norm after each convolution")
+    bn_momentum: float = Field(0.9, ge=0, lt=1, description="share of the moving statistics that a batch keeps")
+    pool_sizes: list[int] = Field([2], min_length=1, description="max-pooling window of each block, or one for all")
+    lstm_hidden: int = Field(128, ge=1, description="units of each LSTM, of each direction if bidirectional")
+    lstm_layers: int = Field(2, ge=0, description="stacked LSTMs; 0 for none")
+    bidirectional: bool = Field(True, description="every LSTM also reads backwards; outputs are concatenated")
+    attention_heads: int = Field(4, ge=0, description="heads of the self-attention after the LSTMs; 0 for none")
+    pooling: Literal["attention", "mean", "max", "statistics"] = Field(
+        "attention", description="sequence to vector: learned weights; mean; maximum; mean, deviation and changes"
+    )
+    input_statistics: bool = Field(
+        False, description="the features' own mean, standard deviation and changes join the pooled vector"
+    )
+    head_units: list[int] = Field([], description="units of hidden layers before the output; [] for none")
+    dropout: float = Field(0.2, ge=0, lt=1, description="after each block, between LSTMs, before each dense layer")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "SERSettings":
+        _each(self.pool_sizes, len(self.conv_channels), "pool_sizes: expected one size per block of conv_channels")
+        for name in ("conv_channels", "pool_sizes", "head_units"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(f"{name}: expected positive sizes, got {getattr(self, name)}")
+        return self
+
+    def per_block(self) -> list[tuple[int, int]]:
+        """Channels and pooling window of each convolution block."""
+        blocks = len(self.conv_channels)
+        sizes = self.pool_sizes * blocks if len(self.pool_sizes) == 1 else self.pool_sizes[:blocks]
+        return list(zip(self.conv_channels, sizes, strict=True))
+
+    def num_convs(self) -> int:
+        """Convolutions in each block."""
+        return self.convs_per_block or (2 if self.residual else 1)
+
+
 def _each(values: list[float] | list[int], blocks: int, expectation: str) -> None:
-    if len(values) not in (1, blocks):
+    if blocks and len(values) not in (1, blocks):
         raise ValueError(f"{expectation} ({blocks}), got {len(values)}")

@@ -8,9 +8,10 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from benchmarks import bare, baselines
+from benchmarks import bare, baselines, recurrent
 from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
+from models.lstm import LSTM
 from tuning.config import Config
 from tuning.search.folder import SearchFolder
 from tuning.space import load
@@ -101,3 +102,16 @@ def test_a_searchs_space_is_read_as_it_was_searched(tmp_path: Path) -> None:
     assert read.fixed() == space.fixed()
     assert read.fixed().features.num_frames == 200
     assert read.distributions == space.distributions
+
+
+def test_the_loops_beside_recurrent_dropout_are_the_layer(capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ["--frames=7", "--units=5", "--channels=4", "--batch=3", "--repeats=1"]
+    assert recurrent.main(sizes) == 0
+    assert "loop, recurrent dropout on the state" in capsys.readouterr().out
+    layer, sequence = LSTM(4, 5, recurrent_dropout=0.5).train(), torch.randn(3, 7, 4)
+
+    def without_dropout(values: torch.Tensor) -> torch.Tensor:
+        return LSTM(4, 5)(values)
+
+    with pytest.raises(SystemExit, match="a loop is not the layer"):
+        recurrent.check([layer, without_dropout], sequence)

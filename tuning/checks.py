@@ -111,5 +111,6 @@ def validation_message(error: ValidationError) -> str:
     for finding in error.errors():
         path = ".".join(str(part) for part in finding["loc"])
         message = finding["msg"].removeprefix("Value error, ")
-        lines.append(f"{path}.{message}" if finding["type"] == "value_error" else f"{path}: {message}")
+        own = finding["type"] == "value_error"  # our own messages begin with a setting's name
+        lines.append(message if own and not path else f"{path}.{message}" if own else f"{path}: {message}")
     return "\n".join(dict.fromkeys(lines))

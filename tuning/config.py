@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
 from datasets.corpus import did_you_mean
-from datasets.settings import DataSettings, FeatureSettings, Settings, SplitSettings
+from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
 from models import MODELS
 from models.settings import CRNNSettings
 
@@ -16,8 +16,17 @@ from models.settings import CRNNSettings
 class TaskSettings(Settings):
     """What is predicted."""
 
-    name: Literal["regression"] = Field("regression", description="kind of prediction")
-    targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs")
+    name: Literal["regression", "classification"] = Field("regression", description="numbers, or one class of several")
+    targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs (regression)")
+    classes: list[str] | None = Field(
+        None, min_length=2, description="names of the classes, in order; default: those of the corpus (classification)"
+    )
+    merge_classes: dict[str, str] = Field(
+        {}, description="classes that count as another, e.g. {excited: happy} (classification)"
+    )
+    drop_other_classes: bool = Field(
+        False, description="leave out clips of classes that are not listed; else they are an error (classification)"
+    )
     accuracy_threshold: float = Field(
         0.5, gt=0, description="val_accuracy counts clips whose every error is at most this, in units of the labels"
     )
@@ -26,7 +35,9 @@ class TaskSettings(Settings):
 class LossSettings(Settings):
     """What training minimises; always the mean over outputs and clips."""
 
-    name: Literal["mse", "weighted_mse", "huber", "emotion_aware"] = Field("mse", description="loss function")
+    name: Literal["mse", "weighted_mse", "huber", "emotion_aware", "cross_entropy"] = Field(
+        "mse", description="loss function (default for classification: cross_entropy)"
+    )
     delta: float = Field(1.0, gt=0, description="where Huber turns from square to linear (huber)")
     weights: list[float] = Field(
         [1.0, 1.2], min_length=1, description="weight of each target's squared error, in order (weighted_mse)"
@@ -37,6 +48,13 @@ class LossSettings(Settings):
     )
     quadrant_sharpness: float = Field(
         5.0, gt=0, description="slope at the axes of the smooth penalty's tanh (emotion_aware)"
+    )
+
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes, in training (cross_entropy)"
+    )
+    class_weights: Literal["none", "inverse"] = Field(
+        "none", description="inverse: training clips count by the inverse of their class's frequency (cross_entropy)"
     )
 
     @model_validator(mode="after")
@@ -60,9 +78,15 @@ class OptimSettings(Settings):
     momentum: float | None = Field(None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)")
     nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
-    schedule: Literal["constant", "exponential", "cosine", "plateau"] = Field(
+    weight_decay: float = Field(0.0, ge=0, description="decay of all weights, apart from the gradient (adam)")
+    schedule: Literal["constant", "exponential", "cosine", "plateau", "step"] = Field(
         "constant", description="how the learning rate changes: at every step, or after epochs without gain (plateau)"
     )
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs in which the rate rises to learning_rate, before the schedule"
+    )
+    step_epochs: int = Field(10, ge=1, description="epochs after which the rate is multiplied by step_factor (step)")
+    step_factor: float = Field(0.5, gt=0, le=1, description="factor per step_epochs (step)")
     decay_steps: int = Field(1000, ge=1, description="steps in which the rate falls by decay_rate (exponential)")
     decay_rate: float = Field(0.96, gt=0, le=1, description="factor per decay_steps (exponential)")
     staircase: bool = Field(True, description="fall once per decay_steps, not at every step (exponential)")
@@ -92,13 +116,19 @@ class SearchSettings(Settings):
 
     algorithm: Literal["grid", "random", "optuna"] = Field("random", description="who proposes the trials")
     num_trials: int | None = Field(None, ge=1, description="number of trials (random, optuna; a grid has its own)")
-    metric: str = Field("val_loss", description="what ranks the trials, by each trial's best epoch")
+    metric: str = Field(
+        "val_loss", description="what ranks the trials, by each trial's best epoch (split.inner_folds: mean over folds)"
+    )
     sampler: Literal["tpe", "gp", "qmc", "random", "cmaes"] = Field("tpe", description="Optuna's sampler (optuna)")
     points_to_evaluate: list[dict[str, Any]] = Field(
         [], description="configurations tried first, by dotted path (random, optuna)"
     )
     scheduler: Literal["none", "asha", "median"] = Field("none", description="who stops poor trials early")
-    grace_epochs: int = Field(5, ge=1, description="no trial is stopped before this epoch (asha, median)")
+    grace_epochs: int = Field(
+        5,
+        ge=1,
+        description="no trial is stopped before this epoch (asha, median; with split.inner_folds after the first fold)",
+    )
     reduction_factor: float = Field(3.0, gt=1, description="one trial in so many goes on at each rung (asha)")
     max_concurrent: int | None = Field(None, ge=1, description="most trials at once (default: as many as fit)")
     time_budget_minutes: float | None = Field(None, gt=0, description="stop the search after so long")
@@ -128,6 +158,7 @@ class Config(Settings):
     data: DataSettings = Field(default_factory=DataSettings)
     split: SplitSettings = Field(default_factory=SplitSettings)
     features: FeatureSettings = Field(default_factory=FeatureSettings)
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
     model: CRNNSettings = Field(default_factory=CRNNSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
@@ -135,6 +166,25 @@ class Config(Settings):
     search: SearchSettings = Field(default_factory=SearchSettings)
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of the search, of every trial's weights and batches")
+
+    @model_validator(mode="after")
+    def _loss_of_the_task(self) -> "Config":
+        classes = self.task.name == "classification"
+        if classes and "name" not in self.loss.model_fields_set:
+            self.loss = self.loss.model_copy(update={"name": "cross_entropy"})
+        if classes != (self.loss.name == "cross_entropy"):
+            raise ValueError(f"loss.name: expected one for {self.task.name}, got {self.loss.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_for_inner_folds(self) -> "Config":
+        workers = self.resources.workers_per_trial
+        if self.split.inner_folds is not None and workers > 1:
+            raise ValueError(
+                f"resources.workers_per_trial: expected 1 with split.inner_folds, whose folds are trained one after "
+                f"the other by one worker, got {workers}"
+            )
+        return self
 
 
 class RunSettings(Settings):
@@ -207,7 +257,14 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 # Sections whose leaves may be searched; the others say how a search is run and must be the same for all trials.
-SEARCHABLE = ("features", "model", "loss", "optim", "training")
+SEARCHABLE = ("features", "augment", "model", "loss", "optim", "training")
+
+# Of those, what needs shards of its own: every value is prepared before the search. Of `augment` that is what the
+# bank holds, and whether mel bands are stored for masks; probabilities decide only how it is drawn from.
+PREPARED: tuple[str, ...] = (
+    "features.", "augment.versions", "augment.freq_masks", "augment.pitch_semitones", "augment.room_seconds",
+    *(f"augment.{name}" for name in AugmentSettings.model_fields if name.endswith("_range")),
+)  # fmt: skip
 
 # Settings that may change between two runs of one search: its size, its means and its looks. Where the
 # corpus lies is among them, because its content is compared by fingerprint.

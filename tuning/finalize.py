@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import datetime
-import io
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from tuning.checks import UserError
 from tuning.config import Config, parse_config
 
 if TYPE_CHECKING:
+    from datasets.corpus import Corpus
     from datasets.resident import ResidentData
     from datasets.splits import Split
     from tuning.search.folder import SearchFolder, TrialRecord
@@ -23,8 +23,11 @@ USAGE = """\
 python -m tuning.finalize results/NAME [again=true]
 
 Retrains the winner of a finished search on its training and validation clips, for as many epochs as its best one
-took, tests it once on the sealed test clips, and writes results/NAME/best/. A second look at the test is refused
-unless again=true; every look is recorded.
+took (after inner folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
+results/NAME/best/. A second look at the test is refused unless again=true; every look is recorded.
+
+best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
+confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
 """
 
 
@@ -60,7 +63,9 @@ def finalize(folder: SearchFolder, again: bool = False) -> dict[str, float]:
     """
     import numpy as np
 
+    from tuning.best import Tested, draw, print_scores, write_model, write_test
     from tuning.plan import read_corpus
+    from tuning.search.folder import write_json
     from tuning.space import read_recorded
     from tuning.stages import corpus_fingerprint, prepare_features, usable_split
     from tuning.training import VALIDATION_BATCH
@@ -81,20 +86,25 @@ def finalize(folder: SearchFolder, again: bool = False) -> dict[str, float]:
     if not split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
-    data = _data(prepared, split, config)
-    training = _retrain(folder, config, data, winner)
+    training = _retrain(folder, config, _data(space, prepared, corpus, split, config), winner)
+    data = training.data
     outputs = np.concatenate([training.predict(batch).cpu().numpy() for batch in data.val_batches(VALIDATION_BATCH)])
     metrics = {f"test_{name}": value for name, value in training.task.metrics(data.val_targets, outputs).items()}
     constant = training.task.constant_baseline(data.train_targets, data.val_targets)
     looks.append({"when": _now(), "trial": winner.number, "metrics": metrics})
-    from tuning.search.folder import write_json
-
     # Recorded before anything is shown: a look counts even if what follows fails.
     write_json(looks_file, looks)
     constant = {f"test_{name.removeprefix('val_')}": value for name, value in constant.items()}
-    _write_best(folder, config, training, data, winner, {"test": metrics, "constant": constant})
-    _write_predictions(folder, config, split, data, outputs)
-    _print(folder, config, winner, metrics, constant, len(outputs))
+    group_of = {clip.id: clip.group for clip in split.test}
+    ids = data.val_ids.tolist()
+    tested = Tested(ids, [group_of[clip] for clip in ids], data.val_targets, outputs, metrics, constant)
+    best = folder.path / "best"
+    write_model(best, config, training.model, data.statistics)
+    write_test(best, config, winner, training.epoch, tested)
+    print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
+    print_scores(config, winner, tested)
+    draw(best, config, winner, folder.trial(winner.number), tested)
+    print(f"model     {best}")
     return metrics
 
 
@@ -129,18 +139,21 @@ def _winner(folder: SearchFolder, space: Space) -> tuple[TrialRecord, Config]:
     return ranked[0], parse_config(params["config"])
 
 
-def _data(prepared: dict[str, Any], split: Split, config: Config) -> ResidentData:
-    """Training and validation clips to train on, test clips in validation's place."""
-    from datasets.reading import FeatureStatistics, read_part
+def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> ResidentData:
+    """Training and validation clips to train on, with their bank; test clips in validation's place."""
+    from datasets.reading import FeatureStatistics, read_part, read_versions
     from datasets.resident import ResidentData
-    from tuning.stages import variant_key
+    from tuning.stages import data_key, prepare_banks, stored, variant_key
 
-    variant = prepared[variant_key(config.features)]
+    variant = prepared[variant_key(stored(config))]
+    known = replace(split, train=split.train + split.val, val=[])
+    bank = prepare_banks(space, config, corpus, known, _no_progress).get(data_key(config), {})
     sealed = {clip.id for clip in split.test}
-    train = read_part(variant, split.train + split.val, sealed)
+    train = read_part(variant, known.train, sealed)
     test = read_part(variant, split.test, sealed=())
     statistics = FeatureStatistics.of([(train.num_frames, train.features)])
-    return ResidentData(train, test, statistics, variant.num_frames).crop(config.features.num_frames)
+    versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
+    return ResidentData(train, test, statistics, variant.num_frames, versions)
 
 
 def _retrain(folder: SearchFolder, config: Config, data: ResidentData, winner: TrialRecord) -> Any:
@@ -150,21 +163,14 @@ def _retrain(folder: SearchFolder, config: Config, data: ResidentData, winner: T
     """
     import torch
 
-    from tuning.search.folder import read_progress
-    from tuning.tasks import ranking_metrics, task_of
-    from tuning.training import Training
-    from tuning.trial import build_model
+    from tuning.trial import make_training
 
-    rates = [float(row["learning_rate"]) for row in read_progress(folder.trial(winner.number))]
-    assert winner.best_epoch is not None
+    epochs, rates = _epochs_and_rates(folder, winner)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    torch.manual_seed(config.seed)
-    mode = ranking_metrics(config.task.targets)[config.search.metric]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build_model(config, data.num_features)
-    training = Training(model, data, task_of(config), config, mode, device=device)
-    print(f"retrain   trial {winner.number} for {winner.best_epoch} epochs on {data.num_train} clips", flush=True)
-    for epoch in range(1, winner.best_epoch + 1):
+    training = make_training(config, data, checkpoints=None, device=device)
+    print(f"retrain   trial {winner.number} for {epochs} epochs on {data.num_train} clips", flush=True)
+    for epoch in range(1, epochs + 1):
         training.epoch = epoch
         if config.optim.schedule == "plateau":
             training.base_rate = rates[epoch - 1]
@@ -172,61 +178,22 @@ def _retrain(folder: SearchFolder, config: Config, data: ResidentData, winner: T
     return training
 
 
-def _write_best(
-    folder: SearchFolder, config: Config, training: Any, data: ResidentData, winner: TrialRecord, scores: dict[str, Any]
-) -> None:
-    from omegaconf import OmegaConf
-    from safetensors.torch import save_file
+def _epochs_and_rates(folder: SearchFolder, winner: TrialRecord) -> tuple[int, list[float]]:
+    """How long to train and the learning rate of each epoch, as the winner's record has them.
 
-    from tuning.search.folder import write_json, write_text
+    After inner folds: the mean of the folds' best epochs, a half rounded up, and the median of the folds' rates, a
+    fold whose training had ended counting with its last.
+    """
+    from tuning.folds import FoldResults, rounded_mean
+    from tuning.search.folder import read_progress
 
-    best = folder.path / "best"
-    best.mkdir(exist_ok=True)
-    write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
-    weights = {name: tensor.contiguous().cpu() for name, tensor in training.model.state_dict().items()}
-    save_file(weights, best / "model.safetensors")
-    write_json(best / "labels.json", {"targets": config.task.targets, "target_range": config.data.target_range})
-    statistics = {"mean": data.statistics.mean.tolist(), "std": data.statistics.std.tolist()}
-    write_json(best / "features.json", config.features.model_dump(mode="json") | statistics)
-    validation = {"trial": winner.number, "epochs": winner.best_epoch, "validation": winner.metrics}
-    write_json(best / "metrics.json", validation | scores)
-
-
-def _write_predictions(folder: SearchFolder, config: Config, split: Split, data: ResidentData, outputs: Any) -> None:
-    from tuning.search.folder import write_text
-
-    groups = {clip.id: clip.group for clip in split.test}
-    targets = config.task.targets
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["clip", "group", *targets, *(f"predicted_{target}" for target in targets)])
-    for clip, wanted, found in zip(data.val_ids.tolist(), data.val_targets.tolist(), outputs.tolist(), strict=True):
-        writer.writerow([clip, groups[clip], *wanted, *found])
-    write_text(folder.path / "best" / "test_predictions.csv", stream.getvalue())
-
-
-def _print(
-    folder: SearchFolder,
-    config: Config,
-    winner: TrialRecord,
-    metrics: dict[str, float],
-    constant: dict[str, float],
-    num_clips: int,
-) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    names = [name for name in metrics if name.removeprefix("test_").split("_")[0] in ("rmse", "r2", "ccc", "pearson")]
-    for heading in ("metric", "validation", "test", "constant"):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
-    for name in names:
-        on_val = winner.metrics.get(f"val_{name.removeprefix('test_')}")
-        cells = [on_val, metrics[name], constant.get(name)]
-        table.add_row(name.removeprefix("test_"), *("" if cell is None else f"{cell:.4f}" for cell in cells))
-    print(f"test      {num_clips} sealed clips, looked at once and recorded in {folder.path / 'test_looks.json'}")
-    Console(file=sys.stdout, width=100, highlight=False).print(table)
-    print(f"model     {folder.path / 'best'}")
+    path = folder.trial(winner.number)
+    rows = read_progress(path)
+    if winner.folds is None:
+        assert winner.best_epoch is not None
+        return winner.best_epoch, [float(row["learning_rate"]) for row in rows]
+    epochs = rounded_mean(int(row["fold_epochs"]) for row in rows)
+    return epochs, FoldResults(winner.folds, file=path / "checkpoints" / FoldResults.FILE).median_rates(epochs)
 
 
 if __name__ == "__main__":

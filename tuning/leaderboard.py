@@ -17,23 +17,31 @@ if TYPE_CHECKING:
 
 # How many ranks are printed; the files have all.
 PRINTED = 10
+# Metrics that a terminal has room for, beside the one that ranks; those of the task are shown.
+SHOWN = ("val_loss", "val_rmse", "val_r2", "val_uar", "val_f1")
 
 
 def rank(records: list[TrialRecord], metric: str, mode: Mode) -> list[TrialRecord]:
-    """Best first by each trial's best epoch; failed trials and those without a value last, by number."""
+    """Best first by each trial's best epoch; failed trials and those without a value last, by number.
+
+    A trial with fewer inner folds than it should have comes after those with all, whatever its mean: folds differ in
+    how hard they are, and it was stopped for being poor or is not done.
+    """
     sign = 1 if mode == "min" else -1
 
-    def key(record: TrialRecord) -> tuple[bool, float, int]:
+    def key(record: TrialRecord) -> tuple[bool, bool, float, int]:
         value = record.metrics.get(metric)
-        ranked = value is not None and record.status != "failed"
-        return (not ranked, sign * value if ranked and value is not None else 0.0, record.number)
+        if value is None or record.status == "failed":
+            return (True, False, 0.0, record.number)
+        return (False, not record.is_whole, sign * value, record.number)
 
     return sorted(records, key=key)
 
 
 def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[str, Any]]:
     """The leaderboard's rows; a cell is None where nothing was measured."""
-    metrics = dict.fromkeys([metric, *sorted({name for record in records for name in record.metrics})])
+    found = sorted({name for record in records for name in record.metrics})
+    metrics = dict.fromkeys([metric, *(name for name in found if name == f"{metric}_std"), *found])
     paths = dict.fromkeys(path for record in records for path in record.params)
     rows = []
     for place, record in enumerate(rank(records, metric, mode), start=1):
@@ -62,7 +70,8 @@ def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: d
         writer.writeheader()
         writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
     write_text(folder.path / "leaderboard.csv", stream.getvalue())
-    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline))
+    folds = next((record.folds for record in records if record.folds), None)
+    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds))
     return rank(records, metric, mode)
 
 
@@ -70,10 +79,16 @@ def _cell(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 
-def _markdown(name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float]) -> str:
+def _markdown(
+    name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float], folds: int | None
+) -> str:
     direction = "lower" if mode == "min" else "higher"
-    lines = [f"# {name}", "", f"Ranked by `{metric}` of each trial's best epoch; {direction} is better.", ""]
-    lines += [f"Constant predictor on the same validation split: {describe_baseline(baseline, metric)}.", ""]
+    measured, where = "of each trial's best epoch", "split"
+    if folds is not None:
+        measured = f"as the mean over {folds} inner folds (`epochs`: folds done; with fewer, after the others)"
+        where = "folds"
+    lines = [f"# {name}", "", f"Ranked by `{metric}` {measured}; {direction} is better.", ""]
+    lines += [f"Constant predictor on the same validation {where}: {describe_baseline(baseline, metric)}.", ""]
     if rows:
         lines.append("| " + " | ".join(rows[0]) + " |")
         lines.append("|" + " --- |" * len(rows[0]))
@@ -85,7 +100,7 @@ def _markdown(name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, ba
 
 def describe_baseline(baseline: dict[str, float], metric: str) -> str:
     """The constant predictor's figures in words, the ranking metric first."""
-    names = dict.fromkeys([metric, "val_loss", "val_rmse", "val_r2"])
+    names = dict.fromkeys([metric, *SHOWN])
     return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
 
 
@@ -116,9 +131,11 @@ def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str
 def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], paths: list[str]) -> Table:
     from rich.table import Table
 
-    metrics = [metric, *(name for name in ("val_loss", "val_rmse", "val_r2") if name != metric)]
+    spread = [name for name in (f"{metric}_std",) if any(name in record.metrics for record in shown)]
+    metrics = [metric, *spread, *(name for name in SHOWN if name != metric and name in baseline)]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in ("rank", "trial", "status", "epoch"):
+    in_folds = any(record.folds for record in shown)
+    for name in ("rank", "trial", "status", "folds" if in_folds else "epoch"):
         table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
     for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]:
         # Two lines of heading leave room for more columns on a terminal.
@@ -128,6 +145,6 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     for place, record in enumerate(shown, start=1):
         values = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in metrics]
         params = [plain(record.params[path]) if path in record.params else "" for path in paths]
-        epoch = f"{record.best_epoch}/{record.epochs}" if record.best_epoch else ""
+        epoch = f"{record.best_epoch}/{record.folds or record.epochs}" if record.best_epoch else ""
         table.add_row(str(place), str(record.number), record.status, epoch, *values, *params)
     return table

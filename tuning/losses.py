@@ -71,6 +71,25 @@ def emotion_aware(
     return mse(outputs, targets) + quadrant_penalty * mse(*sides)
 
 
+def cross_entropy(
+    outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+) -> Tensor:
+    """-sum_k w_k q_k log softmax(outputs)_k: logits [B, K], class indices [B, 1] -> [B].
+
+    q is 1 - label_smoothing at the class plus label_smoothing / K everywhere; w are weights [K], 1 if none. The mean
+    over clips divides by their number and never by the sum of their weights: PyTorch does the one for soft targets
+    and the other for class indices, so that mixing clips would change the scale. It is linear in q, so that a clip
+    mixed of two has the mixed loss of both.
+    """
+    assert targets.shape == (len(outputs), 1), f"outputs {outputs.shape}, targets {targets.shape}"
+    log_probabilities = outputs.log_softmax(dim=1)
+    wanted = F.one_hot(targets[:, 0].long(), outputs.shape[1]).to(outputs.dtype)
+    wanted = wanted * (1 - label_smoothing) + label_smoothing / outputs.shape[1]
+    if class_weights is not None:
+        wanted = wanted * class_weights
+    return -(wanted * log_probabilities).sum(dim=1)
+
+
 def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     # [B, 1] against [B] would broadcast to [B, B] and train on nonsense.
     assert outputs.shape == targets.shape, f"outputs {outputs.shape}, targets {targets.shape}"

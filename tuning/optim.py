@@ -132,9 +132,21 @@ def adam(
     beta_1: float = 0.9,
     beta_2: float = 0.999,
     epsilon: float = 1e-7,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Adam as Keras computes it. Source: guide part 8, optimiser 1; Kingma and Ba 2015, end of section 2."""
-    return KerasAdam(parameters, lr=learning_rate, betas=(beta_1, beta_2), eps=epsilon)
+    """Adam as Keras computes it. Source: guide part 8, optimiser 1; Kingma and Ba 2015, end of section 2.
+
+    With `weight_decay` all weights shrink by learning_rate * weight_decay of themselves at each step, apart from the
+    gradient, as in Keras's AdamW (Loshchilov and Hutter 2019).
+    """
+    return KerasAdam(
+        parameters,
+        lr=learning_rate,
+        betas=(beta_1, beta_2),
+        eps=epsilon,
+        weight_decay=weight_decay,
+        decoupled_weight_decay=True,
+    )
 
 
 def sgd(
@@ -200,6 +212,17 @@ def cosine(step: int, learning_rate: float, *, total_steps: int, alpha: float = 
     return learning_rate * (alpha + (1 - alpha) * (1 + math.cos(math.pi * fraction)) / 2)
 
 
+def step(
+    step: int, learning_rate: float, *, steps_per_epoch: int, step_epochs: int = 10, step_factor: float = 0.5
+) -> float:
+    """The learning rate times `step_factor` for every `step_epochs` whole epochs done.
+
+    >>> [step(done, 1.0, steps_per_epoch=2, step_epochs=3) for done in (0, 5, 6, 12)]
+    [1.0, 1.0, 0.5, 0.25]
+    """
+    return learning_rate * step_factor ** (step // (steps_per_epoch * step_epochs))
+
+
 # Steps count from 0: the rate of a step is the schedule's value before it. `Plateau` moves between epochs what is
 # constant within them.
 SCHEDULES: dict[str, Callable[..., float]] = {
@@ -207,13 +230,22 @@ SCHEDULES: dict[str, Callable[..., float]] = {
     "exponential": exponential,
     "cosine": cosine,
     "plateau": constant,
+    "step": step,
 }
 
 
-def make_schedule(settings: OptimSettings, total_steps: int) -> Callable[[int, float], float]:
-    """The schedule that the settings name, as a function of the steps done and the rate that it begins with."""
-    function = SCHEDULES[settings.schedule]
-    return functools.partial(function, **_options(function, settings.model_dump() | {"total_steps": total_steps}))
+def make_schedule(settings: OptimSettings, epochs: int, steps_per_epoch: int) -> Callable[[int, float], float]:
+    """The schedule that the settings name, as a function of the steps done and the rate that it begins with.
+
+    In the first `warmup_epochs` the rate rises in equal parts, from 1 / steps of it at the first step to the whole at
+    the last; the schedule begins after them, over the steps that are left.
+    """
+    function, warmup = SCHEDULES[settings.schedule], min(settings.warmup_epochs, epochs - 1) * steps_per_epoch
+    lengths = {"total_steps": epochs * steps_per_epoch - warmup, "steps_per_epoch": steps_per_epoch}
+    schedule = functools.partial(function, **_options(function, settings.model_dump() | lengths))
+    if not warmup:
+        return schedule
+    return lambda done, rate: rate * (done + 1) / warmup if done < warmup else schedule(done - warmup, rate)
 
 
 @dataclass

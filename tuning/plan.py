@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets.corpus import Corpus, load_corpus
-from datasets.splits import Split, split_clips
+from datasets.corpus import Corpus, load_classes, load_corpus
+from datasets.splits import Split, inner_folds, split_clips
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
 from tuning.distributions import LISTED, plain
@@ -67,6 +67,20 @@ def make_plan(arguments: list[str]) -> Plan:
     return Plan(run, space, config, mode, overrides, total)
 
 
+def with_classes(plan: Plan, corpus: Corpus) -> Plan:
+    """The plan with the corpus's classes, which its trials are to tell apart.
+
+    Raises:
+        UserError: a ranking metric of a class that there is not.
+    """
+    if not corpus.classes:
+        return plan
+    space = Space({**plan.space.settings, "task.classes": corpus.classes}, plan.space.distributions)
+    config = space.fixed()
+    check_metric(space, config)
+    return replace(plan, space=space, config=config)
+
+
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
     """The trials that are known beforehand: all of a grid or of random draws, else the points tried first."""
     first = [flatten(point, space.fields) for point in config.search.points_to_evaluate]
@@ -114,8 +128,15 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     Raises:
         UserError: no such corpus, a wrong manifest, groups that cross splits.
     """
+    task = config.task
     try:
-        corpus = load_corpus(config.data, config.task.targets)
-        return corpus, split_clips(corpus.clips, config.split)
+        if task.name == "classification":
+            corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
+        else:
+            corpus = load_corpus(config.data, task.targets)
+        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
+        if config.split.inner_folds is not None:  # whether the clips allow it is said before anything is computed
+            inner_folds(split, config.split.inner_folds, config.split.seed)
+        return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -8,7 +8,8 @@ from typing import Any
 
 from tuning.config import Config
 from tuning.distributions import plain
-from tuning.plan import Plan, planned_points, read_corpus
+from tuning.folds import describe_parts
+from tuning.plan import Plan, planned_points, read_corpus, with_classes
 from tuning.search.resources import Resources, cluster_resources, local_machine, plan_resources, start_ray
 
 # Configurations and steps that a probe measures.
@@ -21,7 +22,7 @@ def preview(plan: Plan) -> None:
     Raises:
         UserError: the corpus or the resources do not allow it.
     """
-    config = plan.config
+    config, folds = plan.config, plan.config.split.inner_folds
     direction = "lower" if plan.mode == "min" else "higher"
     print(
         f"search    {plan.name}: {plan.total} trials ({config.search.algorithm}, scheduler {config.search.scheduler})"
@@ -29,11 +30,13 @@ def preview(plan: Plan) -> None:
     print(
         f"          ranked by {config.search.metric} ({direction} is better), at most {config.training.epochs} epochs"
     )
+    if folds is not None:
+        print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
     if config.data.corpus == "demo":
         print("corpus    demo, made on the first run")
     else:
         corpus, split = read_corpus(config)
-        parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test (sealed)"
+        parts = describe_parts(split, folds)
         print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; {parts}; split: {split.method}")
     cpus, gpus = _machine(config)
     resources = plan_resources(config, cpus, gpus)
@@ -61,13 +64,15 @@ def _probe(plan: Plan, resources: Resources) -> None:
     """Time a few steps of a few trials, one after the other, and extend to all epochs of all trials."""
     import ray
 
-    from tuning.stages import prepare_features, share_data, usable_split, variant_key
+    from tuning.stages import data_key, prepare_banks, prepare_features, share_data, usable_split
 
     corpus, split = read_corpus(plan.config)
+    plan = with_classes(plan, corpus)
     start_ray(plan.config)
     prepared = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
     split = usable_split(split, prepared)
-    data, _ = share_data(prepared, split, plan.config)
+    banks = prepare_banks(plan.space, plan.config, corpus, split, lambda done, total: None)
+    data, _ = share_data(prepared, banks, split, plan.space, plan.config)
     points = planned_points(plan.space, plan.config) or [
         {path: d.at(fraction) for path, d in plan.space.distributions.items()} for fraction in (0.1, 0.4, 0.6, 0.9)
     ]
@@ -75,7 +80,10 @@ def _probe(plan: Plan, resources: Resources) -> None:
     seconds = []
     for point in chosen:
         config = plan.space.config(point)
-        seconds.append(_epoch_seconds(config, ray.get(data[variant_key(config.features)])) * config.training.epochs)
+        some, models = ray.get(data[data_key(config)]), config.split.inner_folds or 1
+        if config.split.inner_folds is not None:
+            some = some.fold(0)
+        seconds.append(_epoch_seconds(config, some) * config.training.epochs * models)
     mean = sum(seconds) / len(seconds)
     total = mean * plan.total / resources.concurrent
     print(f"estimate  {mean:.0f} s per trial ({min(seconds):.0f} to {max(seconds):.0f} s, {len(chosen)} probed),")
@@ -85,13 +93,14 @@ def _probe(plan: Plan, resources: Resources) -> None:
 def _epoch_seconds(config: Config, data: Any) -> float:
     import torch
 
+    from datasets.augmented import augment_data
     from tuning.tasks import ranking_metrics, task_of
     from tuning.training import Training
     from tuning.trial import build_model
 
     torch.set_num_threads(config.resources.cpus_per_worker)
-    cropped = data.crop(config.features.num_frames)
-    mode = ranking_metrics(config.task.targets)[config.search.metric]
+    cropped = augment_data(data.crop(config.features.num_frames), config.features, config.augment)
+    mode = ranking_metrics(config.task)[config.search.metric]
     training = Training(build_model(config, cropped.num_features), cropped, task_of(config), config, mode)
     batches = cropped.train_batches(1, config.training.batch_size, config.seed)
     steps = []

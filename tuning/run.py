@@ -11,13 +11,14 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
 
 if TYPE_CHECKING:
+    from datasets.bank import Bank
     from datasets.corpus import Corpus
     from datasets.shards import Prepared
     from datasets.splits import Split
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from tuning.plan import make_plan, read_corpus
+    from tuning.plan import make_plan, read_corpus, with_classes
 
     dry_run = "--dry-run" in arguments
     plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
@@ -64,6 +65,7 @@ def _main(arguments: list[str]) -> int:
         return DONE
     _say_what_the_corpus_brings(plan)
     corpus, split = read_corpus(plan.config)
+    plan = with_classes(plan, corpus)
     from tuning.search.folder import SearchFolder
 
     with SearchFolder(plan.run.storage, plan.name) as folder:
@@ -87,19 +89,20 @@ def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, argu
 def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
     from tuning.leaderboard import write_leaderboard
-    from tuning.stages import prepare_features, share_data, usable_split
+    from tuning.stages import share_data, usable_split
 
-    prepared = _prepared(plan, corpus, split, prepare_features)
+    prepared = _prepared(plan, corpus, split)
     split = usable_split(split, prepared)
-    _say_split(corpus, split)
+    _say_split(corpus, split, plan.config.split.inner_folds)
     _write_quarantine(folder, prepared)
+    banks = _prepared_banks(plan, corpus, split)
 
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.tuner import run_search
 
     start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
-    data, baseline = share_data(prepared, split, plan.config)
+    data, baseline = share_data(prepared, banks, split, plan.space, plan.config)
     # Only now, so that a command that was refused leaves no search that a better one would differ from.
     if not folder.exists:
         folder.create(plan.space, plan.overrides, fingerprint)
@@ -139,21 +142,12 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
 
 
-def _prepared(plan: Plan, corpus: Corpus, split: Split, prepare_features: Any) -> dict[str, Prepared]:
-    """Features of every recording, with what was done in words; Ray is started only if something is to do."""
-    from tuning.search.resources import start_ray
+def _prepared(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Prepared]:
+    """Features of every recording, with what was done in words."""
+    from tuning.stages import prepare_features
 
     began = time.monotonic()
-    started = False
-
-    def on_progress(done: int, total: int) -> None:
-        nonlocal started
-        if done < total and not started:
-            started = True
-            print(f"prepare   features of {total - done} of {total} recordings ...", flush=True)
-            start_ray(plan.config)
-
-    prepared: dict[str, Prepared] = prepare_features(plan.space, plan.config, corpus, split, on_progress)
+    prepared = prepare_features(plan.space, plan.config, corpus, split, _starting(plan, "features of"))
     extracted = sum(variant.num_extracted for variant in prepared.values())
     reused = sum(variant.num_reused for variant in prepared.values())
     variants = f" in {len(prepared)} variants" if len(prepared) > 1 else ""
@@ -165,10 +159,43 @@ def _prepared(plan: Plan, corpus: Corpus, split: Split, prepare_features: Any) -
     return prepared
 
 
-def _say_split(corpus: Corpus, split: Split) -> None:
+def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]:
+    """The bank of augmented training clips, where the trials draw from one, with what was done in words."""
+    from tuning.stages import prepare_banks, searched_effects
+
+    began = time.monotonic()
+    banks = prepare_banks(plan.space, plan.config, corpus, split, _starting(plan, "augmented versions of"))
+    made = [variant for bank in banks.values() for variant in bank.values()]
+    if made:
+        versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
+        kept = sum(variant.num_reused * (variant.versions or 1) for variant in made)
+        effects = ", ".join(searched_effects(plan.space))
+        print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
+    return banks
+
+
+def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
+    """A progress function that says what begins, and starts Ray, only if something is to do."""
+    from tuning.search.resources import start_ray
+
+    started = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal started
+        if done < total and not started:
+            started = True
+            print(f"prepare   {what} {total - done} of {total} recordings ...", flush=True)
+            start_ray(plan.config)
+
+    return on_progress
+
+
+def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:
+    from tuning.folds import describe_parts
+
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
-    parts = f"{len(split.train)} train, {len(split.val)} validation, {len(split.test)} test (sealed)"
+    parts = describe_parts(split, num_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
         print(f"          note: {note}")

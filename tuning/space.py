@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -13,6 +13,7 @@ from pydantic.fields import FieldInfo
 from datasets.settings import CORPUS_DEFAULTS
 from tuning.checks import UserError, cast, expectation, nearest, unknown_setting, validation_message
 from tuning.config import (
+    PREPARED,
     SEARCHABLE,
     SECTIONS,
     Config,
@@ -23,6 +24,7 @@ from tuning.config import (
     parse_config,
 )
 from tuning.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
+from tuning.texts import read_yaml, text_settings
 
 # How often a trial is drawn again when an earlier one has the same values, before the space counts as used up.
 MAX_REDRAWS = 200
@@ -139,7 +141,8 @@ class Space:
 
     def written(self) -> dict[str, Any]:
         """Everything by dotted path, distributions as they are written in a file."""
-        values = flattened(parse_config({"model": {"name": self.model}}).model_dump(mode="json"))
+        named = {"model.name": self.model, "task.name": self.settings.get("task.name", "regression")}
+        values = flattened(parse_config(nested(named)).model_dump(mode="json"))  # defaults of this model and task
         values |= self.settings | {path: d.as_setting() for path, d in self.distributions.items()}
         return values
 
@@ -156,8 +159,6 @@ def read_space_file(space: str) -> dict[str, Any]:
     Raises:
         UserError: no such file, or no YAML mapping.
     """
-    from omegaconf import OmegaConf
-
     if space.endswith((".yaml", ".yml")) or "/" in space:
         file = Path(space)
         if not file.is_file():
@@ -169,12 +170,12 @@ def read_space_file(space: str) -> dict[str, Any]:
             raise UserError(f"space: expected a known space or a path, got '{space}'{nearest(space, known)}")
         text = importlib.resources.files("search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
     try:
-        tree = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        tree = read_yaml(text, text_settings())
     except Exception as error:  # OmegaConf passes the YAML parser's own errors on
         raise UserError(f"space: expected YAML in '{space}', got: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise UserError(f"space: expected sections with settings in '{space}', got {plain(tree)}")
-    return tree  # type: ignore[return-value]
+    return tree
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
@@ -183,8 +184,6 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     Raises:
         UserError: no `=`, a value that is no YAML, a key given twice.
     """
-    from omegaconf import OmegaConf
-
     overrides: dict[str, Any] = {}
     for argument in arguments:
         key, equals, text = argument.partition("=")
@@ -193,8 +192,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         if key in overrides:
             raise UserError(f"{key}: expected once, got twice")
         try:
-            read: Any = OmegaConf.to_container(OmegaConf.create(f"value: {text}"), resolve=False)
-            overrides[key] = read["value"]
+            overrides[key] = read_yaml(f"value: {text}", ["value"] if key in text_settings() else [])["value"]
         except Exception as error:  # OmegaConf passes the YAML parser's own errors on
             reason = " ".join(str(error).split())
             raise UserError(f"{key}: expected a value in YAML, got '{text}' ({reason})") from None
@@ -234,7 +232,7 @@ def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
         try:
             if is_distribution(value):
                 distributions[path] = _checked(path, parse_at(path, value), fields)
-            elif isinstance(value, dict):
+            elif isinstance(value, dict) and get_origin(fields[path].annotation) is not dict:
                 raise UserError(_no_distribution(path, value, fields))
             elif isinstance(value, str) and "${" in value:
                 settings[path] = value
@@ -264,7 +262,7 @@ def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]
     section, kind = path.split(".")[0], distribution.kind
     if section not in SEARCHABLE:
         raise UserError(f"{path}: expected a plain value (searched may be {', '.join(SEARCHABLE)}), got {kind}")
-    if section == "features" and kind not in LISTED:
+    if path.startswith(PREPARED) and kind not in LISTED:
         raise UserError(f"{path}: expected grid or choice, since every variant is prepared first, got {kind}")
     fitting: tuple[str, ...] = LISTED
     if fields[path].annotation is int:

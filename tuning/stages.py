@@ -1,6 +1,7 @@
 """What is computed once and shared by all trials, each under a lock, and found again by its fingerprint.
 
-So far one stage: the features of every recording, in as many variants as the space has.
+Two stages: the features of every recording, in as many variants as the space has, and the bank of augmented training
+clips.
 """
 
 from __future__ import annotations
@@ -14,15 +15,18 @@ from typing import Any
 import filelock
 
 from datasets import storage
+from datasets.bank import Bank, bank_key, prepare_bank
 from datasets.corpus import Corpus
 from datasets.digests import digest_files, digest_of
+from datasets.masks import stored_features
 from datasets.quarantine import QuarantineError
 from datasets.settings import FeatureSettings
 from datasets.shards import Prepared, prepare
 from datasets.splits import Split, cells, check_duplicates, without
 from datasets.stream import open_data
 from tuning.checks import UserError
-from tuning.config import Config
+from tuning.config import PREPARED, Config
+from tuning.folds import constant_baseline, open_folds
 from tuning.space import Space
 from tuning.tasks import task_of
 
@@ -51,16 +55,56 @@ def variant_key(features: FeatureSettings) -> str:
     return json.dumps(features.model_dump(exclude={"num_frames"}), sort_keys=True)
 
 
-def feature_variants(space: Space) -> dict[str, FeatureSettings]:
-    """Every feature setting that the trials may ask for, each at the longest searched length."""
-    searched = Space(space.settings, {p: d for p, d in space.distributions.items() if p.startswith("features.")})
-    variants: dict[str, FeatureSettings] = {}
+def data_key(config: Config) -> str:
+    """Names what a configuration reads: its stored features, and the bank that it draws from."""
+    return variant_key(stored(config)) + bank_key(config.augment)
+
+
+def stored(config: Config) -> FeatureSettings:
+    """The features that shards hold for a configuration: mel bands, too, where they are masked under cepstra.
+
+    Raises:
+        UserError: frequencies can't be masked.
+    """
+    try:
+        return stored_features(config.features, config.augment)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def data_variants(space: Space) -> dict[str, Config]:
+    """A configuration for each `data_key` that the trials may ask for, each at the longest searched length."""
+    searched = Space(space.settings, {p: d for p, d in space.distributions.items() if p.startswith(PREPARED)})
+    variants: dict[str, Config] = {}
     for point in searched.grid():
-        settings = space.config({p: d.at(0.0) for p, d in space.distributions.items()} | point).features
+        config = space.config({p: d.at(0.0) for p, d in space.distributions.items()} | point)
+        known = variants.get(key := data_key(config))
+        if known is None or config.features.num_frames > known.features.num_frames:
+            variants[key] = config
+    return variants
+
+
+def feature_variants(space: Space) -> dict[str, FeatureSettings]:
+    """Every feature setting that is stored for the trials, each at the longest searched length."""
+    variants: dict[str, FeatureSettings] = {}
+    for config in data_variants(space).values():
+        settings = stored(config)
         known = variants.get(variant_key(settings))
         if known is None or settings.num_frames > known.num_frames:
             variants[variant_key(settings)] = settings
     return variants
+
+
+def searched_effects(space: Space) -> list[str]:
+    """The wave effects that some trial may draw, in a fixed order."""
+    certain = space.fixed().augment.model_copy(
+        update={
+            path.removeprefix("augment."): float(max(distribution.values))
+            for path, distribution in space.distributions.items()
+            if path.startswith("augment.") and path.endswith("_prob")
+        }
+    )
+    return list(certain.effects())
 
 
 def prepare_features(
@@ -88,6 +132,35 @@ def prepare_features(
     return found
 
 
+def prepare_banks(
+    space: Space,
+    config: Config,
+    corpus: Corpus,
+    split: Split,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Bank]:
+    """Make sure that every bank of augmented training clips that the trials draw from lies in shards; by `data_key`.
+
+    With inner folds it holds the validation clips, too, which train in other folds; test clips never.
+    """
+    effects = searched_effects(space)
+    if not effects:
+        return {}
+    clip_cells = cells(corpus.clips, split)
+    clips = split.train + split.val if config.split.inner_folds is not None else split.train
+    sealed = [clip.id for clip in split.test]
+    longest = {key: settings.num_frames for key, settings in feature_variants(space).items()}
+    found: dict[str, Bank] = {}
+    with _lock(config.data.prepared):
+        for key, variant in data_variants(space).items():
+            features = stored(variant)
+            frames = longest[variant_key(features)]
+            found[key] = prepare_bank(
+                corpus, clip_cells, clips, sealed, features, frames, config.data, variant.augment, effects, on_progress
+            )
+    return found
+
+
 def usable_split(split: Split, prepared: dict[str, Prepared]) -> Split:
     """The split without quarantined clips.
 
@@ -103,19 +176,37 @@ def usable_split(split: Split, prepared: dict[str, Prepared]) -> Split:
     return split
 
 
-def share_data(prepared: dict[str, Prepared], split: Split, config: Config) -> tuple[dict[str, Any], dict[str, float]]:
-    """Each variant's training and validation data in Ray's object store, and the constant predictor's figures.
+def share_data(
+    prepared: dict[str, Prepared], banks: dict[str, Bank], split: Split, space: Space, config: Config
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """What trials read in Ray's object store, by `data_key`, and the constant predictor's figures.
+
+    With `split.inner_folds` the data are `tuning.folds.Folds`, and the figures the mean over folds.
 
     Raises:
         SealedError: a shard that would be opened holds a test clip.
+        UserError: a bank that does not fit into memory.
     """
     import ray
 
-    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0) / len(prepared))
-    opened = {key: open_data(variant, split, config.data.loading, store_bytes) for key, variant in prepared.items()}
-    some = next(iter(opened.values()))
-    baseline = task_of(config).constant_baseline(some.train_targets, some.val_targets)
-    return {key: ray.put(data) for key, data in opened.items()}, baseline
+    variants = data_variants(space)
+    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0) / len(variants))
+    task, loading = task_of(config), config.data.loading
+    shared: dict[str, Any] = {}
+    baseline: dict[str, float] = {}
+    for key, variant in variants.items():
+        features, bank = prepared[variant_key(stored(variant))], banks.get(key)
+        try:
+            if config.split.inner_folds is not None:
+                folds = open_folds(features, split, config.split, loading, store_bytes, bank)
+                shared[key], baseline = ray.put(folds), baseline or constant_baseline(task, folds)
+            else:
+                data = open_data(features, split, loading, store_bytes, bank)
+                shared[key] = ray.put(data)
+                baseline = baseline or task.constant_baseline(data.train_targets, data.val_targets)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    return shared, baseline
 
 
 @contextmanager

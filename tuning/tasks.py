@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuning.checks import UserError, nearest
-from tuning.config import Config, LossSettings, flattened
+from tuning.class_metrics import class_metric_modes, classification_metrics
+from tuning.config import Config, LossSettings, TaskSettings, flattened
 from tuning.metrics import has_both_sides, metric_modes, regression_metrics
 from tuning.space import Space
 
@@ -24,8 +25,10 @@ if TYPE_CHECKING:
 Mode = Literal["min", "max"]
 
 # Settings that the validation loss contains: trials that differ in one of them have losses on different scales.
-# So far all of the section `loss`; what only training uses would not belong here.
-IN_VALIDATION_LOSS = tuple(f"loss.{name}" for name in LossSettings.model_fields)
+# Smoothing and class weights act in training alone.
+IN_TRAINING_ALONE = ("label_smoothing", "class_weights")
+IN_VALIDATION_LOSS = tuple(f"loss.{name}" for name in LossSettings.model_fields if name not in IN_TRAINING_ALONE)
+LossPerClip = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,11 @@ class Regression:
         """Width of the model's output layer."""
         return len(self.targets)
 
-    def loss_per_clip(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
+        """What training minimises; here the loss itself."""
+        return self.loss_per_clip()
+
+    def loss_per_clip(self) -> LossPerClip:
         """The loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
         from tuning.losses import LOSSES
 
@@ -98,15 +105,91 @@ class Regression:
         return {f"val_{name}": value for name, value in values.items()}
 
 
-def task_of(config: Config) -> Regression:
+@dataclass(frozen=True)
+class Classification:
+    """Prediction of one class of several; outputs are logits, targets the class's index.
+
+    Args:
+        classes: their names, in order.
+        loss: label smoothing and class weights, which act in training alone: the validation loss is the plain
+            cross-entropy, comparable between trials that differ in them.
+    """
+
+    classes: list[str]
+    loss: LossSettings
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the model's output layer."""
+        return len(self.classes)
+
+    def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
+        """What training minimises, as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        import torch
+
+        from tuning.losses import cross_entropy
+
+        smoothing, inverse = self.loss.label_smoothing, self.loss.class_weights == "inverse"
+        weights = torch.from_numpy(self.class_weights(train_targets)) if inverse else None
+
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            on_device = None if weights is None else weights.to(outputs)
+            return cross_entropy(outputs, targets, smoothing, on_device)
+
+        return loss
+
+    def class_weights(self, train_targets: np.ndarray) -> np.ndarray:
+        """Inverse frequencies [K] whose mean over the training clips is 1; 0 for a class without clips."""
+        import numpy as np
+
+        counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes)).astype(np.float64)
+        present = counts > 0
+        return np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
+
+    def loss_per_clip(self) -> LossPerClip:
+        """The plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        from tuning.losses import cross_entropy
+
+        return cross_entropy
+
+    def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Metrics over a whole split; `targets` [N, 1], `outputs` [N, K]. Undefined ones are left out."""
+        return classification_metrics(targets[:, 0], outputs, self.classes)
+
+    def check_labels(self, targets: np.ndarray) -> None:
+        """Every label is a class: what came from the corpus was checked there."""
+        assert targets.min() >= 0 and targets.max() < len(self.classes), "labels beyond the classes"
+
+    def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
+        """Validation metrics of the training split's class frequencies, predicted for every clip: the majority."""
+        import numpy as np
+        import torch
+
+        counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes))
+        # A class that training lacks gets half a clip, so that its logit is finite.
+        logits = np.log(np.maximum(counts, 0.5) / counts.sum())
+        outputs = np.broadcast_to(logits, (len(val_targets), len(self.classes))).copy()
+        losses = self.loss_per_clip()(torch.from_numpy(outputs), torch.from_numpy(val_targets))
+        values = {"loss": losses.mean().item(), **self.metrics(val_targets, outputs)}
+        return {f"val_{name}": value for name, value in values.items()}
+
+
+Task = Regression | Classification
+
+
+def task_of(config: Config) -> Task:
     """The task that a configuration names."""
+    if config.task.name == "classification":
+        assert config.task.classes is not None, "the classes are known once the corpus was read"
+        return Classification(config.task.classes, config.loss)
     return Regression(config.task.targets, config.loss, config.task.accuracy_threshold)
 
 
-def ranking_metrics(targets: list[str]) -> dict[str, Mode]:
+def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
     """Every validation metric that may rank trials, with its direction."""
+    known = class_metric_modes(task.classes or []) if task.name == "classification" else metric_modes(task.targets)
     modes: dict[str, Mode] = {"val_loss": "min"}
-    return modes | {f"val_{name}": mode for name, mode in metric_modes(targets).items()}
+    return modes | {f"val_{name}": mode for name, mode in known.items()}
 
 
 def check_metric(space: Space, config: Config) -> Mode:
@@ -116,18 +199,22 @@ def check_metric(space: Space, config: Config) -> Mode:
         UserError: a loss that does not fit the targets, an unknown metric, or `val_loss` where the trials' losses
             are not comparable.
     """
-    losses, weights = (_values_of(space, config, path) for path in ("loss.name", "loss.weights"))
-    for loss, each in itertools.product(losses, weights):
-        _check_weights(loss, each, config.task.targets)
+    classes = config.task.name == "classification"
+    if not classes:
+        losses, weights = (_values_of(space, config, path) for path in ("loss.name", "loss.weights"))
+        for loss, each in itertools.product(losses, weights):
+            _check_weights(loss, each, config.task.targets)
     metric = config.search.metric
-    modes = ranking_metrics(config.task.targets)
+    modes = ranking_metrics(config.task)
+    if classes and config.task.classes is None and metric.startswith(("val_recall_", "val_f1_")):
+        return "max"  # whether there is such a class is seen when the corpus is read
     if metric not in modes:
         raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
     varied = [path for path in IN_VALIDATION_LOSS if path in space.distributions]
     if metric == "val_loss" and varied:
         raise UserError(
             f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
-            f"{', '.join(varied)} (searched); use val_rmse or val_ccc"
+            f"{', '.join(varied)} (searched); use {'val_uar' if classes else 'val_rmse or val_ccc'}"
         )
     return modes[metric]
 

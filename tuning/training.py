@@ -15,7 +15,7 @@ from torch import nn
 
 from tuning.config import Config
 from tuning.optim import make_optimizer, make_plateau, make_schedule
-from tuning.tasks import Mode, Regression, better
+from tuning.tasks import Mode, Task, better
 
 Batch = dict[str, Any]
 
@@ -28,6 +28,11 @@ OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", 
 
 class Data(Protocol):
     """What a training needs of its data; `datasets.stream` has it resident and streamed."""
+
+    @property
+    def train_targets(self) -> np.ndarray:
+        """Labels of the training split [N, K]."""
+        ...
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
@@ -66,7 +71,7 @@ class Training:
         self,
         model: nn.Module,
         data: Data,
-        task: Regression,
+        task: Task,
         config: Config,
         mode: Mode,
         *,
@@ -82,10 +87,11 @@ class Training:
             self.forward = nn.parallel.DistributedDataParallel(model)
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        self.training_loss = task.training_loss(data.train_targets)
         self.loss_per_clip = task.loss_per_clip()
         self.optimizer = make_optimizer(model.parameters(), config.optim)
         settings = config.training
-        self.schedule = make_schedule(config.optim, data.num_batches(settings.batch_size, world_size) * settings.epochs)
+        self.schedule = make_schedule(config.optim, settings.epochs, data.num_batches(settings.batch_size, world_size))
         self.plateau = make_plateau(config.optim, mode)
         # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
         self.steps, self.base_rate = 0, config.optim.learning_rate
@@ -152,7 +158,11 @@ class Training:
         targets = batch["targets"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             outputs = self.forward(features, *_valid(batch))
-        loss_sum = self.loss_per_clip(outputs.float(), targets).sum()
+        losses = self.training_loss(outputs.float(), targets)
+        if "partner_targets" in batch:  # every clip was mixed with another, whose loss counts for the rest
+            partners = self.training_loss(outputs.float(), batch["partner_targets"].to(self.device))
+            losses = batch["mix"] * losses + (1 - batch["mix"]) * partners
+        loss_sum = losses.sum()
         # DDP averages over workers: scaled so that the average is the mean over the whole batch.
         objective = loss_sum * (self.world_size / batch["num_clips"]) + self.model.penalty()
         self.optimizer.zero_grad(set_to_none=True)

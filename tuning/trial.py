@@ -7,51 +7,91 @@ workers are a TorchTrainer inside the Tune trial (seven to ten seconds to its fi
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning.config import Config, import_model, parse_config
-from tuning.stages import variant_key
+from tuning.folds import FoldResults
+from tuning.stages import data_key
 from tuning.tasks import ranking_metrics, task_of
+
+if TYPE_CHECKING:
+    from tuning.folds import Folds
+    from tuning.training import Training
 
 
 def build_model(config: Config, num_features: int) -> Any:
     """The configuration's model with fresh weights from torch's generator."""
-    return import_model(config.model.name)(config.model, num_features, len(config.task.targets))
+    return import_model(config.model.name)(config.model, num_features, task_of(config).num_outputs)
 
 
 def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_size: int = 1, device: Any = None) -> None:
-    """Run a trial's training.
+    """Run a trial's training, or with `split.inner_folds` one for each fold.
 
     Args:
         spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints.
-        data: what `datasets.stream` gave for the configuration's feature variant.
-        report: takes one row per epoch.
+        data: what `datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature variant.
+        report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
         device: torch device; CPU if none.
     """
     import torch
 
-    from tuning.training import Training
-
     config = parse_config(spec["config"])
     torch.set_num_threads(config.resources.cpus_per_worker)
+    checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
+    if config.split.inner_folds is not None:
+        train_folds(config, data, report, checkpoints, device)
+        return
+    make_training(config, data, checkpoints, device, rank, world_size).run(report)
+
+
+def make_training(
+    config: Config, data: Any, checkpoints: Path | None, device: Any = None, rank: int = 0, world_size: int = 1
+) -> Training:
+    """A training that begins with the weights that the configuration's seed gives."""
+    import torch
+
+    from datasets.augmented import augment_data
+    from tuning.training import Training
+
     torch.manual_seed(config.seed)
-    cropped = data.crop(config.features.num_frames)
+    cropped = augment_data(data.crop(config.features.num_frames), config.features, config.augment)
     model = build_model(config, cropped.num_features)
     task = task_of(config)
     task.check_labels(cropped.train_targets)
-    training = Training(
+    return Training(
         model,
         cropped,
         task,
         config,
-        ranking_metrics(config.task.targets)[config.search.metric],
+        ranking_metrics(config.task)[config.search.metric],
         device=device,
-        checkpoints=Path(spec["directory"]) / "checkpoints" if spec["directory"] else None,
+        checkpoints=checkpoints,
         rank=rank,
         world_size=world_size,
     )
-    training.run(report)
+
+
+def train_folds(config: Config, folds: Folds, report: Any, checkpoints: Path | None, device: Any = None) -> None:
+    """A cross-validation: one model per fold, each from the same seed and stopped early by its own validation clips.
+
+    `report` gets the row of `FoldResults` after each fold. After a cut the fold in hand goes on from its last
+    checkpoint, and folds that ended are not trained again.
+
+    Raises:
+        FloatingPointError: as a training; one fold's failure is the trial's.
+    """
+    kept = checkpoints / FoldResults.FILE if checkpoints else None
+    results = FoldResults(len(folds), config.search.metric, kept)
+    if results.num_finished:  # cut off after that fold, perhaps before it was reported
+        report(results.row())
+    for number in range(results.num_finished, len(folds)):
+        of_fold = checkpoints / f"fold-{number + 1}" if checkpoints else None
+        try:
+            make_training(config, folds.fold(number), of_fold, device).run(results.add)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"inner fold {number + 1}: {error}") from error
+        report(results.row())
 
 
 def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
@@ -59,13 +99,13 @@ def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
 
     Args:
         spec: as for `train`, with `number` of the trial and `search`'s name.
-        data: references to each feature variant's data in Ray's object store, by `variant_key`.
+        data: references to each feature variant's data in Ray's object store, by `data_key`.
     """
     import ray
     from ray import tune
 
     config = parse_config(spec["config"])
-    reference = data[variant_key(config.features)]
+    reference = data[data_key(config)]
     if config.resources.workers_per_trial > 1:
         _run_workers(spec, config, reference)
         return

@@ -46,3 +46,61 @@ def write_pmemo(root: Path, labels: Labels, artists: Mapping[int, str], audio: I
 
 def _contents(audio: Iterable[str] | Mapping[str, bytes]) -> dict[str, str | bytes]:
     return dict(audio) if isinstance(audio, Mapping) else dict.fromkeys(audio, b"")
+
+
+RAVDESS_NAMES = [
+    f"Actor_{actor:02d}/03-01-{emotion:02d}-01-01-01-{actor:02d}" for actor in range(1, 25) for emotion in range(1, 9)
+]
+EMODB_NAMES = [
+    f"{speaker}a01{emotion}a"
+    for speaker in ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
+    for emotion in "AEFLNTW"
+]
+CREMAD_NAMES = [
+    f"{actor}_DFA_{emotion}_XX" for actor in range(1001, 1092) for emotion in ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+]
+
+
+def write_ravdess(root: Path, names: Iterable[str] = RAVDESS_NAMES, top: str = "") -> Path:
+    return write_tree(root, {f"{top}{name}.wav": b"" for name in names})
+
+
+def write_emodb(root: Path, names: Iterable[str] = EMODB_NAMES) -> Path:
+    return write_tree(root, {f"wav/{name}.wav": b"" for name in names} | {"labsilb/03a01Fa.lablaut": b""})
+
+
+def write_cremad(root: Path, names: Iterable[str] = CREMAD_NAMES) -> Path:
+    return write_tree(root, {f"AudioWAV/{name}.wav": b"" for name in names} | {"README.md": b""})
+
+
+def iemocap_ratings() -> dict[str, str]:
+    """Emotion by utterance: in each session an improvised and a scripted dialogue, in which both speak."""
+    codes = iter(["neu", "hap", "sad", "ang", "exc", "fru", "fea", "sur", "dis", "oth", "xxx"] * 10)
+    return {
+        f"Ses0{session}{dialog}_{letter}{number:03d}": next(codes)
+        for session in range(1, 6)
+        for dialog in ("F_impro01", "M_script01_1b")
+        for letter in "FM"
+        for number in range(4)
+    }
+
+
+def write_iemocap(root: Path, ratings: Mapping[str, str], missing: Iterable[str] = (), top: str = "") -> Path:
+    """IEMOCAP's recordings and tables of ratings as published, what macOS adds to the archive and all."""
+    tables: dict[str, list[str]] = {}
+    files: dict[str, str | bytes] = {}
+    for name, code in ratings.items():
+        session, dialog = f"{top}Session{name[4]}", name.rpartition("_")[0]
+        table = f"{session}/dialog/EmoEvaluation/{dialog}.txt"
+        head = "% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]\n\n"
+        tables.setdefault(table, [head]).append(
+            f"[6.2901 - 8.2357]\t{name}\t{code}\t[2.5000, 2.5000, 2.5000]\n"
+            "C-E2:\tNeutral;\t()\nC-F1:\tNeutral; Sadness;\t(caf\u00e9)\nA-E3:\tval 3; act 2; dom  2;\t()\n\n"
+        )
+        files[table.replace(dialog, f"._{dialog}")] = b"\x00\x05\x16\x07\n[\x00"
+        files[f"{session}/dialog/EmoEvaluation/Categorical/{dialog}_cat.txt"] = f"{name} :Neutral; ()\n"
+        files[f"{session}/sentences/wav/{dialog}/._{name}.wav"] = b""
+        if name not in missing:
+            files[f"{session}/sentences/wav/{dialog}/{name}.wav"] = b""
+    lines = {table: "".join(parts).encode("latin-1") for table, parts in tables.items()}
+    return write_tree(root, files | lines)

@@ -12,7 +12,8 @@ from datasets.corpus import Clip, Corpus, load_corpus
 from datasets.reading import read_part
 from datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
 from datasets.shards import prepare
-from datasets.splits import cells, quadrants, split_clips, without
+from datasets.splits import cells, split_clips, without
+from datasets.strata import quadrants
 
 TARGETS = ["valence", "arousal"]
 LABELS = {2: (3.1, 3), 3: (3.5, 3.3), 10: (9, 1)}

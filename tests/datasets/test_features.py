@@ -2,9 +2,10 @@ import librosa
 import numpy as np
 import pytest
 import scipy.fft
+import scipy.signal
 from recordings_helper import SMALL, tone
 
-from datasets.features import extract, mel_decibels, num_samples
+from datasets.features import extract, mel_decibels, num_samples, power_spectrum
 from datasets.settings import FeatureSettings
 
 DEFAULTS = FeatureSettings()
@@ -70,7 +71,7 @@ def test_equals_librosa_called_directly():
         y=waveform, sr=16000, n_fft=2048, hop_length=800, n_mels=128, pad_mode="constant"
     )
     decibels = np.maximum(librosa.power_to_db(spectrogram, ref=1.0, amin=1e-8, top_db=None), -80)
-    np.testing.assert_allclose(mel_decibels(waveform, DEFAULTS), decibels, atol=1e-3)
+    np.testing.assert_allclose(mel_decibels(power_spectrum(waveform, DEFAULTS), DEFAULTS), decibels, atol=1e-3)
     features, _ = extract(waveform, DEFAULTS, 41)
     np.testing.assert_allclose(features, librosa.feature.mfcc(S=decibels, n_mfcc=40).T, atol=1e-3)
 
@@ -120,6 +121,55 @@ def test_clip_shorter_than_the_window():
 
 
 def test_floor_is_exact():
-    features = mel_decibels(np.zeros(4000, dtype=np.float32), SMALL)
+    features = mel_decibels(power_spectrum(np.zeros(4000, dtype=np.float32), SMALL), SMALL)
     assert features.dtype == np.float32
     assert (features == -80).all()
+
+
+def test_parts_stand_side_by_side_in_the_order_of_their_name():
+    waveform = tone(1.5, rate=16000)
+    whole, num_valid = extract(waveform, DEFAULTS.model_copy(update={"name": "mel+mfcc+chroma"}), 40)
+    parts = [extract(waveform, DEFAULTS.model_copy(update={"name": name}), 40)[0] for name in ("mel", "mfcc", "chroma")]
+    assert num_valid == 31
+    np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
+    assert whole.shape == (40, 128 + 40 + 12)
+
+
+def test_chroma_equals_librosa_and_names_the_note():
+    settings = DEFAULTS.model_copy(update={"name": "chroma", "window_samples": 4096})
+    waveform = librosa.tone(440, sr=16000, length=16000)
+    features, num_valid = extract(waveform, settings, 30)
+    expected = librosa.feature.chroma_stft(
+        y=waveform, sr=16000, n_fft=4096, hop_length=800, tuning=0.0, pad_mode="constant"
+    )
+    np.testing.assert_allclose(features[:num_valid], expected.T, atol=1e-5)
+    assert (features[5:15].argmax(axis=1) == 9).all()  # A, counted from C
+    assert (features[num_valid:] == 0).all()
+
+
+@pytest.mark.parametrize("seconds", [3.0, 0.15])
+def test_deltas_are_savitzky_golay_slopes_of_the_valid_frames(seconds):
+    settings = DEFAULTS.model_copy(update={"deltas": 2})
+    features, num_valid = extract(tone(seconds, rate=16000), settings, 50)
+    static, first, second = np.split(features, 3, axis=1)
+    for order, found in ((1, first), (2, second)):
+        expected = scipy.signal.savgol_filter(
+            static[:num_valid], 9, polyorder=order, deriv=order, axis=0, mode="nearest"
+        )
+        np.testing.assert_allclose(found[:num_valid], expected, atol=1e-3)
+        assert (found[num_valid:] == 0).all()
+    assert settings.num_features == features.shape[1] == 120
+
+
+def test_silent_ends_are_cut_and_pauses_stay():
+    sound = tone(0.5, rate=16000)
+    pause = 1e-4 * tone(0.5, rate=16000)
+    waveform = np.concatenate([pause, sound, pause, sound, pause])
+    settings = DEFAULTS.model_copy(update={"trim_db": 40.0})
+    _, kept = extract(waveform, settings, 60)
+    _, whole = extract(waveform, DEFAULTS, 60)
+    assert whole == 51
+    # A second and a half is left, and at each end what a window of 2048 samples sees of it.
+    assert 31 <= kept <= 31 + 2 * 2048 / 800
+    features, _ = extract(pause, settings, 20)
+    assert np.isfinite(features).all()

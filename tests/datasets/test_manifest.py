@@ -108,7 +108,7 @@ def test_wrong_places_get_a_near_name(tmp_path):
     [
         (
             "manifets",
-            r"data.corpus: expected one of deam, demo, manifest, pmemo or a dotted path .*did you mean 'manifest'",
+            r"data.corpus: expected one of cremad, deam, demo, .*, ravdess or a dotted path .*did you mean 'manifest'",
         ),
         ("nowhere.at_all:load", r"data.corpus: no module 'nowhere' for 'nowhere.at_all:load'"),
         ("datasets.manifest:lod", r"data.corpus: no function 'lod' in datasets.manifest; did you mean 'load'"),
@@ -143,7 +143,8 @@ try:
     load_corpus(DataSettings(corpus="manifest", root="/no/such/place"), ["valence"])
 except ValueError as error:
     assert "data.root" in str(error)
-import datasets.demo, datasets.splits, datasets.shards, datasets.audio, datasets.features, datasets.stream
+import datasets.demo, datasets.demo_speech, datasets.balance, datasets.splits
+import datasets.shards, datasets.audio, datasets.features, datasets.stream
 heavy = {"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -5,7 +5,8 @@ import pytest
 
 from datasets.corpus import Clip
 from datasets.settings import SplitSettings
-from datasets.splits import cells, check_duplicates, choose_method, quadrants, split_clips, without
+from datasets.splits import cells, check_duplicates, choose_method, split_clips, without
+from datasets.strata import quadrants
 
 
 def make(num=300, groups=40, folds=5, seed=0, split=None):

@@ -10,9 +10,10 @@ import torch
 from recordings_helper import SMALL, write_corpus
 
 from datasets import stream
+from datasets.augmented import augment_data
 from datasets.reading import SealedError, read_part
 from datasets.resident import ResidentData, batch_bounds
-from datasets.settings import DataSettings, SplitSettings
+from datasets.settings import AugmentSettings, DataSettings, SplitSettings
 from datasets.shards import prepare
 from datasets.splits import cells, split_clips
 from datasets.stream import StreamedData, choose_loading, num_bytes, open_data
@@ -129,6 +130,18 @@ def test_resident_and_streamed_agree(resident, streamed):
     assert one.keys() == other.keys()
     for clip in one:
         np.testing.assert_array_equal(one[clip][0], other[clip][0])
+
+
+def test_masks_and_mixup_work_on_both(data):
+    augmented = augment_data(data, SMALL, AugmentSettings(time_masks=2, mixup_prob=0.5))
+    epochs = [list(augmented.train_batches(1, 5, 0)) for _ in range(2)]
+    plain = list(data.train_batches(1, 5, 0))
+    for one, again, before in zip(*epochs, plain, strict=True):
+        assert torch.equal(one["features"], again["features"])
+        assert one.get("mix") == again.get("mix")
+        assert torch.equal(one["indices"], before["indices"])
+        assert not torch.equal(one["features"], before["features"])
+    assert {"mix" in batch for batch in epochs[0]} == {True, False}
 
 
 def test_small_windows_still_give_every_clip_once(streamed, monkeypatch):

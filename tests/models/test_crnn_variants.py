@@ -13,7 +13,13 @@ from models.crnn import CRNN
 from models.settings import CRNNSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "crnn_variants.json"
-NO_DROPOUT = {"conv_dropout": [0], "lstm_dropout": 0, "recurrent_dropout": 0, "attention_dropout": 0}
+NO_DROPOUT = {
+    "conv_dropout": [0],
+    "summary_dropout": 0,
+    "lstm_dropout": 0,
+    "recurrent_dropout": 0,
+    "attention_dropout": 0,
+}
 NO_DROPOUT |= {"dense_dropout": 0, "dense_dropouts": None}
 
 PLAIN = {"conv_dropout": [0], "dense_l2": 0, "recurrent_dropout": 0}
@@ -65,12 +71,20 @@ VARIANTS = {
     "l1_l2": {"dense_l1": 0.01, "dense_l2": 0.01},
     "tanh_output": {"output_activation": "tanh"},
 }  # fmt: skip
+# What Keras has no layer for.
+STATISTICS = {"conv_dropout": [0], "lstm_units": [], "summary": "statistics"}
+OWN = {
+    "statistics": STATISTICS | {"summary_norm": True, "summary_dropout": 0.2},
+    "statistics_of_lstm": {"lstm_units": [64], "bidirectional": True, "summary": "statistics"},
+    "statistics_of_the_input": STATISTICS | {"conv_filters": [], "summary_norm": True},
+    "input_beside_the_last_state": {"input_statistics": True, "summary_norm": True, "summary_dropout": 0.2},
+}
 FRAMES = 50
 
 
 def small(name: str, **changes) -> CRNNSettings:
     """A variant with an eighth of its channels and units."""
-    settings = CRNNSettings(**VARIANTS[name])
+    settings = CRNNSettings(**(VARIANTS | OWN)[name])
     sizes = {key: [size // 8 for size in getattr(settings, key)] for key in ("conv_filters", "lstm_units")}
     sizes |= {"dense_units": [size // 4 for size in settings.dense_units]}
     sizes |= {"attention_heads": 2, "attention_key_dim": 5}
@@ -108,7 +122,13 @@ def test_parameters_are_counted_as_by_keras_and_as_before(name):
     assert count == json.loads(GOLDEN.read_text())[name]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", OWN)
+def test_parameters_of_own_variants_are_counted_as_before(name):
+    count = sum(p.numel() for p in CRNN(CRNNSettings(**OWN[name]), 40, 2).parameters())
+    assert count == json.loads(GOLDEN.read_text())[name]
+
+
+@pytest.mark.parametrize("name", [*VARIANTS, *OWN])
 def test_gradients_are_finite_everywhere_with_dropout_and_padding(name):
     model = CRNN(small(name), 7, 2).train()
     out = model(torch.randn(5, FRAMES, 7), torch.tensor([FRAMES, 40, 31, FRAMES, 2]))
@@ -121,7 +141,7 @@ def test_gradients_are_finite_everywhere_with_dropout_and_padding(name):
         assert parameter.grad.abs().max() > 0 or parameter_name == "attention.key.bias", parameter_name
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *OWN])
 def test_overfits_four_clips(name):
     model = CRNN(small(name, **NO_DROPOUT), 7, 2).train()
     features, targets = torch.randn(4, 16, 7), torch.rand(4, 2) * 1.6 - 0.8
@@ -138,7 +158,7 @@ def test_overfits_four_clips(name):
     assert last < 0.02 * first
 
 
-@pytest.mark.parametrize("name", VARIANTS)
+@pytest.mark.parametrize("name", [*VARIANTS, *OWN])
 def test_dropouts_act_in_training_alone(name):
     settings = small(name)
     model, features = CRNN(settings, 7, 2), torch.randn(3, FRAMES, 7)
@@ -175,6 +195,10 @@ MASKED = {
     "bidirectional_relu": {"summary": "last_valid", "bidirectional": True, "lstm_activation": "relu"},
     "global_mean": {"summary": "mean", "lstm_units": []},
     "global_max": {"summary": "max", "lstm_units": []},
+    "statistics": {"summary": "statistics"},
+    "statistics_norm": {"summary": "statistics", "lstm_units": [], "summary_norm": True},
+    "statistics_of_the_input": {"summary": "statistics", "lstm_units": [], "conv_filters": []},
+    "input_statistics": {"summary": "mean", "input_statistics": True},
     "even_kernel": {"summary": "max", "kernel_size": 4},
 }  # fmt: skip
 # Windows that depend on the batch's length: what stands in the padding still counts nowhere.
@@ -300,7 +324,8 @@ def test_a_clip_shorter_than_its_poolings_is_finite():
         ({"dense_dropouts": [0.4]}, r"dense_dropouts: expected one rate per layer of dense_units \(2\), got 1"),
         ({"dense_dropouts": [0.4, 1]}, r"dense_dropouts: expected rates in \[0, 1\), got \[0.4, 1.0\]"),
         ({"conv_dropout": [-0.1]}, r"conv_dropout: expected rates in \[0, 1\), got \[-0.1\]"),
-        ({"lstm_units": []}, "summary: expected mean or max where lstm_units is empty, got last"),
+        ({"lstm_units": []}, "summary: expected mean, max or statistics where lstm_units is empty, got last"),
+        ({"conv_filters": [], "conv_block": "residual"}, "conv_block: expected standard or single"),
         ({"head": "skip", "dense_units": []}, "head: expected dense where dense_units is empty, got skip"),
         ({"pooling": "median"}, "pooling"),
     ],
@@ -329,3 +354,13 @@ def test_tanh_keeps_outputs_within_one():
     with torch.no_grad():
         model.head.output.bias += 50
     assert model(torch.randn(3, FRAMES, 7)).abs().max() <= 1
+
+
+def test_the_initial_gain_is_a_factor_on_the_head_s_kernels_alone():
+    states = []
+    for gain in (1.0, 0.25):
+        torch.manual_seed(3)
+        states.append(CRNN(small("skip", dense_init_gain=gain), 7, 2).state_dict())
+    for name, tensor in states[0].items():
+        factor = 0.25 if name.startswith("head.") else 1.0
+        torch.testing.assert_close(states[1][name], factor * tensor)

@@ -1,11 +1,12 @@
 import math
 
+import numpy as np
 import pytest
 import torch
 from keras_reference import keras
 from keras_reference import layers as keras_layers
 
-from models.pooling import Pool, max_over_frames, mean_over_frames
+from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
 
 KINDS = ["max", "average"]
 
@@ -132,3 +133,20 @@ def test_global_pooling_equals_keras_and_a_literal_formula():
     assert torch.equal(max_over_frames(sequence, lengths), literal_max)
     # What the guide's third pattern would give: masked, then averaged over all frames.
     assert not torch.allclose(mean_over_frames(sequence, lengths), (sequence * mask[..., None]).mean(1))
+
+
+def test_statistics_equal_numpy_on_each_clip_alone():
+    sequence, lengths = torch.randn(4, 40, 3), torch.tensor([40, 21, 1, 9])
+    found = statistics_over_frames(sequence, lengths)
+    assert found.shape == (4, 3 * NUM_STATISTICS)
+    for clip, length, row in zip(sequence.numpy(), lengths, found, strict=True):
+        values = clip[:length]
+        changes = [
+            np.abs(values[lag:] - values[:-lag]).mean(axis=0) if length > lag else np.zeros(3)
+            for lag in (1, 2, 4, 8, 16)
+        ]
+        literal = np.concatenate([values.mean(axis=0), np.sqrt(values.var(axis=0) + 1e-5), *changes])
+        np.testing.assert_allclose(row, literal, atol=1e-5)
+    torch.testing.assert_close(
+        statistics_over_frames(sequence, torch.full((4,), 40)), statistics_over_frames(sequence, None)
+    )

@@ -27,6 +27,7 @@ def test_the_winner_is_tested_once_and_the_look_is_recorded(finished, capsys):
     assert "on 200 clips" in output and "40 sealed clips" in output
     best = finished / "best"
     names = {"config.yaml", "model.safetensors", "labels.json", "features.json", "metrics.json", "test_predictions.csv"}
+    names |= {"history.png", "scatter.png"}
     assert {path.name for path in best.iterdir()} == names
     metrics = json.loads((best / "metrics.json").read_text())
     first = next(csv.DictReader((finished / "leaderboard.csv").open()))

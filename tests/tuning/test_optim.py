@@ -22,6 +22,8 @@ CASES = [
         lambda: keras.optimizers.Adam(beta_1=0.85, beta_2=0.99, epsilon=1e-3),
     ),
     # As the guide gives them; its RMSprop for this task has momentum 0.1.
+    # A decay that float32, in which Keras keeps it, holds exactly.
+    ("adam", {"weight_decay": 0.0625}, lambda: keras.optimizers.AdamW(weight_decay=0.0625, epsilon=1e-7)),
     ("adam", {"beta_1": 0.85, "beta_2": 0.99}, lambda: keras.optimizers.Adam(beta_1=0.85, beta_2=0.99, epsilon=1e-7)),
     ("rmsprop", {}, lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.0, epsilon=1e-7, centered=False)),
     ("rmsprop", {"momentum": 0.1}, lambda: keras.optimizers.RMSprop(rho=0.9, momentum=0.1)),
@@ -164,6 +166,7 @@ def test_settings_reach_the_optimiser(name):
     """Every option changes the path that the weights take; momentum 0 is not mistaken for none given."""
     changed = {
         "beta_1": 0.5, "beta_2": 0.5, "rho": 0.5, "epsilon": 0.1, "momentum": 0.3, "nesterov": False,
+        "weight_decay": 0.3,
     }  # fmt: skip
     usual = walk(lambda weights: make_optimizer(weights, OptimSettings(name=name)))
     for option in list(inspect.signature(OPTIMIZERS[name]).parameters)[2:]:

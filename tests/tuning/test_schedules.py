@@ -7,6 +7,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
+import torch
 from keras_reference import keras
 
 from tuning import optim
@@ -26,7 +27,7 @@ def test_every_schedule_is_a_value_of_the_setting_and_its_options_are_settings()
     assert set(get_args(OptimSettings.model_fields["schedule"].annotation)) == set(SCHEDULES)
     for function in SCHEDULES.values():
         for name, parameter in list(inspect.signature(function).parameters.items())[2:]:
-            if name != "total_steps":
+            if name not in ("total_steps", "steps_per_epoch"):
                 assert OptimSettings.model_fields[name].get_default() == parameter.default
     rule = Plateau("min")
     fields = {name: OptimSettings.model_fields[f"plateau_{name}"] for name in ("patience", "factor", "min_delta")}
@@ -57,7 +58,7 @@ CASES = [
 @pytest.mark.parametrize(("settings", "reference"), CASES)
 def test_schedules_equal_keras_at_every_step(settings, reference):
     settings = OptimSettings(**settings)
-    schedule = make_schedule(settings, total_steps=3917)
+    schedule = make_schedule(settings, epochs=3917, steps_per_epoch=1)
     ours = [schedule(step, settings.learning_rate) for step in range(STEPS)]
     theirs = [float(reference(step)) for step in range(STEPS)]
     np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-18)
@@ -65,12 +66,14 @@ def test_schedules_equal_keras_at_every_step(settings, reference):
 
 @pytest.mark.parametrize("name", ["constant", "plateau"])
 def test_these_are_constant_within_an_epoch(name):
-    schedule = make_schedule(OptimSettings(schedule=name), total_steps=10)
+    schedule = make_schedule(OptimSettings(schedule=name), epochs=10, steps_per_epoch=1)
     assert {schedule(step, 0.3) for step in range(20)} == {0.3}
 
 
 def test_cosine_ends_at_alpha_of_the_first_rate():
-    schedule = make_schedule(OptimSettings(schedule="cosine", learning_rate=0.02, alpha=0.25), total_steps=100)
+    schedule = make_schedule(
+        OptimSettings(schedule="cosine", learning_rate=0.02, alpha=0.25), epochs=20, steps_per_epoch=5
+    )
     assert schedule(0, 0.02) == 0.02
     assert math.isclose(schedule(50, 0.02), 0.02 * (1 + 0.25) / 2)
     assert math.isclose(schedule(100, 0.02), 0.005) and schedule(1000, 0.02) == schedule(100, 0.02)
@@ -151,3 +154,34 @@ def test_a_restored_plateau_goes_on():
 @pytest.mark.parametrize("name", ["constant", "exponential", "cosine"])
 def test_other_schedules_have_no_plateau(name):
     assert make_plateau(OptimSettings(schedule=name), "min") is None
+
+
+@pytest.mark.parametrize("name", ["constant", "cosine", "step"])
+def test_warm_up_and_steps_equal_pytorch(name):
+    settings = OptimSettings(
+        schedule=name, learning_rate=0.02, warmup_epochs=5, alpha=0.1, step_epochs=3, step_factor=0.3
+    )
+    schedule = make_schedule(settings, epochs=30, steps_per_epoch=7)
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=0.02)
+    warm = 35
+    after = {
+        "constant": lambda: torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0),
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 210 - warm, eta_min=0.002),
+        "step": lambda: torch.optim.lr_scheduler.StepLR(optimizer, 3 * 7, gamma=0.3),
+    }[name]()
+    for done in range(210):
+        if done < warm:
+            expected = 0.02 * (done + 1) / warm
+        else:
+            expected = optimizer.param_groups[0]["lr"]
+            optimizer.step()
+            after.step()
+        assert schedule(done, 0.02) == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_warm_up_leaves_an_epoch_for_the_schedule():
+    schedule = make_schedule(OptimSettings(schedule="cosine", warmup_epochs=50), epochs=3, steps_per_epoch=4)
+    rates = [schedule(done, 1.0) for done in range(12)]
+    assert rates[:8] == [pytest.approx((done + 1) / 8) for done in range(8)]
+    assert rates[8] == 1 and rates[11] < 0.3

@@ -5,9 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from tuning import space as spaces
 from tuning.checks import UserError
+from tuning.config import nested
 from tuning.plan import make_plan, planned_points
 
 
@@ -184,3 +186,54 @@ def test_the_demo_shortens_clips_and_overrides_win():
     assert load().fixed().features.num_frames == 80
     assert load("features.num_frames=40").fixed().features.num_frames == 40
     assert load("data.corpus=manifest").fixed().features.num_frames == 600
+
+
+def test_a_setting_that_is_a_table_is_no_distribution():
+    plan = make_plan(["task.name=classification", "task.merge_classes={excited: happy}", "search.num_trials=1"])
+    assert plan.config.task.merge_classes == {"excited": "happy"}
+    with pytest.raises(UserError, match=r"task\.merge_classes\.excited: .*got \[1\]|task\.merge_classes: expected"):
+        make_plan(["task.name=classification", "task.merge_classes={excited: [1]}", "search.num_trials=1"])
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("split.test_fold=03", "03"),
+        ("split.test_fold=3", "3"),
+        ("split.test_fold=1.10", "1.10"),
+        ("split.test_fold=1e3", "1e3"),
+        ("split.test_fold=12:30", "12:30"),
+        ("split.test_fold='03'", "03"),
+        ("split.test_fold=null", None),
+        ("split.dev_groups=[03,06,08]", ["03", "06", "08"]),
+        ("split.dev_groups=[1_0, no]", ["1_0", "no"]),
+        ("task.classes=[01, yes]", ["01", "yes"]),
+        ("task.merge_classes={01: 02, yes: no}", {"01": "02", "yes": "no"}),
+        ("data.label_column=2024-01-01", "2024-01-01"),
+    ],
+)
+def test_names_that_look_like_numbers_stay_as_they_are_written(tmp_path, argument, value):
+    path, _, text = argument.partition("=")
+    section, leaf = path.split(".")
+    (tmp_path / "nested.yaml").write_text(f"{section}:\n  {leaf}: {text}\nsearch: {{num_trials: 1}}\n")
+    (tmp_path / "dotted.yaml").write_text(f"{path}: {text}\nsearch: {{num_trials: 1}}\n")
+    in_files = [load(f"space={tmp_path}/{name}.yaml") for name in ("nested", "dotted")]
+    for space in (load(argument), *in_files):
+        assert space.settings[path] == value
+        recorded = tmp_path / "config.yaml"
+        recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
+        assert spaces.read_recorded(recorded).settings[path] == value
+
+
+def test_numbers_are_still_read_as_numbers():
+    settings = load("optim.learning_rate=1e-3", "training.epochs=12", "optim.nesterov=no", "name=007").settings
+    assert (settings["optim.learning_rate"], settings["training.epochs"]) == (0.001, 12)
+    assert settings["optim.nesterov"] is False
+    assert spaces.load(["name=007"])[0].name == "007"
+
+
+def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
+    recorded = tmp_path / "config.yaml"
+    space = load("task.name=classification")
+    recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
+    assert spaces.read_recorded(recorded).fixed().loss.name == "cross_entropy"

@@ -25,6 +25,10 @@ class Clips:
         self.features = torch.from_numpy(level + 0.1 * rng.normal(size=(num_clips, frames, 4)).astype(np.float32))
         self.targets = torch.from_numpy(np.concatenate([level[:, 0], -level[:, 0]], axis=1))
 
+    @property
+    def train_targets(self):
+        return self.targets.numpy()
+
     def train_batches(self, epoch, batch_size, seed, rank=0, world_size=1):
         order = np.random.default_rng([seed, epoch]).permutation(len(self.features))
         for start in range(0, len(order), batch_size):

@@ -43,6 +43,8 @@ class TrialRecord:
         epochs: number of finished epochs.
         seconds: wall-clock seconds.
         params: searched settings by dotted path.
+        folds: number of inner folds of a trial that is a cross-validation. Its epochs are then folds, and its metrics
+            always those of its last row, the means over finished folds.
     """
 
     number: int
@@ -53,6 +55,17 @@ class TrialRecord:
     epochs: int = 0
     seconds: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
+    folds: int | None = None
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its metrics are those of all its folds, where it has folds."""
+        return self.folds is None or self.epochs >= self.folds
+
+    @property
+    def unit(self) -> str:
+        """What its rows are."""
+        return "epoch" if self.folds is None else "fold"
 
     @property
     def is_final(self) -> bool:
@@ -61,7 +74,7 @@ class TrialRecord:
 
     def written(self) -> dict[str, Any]:
         """The content of `result.json`."""
-        return {name: value for name, value in asdict(self).items() if name != "params"}
+        return {name: value for name, value in asdict(self).items() if name not in ("params", "folds")}
 
 
 class SearchFolder:
@@ -165,9 +178,11 @@ class SearchFolder:
 def read_record(folder: Path) -> TrialRecord:
     """One trial from its folder: `result.json`, or `progress.csv` where the trial was cut off."""
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-    record = TrialRecord(number=int(folder.name), params=params["searched"])
+    folds = params["config"].get("split", {}).get("inner_folds")
     if (folder / "result.json").exists():
-        return TrialRecord(params=record.params, **json.loads((folder / "result.json").read_text(encoding="utf-8")))
+        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
+        return TrialRecord(params=params["searched"], folds=folds, **result)
+    record = TrialRecord(number=int(folder.name), params=params["searched"], folds=folds)
     rows = read_progress(folder)
     if rows:
         record.epochs = len(rows)

@@ -20,7 +20,7 @@ from tuning.tasks import Mode, better
 log = logging.getLogger("tuning.search")
 
 # Columns of progress.csv that stand first, where present; the metrics follow.
-LEADING = ("epoch", "train_loss", "penalty", "learning_rate", "seconds", "best_epoch")
+LEADING = ("epoch", "fold", "train_loss", "penalty", "learning_rate", "seconds", "best_epoch", "fold_epochs")
 
 
 class Recorder(Callback):
@@ -63,18 +63,20 @@ class Recorder(Callback):
         self.on_change(record, "began")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
-        """Append the epoch."""
+        """Append the epoch, or the fold: there each row is a mean over more folds, and the last one counts."""
         record = self.records[trial.trial_id]
         if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
             return
         metrics = {name: value for name, value in result.items() if name.startswith("val_") and name != self._best}
         row = {name: result[name] for name in LEADING if name in result} | metrics
         self._append(trial.trial_id, record, row)
-        improved = better(self.mode, row[self.metric], record.metrics.get(self.metric))
+        known = record.metrics.get(self.metric)
+        improved = record.folds is not None or better(self.mode, row[self.metric], known)
         if improved:
             record.metrics, record.best_epoch = metrics, result["epoch"]
         record.epochs = result["epoch"]
-        self.events[trial.trial_id].epoch(row, metrics if improved else {})
+        shown = {name: value for name, value in row.items() if name != "fold"}  # the events' step says it
+        self.events[trial.trial_id].epoch(shown, metrics if improved else {})
         self.on_change(record, "epoch")
 
     @property

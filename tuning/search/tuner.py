@@ -25,6 +25,7 @@ from tuning.search.schedulers import make_scheduler
 from tuning.search.searchers import StudySearcher, make_sampler, open_study, reconcile
 from tuning.search.view import View
 from tuning.space import Space
+from tuning.tasks import ranking_metrics
 from tuning.trial import run_trial
 
 log = logging.getLogger("tuning.search")
@@ -195,5 +196,8 @@ def _tune_resources(resources: Resources) -> dict[str, float]:
 def _declare_columns(folder: SearchFolder, space: Space, metric: str, config: Config) -> None:
     if any(folder.path.glob("events.out.tfevents.*")):
         return
-    shown = dict.fromkeys([metric, "val_loss", *(f"val_{name}" for name in ("rmse", "r2", "ccc"))])
+    known = ranking_metrics(config.task)
+    shown = dict.fromkeys(
+        [metric, *(name for name in ("val_loss", "val_rmse", "val_r2", "val_ccc", "val_uar") if name in known)]
+    )
     write_experiment(folder.path, space.distributions, list(shown))

@@ -57,9 +57,9 @@ class View:
         if event != "ended" or record.status == "running":
             return
         value = record.metrics.get(self.metric)
-        outcome = f"{self.metric} {value:.4f} in epoch {record.best_epoch}" if value is not None else record.reason
+        outcome = record.reason if value is None else f"{self.metric} {value:.4f} {_where(record)}"
         line = f"[{self.ended}/{self.total}] trial {record.number} {record.status}: {outcome}"
-        line += f" ({record.epochs} epochs, {record.seconds or 0:.0f} s)"
+        line += f" ({record.epochs} {record.unit}{'s' if record.epochs != 1 else ''}, {record.seconds or 0:.0f} s)"
         if record.status == "failed" and value is not None:
             line += f": {record.reason}"
         if self.live is None:
@@ -79,12 +79,14 @@ class View:
         return sum(record.is_final for record in self.records.values())
 
     def best(self) -> TrialRecord | None:
-        """The leading trial so far."""
+        """The leading trial so far; one with all its folds leads one with fewer."""
         leader: TrialRecord | None = None
         for record in self.records.values():
             if record.status == "failed" or self.metric not in record.metrics:
                 continue
-            if better(self.mode, record.metrics[self.metric], leader.metrics[self.metric] if leader else None):
+            if leader is not None and record.is_whole != leader.is_whole:
+                leader = record if record.is_whole else leader
+            elif better(self.mode, record.metrics[self.metric], leader.metrics[self.metric] if leader else None):
                 leader = record
         return leader
 
@@ -110,16 +112,23 @@ class View:
         if leader is not None:
             params = "  ".join(f"{path.split('.', 1)[1]}={plain(value)}" for path, value in leader.params.items())
             best = f"best {self.metric} {leader.metrics[self.metric]:.4f}  trial {leader.number}"
-            lines.append(Text(f"{best}, epoch {leader.best_epoch}", style="bold green"))
+            lines.append(Text(f"{best}, {_where(leader)}", style="bold green"))
             lines.append(Text(f"     {params}", style="dim", no_wrap=True, overflow="ellipsis"))
         running = [record for record in self.records.values() if record.status == "running"]
         for record in running[-8:]:
             value = record.metrics.get(self.metric)
             now = f"  {self.metric} {value:.4f}" if value is not None else ""
-            lines.append(Text(f"trial {record.number:4d}  epoch {record.epochs}/{self.epochs}{now}", no_wrap=True))
+            progress = f"{record.unit} {record.epochs}/{record.folds or self.epochs}"
+            lines.append(Text(f"trial {record.number:4d}  {progress}{now}", no_wrap=True))
         if self.note:
             lines.append(Text(self.note, style="yellow"))
         return Group(*lines)
+
+
+def _where(record: TrialRecord) -> str:
+    if record.folds is None:
+        return f"in epoch {record.best_epoch}"
+    return f"as the mean over {record.epochs} of {record.folds} folds"
 
 
 def _clock(seconds: float) -> str:

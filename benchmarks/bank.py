@@ -1,0 +1,196 @@
+"""What does augmentation cost? The bank by effect beside plain features, and epochs of batches with and without it.
+
+`python -m benchmarks.bank [--repeats 15] [--versions 2] [--batch 32] [--frames 80] [--corpus demo --root FOLDER]`
+
+Preparation runs on Ray with all CPUs, into a folder of its own that is removed; each figure is one run, its ratio the
+work of one version beside that of one clip's plain features. Epochs are of batches alone, no model, in one thread and
+taken in turns; the ratio is beside the first row. `freq_masks` has mel bands stored beside the cepstra.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.report import machine, publish, spread, table
+from datasets.augmentations import EFFECTS
+from datasets.augmented import augment_data
+from datasets.bank import bank_bytes, prepare_bank
+from datasets.corpus import Corpus, load_corpus
+from datasets.masks import stored_features
+from datasets.resident import ResidentData, TrialData
+from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
+from datasets.shards import Prepared, prepare
+from datasets.splits import Split, cells, split_clips, without
+from tuning.search.resources import ENVIRONMENT
+
+
+def start_ray() -> int:
+    """Ray on this machine alone, its workers started; how many CPUs it has."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    import ray
+    import ray.data
+
+    ray.init(address="local", include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    return int(ray.cluster_resources()["CPU"])
+
+
+class Bench:
+    """A corpus with its split, and how its features are made in the folder `data.prepared`."""
+
+    def __init__(self, options: argparse.Namespace, prepared: str) -> None:
+        self.data = DataSettings(corpus=options.corpus, root=options.root, prepared=prepared)
+        self.features = FeatureSettings(num_frames=options.frames)
+        self.versions: int = options.versions
+        self.corpus: Corpus = load_corpus(self.data, ["valence", "arousal"])
+        self.split: Split = split_clips(self.corpus.clips, SplitSettings())
+        self.cells = cells(self.corpus.clips, self.split)
+
+    def plain(self, features: FeatureSettings) -> tuple[Prepared, float]:
+        """Features of all clips, and the seconds that they took."""
+        began = time.perf_counter()
+        prepared = prepare(self.corpus, self.cells, features, features.num_frames, self.data)
+        return prepared, time.perf_counter() - began
+
+    def bank(self, effects: list[str], augment: AugmentSettings) -> tuple[dict[str, Prepared], float]:
+        """The training clips' bank, and the seconds that it took."""
+        began = time.perf_counter()
+        sealed = {clip.id for clip in self.split.test}
+        features = self.features
+        bank = prepare_bank(
+            self.corpus,
+            self.cells,
+            self.split.train,
+            sealed,
+            features,
+            features.num_frames,
+            self.data,
+            augment,
+            effects,
+        )
+        return bank, time.perf_counter() - began
+
+
+def preparation(bench: Bench) -> tuple[list[list[str]], Prepared, dict[str, Prepared]]:
+    """A row per effect, and one for all in one pass; the plain features and the bank."""
+    warm = bench.features.model_copy(update={"num_mels": 127})
+    bench.plain(warm)  # starts the workers and imports what they need
+    bench.bank(["stretch"], AugmentSettings(stretch_range=(0.81, 1.2), versions=1))
+    prepared, seconds = bench.plain(bench.features)
+    reference = seconds / prepared.num_extracted
+    rows = [["plain features", str(prepared.num_extracted), f"{seconds:.1f}", f"{1 / reference:.0f}", "1.00"]]
+    bank: dict[str, Prepared] = {}
+
+    def row(name: str, made: dict[str, Prepared], seconds: float) -> list[str]:
+        versions = bench.versions * sum(part.num_extracted for part in made.values())
+        per_version = seconds / versions
+        return [name, str(versions), f"{seconds:.1f}", f"{1 / per_version:.0f}", f"{per_version / reference:.2f}"]
+
+    for effect in EFFECTS:
+        made, seconds = bench.bank([effect], AugmentSettings(versions=bench.versions))
+        rows.append(row(effect, made, seconds))
+        bank |= made
+    # Settings that differ by nothing that is heard, so that everything is made again.
+    again = AugmentSettings(
+        versions=bench.versions,
+        stretch_range=(0.8, 1.2001),
+        pitch_semitones=2.0001,
+        noise_range=(0.001, 0.010001),
+        speed_range=(0.9, 1.10001),
+        room_seconds=(0.1, 0.50001),
+        formant_range=(0.9, 1.10001),
+    )
+    made, seconds = bench.bank(list(EFFECTS), again)
+    rows.append(row("all effects in one pass", made, seconds))
+    return rows, prepared, bank
+
+
+def epoch(data: TrialData, number: int, batch_size: int) -> float:
+    """Milliseconds of an epoch of training batches."""
+    began = time.perf_counter()
+    for _ in data.train_batches(number, batch_size, 0):
+        pass
+    return 1000 * (time.perf_counter() - began)
+
+
+def epochs(bench: Bench, prepared: Prepared, bank: dict[str, Prepared], options: argparse.Namespace) -> list[list[str]]:
+    """A row per way to augment, measured in turns."""
+    import torch
+
+    torch.set_num_threads(1)
+    split = without(bench.split, [clip for clip, _ in prepared.quarantine])
+    resident = ResidentData.read(prepared, split, bank)
+    effects: dict[str, Any] = {f"{effect}_prob": 0.15 for effect in EFFECTS}
+    masks: dict[str, Any] = {"freq_masks": 2}
+    cases = {
+        "clips as they are": {},
+        "bank, six effects at 0.15 each": effects,
+        "time_masks=2": {"time_masks": 2},
+        "mixup_prob=0.5": {"mixup_prob": 0.5},
+        "freq_masks=2": masks,
+        "bank, masks and mixup": effects | {"time_masks": 2, "mixup_prob": 0.5},
+    }
+    make: dict[str, Callable[[int], float]] = {}
+    for name, values in cases.items():
+        augment = AugmentSettings(versions=bench.versions, **values)
+        stored = stored_features(bench.features, augment)
+        of = resident if stored == bench.features else ResidentData.read(bench.plain(stored)[0], split)
+        data = augment_data(of, bench.features, augment)
+        make[name] = lambda number, data=data: epoch(data, number, options.batch)  # type: ignore[misc]
+    times: dict[str, list[float]] = {name: [] for name in make}
+    for repeat in range(options.repeats + 2):
+        for name, function in make.items():
+            milliseconds = function(repeat)
+            if repeat >= 2:  # the first ones allocate
+                times[name].append(milliseconds)
+    reference = times["clips as they are"]
+    rows = []
+    for name, measured in times.items():
+        ratios = [value / other for value, other in zip(measured, reference, strict=True)]
+        rows.append([name, *spread(measured, 1), f"{statistics.median(ratios):.2f}"])
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Measure and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in (("repeats", 15), ("versions", 2), ("batch", 32), ("frames", 80)):
+        parser.add_argument(f"--{name}", type=int, default=default)
+    parser.add_argument("--corpus", default="demo", help="corpus layout with valence and arousal")
+    parser.add_argument("--root", help="its folder; the demo makes its own")
+    parser.add_argument("--out", help="write the tables to this file, too")
+    options = parser.parse_args(arguments)
+    import ray
+
+    started = not ray.is_initialized()
+    cpus = start_ray() if started else int(ray.cluster_resources()["CPU"])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            bench = Bench(options, folder)
+            prepared_rows, prepared, bank = preparation(bench)
+            epoch_rows = epochs(bench, prepared, bank, options)
+    finally:
+        if started:
+            ray.shutdown()
+    num_train = len(bench.split.train)
+    preparing = table(["preparation", "clips or versions", "seconds", "per second", "ratio"], prepared_rows)
+    drawing = table(["an epoch of batches, ms", "median", "min", "max", "ratio"], epoch_rows)
+    notes = (
+        f"Corpus {options.corpus}, {len(bench.corpus.clips)} clips, {num_train} of them to train on, {options.frames} "
+        f"frames of {bench.features.name}; {bench.versions} versions of a clip and effect; in memory the bank takes "
+        f"{bank_bytes(bank, num_train) / 1e6:.0f} MB.\nPreparation on {cpus} CPUs; batches of {options.batch}, "
+        f"{options.repeats} epochs in turns, one thread. {machine('ray', 'librosa', 'numpy', 'torch')}"
+    )
+    publish(f"## Augmentation\n\n{preparing}\n\n{drawing}\n\n{notes}", options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

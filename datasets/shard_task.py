@@ -1,0 +1,117 @@
+"""One task of the preparation: decode recordings and write one shard of their features, or one per wave effect."""
+
+import json
+import math
+from typing import Any
+
+from datasets import storage
+from datasets.digests import digest_of
+from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
+
+PLAIN = ""  # stands in the place of an effect's name for the recording as it is
+Rows = tuple[Any, Any]  # valid frames and features of a clip; of each of its versions under an effect
+
+
+def make_shard(row: dict[str, str]) -> dict[str, str]:
+    """Copy what other shards have, extract the rest in one pass, write the shards and their records.
+
+    `row["unit"]` is the JSON of a unit (`datasets.shards`). Gives the records as JSON by effect, or the name of a
+    recording that is not what it was.
+    """
+    unit = json.loads(row["unit"])
+    clips = [(clip, digest) for clip, digest in unit["clips"]]
+    outputs: dict[str, dict[str, Any]] = unit["outputs"]
+    found = {effect: _copied(output) for effect, output in outputs.items()}
+    num_extracted = dict.fromkeys(outputs, 0)
+    for clip, digest in clips:
+        missing = [
+            effect
+            for effect, output in outputs.items()
+            if digest not in found[effect] and digest not in output["reasons"]
+        ]
+        if not missing:
+            continue
+        try:
+            raw = storage.read_bytes(unit["root"], clip)
+        except OSError:
+            return {"changed": clip, "records": ""}
+        if digest_of(raw) != digest:
+            return {"changed": clip, "records": ""}
+        results = _extract(raw, digest, missing, unit)
+        for effect in missing:
+            num_extracted[effect] += 1
+            if isinstance(results, str):
+                outputs[effect]["reasons"][digest] = results
+            else:
+                found[effect][digest] = results[effect]
+    records = {}
+    for effect, output in outputs.items():
+        record = Record(unit["shard"], unit["cell"], clips, output["reasons"], num_extracted[effect])
+        _write(output["folder"], record, found[effect], unit)
+        records[effect] = vars(record)
+    return {"changed": "", "records": json.dumps(records)}
+
+
+def _write(folder: str, record: Record, found: dict[str, Rows], unit: dict[str, Any]) -> None:
+    import numpy as np
+
+    kept = [found[digest] for _, digest in record.clips if digest not in record.reasons]
+    versions = () if unit["augment"] is None else (unit["augment"]["versions"],)
+    num_features = FeatureSettings(**unit["features"]).num_features
+    values = np.empty((len(kept), *versions, unit["num_frames"], num_features), dtype=np.float32)
+    num_frames = np.empty((len(kept), *versions), dtype=np.int32)
+    for position, (clip_frames, clip_features) in enumerate(kept):
+        num_frames[position], values[position] = clip_frames, clip_features
+    write_shard(folder, record, num_frames, values)
+
+
+def _copied(output: dict[str, Any]) -> dict[str, Rows]:
+    """Valid frames and features by digest, of the clips that lie in other shards of the folder."""
+    found = {}
+    for shard in sorted(set(output["shard_of"].values())):
+        table = read_shard(output["folder"], f"{shard}.parquet", ["digest", "num_frames", "features"])
+        num_frames, values = counts(table), tensor(table)
+        for position, digest in enumerate(table["digest"].to_pylist()):
+            if output["shard_of"].get(digest) == shard:
+                found[digest] = (num_frames[position], values[position])
+    return found
+
+
+def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
+    """Valid frames and features of a recording by effect, or the reason why it has none."""
+    from datasets.audio import AudioError, decode
+    from datasets.augmentations import MOST_RATE
+    from datasets.features import extract, num_samples
+
+    features, num_frames = FeatureSettings(**unit["features"]), unit["num_frames"]
+    keep = max(1, num_samples(num_frames, features))
+    # Where a cut starts decides where its resampled samples lie, so all effects read the same cut whatever their
+    # ranges, or an effect's waveforms would depend on which others are asked for.
+    reach = 1.0 if unit["augment"] is None else MOST_RATE
+    try:
+        waveform = decode(raw, features.sample_rate_hz, DataSettings(**unit["data"]), math.ceil(keep * reach))
+    except AudioError as error:
+        return str(error)
+    if unit["augment"] is None:
+        values, num_valid = extract(waveform, features, num_frames)
+        return {PLAIN: (num_valid, values)}
+    augment = AugmentSettings(**unit["augment"])
+    return {effect: versions_of(waveform, digest, effect, features, num_frames, augment) for effect in effects}
+
+
+def versions_of(
+    waveform: Any, digest: str, effect: str, features: FeatureSettings, num_frames: int, augment: AugmentSettings
+) -> Rows:
+    """Valid frames [versions] and features [versions, frames, features] of a recording under a wave effect."""
+    import numpy as np
+
+    from datasets.augmentations import apply, generator
+    from datasets.features import extract, num_samples
+
+    keep, rate = max(1, num_samples(num_frames, features)), features.sample_rate_hz
+    made = []
+    for version in range(augment.versions):
+        changed = apply(effect, waveform, rate, generator(digest, effect, version), augment, keep)
+        made.append(extract(changed, features, num_frames))
+    return np.array([num_valid for _, num_valid in made]), np.stack([values for values, _ in made])

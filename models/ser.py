@@ -1,0 +1,143 @@
+"""The convolutional recurrent network with attention that classifies emotion in speech."""
+
+import math
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.attention import AttentionPool, SelfAttention
+from models.layers import BatchNorm, Conv1dSame, Dense, clip_lengths, zero_padding
+from models.lstm import LSTM, Bidirectional
+from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
+from models.settings import SERSettings
+
+
+class NormedConv(nn.Module):
+    """Convolution, batch-norm of the clips' frames if wanted. [B, T, in] -> [B, T, out]. Padding must be zero."""
+
+    def __init__(self, in_channels: int, channels: int, taps: int, settings: SERSettings) -> None:
+        super().__init__()
+        self.conv = Conv1dSame(in_channels, channels, taps, bias=not settings.batch_norm)
+        self.norm = BatchNorm(channels, settings.bn_momentum) if settings.batch_norm else None
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
+        sequence = self.conv(sequence)
+        return sequence if self.norm is None else self.norm(sequence, lengths)
+
+
+class Block(nn.Module):
+    """Convolutions with ReLU, a shortcut around them if wanted, max pooling, dropout. [B, T, in] -> [B, T', channels].
+
+    Padding must be zero and is zero again; `lengths` [B] are no shorter than the pooling's window.
+    The shortcut is the input itself, or a convolution of one frame where the number of channels changes; it joins
+    before the last ReLU. Source: He et al. 2016, figure 2 and option B; guide, part 3, residual connections.
+    """
+
+    def __init__(self, in_channels: int, channels: int, pool_size: int, settings: SERSettings) -> None:
+        super().__init__()
+        taps, self.residual = settings.kernel_size, settings.residual
+        widths = [in_channels, *[channels] * settings.num_convs()]
+        self.convs = nn.ModuleList(NormedConv(a, b, taps, settings) for a, b in pairwise(widths))
+        widens = settings.residual and in_channels != channels
+        self.shortcut = NormedConv(in_channels, channels, 1, settings) if widens else None
+        self.pool = Pool(size=pool_size)
+        self.dropout = nn.Dropout(settings.dropout)
+
+    def forward(self, sequence: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        inner = self.convs[0](sequence, lengths)
+        for conv in self.convs[1:]:
+            inner = conv(zero_padding(inner.relu(), lengths), lengths)
+        if self.residual:
+            inner = inner + (sequence if self.shortcut is None else self.shortcut(sequence, lengths))
+        # ReLU and maximum may change places; after the pooling there are fewer frames to go through. Of the windows
+        # only whole ones are kept, so the pooling needs no lengths.
+        pooled = self.dropout(self.pool(inner).relu())
+        lengths = self.pool.lengths(lengths, sequence.shape[1])
+        return zero_padding(pooled, lengths), lengths
+
+
+class SER(nn.Module):
+    """Residual convolution blocks, bidirectional LSTMs, self-attention, attention pooling, a linear output layer.
+
+    Each of the guide's improvements is a setting. Its baseline is `conv_channels=[128, 128] residual=false
+    lstm_layers=1 bidirectional=false attention_heads=0 pooling=mean`. What the guide leaves open: kernels of 5
+    frames; batch-norm before the ReLU; pooling by 2 after each block; two convolutions in a residual block and one
+    in a plain one; heads that share the LSTM's width, as `nn.MultiheadAttention`'s do; dropout after each block, on
+    the input of the second LSTM and of later ones (one mask for all frames) and before each dense layer.
+
+    Initial weights come from torch's global generator. Source: guide, part 3.
+    """
+
+    def __init__(self, settings: SERSettings, num_features: int, num_outputs: int) -> None:
+        super().__init__()
+        self.num_features, self.pooling = num_features, settings.pooling
+        width = num_features
+        self.blocks = nn.ModuleList()
+        for channels, pool_size in settings.per_block():
+            self.blocks.append(Block(width, channels, pool_size, settings))
+            width = channels
+        self.min_frames = math.prod(pool_size for _, pool_size in settings.per_block())
+        self.lstms = nn.ModuleList()
+        for layer in range(settings.lstm_layers):
+            lstm = Bidirectional if settings.bidirectional else LSTM
+            self.lstms.append(lstm(width, settings.lstm_hidden, settings.dropout if layer else 0.0))
+            width = settings.lstm_hidden * (2 if settings.bidirectional else 1)
+        heads = settings.attention_heads
+        self.attention = SelfAttention(width, heads, max(1, width // heads), dropout=0.0) if heads else None
+        self.attention_pool = AttentionPool(width) if settings.pooling == "attention" else None
+        width *= NUM_STATISTICS if settings.pooling == "statistics" else 1
+        # The features' scales differ from the pooled vector's, hence the batch-norm.
+        num_statistics = NUM_STATISTICS * num_features if settings.input_statistics else 0
+        self.statistics_norm = BatchNorm(num_statistics, settings.bn_momentum) if num_statistics else None
+        widths = [width + num_statistics, *settings.head_units]
+        self.hidden = nn.ModuleList(Dense(a, b) for a, b in pairwise(widths))
+        self.dropout = nn.Dropout(settings.dropout)
+        self.output = Dense(widths[-1], num_outputs)
+
+    def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """Logits [B, num_outputs] of `features` [B, T, num_features].
+
+        `num_frames` [B] says how many frames of each clip are no padding; it may stay on the CPU. With it, padding
+        has no part in anything, and in inference a padded clip gives what it gives alone. A clip too short for the
+        pooling counts as filled up with zeros until it is not.
+
+        Raises:
+            ValueError: shapes that do not fit, or too few frames for the pooling.
+        """
+        if features.ndim != 3 or features.shape[2] != self.num_features:
+            raise ValueError(f"features: expected [batch, frames, {self.num_features}], got {list(features.shape)}")
+        if features.shape[1] < self.min_frames:
+            raise ValueError(
+                f"features: expected at least {self.min_frames} frames, so that one is left after "
+                f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_channels), got {features.shape[1]}"
+            )
+        valid = clip_lengths(features, num_frames)
+        sequence = features = zero_padding(features, valid)
+        lengths = None if valid is None else valid.clamp(min=self.min_frames)
+        for block in self.blocks:
+            sequence, lengths = block(sequence, lengths)
+        for lstm in self.lstms:
+            sequence = lstm(sequence, lengths)
+        if self.attention is not None:
+            sequence = self.attention(sequence, lengths)
+        summary = self._pooled(sequence, lengths)
+        if self.statistics_norm is not None:
+            statistics = self.statistics_norm(statistics_over_frames(features, valid).unsqueeze(1)).squeeze(1)
+            summary = torch.cat([summary, statistics], 1)
+        for dense in self.hidden:
+            summary = F.relu(dense(self.dropout(summary)))
+        logits: Tensor = self.output(self.dropout(summary))
+        return logits
+
+    def penalty(self) -> Tensor:
+        """What the model adds to the training loss: nothing, a scalar 0 on its device."""
+        return self.output.weight.new_zeros(())
+
+    def _pooled(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
+        if self.attention_pool is not None:
+            pooled: Tensor = self.attention_pool(sequence, lengths)
+            return pooled
+        functions = {"mean": mean_over_frames, "max": max_over_frames, "statistics": statistics_over_frames}
+        return functions[self.pooling](sequence, lengths)

@@ -1,0 +1,104 @@
+"""Metrics of classification over a whole split, in float64.
+
+A class without a clip in the split has no recall and no F1: it is left out of means, as in scikit-learn's
+`balanced_accuracy_score`, and its own figures are left out of tables.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+NUM_BINS = 15  # of confidence, as Guo et al. 2017 take
+
+
+def confusion(targets: ArrayLike, predictions: ArrayLike, num_classes: int) -> NDArray[np.int64]:
+    """Clips by true class (rows) and predicted class (columns): class indices [N], [N] -> [K, K].
+
+    >>> confusion([0, 0, 1], [0, 1, 1], 2).tolist()
+    [[1, 1], [0, 1]]
+    """
+    t, p = np.asarray(targets, dtype=np.int64), np.asarray(predictions, dtype=np.int64)
+    assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
+    if len(t) == 0:
+        raise ValueError("metrics: expected at least one sample, got none")
+    table = np.zeros((num_classes, num_classes), dtype=np.int64)
+    np.add.at(table, (t, p), 1)
+    return table
+
+
+def recalls(table: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Share of each class's clips that are found [K]; NaN for a class without clips."""
+    total = table.sum(axis=1)
+    return np.divide(np.diag(table), total, out=np.full(len(table), np.nan), where=total > 0)
+
+
+def f1_scores(table: NDArray[np.int64]) -> NDArray[np.float64]:
+    """2 tp / (2 tp + fp + fn) of each class [K]; NaN for a class without clips."""
+    total = table.sum(axis=1)
+    denominator = total + table.sum(axis=0)
+    return np.divide(2 * np.diag(table), denominator, out=np.full(len(table), np.nan), where=total > 0)
+
+
+def uar(table: NDArray[np.int64]) -> float:
+    """Unweighted average recall: the mean of `recalls` over the classes that have clips.
+
+    Range: [0, 1], 1 is best, 1/K is what one constant class gives. Always defined.
+
+    >>> uar(confusion([0, 0, 0, 1], [0, 0, 0, 0], 2))
+    0.5
+    """
+    return float(np.nanmean(recalls(table)))
+
+
+def calibration_error(targets: ArrayLike, probabilities: ArrayLike) -> float:
+    """Expected calibration error: class indices [N], probabilities [N, K].
+
+    Sum over 15 equal bins of confidence (the largest probability) of the bin's share of clips times |accuracy -
+    mean confidence| in it. Range: [0, 1], 0 is best. Always defined. Source: Guo et al. 2017, equation 3.
+
+    >>> round(calibration_error([0, 1], [[0.9, 0.1], [0.8, 0.2]]), 3)
+    0.45
+    """
+    t, q = np.asarray(targets, dtype=np.int64), np.asarray(probabilities, dtype=np.float64)
+    confidence, right = q.max(axis=1), q.argmax(axis=1) == t
+    # Bins are closed above, (0, 1/15], (1/15, 2/15], ...
+    bins = np.clip(np.ceil(confidence * NUM_BINS).astype(np.int64) - 1, 0, NUM_BINS - 1)
+    gaps = np.bincount(bins, weights=right.astype(np.float64) - confidence, minlength=NUM_BINS)
+    return float(np.abs(gaps).sum() / len(t))
+
+
+def softmax(logits: ArrayLike) -> NDArray[np.float64]:
+    """Probabilities [N, K] of logits [N, K]."""
+    values = np.asarray(logits, dtype=np.float64)
+    values = np.exp(values - values.max(axis=1, keepdims=True))
+    return values / values.sum(axis=1, keepdims=True)
+
+
+def class_metric_modes(classes: Sequence[str]) -> dict[str, Literal["min", "max"]]:
+    """Every key that `classification_metrics` may give for these classes, with its direction."""
+    modes: dict[str, Literal["min", "max"]] = {"uar": "max", "accuracy": "max", "f1": "max", "calibration_error": "min"}
+    return modes | {f"{key}_{name}": "max" for key in ("recall", "f1") for name in classes}
+
+
+def classification_metrics(targets: ArrayLike, logits: ArrayLike, classes: Sequence[str]) -> dict[str, float]:
+    """All metrics of a split: class indices [N], logits [N, K], K names.
+
+    `uar`, `accuracy`, `f1` (the mean over classes that have clips), `calibration_error`, and `recall_<class>` and
+    `f1_<class>` for those classes. ValueError where a logit is not finite: that is a failed trial, not a metric.
+    """
+    t, values = np.asarray(targets).astype(np.int64), np.asarray(logits, dtype=np.float64)
+    assert values.shape == (len(t), len(classes)), f"targets {t.shape}, logits {values.shape}, {len(classes)} classes"
+    if not np.isfinite(values).all():
+        raise ValueError(f"predictions: expected finite values, got {np.sum(~np.isfinite(values))} that are not")
+    table = confusion(t, values.argmax(axis=1), len(classes))
+    each = {"recall": recalls(table), "f1": f1_scores(table)}
+    found = {
+        "uar": uar(table),
+        "accuracy": float(np.trace(table) / len(t)),
+        "f1": float(np.nanmean(each["f1"])),
+        "calibration_error": calibration_error(t, softmax(values)),
+    }
+    found |= {f"{key}_{name}": float(v) for key, row in each.items() for name, v in zip(classes, row, strict=True)}
+    return {key: value for key, value in found.items() if not np.isnan(value)}
