@@ -42,6 +42,8 @@ class Tested:
     outputs: np.ndarray
     metrics: dict[str, float]
     constant: dict[str, float]
+    trials: list[int]  # those that predict together, the winner first
+    winner_alone: dict[str, float]
 
 
 def write_model(best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics) -> None:
@@ -49,7 +51,7 @@ def write_model(best: Path, config: Config, model: nn.Module, statistics: Featur
     from omegaconf import OmegaConf
     from safetensors.torch import save_file
 
-    best.mkdir(exist_ok=True)
+    best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, best / "model.safetensors")
@@ -64,6 +66,8 @@ def write_model(best: Path, config: Config, model: nn.Module, statistics: Featur
 def write_test(best: Path, config: Config, winner: TrialRecord, epochs: int, tested: Tested) -> None:
     """Metrics and a line for each test clip; of classification also the confusions and the errors."""
     figures = {"trial": winner.number, "epochs": epochs, "validation": winner.metrics}
+    if len(tested.trials) > 1:
+        figures |= {"ensemble": tested.trials, "winner_alone": tested.winner_alone}
     write_json(best / "metrics.json", figures | {"test": tested.metrics, "constant": tested.constant})
     if config.task.name == "regression":
         targets = config.task.targets
@@ -119,13 +123,18 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
     printed = PRINTED[config.task.name]
     whole = config.task.name == "classification"  # f1, but not f1_happy
     names = [name.removeprefix("test_") for name in tested.metrics]
+    if len(tested.trials) > 1:
+        print(f"ensemble  trials {', '.join(map(str, tested.trials))} predict together")
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("metric", "validation", "test", "constant"):
+    together = len(tested.trials) > 1
+    columns = ["validation", *(["test, winner"] if together else []), "test", "constant"]
+    for heading in ("metric", *columns):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name in names:
         if (name if whole else name.split("_")[0]) in printed:
             cells = (
                 winner.metrics.get(f"val_{name}"),
+                *([tested.winner_alone.get(f"test_{name}")] if together else []),
                 tested.metrics[f"test_{name}"],
                 tested.constant.get(f"test_{name}"),
             )

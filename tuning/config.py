@@ -106,9 +106,18 @@ class TrainingSettings(Settings):
         10, ge=1, description="stop after so many epochs without a better metric (null: never)"
     )
     min_delta: float = Field(0.0, ge=0, description="a smaller gain does not count as better for early stopping")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the epoch that a trial is ranked by and retrained for; last suits a schedule that runs out"
+    )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         "auto", description="auto: mixed precision on a GPU (bf16 where it has it, else fp16), fp32 on CPU"
     )
+
+    @model_validator(mode="after")
+    def _the_last_epoch_is_known(self) -> "TrainingSettings":
+        if self.keep == "last" and self.patience is not None:
+            raise ValueError(f"patience: expected null where the last epoch is kept (keep=last), got {self.patience}")
+        return self
 
 
 class SearchSettings(Settings):

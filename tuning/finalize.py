@@ -20,11 +20,12 @@ if TYPE_CHECKING:
     from tuning.space import Space
 
 USAGE = """\
-python -m tuning.finalize results/NAME [again=true]
+python -m tuning.finalize results/NAME [ensemble=K] [again=true]
 
 Retrains the winner of a finished search on its training and validation clips, for as many epochs as its best one
 took (after inner folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
-results/NAME/best/. A second look at the test is refused unless again=true; every look is recorded.
+results/NAME/best/. With ensemble=K the K best trials are retrained and predict together. A second look at the test is
+refused unless again=true; every look is recorded.
 
 best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
 confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
@@ -38,8 +39,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(USAGE)
         return 0
     try:
-        again = "again=true" in arguments
-        paths = [argument for argument in arguments if argument != "again=true"]
+        again, ensemble, paths = _read(arguments)
         if len(paths) != 1:
             raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
         from tuning.search.folder import SearchFolder
@@ -48,18 +48,36 @@ def main(arguments: list[str] | None = None) -> int:
         if not (path / "config.yaml").exists():
             raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
         with SearchFolder(path.parent, path.name) as folder:
-            finalize(folder, again)
+            finalize(folder, again, ensemble)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def finalize(folder: SearchFolder, again: bool = False) -> dict[str, float]:
-    """Retrain the winner, test it, write `best/`; the test's metrics.
+def _read(arguments: list[str]) -> tuple[bool, int, list[str]]:
+    again, ensemble, paths = False, 1, []
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if argument == "again=true":
+            again = True
+        elif name == "ensemble":
+            if not value.isdigit() or int(value) < 1:
+                raise UserError(f"ensemble: expected a number of trials from 1, got '{value}'")
+            ensemble = int(value)
+        else:
+            paths.append(argument)
+    return again, ensemble, paths
+
+
+def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> dict[str, float]:
+    """Retrain the winner, or the best `ensemble` trials, test, write `best/`; the test's metrics.
+
+    Several trials are one predictor: the mean of their outputs, of classes of their probabilities.
 
     Raises:
-        UserError: an unfinished search, another corpus than the search's, no test clips, or a second look at them.
+        UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
+            or a second look at them.
     """
     import numpy as np
 
@@ -78,7 +96,8 @@ def finalize(folder: SearchFolder, again: bool = False) -> dict[str, float]:
             f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
         )
     space = read_recorded(folder.path / "config.yaml")
-    winner, config = _winner(folder, space)
+    chosen = _top(folder, space, ensemble)
+    winner, config = chosen[0]
     corpus, split = read_corpus(config)
     folder.check_identity(space, corpus_fingerprint(corpus, config))
     prepared = prepare_features(space, config, corpus, split, _no_progress)
@@ -86,21 +105,28 @@ def finalize(folder: SearchFolder, again: bool = False) -> dict[str, float]:
     if not split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
-    training = _retrain(folder, config, _data(space, prepared, corpus, split, config), winner)
-    data = training.data
-    outputs = np.concatenate([training.predict(batch).cpu().numpy() for batch in data.val_batches(VALIDATION_BATCH)])
-    metrics = {f"test_{name}": value for name, value in training.task.metrics(data.val_targets, outputs).items()}
-    constant = training.task.constant_baseline(data.train_targets, data.val_targets)
-    looks.append({"when": _now(), "trial": winner.number, "metrics": metrics})
+    best, members = folder.path / "best", []
+    for record, settings in chosen:
+        training = _retrain(folder, settings, _data(space, prepared, corpus, split, settings), record)
+        data = training.data
+        batches = data.val_batches(VALIDATION_BATCH)
+        members.append(np.concatenate([training.predict(batch).cpu().numpy() for batch in batches]))
+        place = best if record is winner else best / "members" / f"{record.number:04d}"
+        write_model(place, settings, training.model, data.statistics)
+        if record is winner:
+            task, epochs, ids, targets = training.task, training.epoch, data.val_ids.tolist(), data.val_targets
+            constant = task.constant_baseline(data.train_targets, targets)
+    outputs = task.mean_outputs(members)
+    metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
+    alone = {f"test_{name}": value for name, value in task.metrics(targets, members[0]).items()}
+    numbers = [record.number for record, _ in chosen]
+    looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
     # Recorded before anything is shown: a look counts even if what follows fails.
     write_json(looks_file, looks)
     constant = {f"test_{name.removeprefix('val_')}": value for name, value in constant.items()}
     group_of = {clip.id: clip.group for clip in split.test}
-    ids = data.val_ids.tolist()
-    tested = Tested(ids, [group_of[clip] for clip in ids], data.val_targets, outputs, metrics, constant)
-    best = folder.path / "best"
-    write_model(best, config, training.model, data.statistics)
-    write_test(best, config, winner, training.epoch, tested)
+    tested = Tested(ids, [group_of[clip] for clip in ids], targets, outputs, metrics, constant, numbers, alone)
+    write_test(best, config, winner, epochs, tested)
     print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
     print_scores(config, winner, tested)
     draw(best, config, winner, folder.trial(winner.number), tested)
@@ -120,7 +146,8 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _winner(folder: SearchFolder, space: Space) -> tuple[TrialRecord, Config]:
+def _top(folder: SearchFolder, space: Space, count: int) -> list[tuple[TrialRecord, Config]]:
+    """The best trials with their configurations, the winner first."""
     from tuning.leaderboard import rank
     from tuning.tasks import check_metric
 
@@ -135,8 +162,13 @@ def _winner(folder: SearchFolder, space: Space) -> tuple[TrialRecord, Config]:
             f"{folder.path}: expected a finished search with a winner, got "
             f"{f'trials that have not ended ({running})' if running else 'no trial with a result'}"
         )
-    params = json.loads((folder.trial(ranked[0].number) / "params.json").read_text(encoding="utf-8"))
-    return ranked[0], parse_config(params["config"])
+    if len(ranked) < count:
+        raise UserError(f"ensemble: expected at most the {len(ranked)} trials with a result, got {count}")
+    found = []
+    for record in ranked[:count]:
+        params = json.loads((folder.trial(record.number) / "params.json").read_text(encoding="utf-8"))
+        found.append((record, parse_config(params["config"])))
+    return found
 
 
 def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> ResidentData:

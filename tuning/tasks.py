@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from tuning.checks import UserError, nearest
-from tuning.class_metrics import class_metric_modes, classification_metrics
+from tuning.class_metrics import class_metric_modes, classification_metrics, softmax
 from tuning.config import Config, LossSettings, TaskSettings, flattened
 from tuning.metrics import has_both_sides, metric_modes, regression_metrics
 from tuning.space import Space
@@ -71,6 +71,12 @@ class Regression:
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Metrics over a whole split; `targets`, `outputs` [N, K]. Undefined ones are left out."""
         return regression_metrics(targets, outputs, self.targets, self.accuracy_threshold)
+
+    def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """What several models say together: the mean of their outputs [N, K]."""
+        import numpy as np
+
+        return np.mean(members, axis=0)
 
     def check_labels(self, targets: np.ndarray) -> None:
         """Whether the loss can be used with these labels [N, K].
@@ -155,6 +161,13 @@ class Classification:
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Metrics over a whole split; `targets` [N, 1], `outputs` [N, K]. Undefined ones are left out."""
         return classification_metrics(targets[:, 0], outputs, self.classes)
+
+    def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """What several models say together: the logarithm of their mean probability, from logits [N, K]."""
+        import numpy as np
+
+        probabilities = np.mean([softmax(logits) for logits in members], axis=0)
+        return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
 
     def check_labels(self, targets: np.ndarray) -> None:
         """Every label is a class: what came from the corpus was checked there."""

@@ -213,7 +213,7 @@ class Training:
             self.wait += 1
         if self.plateau:
             self.base_rate = self.plateau.after_epoch(value, self.base_rate)
-        if better(self.mode, value, self.best):
+        if settings.keep == "last" or better(self.mode, value, self.best):
             self.best, self.best_epoch = value, self.epoch
         if self.epoch >= settings.epochs:
             self.finished = "all epochs"

@@ -125,6 +125,13 @@ def test_the_constant_predictor_is_the_majority():
     assert found["val_loss"] == pytest.approx(-np.log(frequencies[val[:, 0].astype(int)]).mean())
 
 
+def test_an_ensemble_has_the_mean_probability():
+    members = [RANDOM[1][:20], RANDOM[1][20:40] * 5]
+    found = Classification(CLASSES, LossSettings(name="cross_entropy")).mean_outputs(members)
+    expected = sum(torch.tensor(logits).softmax(dim=1).numpy() for logits in members) / 2
+    np.testing.assert_allclose(softmax(found), expected, atol=1e-12)
+
+
 def test_the_loss_is_that_of_the_task():
     config = Config.model_validate({"task": {"name": "classification", "classes": CLASSES}})
     assert config.loss.name == "cross_entropy"
@@ -138,7 +145,5 @@ def test_the_loss_is_that_of_the_task():
             make_plan([*arguments, "search.num_trials=1"])
     plan = make_plan(["task.name=classification", "search.metric=val_uar", "search.num_trials=1"])
     assert plan.mode == "max"
-    with pytest.raises(
-        UserError, match=r"search\.metric: expected a validation metric, got val_uarr"
-    ):
+    with pytest.raises(UserError, match=r"search\.metric: expected a validation metric, got val_uarr"):
         make_plan(["task.name=classification", "search.metric=val_uarr", "search.num_trials=1"])

@@ -72,6 +72,31 @@ def test_saved_weights_give_the_saved_predictions(finished):
     assert arousal == pytest.approx(float(row["predicted_arousal"]), abs=1e-4)
 
 
+def test_several_trials_predict_their_mean(finished, capsys):
+    if not (finished / "best").exists():
+        finalize.main([str(finished)])
+    alone = predictions(finished)
+    assert finalize.main([str(finished), "ensemble=2", "again=true"]) == 0
+    first, second = (int(row["trial"]) for row in csv.DictReader((finished / "leaderboard.csv").open()))
+    assert f"trials {first}, {second} predict together" in capsys.readouterr().out
+    together = predictions(finished)
+    other = 2 * together - alone  # what the second one must have said
+    assert np.abs(other - alone).max() > 1e-3
+    metrics = json.loads((finished / "best" / "metrics.json").read_text())
+    assert metrics["ensemble"] == [first, second]
+    looks = json.loads((finished / "test_looks.json").read_text())
+    assert metrics["winner_alone"] == looks[0]["metrics"] and looks[-1]["ensemble"] == [first, second]
+    assert (finished / "best" / "members" / f"{second:04d}" / "model.safetensors").exists()
+    assert finalize.main([str(finished), "ensemble=3", "again=true"]) == 2
+    assert "ensemble: expected at most the 2 trials with a result, got 3" in capsys.readouterr().err
+    assert finalize.main([str(finished), "ensemble=x"]) == 2
+
+
+def predictions(folder):
+    rows = list(csv.DictReader((folder / "best" / "test_predictions.csv").open()))
+    return np.array([[float(row[f"predicted_{name}"]) for name in ("valence", "arousal")] for row in rows])
+
+
 def test_what_is_no_finished_search_is_refused(tmp_path, capsys):
     assert finalize.main([str(tmp_path)]) == 2
     assert "expected the folder of a search" in capsys.readouterr().err

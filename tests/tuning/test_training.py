@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
@@ -171,6 +172,17 @@ def test_best_checkpoint_holds_the_best_epochs_weights(tmp_path):
     with torch.no_grad():
         loss = torch.nn.functional.mse_loss(model(data.features), data.targets).item()
     assert math.isclose(loss, best["val_loss"], rel_tol=1e-6)
+
+
+def test_keeping_the_last_epoch_ranks_by_it_and_keeps_its_weights(tmp_path):
+    config = config_of(training__epochs=5, training__keep="last", training__patience=None, optim__learning_rate=0.5)
+    rows = rows_of(training(config, Clips(), tmp_path))
+    assert [row["best_epoch"] for row in rows] == [1, 2, 3, 4, 5]
+    assert [row["val_loss_best"] for row in rows] == [row["val_loss"] for row in rows]
+    assert rows[-1]["val_loss"] > min(row["val_loss"] for row in rows), "or this test would show nothing"
+    assert torch.load(tmp_path / "best.pt", weights_only=True)["row"]["epoch"] == 5
+    with pytest.raises(ValidationError, match="patience: expected null where the last epoch is kept"):
+        config_of(training__keep="last")
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,9 @@ class Recorder(Callback):
         metrics = {name: value for name, value in result.items() if name.startswith("val_") and name != self._best}
         row = {name: result[name] for name in LEADING if name in result} | metrics
         self._append(trial.trial_id, record, row)
-        known = record.metrics.get(self.metric)
-        improved = record.folds is not None or better(self.mode, row[self.metric], known)
+        # The row says so where the last epoch is kept, whether or not it is better.
+        kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
+        improved = kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
         if improved:
             record.metrics, record.best_epoch = metrics, result["epoch"]
         record.epochs = result["epoch"]
