@@ -200,6 +200,11 @@ class RunSettings(Settings):
     """What the command line alone says."""
 
     space: str = Field("crnn", description="name of a space in search_spaces/, or the path of a YAML file")
+    preset: str | None = Field(
+        None,
+        description="values for a situation: small, large, imbalanced, quick, fast, low_memory, overfitting or "
+        "underfitting",
+    )
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the search's name (default: the space's)"
     )

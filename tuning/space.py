@@ -178,6 +178,24 @@ def read_space_file(space: str) -> dict[str, Any]:
     return tree
 
 
+def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, Any]:
+    """A preset's values by dotted path; none for no preset.
+
+    Raises:
+        UserError: no such preset, or one with a setting that the model does not have.
+    """
+    if preset is None:
+        return {}
+    text = importlib.resources.files("search_spaces").joinpath("presets.yml").read_text(encoding="utf-8")
+    known = read_yaml(text, [])
+    if preset not in known:
+        raise UserError(f"preset: expected one of {', '.join(known)}, got '{preset}'{nearest(preset, known)}")
+    flat = {f"{section}.{name}": value for section, leaves in known[preset].items() for name, value in leaves.items()}
+    if missing := [path for path in flat if path not in fields]:
+        raise UserError(f"preset: '{preset}' sets {', '.join(missing)}, which the space's model does not have")
+    return flat
+
+
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
     """`key=value` arguments by key, the value read as YAML.
 
@@ -310,7 +328,8 @@ def read_recorded(file: Path) -> Space:
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
 
-    Order, later wins: defaults, space file, what the corpus brings along (`CORPUS_DEFAULTS`), overrides.
+    Order, later wins: defaults, space file, what the corpus brings along (`CORPUS_DEFAULTS`), the preset,
+    overrides.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
@@ -327,7 +346,7 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
         raise UserError("\n".join(unknown))
     from_file = flatten(tree, fields)
     corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
-    flat = from_file | CORPUS_DEFAULTS.get(str(corpus), {}) | given
+    flat = from_file | CORPUS_DEFAULTS.get(str(corpus), {}) | read_preset(run.preset, fields) | given
     space = build_space(flat, fields)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

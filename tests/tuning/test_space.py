@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from tuning import space as spaces
 from tuning.checks import UserError
-from tuning.config import nested
+from tuning.config import flattened, nested
 from tuning.plan import make_plan, planned_points
 
 
@@ -237,3 +237,32 @@ def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
     space = load("task.name=classification")
     recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
     assert spaces.read_recorded(recorded).fixed().loss.name == "cross_entropy"
+
+
+PRESETS = {
+    "small": {"augment.mixup_prob": 0.4, "model.dropout": 0.3, "loss.label_smoothing": 0.15},
+    "large": {"augment.stretch_prob": 0, "model.dropout": 0.1, "training.batch_size": 32, "loss.label_smoothing": 0.05},
+    "imbalanced": {"loss.class_weights": "inverse", "loss.label_smoothing": 0.1, "augment.mixup_prob": 0.3},
+    "quick": {"training.epochs": 10, "training.patience": 5},
+    "fast": {"model.conv_channels": [64, 128]},
+    "low_memory": {"training.batch_size": 8, "model.lstm_hidden": 64},
+    "overfitting": {"model.dropout": 0.3, "loss.label_smoothing": 0.15},
+    "underfitting": {"model.conv_channels": [256, 512], "training.epochs": 100, "optim.learning_rate": 0.002},
+}
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_takes_the_place_of_what_the_space_searches(preset):
+    plan = make_plan(["space=ser", f"preset={preset}"])
+    config = flattened(plan.config.model_dump())
+    for path, value in PRESETS[preset].items():
+        assert config[path] == value
+        assert path not in plan.space.distributions
+    assert make_plan(["space=ser", f"preset={preset}", "training.epochs=7"]).config.training.epochs == 7
+
+
+def test_a_preset_that_is_not_there_or_does_not_fit():
+    with pytest.raises(UserError, match=r"preset: expected one of small, .*, got 'smal'; did you mean 'small'"):
+        make_plan(["space=ser", "preset=smal"])
+    with pytest.raises(UserError, match=r"preset: 'small' sets model\.dropout, which the space's model does not have"):
+        make_plan(["space=crnn", "preset=small"])
