@@ -8,7 +8,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from benchmarks import bare, baselines, recurrent
+from benchmarks import ablation, bare, baselines, folds, recurrent
 from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
 from models.lstm import LSTM
@@ -115,3 +115,30 @@ def test_the_loops_beside_recurrent_dropout_are_the_layer(capsys: pytest.Capture
 
     with pytest.raises(SystemExit, match="a loop is not the layer"):
         recurrent.check([layer, without_dropout], sequence)
+
+
+def test_gains_are_paired_by_seed() -> None:
+    seeds = [dict.fromkeys(range(1, 11), 0.5) | {1: whole, 2: without} for whole, without in ((0.6, 0.5), (0.7, 0.4))]
+    text = ablation.describe(seeds)
+    assert "Whole system: UAR 65.0 % (seeds: 60.0, 70.0)" in text
+    assert "| data augmentation | 45.0 | +20.0 | 14.1 | 5 to 10 |" in text
+
+
+def test_folds_of_classes_have_a_recall_each() -> None:
+    each = [
+        {
+            "labels": np.array([0, 0, 1, 2]),
+            "search": np.array([0, 1, 1, 2]),
+            "svm": np.array([0, 0, 0, 0]),
+            "metrics": {},
+        },
+        {
+            "labels": np.array([0, 1, 2, 2]),
+            "search": np.array([0, 1, 2, 2]),
+            "svm": np.array([0, 1, 2, 0]),
+            "metrics": {},
+        },
+    ]
+    text = folds.describe_classes(["1", "2"], each)
+    assert "| search | 0.833 | 1.000 | **0.917** | 0.083 |" in text
+    assert "| SVM | 0.333 | 0.833 | **0.583** | 0.250 |" in text
