@@ -7,6 +7,7 @@ from datasets import storage
 from datasets.augmentations import DEPENDS_ON
 from datasets.corpus import Clip, Corpus
 from datasets.digests import digest_files
+from datasets.encoder_config import located
 from datasets.reading import SealedError
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 from datasets.shard_index import ShardIndex, bank_fingerprint, fingerprint
@@ -49,7 +50,7 @@ def prepare_bank(
     wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
     quality = data.model_copy(update={"silence_dbfs": data.silence_dbfs - SILENCE_SLACK_DB})
     settings = {
-        "features": features.model_dump(),
+        "features": features.model_dump() | {"encoder": located(features.encoder)},
         "num_frames": num_frames,
         "data": quality.model_dump(),
         "augment": augment.model_dump(include={*DEPENDS_ON.values(), "versions"}),

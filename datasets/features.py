@@ -1,4 +1,4 @@
-"""From a waveform to frames x features: mel spectrogram in dB, its cepstral coefficients, chroma, and their deltas."""
+"""From a waveform to frames x features: mel spectrogram in dB, cepstra, chroma and deltas, or a speech encoder's."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -13,7 +13,11 @@ DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted t
 
 
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
-    """Samples that give exactly `num_frames` centred frames: one frame stands at each multiple of the hop."""
+    """Samples that give exactly `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
+    if settings.name == "encoder":
+        from datasets.encoder_config import shape_of
+
+        return shape_of(settings.encoder).num_samples(num_frames)
     return (num_frames - 1) * settings.hop_samples
 
 
@@ -22,19 +26,24 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
 
     The middle of a longer waveform, after its silent ends are cut (`trim_db`); a shorter one is followed by the
     features of silence (`db_floor` in every mel band, no chroma, no change). Frames are centred, with silence beyond
-    the ends. Parts stand in the order of `settings.widths`, then all of their first deltas, then all of their second.
+    the ends. Parts stand in the order of `settings.parts`, then all of their first deltas, then all of their second.
+    An encoder's frames are its own, and zeros follow a shorter waveform (`datasets.encoder.encode`).
     """
     import numpy as np
 
     if settings.trim_db is not None:
         waveform = trimmed(waveform, settings.trim_db)
+    if settings.name == "encoder":
+        from datasets.encoder import encode
+
+        return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
     waveform = middle(waveform, max(1, num_samples(num_frames, settings)))
     num_valid = min(num_frames, 1 + len(waveform) // settings.hop_samples)
     power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
     decibels[:, :num_valid] = mel_decibels(power, settings)
     parts = []
-    for name in settings.widths:
+    for name in settings.parts:
         if name == "mel":
             parts.append(decibels)
         elif name == "mfcc":

@@ -21,7 +21,7 @@ def stored_features(features: FeatureSettings, settings: AugmentSettings) -> Fea
     """
     if settings.freq_masks == 0:
         return features
-    if not {"mel", "mfcc"} & features.widths.keys():
+    if not {"mel", "mfcc"} & set(features.parts):
         raise ValueError(
             f"augment.freq_masks: masks mel bands, which features.name={features.name} has none of; expected 0, "
             f"got {settings.freq_masks}"
@@ -31,7 +31,7 @@ def stored_features(features: FeatureSettings, settings: AugmentSettings) -> Fea
             f"augment.freq_mask_bands: expected at most features.num_mels ({features.num_mels}), "
             f"got {settings.freq_mask_bands}"
         )
-    if "mel" in features.widths:
+    if "mel" in features.parts:
         return features
     return features.model_copy(update={"name": f"mel+{features.name}"})
 
@@ -66,10 +66,10 @@ class Masks:
             # In the mel's own units a hidden band has the training mean throughout, and slope 0.
             covered = -mean[:, :num_mels] / std[:, :num_mels]
             covered[0] = 0
-            if "mfcc" in stored.widths:
+            if "mfcc" in stored.parts:
                 to_units, to_normal = std[:, :num_mels, None], std[:, None, num_mels : num_mels + num_mfcc]
                 transform = to_units * dct_matrix(num_mels, num_mfcc) / to_normal
-        return cls(settings, stored, "mel" in features.widths, covered, transform)
+        return cls(settings, stored, "mel" in features.parts, covered, transform)
 
     def apply(self, batch: Batch, key: list[int], rank: int, world_size: int) -> None:
         """Mask this worker's part of the global batch `key` (seed, epoch, number), in place; padding stays 0."""
@@ -105,7 +105,7 @@ class Masks:
             change = (covered - mel) * hidden[:, None]
             if self.keeps_mel:
                 mel += change
-            if "mfcc" in self.features.widths:
+            if "mfcc" in self.features.parts:
                 blocks[:, :, order, num_mels : num_mels + num_mfcc] += change @ self.transform[order]
 
 

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+ENCODER_RATE_HZ = 16000  # that speech encoders were trained at
+
 
 class Settings(BaseModel):
     """Base of every settings section: unknown names are errors, numbers may stand for text."""
@@ -92,8 +94,18 @@ class SplitSettings(Settings):
 class FeatureSettings(Settings):
     """What the model hears: frames x features, computed once per recording."""
 
-    name: Literal["mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma"] = Field(
-        "mfcc", description="cepstral coefficients, mel spectrogram in dB, pitch classes, or several side by side"
+    name: Literal["mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma", "encoder"] = (
+        Field(
+            "mfcc",
+            description="cepstral coefficients, mel spectrogram in dB, pitch classes, or several side by side; or the "
+            "hidden states of a pretrained speech encoder",
+        )
+    )
+    encoder: str | None = Field(
+        None, description="hub name or folder of a wav2vec 2.0, HuBERT or WavLM model (features.name=encoder)"
+    )
+    encoder_layer: int = Field(
+        -1, ge=-1, description="hidden state: -1 the last, 0 what enters the first transformer layer, else that layer's"
     )
     sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="recordings are resampled to this rate")
     window_samples: int = Field(2048, ge=16, description="length of the analysis window (FFT size)")
@@ -113,7 +125,9 @@ class FeatureSettings(Settings):
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSettings":
-        if "mfcc" in self.widths and self.num_mfcc > self.num_mels:
+        if self.name == "encoder":
+            return self._consistent_encoder()
+        if "mfcc" in self.parts and self.num_mfcc > self.num_mels:
             raise ValueError(f"num_mfcc: expected at most num_mels ({self.num_mels}), got {self.num_mfcc}")
         fmax = self.fmax_hz or self.sample_rate_hz / 2
         if not self.fmin_hz < fmax <= self.sample_rate_hz / 2:
@@ -123,11 +137,34 @@ class FeatureSettings(Settings):
             )
         return self
 
+    def _consistent_encoder(self) -> "FeatureSettings":
+        if self.encoder is None:
+            raise ValueError("encoder: expected a hub name or a folder with features.name=encoder, got null")
+        if self.sample_rate_hz != ENCODER_RATE_HZ:
+            raise ValueError(
+                f"sample_rate_hz: expected {ENCODER_RATE_HZ} with features.name=encoder, got {self.sample_rate_hz}"
+            )
+        if self.deltas:
+            raise ValueError(f"deltas: expected 0 with features.name=encoder, got {self.deltas}")
+        return self
+
+    @property
+    def parts(self) -> list[str]:
+        """What stands side by side in a frame, in order."""
+        return self.name.split("+")
+
     @property
     def widths(self) -> dict[str, int]:
-        """Values per frame of each part, without deltas."""
+        """Values per frame of each part, without deltas.
+
+        Raises ValueError when there is no such encoder, whose own settings say how many it gives.
+        """
+        if self.name == "encoder":
+            from datasets.encoder_config import shape_of
+
+            return {"encoder": shape_of(self.encoder).hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
-        return {part: known[part] for part in self.name.split("+")}
+        return {part: known[part] for part in self.parts}
 
     @property
     def num_features(self) -> int:

@@ -87,12 +87,26 @@ class ShardIndex:
 
 def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
     """Hash of everything but the recordings that the stored values depend on."""
-    idle = {"num_frames"} | ({"num_mfcc"} if "mfcc" not in features.widths else set())
-    matters = features.model_dump(exclude=idle)
-    matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
+    if features.name == "encoder":
+        matters = _matters_to_encoder(features)
+    else:
+        idle = {"num_frames", "encoder", "encoder_layer"} | ({"num_mfcc"} if "mfcc" not in features.parts else set())
+        matters = features.model_dump(exclude=idle)
+        matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
+
+
+def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
+    """What an encoder's hidden states depend on: its content wherever it lies, the layer, what it hears."""
+    from datasets.encoder import content_of
+    from datasets.encoder_config import shape_of
+
+    assert features.encoder is not None
+    last = shape_of(features.encoder).num_layers
+    layer = last if features.encoder_layer == -1 else features.encoder_layer
+    return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 
 
 def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from datasets import storage
 from datasets.corpus import Corpus
 from datasets.digests import digest_files
+from datasets.encoder_config import located
 from datasets.quarantine import check_quarantine, write_quarantine
 from datasets.settings import DataSettings, FeatureSettings
 from datasets.shard_index import Record, ShardIndex, fingerprint, shard_name
@@ -83,7 +84,12 @@ def prepare(
         corpus.root,
         {PLAIN: index},
         wanted,
-        {"features": features.model_dump(), "num_frames": num_frames, "data": data.model_dump(), "augment": None},
+        {
+            "features": features.model_dump() | {"encoder": located(features.encoder)},
+            "num_frames": num_frames,
+            "data": data.model_dump(),
+            "augment": None,
+        },
         lambda done: on_progress(unread + done, len(corpus.clips)),
     )
     num_extracted = extracted[PLAIN]

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from datasets.corpus import Corpus, load_classes, load_corpus
+from datasets.encoder_config import check as check_encoder
+from datasets.settings import FeatureSettings
 from datasets.splits import Split, inner_folds, split_clips
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
@@ -47,7 +49,7 @@ class Plan:
 
 
 def make_plan(arguments: list[str]) -> Plan:
-    """The plan of a command line; reads the space file and nothing else.
+    """The plan of a command line; reads the space file and, where one is asked for, a speech encoder's settings.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
@@ -58,6 +60,7 @@ def make_plan(arguments: list[str]) -> Plan:
     config = space.fixed()
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
     _check_search(space, config)
+    _check_encoders(space)
     mode = check_metric(space, config)
     points = planned_points(space, config)
     for point in points[:CHECKED]:
@@ -122,6 +125,31 @@ def _check_search(space: Space, config: Config) -> None:
                 raise UserError(f"{where}: expected a value of {space.distributions[path]}, got {plain(value)}")
 
 
+def _check_encoders(space: Space) -> None:
+    """Every speech encoder and layer that a trial may ask for, since all are prepared before the first."""
+    searched = Space(space.settings, {p: d for p, d in space.distributions.items() if p.startswith("features.")})
+    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in searched.distributions}
+    variants = [space.config(unsearched | point).features for point in searched.grid()]
+    # Not a trial's own check: where the name is searched, the encoder is idle in the trials with another.
+    if all(features.name != "encoder" for features in variants):
+        for features in variants:
+            if features.encoder is not None:
+                raise UserError(
+                    f"features.encoder: expected null unless features.name=encoder, got '{features.encoder}' "
+                    f"with {features.name}"
+                )
+    try:
+        for features in variants:
+            _check_encoder(features)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def _check_encoder(features: FeatureSettings) -> None:
+    if features.name == "encoder":
+        check_encoder(features.encoder, features.encoder_layer)
+
+
 def read_corpus(config: Config) -> tuple[Corpus, Split]:
     """The clips with their labels, and who trains, validates and is sealed for the test.
 
@@ -130,6 +158,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     """
     task = config.task
     try:
+        _check_encoder(config.features)  # by settings of an earlier search, too
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
         else:

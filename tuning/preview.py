@@ -11,6 +11,7 @@ from tuning.distributions import plain
 from tuning.folds import describe_parts
 from tuning.plan import Plan, planned_points, read_corpus, with_classes
 from tuning.search.resources import Resources, cluster_resources, local_machine, plan_resources, start_ray
+from tuning.stages import searched_effects
 
 # Configurations and steps that a probe measures.
 PROBED, PROBE_STEPS = 4, 5
@@ -30,10 +31,12 @@ def preview(plan: Plan) -> None:
     print(
         f"          ranked by {config.search.metric} ({direction} is better), at most {config.training.epochs} epochs"
     )
+    if effects := searched_effects(plan.space):
+        print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
     if folds is not None:
         print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
-    if config.data.corpus == "demo":
-        print("corpus    demo, made on the first run")
+    if config.data.corpus in ("demo", "demo_speech"):
+        print(f"corpus    {config.data.corpus}, made on the first run")
     else:
         corpus, split = read_corpus(config)
         parts = describe_parts(split, folds)
