@@ -3,8 +3,9 @@
 `python -m benchmarks.bank [--repeats 15] [--versions 2] [--batch 32] [--frames 80] [--corpus demo --root FOLDER]`
 
 Preparation runs on Ray with all CPUs, into a folder of its own that is removed; each figure is one run, its ratio the
-work of one version beside that of one clip's plain features. Epochs are of batches alone, no model, in one thread and
-taken in turns; the ratio is beside the first row. `freq_masks` has mel bands stored beside the cepstra.
+work of one version beside that of one clip's plain features. Epochs are in one thread and taken in turns, of batches
+alone and of training the default SER network on them; the ratio is beside the first row. `freq_masks` has mel bands
+stored beside the cepstra.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ from datasets.resident import ResidentData, TrialData
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
 from datasets.shards import Prepared, prepare
 from datasets.splits import Split, cells, split_clips, without
+from models.settings import SERSettings
 from tuning.search.resources import ENVIRONMENT
+
+TRAINED = ("clips as they are", "bank, six effects at 0.15 each", "bank, masks and mixup")
 
 
 def start_ray() -> int:
@@ -120,8 +124,48 @@ def epoch(data: TrialData, number: int, batch_size: int) -> float:
     return 1000 * (time.perf_counter() - began)
 
 
-def epochs(bench: Bench, prepared: Prepared, bank: dict[str, Prepared], options: argparse.Namespace) -> list[list[str]]:
-    """A row per way to augment, measured in turns."""
+def training(data: TrialData) -> Callable[[int, int], float]:
+    """A function of an epoch's number and the batch size: milliseconds of training the default SER network for it."""
+    import torch
+
+    from models.ser import SER
+
+    torch.manual_seed(0)
+    model = SER(SERSettings(), data.num_features, data.train_targets.shape[1])
+    optimizer = torch.optim.Adam(model.parameters())
+
+    def train(number: int, batch_size: int) -> float:
+        began = time.perf_counter()
+        for batch in data.train_batches(number, batch_size, 0):
+            loss = (model(batch["features"], batch["num_frames"]) - batch["targets"]).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return 1000 * (time.perf_counter() - began)
+
+    return train
+
+
+def in_turns(make: dict[str, Callable[[int], float]], repeats: int) -> list[list[str]]:
+    """A row per way to augment: median, least, most, and the ratio beside the first."""
+    times: dict[str, list[float]] = {name: [] for name in make}
+    for repeat in range(repeats + 2):
+        for name, function in make.items():
+            milliseconds = function(repeat)
+            if repeat >= 2:  # the first ones allocate
+                times[name].append(milliseconds)
+    reference = next(iter(times.values()))
+    rows = []
+    for name, measured in times.items():
+        ratios = [value / other for value, other in zip(measured, reference, strict=True)]
+        rows.append([name, *spread(measured, 1), f"{statistics.median(ratios):.2f}"])
+    return rows
+
+
+def epochs(
+    bench: Bench, prepared: Prepared, bank: dict[str, Prepared], options: argparse.Namespace
+) -> tuple[list[list[str]], list[list[str]]]:
+    """Batches alone, and training on them; a row per way to augment, measured in turns."""
     import torch
 
     torch.set_num_threads(1)
@@ -137,25 +181,18 @@ def epochs(bench: Bench, prepared: Prepared, bank: dict[str, Prepared], options:
         "freq_masks=2": masks,
         "bank, masks and mixup": effects | {"time_masks": 2, "mixup_prob": 0.5},
     }
-    make: dict[str, Callable[[int], float]] = {}
+    batches: dict[str, Callable[[int], float]] = {}
+    trainings: dict[str, Callable[[int], float]] = {}
     for name, values in cases.items():
         augment = AugmentSettings(versions=bench.versions, **values)
         stored = stored_features(bench.features, augment)
         of = resident if stored == bench.features else ResidentData.read(bench.plain(stored)[0], split)
         data = augment_data(of, bench.features, augment)
-        make[name] = lambda number, data=data: epoch(data, number, options.batch)  # type: ignore[misc]
-    times: dict[str, list[float]] = {name: [] for name in make}
-    for repeat in range(options.repeats + 2):
-        for name, function in make.items():
-            milliseconds = function(repeat)
-            if repeat >= 2:  # the first ones allocate
-                times[name].append(milliseconds)
-    reference = times["clips as they are"]
-    rows = []
-    for name, measured in times.items():
-        ratios = [value / other for value, other in zip(measured, reference, strict=True)]
-        rows.append([name, *spread(measured, 1), f"{statistics.median(ratios):.2f}"])
-    return rows
+        batches[name] = lambda number, data=data: epoch(data, number, options.batch)  # type: ignore[misc]
+        if name in TRAINED:
+            train = training(data)
+            trainings[name] = lambda number, train=train: train(number, options.batch)  # type: ignore[misc]
+    return in_turns(batches, options.repeats), in_turns(trainings, max(1, options.repeats // 3))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -175,20 +212,22 @@ def main(arguments: list[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as folder:
             bench = Bench(options, folder)
             prepared_rows, prepared, bank = preparation(bench)
-            epoch_rows = epochs(bench, prepared, bank, options)
+            batch_rows, training_rows = epochs(bench, prepared, bank, options)
     finally:
         if started:
             ray.shutdown()
     num_train = len(bench.split.train)
     preparing = table(["preparation", "clips or versions", "seconds", "per second", "ratio"], prepared_rows)
-    drawing = table(["an epoch of batches, ms", "median", "min", "max", "ratio"], epoch_rows)
+    drawing = table(["an epoch of batches, ms", "median", "min", "max", "ratio"], batch_rows)
+    trained = table(["an epoch of training, ms", "median", "min", "max", "ratio"], training_rows)
     notes = (
         f"Corpus {options.corpus}, {len(bench.corpus.clips)} clips, {num_train} of them to train on, {options.frames} "
         f"frames of {bench.features.name}; {bench.versions} versions of a clip and effect; in memory the bank takes "
         f"{bank_bytes(bank, num_train) / 1e6:.0f} MB.\nPreparation on {cpus} CPUs; batches of {options.batch}, "
-        f"{options.repeats} epochs in turns, one thread. {machine('ray', 'librosa', 'numpy', 'torch')}"
+        f"{options.repeats} epochs of batches and a third as many of training in turns, one thread. "
+        f"{machine('ray', 'librosa', 'numpy', 'torch')}"
     )
-    publish(f"## Augmentation\n\n{preparing}\n\n{drawing}\n\n{notes}", options.out)
+    publish(f"## Augmentation\n\n{preparing}\n\n{drawing}\n\n{trained}\n\n{notes}", options.out)
     return 0
 
 
