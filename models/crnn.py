@@ -6,7 +6,16 @@ import torch
 from torch import Tensor, nn
 
 from models.attention import SelfAttention
-from models.layers import BatchNorm, Conv1dSame, Dense, Dropout, activation, zero_padding
+from models.layers import (
+    BatchNorm,
+    Conv1dSame,
+    Dense,
+    Dropout,
+    activation,
+    check_features,
+    clip_lengths,
+    zero_padding,
+)
 from models.lstm import LSTM, Bidirectional, last_state
 from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
 from models.settings import CRNNSettings
@@ -157,13 +166,8 @@ class CRNN(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or too few frames for the pooling.
         """
-        if features.ndim != 3 or features.shape[2] != self.num_features:
-            raise ValueError(f"features: expected [batch, frames, {self.num_features}], got {list(features.shape)}")
-        if features.shape[1] < self.min_frames:
-            raise ValueError(
-                f"features: expected at least {self.min_frames} frames, so that one is left after "
-                f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_filters), got {features.shape[1]}"
-            )
+        why = f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_filters)"
+        check_features(features, self.num_features, self.min_frames, why)
         valid = lengths = self._lengths(features, num_frames)
         sequence = features
         if self.stem is not None:
@@ -199,14 +203,9 @@ class CRNN(nn.Module):
         return self.dense_l1 * absolute + self.dense_l2 * squared
 
     def _lengths(self, features: Tensor, num_frames: Tensor | None) -> Tensor | None:
-        if num_frames is None:
-            return None
-        if num_frames.shape != features.shape[:1]:
-            raise ValueError(f"num_frames: expected [{len(features)}], one per clip, got {list(num_frames.shape)}")
+        lengths = clip_lengths(features, num_frames)
         masks = self.attention is not None or self.summary != "last" or self.input_statistics
-        if not masks or bool((num_frames >= features.shape[1]).all()):
-            return None
-        return num_frames.to(features.device).clamp(1, features.shape[1])
+        return lengths if masks else None
 
     def _summarise(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
         if self.summary == "mean":

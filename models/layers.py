@@ -192,3 +192,13 @@ def clip_lengths(features: Tensor, num_frames: Tensor | None) -> Tensor | None:
     if bool((num_frames >= features.shape[1]).all()):
         return None
     return num_frames.to(features.device).clamp(1, features.shape[1])
+
+
+def check_features(features: Tensor, num_features: int, min_frames: int, why: str) -> None:
+    """Raises ValueError unless `features` is [batch, frames, num_features] with at least `min_frames` frames."""
+    if features.ndim != 3 or features.shape[2] != num_features:
+        raise ValueError(f"features: expected [batch, frames, {num_features}], got {list(features.shape)}")
+    if features.shape[1] < min_frames:
+        raise ValueError(
+            f"features: expected at least {min_frames} frames, so that one is left after {why}, got {features.shape[1]}"
+        )

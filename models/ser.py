@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.attention import AttentionPool, SelfAttention
-from models.layers import BatchNorm, Conv1dSame, Dense, clip_lengths, zero_padding
+from models.layers import BatchNorm, Conv1dSame, Dense, check_features, clip_lengths, zero_padding
 from models.lstm import LSTM, Bidirectional
 from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
 from models.settings import SERSettings
@@ -106,13 +106,8 @@ class SER(nn.Module):
         Raises:
             ValueError: shapes that do not fit, or too few frames for the pooling.
         """
-        if features.ndim != 3 or features.shape[2] != self.num_features:
-            raise ValueError(f"features: expected [batch, frames, {self.num_features}], got {list(features.shape)}")
-        if features.shape[1] < self.min_frames:
-            raise ValueError(
-                f"features: expected at least {self.min_frames} frames, so that one is left after "
-                f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_channels), got {features.shape[1]}"
-            )
+        why = f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_channels)"
+        check_features(features, self.num_features, self.min_frames, why)
         valid = clip_lengths(features, num_frames)
         sequence = features = zero_padding(features, valid)
         lengths = None if valid is None else valid.clamp(min=self.min_frames)

@@ -1,5 +1,4 @@
 import csv
-import hashlib
 import io
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from made_helper import check_built_once, check_killed_writer
 
 from datasets import demo, storage
 from datasets.audio import decode
@@ -26,13 +26,6 @@ def load(prepared):
     return load_corpus(DataSettings(prepared=str(prepared), group_column="artist"), TARGETS)
 
 
-def digest(root):
-    hasher = hashlib.sha256()
-    for path in sorted(Path(root).rglob("*.*")):
-        hasher.update(str(path.relative_to(root)).encode() + path.read_bytes())
-    return hasher.hexdigest()
-
-
 def test_what_it_holds(corpus):
     assert len(corpus.clips) == 240
     assert len({clip.group for clip in corpus.clips}) == 24
@@ -47,27 +40,11 @@ def test_what_it_holds(corpus):
 
 
 def test_same_bytes_each_time_and_built_once(corpus, tmp_path, monkeypatch):
-    again = load(tmp_path)
-    assert again.clips == corpus.clips
-    assert digest(again.root) == digest(corpus.root)
-    monkeypatch.setattr(demo, "build", lambda root: pytest.fail("built twice"))
-    load(tmp_path)
+    check_built_once(load, demo, corpus, tmp_path, monkeypatch)
 
 
 def test_a_killed_writer_leaves_nothing_half_used(corpus, tmp_path, monkeypatch):
-    real, written = storage.write_bytes, []
-
-    def killed(folder, name, content):
-        written.append(name)
-        if len(written) == 30:
-            raise KeyboardInterrupt
-        real(folder, name, content)
-
-    monkeypatch.setattr(storage, "write_bytes", killed)
-    with pytest.raises(KeyboardInterrupt):
-        load(tmp_path)
-    monkeypatch.setattr(storage, "write_bytes", real)
-    assert digest(load(tmp_path).root) == digest(corpus.root)
+    check_killed_writer(load, corpus, tmp_path, monkeypatch)
 
 
 def test_a_root_is_refused():
