@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from tuning.checks import UserError
+from tuning.command import run_command
 
 if TYPE_CHECKING:
     from datasets.balance import ClassCount
@@ -28,16 +28,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"--help", "-h"} & set(arguments):
-        print(USAGE)
-        return 0
-    try:
-        _main(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

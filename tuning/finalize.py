@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
+from tuning.command import run_command
 from tuning.config import Config, parse_config
 
 if TYPE_CHECKING:
@@ -34,25 +35,20 @@ confusion.csv, confusion.png and errors.csv (the most confident first), of numbe
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    if {"--help", "-h"} & set(arguments):
-        print(USAGE)
-        return 0
-    try:
-        again, ensemble, paths = _read(arguments)
-        if len(paths) != 1:
-            raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
-        from tuning.search.folder import SearchFolder
+    return run_command(USAGE, _main, arguments)
 
-        path = Path(paths[0])
-        if not (path / "config.yaml").exists():
-            raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
-        with SearchFolder(path.parent, path.name) as folder:
-            finalize(folder, again, ensemble)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+def _main(arguments: list[str]) -> None:
+    again, ensemble, paths = _read(arguments)
+    if len(paths) != 1:
+        raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
+    from tuning.search.folder import SearchFolder
+
+    path = Path(paths[0])
+    if not (path / "config.yaml").exists():
+        raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
+    with SearchFolder(path.parent, path.name) as folder:
+        finalize(folder, again, ensemble)
 
 
 def _read(arguments: list[str]) -> tuple[bool, int, list[str]]:
