@@ -46,8 +46,13 @@ class Tested:
     winner_alone: dict[str, float]
 
 
-def write_model(best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics) -> None:
-    """What it takes to predict: settings, weights, the names of the outputs, the normalisation."""
+def write_model(
+    best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
+) -> None:
+    """What it takes to predict: settings, weights, the names of the outputs, the normalisation.
+
+    `prepared_frames`: the length that features are made at, before each trial cuts its middle.
+    """
     from omegaconf import OmegaConf
     from safetensors.torch import save_file
 
@@ -59,7 +64,11 @@ def write_model(best: Path, config: Config, model: nn.Module, statistics: Featur
         write_json(best / "labels.json", {"classes": config.task.classes})
     else:
         write_json(best / "labels.json", {"targets": config.task.targets, "target_range": config.data.target_range})
-    normalisation = {"mean": statistics.mean.tolist(), "std": statistics.std.tolist()}
+    normalisation = {
+        "prepared_frames": prepared_frames,
+        "mean": statistics.mean.tolist(),
+        "std": statistics.std.tolist(),
+    }
     write_json(best / "features.json", config.features.model_dump(mode="json") | normalisation)
 
 

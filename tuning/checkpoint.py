@@ -23,6 +23,7 @@ class Best(NamedTuple):
     config: Config  # config.features says how frames are made
     labels: list[str]  # names of the outputs, in order: classes, or targets
     features: FeatureStatistics  # mean and standard deviation that valid frames are normalised with
+    num_frames: int  # that frames are made at, before the middle config.features.num_frames are cut
 
 
 def load_best(path: str | Path) -> Best:
@@ -37,7 +38,7 @@ def load_best(path: str | Path) -> Best:
 
     path = Path(path)
     config = _config(path / "config.yaml")
-    statistics = _statistics(path / "features.json", config)
+    statistics, num_frames = _features(path / "features.json", config)
     weights = _weights(path / "model.safetensors")
     num_features = len(statistics.mean)
     # Fresh weights are drawn and thrown away; the caller's random numbers stay as they are.
@@ -47,7 +48,7 @@ def load_best(path: str | Path) -> Best:
         model = build_model(config, num_features)
     labels = _labels(path / "labels.json", config)
     _fill(model, weights, path / "model.safetensors")
-    return Best(model.eval(), config, labels, statistics)
+    return Best(model.eval(), config, labels, statistics, num_frames)
 
 
 def _config(file: Path) -> Config:
@@ -67,17 +68,25 @@ def _config(file: Path) -> Config:
         raise ValueError(f"{file}: expected settings in YAML, got: {' '.join(str(error).split())}") from None
 
 
-def _statistics(file: Path, config: Config) -> FeatureStatistics:
+def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
+    """The normalisation, and the length that frames are made at."""
     import numpy as np
 
     from datasets.reading import FeatureStatistics
 
     found = _json(file)
+    settings = config.features.model_dump(mode="json")
+    for name, value in settings.items():
+        if name in found and found[name] != value:
+            raise ValueError(
+                f"{file}: expected the features of config.yaml, got a model made with others: "
+                f"features.{name} is {value} there and {found[name]} here"
+            )
     wanted = config.features.num_features
     arrays = [np.array(found.get(name, []), dtype=np.float32) for name in ("mean", "std")]
     if any(array.shape != (wanted,) for array in arrays):
         raise ValueError(f"{file}: expected mean and std of {wanted} features, got {[a.size for a in arrays]}")
-    return FeatureStatistics(*arrays)
+    return FeatureStatistics(*arrays), int(found.get("prepared_frames", config.features.num_frames))
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:

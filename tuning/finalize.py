@@ -103,12 +103,13 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
 
     best, members = folder.path / "best", []
     for record, settings in chosen:
-        training = _retrain(folder, settings, _data(space, prepared, corpus, split, settings), record)
+        known = _data(space, prepared, corpus, split, settings)
+        training = _retrain(folder, settings, known, record)
         data = training.data
         batches = data.val_batches(VALIDATION_BATCH)
         members.append(np.concatenate([training.predict(batch).cpu().numpy() for batch in batches]))
         place = best if record is winner else best / "members" / f"{record.number:04d}"
-        write_model(place, settings, training.model, data.statistics)
+        write_model(place, settings, training.model, data.statistics, known.frames)
         if record is winner:
             task, epochs, ids, targets = training.task, training.epoch, data.val_ids.tolist(), data.val_targets
             constant = task.constant_baseline(data.train_targets, targets)
