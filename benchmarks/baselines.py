@@ -34,6 +34,7 @@ from tuning.leaderboard import rank
 from tuning.metrics import METRICS
 from tuning.plan import read_corpus
 from tuning.search.folder import SearchFolder, TrialRecord
+from tuning.search.starting import when_needed
 from tuning.space import Space, read_recorded
 from tuning.stages import corpus_fingerprint, prepare_features, stored, usable_split, variant_key
 from tuning.tasks import check_metric, task_of
@@ -93,13 +94,7 @@ def read_parts(search: Search) -> tuple[Part, Part]:
     if corpus_fingerprint(corpus, config)["corpus"] != recorded["corpus"]:
         raise UserError(f"data: expected the recordings and labels that '{search.folder.name}' used, got others")
 
-    def on_progress(done: int, total: int) -> None:
-        if done < total:  # the features are not where the search left them: they are made again
-            from tuning.search.resources import start_ray
-
-            start_ray(config)
-
-    variants = prepare_features(search.space, config, corpus, split, on_progress)
+    variants = prepare_features(search.space, config, corpus, split, when_needed(config))
     split = usable_split(split, variants)
     prepared = variants[variant_key(stored(search.config))]
     frames = checked_crop(search.config.features.num_frames, prepared.num_frames)

@@ -80,6 +80,7 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     from tuning.best import Tested, draw, print_scores, write_model, write_test
     from tuning.plan import read_corpus
     from tuning.search.folder import write_json
+    from tuning.search.starting import when_needed
     from tuning.space import read_recorded
     from tuning.stages import corpus_fingerprint, prepare_features, usable_split
     from tuning.training import VALIDATION_BATCH
@@ -96,7 +97,7 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     winner, config = chosen[0]
     corpus, split = read_corpus(config)
     folder.check_identity(space, corpus_fingerprint(corpus, config))
-    prepared = prepare_features(space, config, corpus, split, _no_progress)
+    prepared = prepare_features(space, config, corpus, split, when_needed(config))
     split = usable_split(split, prepared)
     if not split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
@@ -129,14 +130,6 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     draw(best, config, winner, folder.trial(winner.number), tested)
     print(f"model     {best}")
     return metrics
-
-
-def _no_progress(done: int, total: int) -> None:
-    """Features are there since the search, or are few: nothing to say."""
-    if done < total:
-        from tuning.search.resources import start_ray
-
-        start_ray(Config())
 
 
 def _now() -> str:
@@ -172,11 +165,12 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     """Training and validation clips to train on, with their bank; test clips in validation's place."""
     from datasets.reading import FeatureStatistics, read_part, read_versions
     from datasets.resident import ResidentData
+    from tuning.search.starting import when_needed
     from tuning.stages import data_key, prepare_banks, stored, variant_key
 
     variant = prepared[variant_key(stored(config))]
     known = replace(split, train=split.train + split.val, val=[])
-    bank = prepare_banks(space, config, corpus, known, _no_progress).get(data_key(config), {})
+    bank = prepare_banks(space, config, corpus, known, when_needed(config)).get(data_key(config), {})
     sealed = {clip.id for clip in split.test}
     train = read_part(variant, known.train, sealed)
     test = read_part(variant, split.test, sealed=())

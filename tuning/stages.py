@@ -7,6 +7,7 @@ clips.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -207,6 +208,15 @@ def share_data(
         except ValueError as error:
             raise UserError(str(error)) from error
     return shared, baseline
+
+
+def open_variant(prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config) -> Any:
+    """What one trial reads, as `share_data` gives it to all of them, but in this process: in memory unless streamed."""
+    features, loading = prepared[variant_key(stored(config))], config.data.loading
+    store_bytes = sys.maxsize
+    if config.split.inner_folds is not None:
+        return open_folds(features, split, config.split, loading, store_bytes, bank)
+    return open_data(features, split, loading, store_bytes, bank)
 
 
 @contextmanager

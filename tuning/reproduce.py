@@ -1,0 +1,176 @@
+"""Trains a trial again from its record and compares. `python -m tuning.reproduce results/NAME [trial]`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.checks import UserError
+from tuning.command import DONE, FAILED, run_command
+from tuning.config import Config, parse_config
+
+if TYPE_CHECKING:
+    from tuning.search.folder import SearchFolder, TrialRecord
+
+USAGE = """\
+python -m tuning.reproduce results/NAME [TRIAL]
+
+Trains a trial (by its number; the best one unless given) again from its record, for the epochs that it was trained,
+and compares every loss and metric of every epoch. On CPU, one worker, they are equal to the last bit; the exit code is
+then 0, else 1. Nothing of the search is changed, and no test clip is read.
+"""
+NOT_COMPARED = ("seconds", "epoch", "fold", "best_epoch", "fold_epochs")
+
+
+class _Enough(Exception):  # noqa: N818
+    """As many rows as were recorded."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; the exit code: 0 equal, 1 not, 2 the user's input."""
+    return run_command(USAGE, _main, arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    from tuning.search.folder import SearchFolder
+
+    if not 1 <= len(arguments) <= 2:
+        raise UserError(f"expected the folder of a search and at most a trial's number, got {arguments}\n{USAGE}")
+    path = Path(arguments[0])
+    if not (path / "config.yaml").exists():
+        raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
+    folder = SearchFolder(path.parent, path.name)
+    record = _chosen(folder, arguments[1] if len(arguments) > 1 else None)
+    recorded = _recorded(folder, record)
+    _say_what_changed(folder)
+    rows = reproduce(folder, record, len(recorded))
+    return compare(folder, record, recorded, rows)
+
+
+def _chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
+    """The trial by its number, or the best one."""
+    from tuning.leaderboard import rank
+    from tuning.space import read_recorded
+    from tuning.tasks import check_metric
+
+    records = folder.records()
+    if number is not None:
+        found = next((record for record in records if str(record.number) == number), None)
+        if found is None:
+            known = f"1 to {len(records)}" if records else "none yet"
+            raise UserError(f"{folder.path}: expected the number of a trial ({known}), got '{number}'")
+        return found
+    space = read_recorded(folder.path / "config.yaml")
+    shared = space.fixed()
+    ranked = rank(records, shared.search.metric, check_metric(space, shared))
+    if not ranked or shared.search.metric not in ranked[0].metrics:
+        raise UserError(f"{folder.path}: expected a search with a trial that came to a result, got none")
+    return ranked[0]
+
+
+def _recorded(folder: SearchFolder, record: TrialRecord) -> list[dict[str, str]]:
+    from tuning.search.folder import read_progress
+
+    rows = read_progress(folder.trial(record.number))
+    if not rows:
+        raise UserError(f"{folder.trial(record.number)}: expected a trial with a finished epoch, got none")
+    return rows
+
+
+def _say_what_changed(folder: SearchFolder) -> None:
+    """Versions of packages that are not those of the search: the usual reason for another score."""
+    from tuning.search.folder import environment
+
+    then = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    now = environment()
+    changed = [
+        f"{name} {version} -> {now['packages'].get(name)}"
+        for name, version in then["packages"].items()
+        if now["packages"].get(name) != version
+    ]
+    if then["python"] != now["python"]:
+        changed.append(f"python {then['python']} -> {now['python']}")
+    if changed:
+        print(f"note      not the environment of the search: {', '.join(changed)}")
+
+
+def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dict[str, Any]]:
+    """Train a trial's configuration anew for `count` epochs, or inner folds; its rows.
+
+    Raises:
+        UserError: another corpus than the search's.
+    """
+    import torch
+
+    from tuning.plan import read_corpus
+    from tuning.search.starting import when_needed
+    from tuning.space import read_recorded
+    from tuning.stages import corpus_fingerprint, data_key, open_variant, prepare_banks, prepare_features, usable_split
+    from tuning.trial import train
+
+    space = read_recorded(folder.path / "config.yaml")
+    config = _config(folder, record)
+    if config.resources.workers_per_trial > 1:
+        print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
+    corpus, split = read_corpus(config)
+    folder.check_identity(space, corpus_fingerprint(corpus, config))
+    prepared = prepare_features(space, config, corpus, split, when_needed(config))
+    split = usable_split(split, prepared)
+    bank = prepare_banks(space, config, corpus, split, when_needed(config)).get(data_key(config))
+    if config.data.loading == "streamed":
+        when_needed(config)(0, 1)
+    data = open_variant(prepared, bank, split, config)
+    rows: list[dict[str, Any]] = []
+
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if len(rows) >= count:
+            raise _Enough
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unit = record.unit + ("s" if count > 1 else "")
+    print(f"train     trial {record.number} again for {count} {unit} on {device.type}", flush=True)
+    with contextlib.suppress(_Enough):
+        train({"config": config.model_dump(mode="json"), "directory": None}, data, report, device=device)
+    return rows
+
+
+def _config(folder: SearchFolder, record: TrialRecord) -> Config:
+    params = json.loads((folder.trial(record.number) / "params.json").read_text(encoding="utf-8"))
+    return parse_config(params["config"])
+
+
+def compare(
+    folder: SearchFolder, record: TrialRecord, recorded: list[dict[str, str]], rows: list[dict[str, Any]]
+) -> int:
+    """Print the ranking metric of both and the largest difference; 0 when there is none, else 1."""
+    metric = _config(folder, record).search.metric
+    largest, where, count = 0.0, "", 0
+    for number, (old, new) in enumerate(zip(recorded, rows, strict=False), start=1):
+        for name, value in old.items():
+            if name in NOT_COMPARED or not value:
+                continue
+            count += 1
+            found = new.get(name)
+            difference = abs(float(value) - found) if found is not None else float("inf")
+            if difference > largest:
+                largest, where = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
+    best = len(rows) if record.folds else record.best_epoch or len(rows)
+    print(f"recorded  {metric} {recorded[best - 1][metric]} in {record.unit} {best}")
+    now = rows[best - 1][metric] if best <= len(rows) else None
+    print(f"now       {metric} {now}")
+    if len(rows) < len(recorded):
+        print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now")
+        return FAILED
+    if largest:
+        print(f"differ    at most by {largest:.3g}, {where}")
+        return FAILED
+    print(f"equal     to the last bit: {count} values of {len(rows)} {record.unit}s")
+    return DONE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
