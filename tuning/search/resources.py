@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 from tuning.checks import UserError
 from tuning.config import Config
@@ -77,22 +78,32 @@ def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
 
 def start_ray(config: Config) -> None:
     """Start Ray here, or connect to the cluster that RAY_ADDRESS names; quiet either way."""
+    from tuning.search.cluster import CLUSTER_ENVIRONMENT, guard_token, runtime_env
+
+    address = os.environ.get("RAY_ADDRESS") or "local"
+    for name, value in ({} if address == "local" else CLUSTER_ENVIRONMENT).items():
+        os.environ.setdefault(name, value)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
 
     if ray.is_initialized():
         return
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    local = {} if address != "local" else {"include_dashboard": config.resources.workers_per_trial > 1}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **local)
+    guard_token(create=address == "local")
+    options: dict[str, Any] = {"include_dashboard": config.resources.workers_per_trial > 1}
+    if address != "local":
+        options = {"runtime_env": runtime_env(config, {**ENVIRONMENT, **CLUSTER_ENVIRONMENT})}
+    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
     for name in ("ray", "ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
 
 def cluster_resources() -> tuple[float, float]:
-    """CPUs and GPUs that Ray sees."""
+    """CPUs and GPUs that Ray sees; of a cluster that grows on demand those of its full size."""
     import ray
 
-    found = ray.cluster_resources()
-    return found.get("CPU", 0.0), found.get("GPU", 0.0)
+    from tuning.search.cluster import full_capacity
+
+    found, full = ray.cluster_resources(), full_capacity()
+    cpus, gpus = (max(found.get(name, 0.0), full.get(name, 0.0)) for name in ("CPU", "GPU"))
+    return cpus, gpus

@@ -1,0 +1,107 @@
+"""A search on a cluster that has no CPU when it begins: it gets nodes, uses them, and gives them back.
+
+The nodes are processes of Ray's fake provider on this machine; the autoscaler that asks for them and lets them go is
+the real one.
+"""
+
+import csv
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import yaml
+
+from tests.cluster.ray_heads import started_head
+from tests.command import TINY
+
+pytestmark = pytest.mark.slow
+
+WORKERS = 2
+
+
+def alive(address):
+    from ray._raylet import GcsClient
+
+    nodes = GcsClient(address=address).get_all_node_info(timeout=10)
+    return sum(node.state == 0 for node in nodes.values())  # GcsNodeInfo.ALIVE
+
+
+def test_the_cluster_grows_with_the_search_and_shrinks_after_it(tmp_path):
+    autoscaling = tmp_path / "autoscaling.yaml"
+    environment = {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    # The provider reports its head under this name, and the file is read while the head starts.
+    environment |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000"}
+    command = [sys.executable, "-m", "tuning.run", "space=crnn", "search.num_trials=6", *TINY]
+    with started_head(
+        environment,
+        "--num-cpus=0",
+        f"--autoscaling-config={autoscaling}",
+        before=lambda head: autoscaling.write_text(yaml.safe_dump(configuration(head.address))),
+    ) as head:
+        assert alive(head.address) == 1
+        sizes, ended = [1], threading.Event()
+
+        def watch():
+            while not ended.wait(0.5):
+                sizes.append(alive(head.address))
+
+        watching = threading.Thread(target=watch, daemon=True)
+        watching.start()
+        done = subprocess.run(
+            command,
+            cwd=tmp_path,
+            env=head.environment | {"RAY_ADDRESS": head.address},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=600,
+        )
+        print(done.stdout)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"1 CPU per trial, {WORKERS} at once" in done.stdout
+        deadline = time.monotonic() + 180
+        while alive(head.address) > 1:
+            assert time.monotonic() < deadline, "the nodes were not given back"
+            time.sleep(1)
+        ended.set()
+        watching.join()
+        assert max(sizes) == 1 + WORKERS
+    with (tmp_path / "results" / "crnn" / "leaderboard.csv").open() as stream:
+        assert [row["status"] for row in csv.DictReader(stream)] == ["done"] * 6
+
+
+def configuration(address):
+    return {
+        "cluster_name": "fake",
+        "max_workers": WORKERS,
+        "idle_timeout_minutes": 0.1,
+        "upscaling_speed": 1.0,
+        "provider": {
+            "type": "fake_multinode",
+            "gcs_address": address,
+            # All nodes have one address, and nothing has to be installed on them.
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        },
+        "available_node_types": {
+            "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+            "worker": {"resources": {"CPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": WORKERS},
+        },
+        "head_node_type": "ray.head.default",
+        "auth": {},
+        "docker": {},
+        "initialization_commands": [],
+        "setup_commands": [],
+        "head_setup_commands": [],
+        "worker_setup_commands": [],
+        "head_start_ray_commands": [],
+        "worker_start_ray_commands": [],
+        "file_mounts": {},
+        "cluster_synced_files": [],
+        "file_mounts_sync_continuously": False,
+        "rsync_exclude": [],
+        "rsync_filter": [],
+    }

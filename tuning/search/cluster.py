@@ -1,0 +1,165 @@
+"""What a search needs on a cluster that it does not need on one machine: our code, the token, the full size."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import secrets
+import sysconfig
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from tuning.checks import UserError
+from tuning.config import Config
+
+OUR_PACKAGES = ("tuning", "models", "datasets", "search_spaces")
+
+# A cluster that has to start a machine first is silent for minutes: neither preparation nor a group of workers
+# may give up meanwhile.
+CLUSTER_ENVIRONMENT = {
+    "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "1800",
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
+}
+
+# For clusters whose size can't be read off (an operator's, as on Kubernetes): {"CPU": 56, "GPU": 7}.
+CAPACITY_VARIABLE = "TUNING_CLUSTER_CAPACITY"
+
+
+def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
+    """Our packages as this process sees them, and the user's own model and corpus, for every worker of a cluster.
+
+    Our top-level names are so common that a worker could import another package under them, or an older copy of
+    ours; what is sent goes before what is installed there. Of a submitted job's own runtime environment nothing is
+    touched, because Ray refuses two values for one field.
+
+    Args:
+        config: names the user's own model and corpus, if any.
+        variables: names of environment variables that workers get as they are here.
+    """
+    own = [path.partition(":")[0] for path in (config.model.name, config.data.corpus) if ":" in path]
+    modules = [*OUR_PACKAGES, *dict.fromkeys(name.partition(".")[0] for name in own)]
+    places = [place for name in modules if (place := _place_of(name)) is not None]
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    values = {name: os.environ[name] for name in variables if name not in job.get("env_vars", {})}
+    return {name: value for name, value in {"py_modules": places}.items() if name not in job} | {"env_vars": values}
+
+
+def _place_of(module: str) -> str | None:
+    """The folder or file of a top-level module; None for one from a package index, which every node installs."""
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        return None
+    folders = list(spec.submodule_search_locations or [])
+    place = folders[0] if folders else spec.origin
+    installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    if place is None or (module not in OUR_PACKAGES and str(Path(place).parent) in installed):
+        return None
+    return str(place)
+
+
+def guard_token(create: bool) -> None:
+    """Make the cluster's token readable by its owner alone: who has it runs code here.
+
+    Ray 2.60 writes it with the umask's rights, for everyone to read. With `create` a missing one is written here
+    instead, as Ray is about to do.
+    """
+    mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
+    if mode != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    # A home that can't be written to is for Ray to complain about, if it minds.
+    with suppress(OSError):
+        if path.exists():
+            if path.stat().st_mode & 0o077:
+                path.chmod(0o600)
+        elif create and not named:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileExistsError):
+                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w") as file:
+                    file.write(secrets.token_hex(32))
+
+
+def full_capacity() -> dict[str, float]:
+    """CPUs and GPUs of the connected cluster once it has grown as far as it may; empty where it can't grow.
+
+    Known by the first of: TUNING_CLUSTER_CAPACITY; what the cluster reports about itself; the file that its
+    autoscaler was started with, where this process runs on the head.
+
+    Raises:
+        UserError: TUNING_CLUSTER_CAPACITY is no such table.
+    """
+    import ray
+    import yaml
+
+    declared = os.environ.get(CAPACITY_VARIABLE)
+    if declared:
+        return _declared(declared)
+    reported = ray._private.state.state.get_max_resources_from_cluster_config()
+    if reported:
+        return {name: float(value) for name, value in reported.items()}
+    file = autoscaler_file(ray.get_runtime_context().gcs_address)
+    if file is None:
+        return {}
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return capacity_of(yaml.safe_load(file.read_text(encoding="utf-8")), nodes)
+
+
+def _declared(text: str) -> dict[str, float]:
+    try:
+        return {name: float(value) for name, value in json.loads(text).items()}
+    except (ValueError, TypeError, AttributeError):
+        raise UserError(f'{CAPACITY_VARIABLE}: expected a table such as {{"CPU": 56, "GPU": 7}}, got {text}') from None
+
+
+def autoscaler_file(gcs_address: str, processes: Path = Path("/proc")) -> Path | None:
+    """The configuration that the autoscaler of this cluster was started with, if it runs on this machine."""
+    for file in processes.glob("[0-9]*/cmdline"):
+        # Processes end while they are listed.
+        with suppress(OSError):
+            words = file.read_bytes().decode(errors="replace").split("\0")
+            options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
+            script = next((word for word in words if word.endswith("monitor.py")), "")
+            if "autoscaler" in script and options.get("--gcs-address") == gcs_address:
+                found = options.get("--autoscaling-config")
+                return Path(found).expanduser() if found else None
+    return None
+
+
+def capacity_of(autoscaler: Mapping[str, Any], alive: list[dict[str, float]]) -> dict[str, float]:
+    """CPUs and GPUs of the head and of as many workers as an autoscaler's configuration allows.
+
+    Args:
+        autoscaler: as `ray up` writes it.
+        alive: resources of the nodes that are there.
+
+    A type of unknown size (on-premises hosts) counts as the largest node that is there: too many trials wait,
+    too few would leave hosts idle for the whole search.
+    """
+    largest = max(alive, key=_by_size, default={})
+    types = autoscaler.get("available_node_types", {})
+    head = autoscaler.get("head_node_type")
+    left = autoscaler.get("max_workers", 0)
+    sizes = {name: node.get("resources") or largest for name, node in types.items()}
+    total = dict.fromkeys(("CPU", "GPU"), 0.0)
+
+    def add(size: Mapping[str, float], count: int) -> None:
+        for name in total:
+            total[name] += size.get(name, 0.0) * count
+
+    if head in sizes:
+        add(sizes[head], 1)
+    # The largest first, since `max_workers` bounds all types together.
+    for name in sorted(sizes, key=lambda name: _by_size(sizes[name]), reverse=True):
+        count = min(types[name].get("max_workers", 0 if name == head else left), left)
+        add(sizes[name], count)
+        left -= count
+    return total
+
+
+def _by_size(size: Mapping[str, float]) -> tuple[float, float]:
+    return size.get("GPU", 0.0), size.get("CPU", 0.0)
