@@ -1,5 +1,6 @@
 """Folders and buckets through one door: local paths, s3:// and gs:// by pyarrow's file systems."""
 
+import contextlib
 import os
 import posixpath
 import uuid
@@ -128,3 +129,43 @@ def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
     return {
         name: FileStat(info.size, info.mtime_ns or 0) for name, info in zip(names, found, strict=True) if info.is_file
     }
+
+
+def list_files(folder: str) -> dict[str, FileStat]:
+    """Every file below a folder or URI by its path within it, half-written ones left out; empty without the folder."""
+    from pyarrow import fs
+
+    filesystem, base = open_storage(folder)
+    infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
+    return {
+        posixpath.relpath(info.path, base): FileStat(info.size, info.mtime_ns or 0)
+        for info in infos
+        if info.is_file and not info.base_name.endswith(".partial")
+    }
+
+
+def delete(folder: str, name: str) -> None:
+    """Delete a file; one that is not there is no error."""
+    filesystem, base = open_storage(folder)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_file(posixpath.join(base, name))
+
+
+def delete_folder(folder: str) -> None:
+    """Delete everything below a folder or URI; one that is not there is no error."""
+    filesystem, base = open_storage(folder)
+    with contextlib.suppress(FileNotFoundError):
+        filesystem.delete_dir(base)
+
+
+def copy_within(folder: str, target: str, names: Iterable[str]) -> None:
+    """Copy files of a folder to another of the same storage; an object store does so itself."""
+    filesystem, base = open_storage(folder)
+    _, into = open_storage(target)
+
+    def copy(name: str) -> None:
+        filesystem.create_dir(posixpath.dirname(posixpath.join(into, name)))
+        filesystem.copy_file(posixpath.join(base, name), posixpath.join(into, name))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(copy, names))

@@ -132,13 +132,30 @@ class SearchSettings(Settings):
     points_to_evaluate: list[dict[str, Any]] = Field(
         [], description="configurations tried first, by dotted path (random, optuna)"
     )
-    scheduler: Literal["none", "asha", "median"] = Field("none", description="who stops poor trials early")
+    scheduler: Literal["none", "asha", "median", "hyperband", "pbt"] = Field(
+        "none", description="who stops poor trials early, or lets them take over a better one's weights (pbt)"
+    )
     grace_epochs: int = Field(
         5,
         ge=1,
-        description="no trial is stopped before this epoch (asha, median; with split.inner_folds after the first fold)",
+        description="no trial is stopped before this epoch (asha, median, hyperband; with split.inner_folds after the "
+        "first fold)",
     )
-    reduction_factor: float = Field(3.0, gt=1, description="one trial in so many goes on at each rung (asha)")
+    reduction_factor: float = Field(
+        3.0, gt=1, description="one trial in so many goes on at each rung (asha, hyperband)"
+    )
+    brackets: int = Field(
+        3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit (hyperband)"
+    )
+    perturb_epochs: int = Field(
+        5, ge=1, description="epochs after which the poorest trials take over the best ones' weights (pbt)"
+    )
+    exploit_share: float = Field(
+        0.25, gt=0, le=0.5, description="share of the trials that take over, and of those they take from (pbt)"
+    )
+    resample_probability: float = Field(
+        0.25, ge=0, le=1, description="how often a taken setting is drawn anew, not moved by a fifth or a place (pbt)"
+    )
     max_concurrent: int | None = Field(None, ge=1, description="most trials at once (default: as many as fit)")
     time_budget_minutes: float | None = Field(None, gt=0, description="stop the search after so long")
 
@@ -150,6 +167,9 @@ class ResourceSettings(Settings):
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
     gpus_per_worker: float | None = Field(
         None, ge=0, description="GPUs of a worker, whole or a fraction (default: 1 if any)"
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="how often a trial goes on from its last checkpoint after its worker or node died"
     )
 
     @model_validator(mode="after")
@@ -208,7 +228,7 @@ class RunSettings(Settings):
     name: str | None = Field(
         None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the search's name (default: the space's)"
     )
-    storage: str = Field("results", description="folder that holds the searches, each under its name")
+    storage: str = Field("results", description="folder or URI (s3://, gs://) of the searches, each under its name")
     fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
 

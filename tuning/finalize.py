@@ -26,7 +26,7 @@ python -m tuning.finalize results/NAME [ensemble=K] [again=true]
 Retrains the winner of a finished search on its training and validation clips, for as many epochs as its best one
 took (after inner folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
 results/NAME/best/. With ensemble=K the K best trials are retrained and predict together. A second look at the test is
-refused unless again=true; every look is recorded.
+refused unless again=true; every look is recorded. A search in an object store is named s3://bucket/prefix/NAME.
 
 best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
 confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
@@ -42,13 +42,22 @@ def _main(arguments: list[str]) -> None:
     again, ensemble, paths = _read(arguments)
     if len(paths) != 1:
         raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
-    from tuning.search.folder import SearchFolder
+    from datasets.storage import exists, is_uri
+    from tuning.search.mirror import open_folder, refuse_mirror, split_location
 
-    path = Path(paths[0])
-    if not (path / "config.yaml").exists():
-        raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
-    with SearchFolder(path.parent, path.name) as folder:
+    location = paths[0] if is_uri(paths[0]) else str(Path(paths[0]))
+    try:
+        found = exists(location, "config.yaml")
+    except (OSError, ValueError) as error:
+        raise UserError(f"{location}: expected the folder of a search, got: {' '.join(str(error).split())}") from None
+    if not found:
+        raise UserError(f"{location}: expected the folder of a search (with its config.yaml)")
+    if not is_uri(location):
+        refuse_mirror(Path(location))
+    with open_folder(*split_location(location)) as folder:
         finalize(folder, again, ensemble)
+        if folder.remote:
+            print(f"storage   {folder.remote}")
 
 
 def _read(arguments: list[str]) -> tuple[bool, int, list[str]]:
@@ -121,6 +130,7 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
     # Recorded before anything is shown: a look counts even if what follows fails.
     write_json(looks_file, looks)
+    folder.flush()
     constant = {f"test_{name.removeprefix('val_')}": value for name, value in constant.items()}
     group_of = {clip.id: clip.group for clip in split.test}
     tested = Tested(ids, [group_of[clip] for clip in ids], targets, outputs, metrics, constant, numbers, alone)

@@ -11,14 +11,19 @@ from datasets.corpus import Corpus, load_classes, load_corpus
 from datasets.encoder_config import check as check_encoder
 from datasets.settings import FeatureSettings
 from datasets.splits import Split, inner_folds, split_clips
+from datasets.storage import is_uri
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
 from tuning.distributions import LISTED, plain
+from tuning.perturb import check_population
 from tuning.space import Space, flatten, load
 from tuning.tasks import Mode, check_metric
 
 # Configurations that are checked one by one before the search; the others are checked as trials.
 CHECKED = 500
+
+# Object stores that pyarrow opens; file:// is a folder treated like one.
+SCHEMES = ("s3", "gs", "file")
 
 
 @dataclass(frozen=True)
@@ -55,10 +60,14 @@ def make_plan(arguments: list[str]) -> Plan:
         UserError: with path, expectation, what came and the nearest known name.
     """
     run, space, overrides = load(arguments)
-    if "://" in run.storage:
-        raise UserError(f"storage: expected a folder on this machine or a shared disk, got '{run.storage}'")
+    _check_storage(run.storage)
     config = space.fixed()
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
+    if config.search.scheduler == "pbt" and is_uri(run.storage):
+        raise UserError(
+            "search.scheduler: expected another than pbt with storage in an object store, got pbt: trials take over "
+            "each other's weights on a disk that all share"
+        )
     _check_search(space, config)
     _check_encoders(space)
     mode = check_metric(space, config)
@@ -94,6 +103,14 @@ def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
     return list(itertools.islice(space.samples(config.seed, first), config.search.num_trials))
 
 
+def _check_storage(location: str) -> None:
+    scheme, mark, rest = location.partition("://")
+    if mark and (scheme not in SCHEMES or not rest):
+        raise UserError(
+            f"storage: expected a folder, or a URI like s3://bucket/folder ({', '.join(SCHEMES)}), got '{location}'"
+        )
+
+
 def _check_search(space: Space, config: Config) -> None:
     search, given = config.search, config.search.num_trials
     space.in_order()
@@ -110,6 +127,8 @@ def _check_search(space: Space, config: Config) -> None:
         raise UserError(f"search.num_trials: expected integer at least 1 for algorithm {search.algorithm}, got null")
     if search.algorithm == "optuna" and not space.distributions:
         raise UserError("search.algorithm: expected grid or random where nothing is searched, got optuna")
+    if search.scheduler == "pbt":
+        check_population(space, config)
     if search.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         raise UserError("search.sampler: expected a sampler that is installed, got cmaes; install the package 'cmaes'")
     if given is not None and len(search.points_to_evaluate) > given:

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
+from tuning.faults import QuietFile, StorageError, storage_fault
 
 if TYPE_CHECKING:
     from datasets.bank import Bank
@@ -49,6 +50,13 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader of our output went away, as `| head` does.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
+    except Exception as error:
+        fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
+        if not fault:
+            raise
+        print(f"error: {fault}; what was finished is kept", file=sys.stderr)
+        print(f"once it can be written there again, go on with: {_command(arguments)}", file=sys.stderr)
+        return FAILED
     finally:
         signal.signal(signal.SIGTERM, before)
 
@@ -66,9 +74,9 @@ def _main(arguments: list[str]) -> int:
     _say_what_the_corpus_brings(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
-    from tuning.search.folder import SearchFolder
+    from tuning.search.mirror import open_folder
 
-    with SearchFolder(plan.run.storage, plan.name) as folder:
+    with open_folder(plan.run.storage, plan.name) as folder:
         return _search(plan, folder, corpus, split, arguments)
 
 
@@ -89,6 +97,7 @@ def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, argu
 def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
     from tuning.leaderboard import write_leaderboard
+    from tuning.search.folder import write_json
     from tuning.stages import share_data, usable_split
 
     prepared = _prepared(plan, corpus, split)
@@ -106,7 +115,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
     # Only now, so that a command that was refused leaves no search that a better one would differ from.
     if not folder.exists:
         folder.create(plan.space, plan.overrides, fingerprint)
-    (folder.path / "baseline.json").write_text(json.dumps(baseline, indent=2) + "\n", encoding="utf-8")
+    write_json(folder.path / "baseline.json", baseline)
     done = sum(record.is_final for record in folder.records())
     going_on = f", {done} of them done before" if done else ""
     print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){going_on}; ", end="")
@@ -124,7 +133,7 @@ def _finished_before(plan: Plan, folder: SearchFolder, fingerprint: dict[str, An
     if not folder.exists:
         return False
     folder.check_identity(plan.space, fingerprint)
-    return sum(record.is_final for record in folder.records()) >= plan.total
+    return sum(folder.is_written(record) for record in folder.records()) >= plan.total
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:
@@ -217,7 +226,8 @@ def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> No
 @contextmanager
 def _log_to(folder: SearchFolder) -> Iterator[None]:
     folder.path.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(folder.path / "search.log", encoding="utf-8")
+    stream = QuietFile((folder.path / "search.log").open("a", encoding="utf-8"))
+    handler = logging.StreamHandler(stream)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("tuning")
     logger.addHandler(handler)
@@ -227,7 +237,7 @@ def _log_to(folder: SearchFolder) -> Iterator[None]:
         yield
     finally:
         logger.removeHandler(handler)
-        handler.close()
+        stream.close()
 
 
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
@@ -242,6 +252,8 @@ def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> 
     print_leaderboard(ranked, metric, baseline)
     print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
     print(f"trials    {folder.trials}")
+    if folder.remote:
+        print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")
     print(f"curves    tensorboard --logdir {folder.path}")
     if not any(metric in record.metrics and record.status != "failed" for record in ranked):
         print(f"error: no trial came to a result; why: {folder.trials}/*/error.txt", file=sys.stderr)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,17 +13,21 @@ import numpy as np
 import torch
 from torch import nn
 
+from tuning.claims import Claim
 from tuning.config import Config
+from tuning.faults import whole_or_absent
+from tuning.micro_batches import Batch, Parts, has_batch_norm
 from tuning.optim import make_optimizer, make_plateau, make_schedule
 from tuning.tasks import Mode, Task, better
-
-Batch = dict[str, Any]
 
 # Clips per validation batch: memory, not results, depends on it.
 VALIDATION_BATCH = 128
 
 # Plain values of a training that its checkpoint keeps.
-OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", "best_epoch", "row")
+OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", "best_epoch", "recent", "clips_at_once")
+
+# Rows that a checkpoint keeps: those on their way from a group of workers when the process that records them is killed.
+RECENT = 4
 
 
 class Data(Protocol):
@@ -65,6 +69,10 @@ class Training:
         device: where the model runs.
         checkpoints: folder for `best.pt` and `last.pt`, none to keep nothing.
         rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch.
+        splits: whether a batch that does not fit into memory is trained in parts, whose gradients add up to the whole
+            batch's. Batch-norm sees the parts: its statistics are then those of fewer clips. Several workers wait for
+            each other's steps, so there running out of memory is an error and `clips_at_once` says what fits.
+        clips_at_once: most clips that go through the model together, or None for all of a batch.
     """
 
     def __init__(
@@ -79,6 +87,8 @@ class Training:
         checkpoints: Path | None = None,
         rank: int = 0,
         world_size: int = 1,
+        splits: bool = True,
+        clips_at_once: int | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model: Any = model.to(self.device)
@@ -87,6 +97,9 @@ class Training:
             self.forward = nn.parallel.DistributedDataParallel(model)
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        fewest = 2 if has_batch_norm(model) else 1
+        self.parts = Parts(fewest, splits and world_size == 1, clips_at_once)
+        self.val_parts = Parts(splits=splits)
         self.training_loss = task.training_loss(data.train_targets)
         self.loss_per_clip = task.loss_per_clip()
         self.optimizer = make_optimizer(model.parameters(), config.optim)
@@ -102,7 +115,9 @@ class Training:
         self.best_epoch = 0
         # What early stopping compares with: as in Keras, it moves only when beaten by more than min_delta.
         self.mark: float | None = None
-        self.row: dict[str, Any] = {}
+        self.claim: Claim | None = None
+        # The latest rows, last the one of `epoch`.
+        self.recent: list[dict[str, Any]] = []
 
     def run(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Train to the end; `report` gets one row per epoch.
@@ -115,19 +130,27 @@ class Training:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
         """
         self.resume()
-        if self.epoch:  # cut off after its last checkpoint, perhaps before that epoch was reported
-            report(self.row)
-        while not self.finished:
-            started = time.perf_counter()
-            self.epoch += 1
-            row = self.train_epoch()
-            row |= self.agree(self.validate() if self.rank == 0 else {})
-            row |= self.judge(row)
-            row["seconds"] = time.perf_counter() - started
-            self.row = row
-            if self.rank == 0:
-                self.save(improved=self.best_epoch == self.epoch)
+        for row in self.recent:  # cut off after its last checkpoint, perhaps before these were recorded
             report(row)
+        try:
+            while not self.finished:
+                report(self.one_epoch())
+        finally:
+            if self.claim:
+                self.claim.release()
+
+    def one_epoch(self) -> dict[str, Any]:
+        """Train, validate, judge, save; the row."""
+        started = time.perf_counter()
+        self.epoch += 1
+        row = self.train_epoch()
+        row |= self.agree(self.validate() if self.rank == 0 else {})
+        row |= self.judge(row)
+        row["seconds"] = time.perf_counter() - started
+        self.recent = [*self.recent, row][-RECENT:]
+        if self.rank == 0:
+            self.save(improved=self.best_epoch == self.epoch)
+        return row
 
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split; the mean loss, and the penalty at its end."""
@@ -154,6 +177,29 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule(self.steps, self.base_rate)
         self.steps += 1
+        loss_sum = self.parts.run(batch, self._gradients)
+        if self.config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss_sum
+
+    def _gradients(self, parts: list[Batch]) -> torch.Tensor:
+        """The gradient of a batch, which comes in one part unless it did not fit into memory; its summed loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sums = []
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with self.forward.no_sync() if self.world_size > 1 and not last else nullcontext():  # type: ignore[operator]
+                loss_sum = self._loss_sum(part)
+                # DDP averages over workers: scaled so that the average is the mean over the whole batch.
+                objective = loss_sum * (self.world_size / part["num_clips"])
+                self.scaler.scale(objective + self.model.penalty() if last else objective).backward()
+            loss_sums.append(loss_sum.detach().double())
+        return sum(loss_sums[1:], loss_sums[0])
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
         features = batch["features"].to(self.device, non_blocking=True)
         targets = batch["targets"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
@@ -162,22 +208,15 @@ class Training:
         if "partner_targets" in batch:  # every clip was mixed with another, whose loss counts for the rest
             partners = self.training_loss(outputs.float(), batch["partner_targets"].to(self.device))
             losses = batch["mix"] * losses + (1 - batch["mix"]) * partners
-        loss_sum = losses.sum()
-        # DDP averages over workers: scaled so that the average is the mean over the whole batch.
-        objective = loss_sum * (self.world_size / batch["num_clips"]) + self.model.penalty()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(objective).backward()
-        if self.config.optim.clip_norm is not None:
-            self.scaler.unscale_(self.optimizer)
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        return loss_sum.detach().double()
+        return losses.sum()
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:
         """Outputs [B, K] of a batch, without dropout."""
         self.model.eval()
+        return self.val_parts.run(batch, lambda parts: torch.cat([self._outputs(part) for part in parts]))
+
+    def _outputs(self, batch: Batch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             return self.model(batch["features"].to(self.device), *_valid(batch)).float()
 
@@ -216,11 +255,25 @@ class Training:
         if settings.keep == "last" or better(self.mode, value, self.best):
             self.best, self.best_epoch = value, self.epoch
         if self.epoch >= settings.epochs:
-            self.finished = "all epochs"
+            self.finished = f"all epochs{self._note()}"
         elif settings.patience is not None and self.wait >= settings.patience:
-            self.finished = "early stopping"
+            self.finished = f"early stopping{self._note()}"
         best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
         return {"epoch": self.epoch, **best, "finished": self.finished}
+
+    @property
+    def clips_at_once(self) -> int | None:
+        """Most clips that go through the model together in training; None for whole batches."""
+        return self.parts.clips
+
+    @clips_at_once.setter
+    def clips_at_once(self, clips: int | None) -> None:
+        self.parts.clips = clips
+
+    def _note(self) -> str:
+        if self.clips_at_once is None:
+            return ""
+        return f"; out of memory: gradients of at most {self.clips_at_once} clips at once, added up"
 
     def agree(self, row: dict[str, float]) -> dict[str, float]:
         """The first worker's row, on every worker."""
@@ -234,9 +287,11 @@ class Training:
         """Write `last.pt`, and `best.pt` when this epoch is the best."""
         if self.checkpoints is None:
             return
+        if self.claim:
+            self.claim.check()
         weights = self.model.state_dict()
         if improved:
-            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.row})
+            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.recent[-1]})
         random_state = {"torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)
@@ -252,27 +307,34 @@ class Training:
 
     def resume(self) -> None:
         """Go on from `last.pt` where there is one."""
+        if self.checkpoints is not None and self.rank == 0:
+            self.claim = Claim(self.checkpoints)
         if self.checkpoints is None or not (self.checkpoints / "last.pt").exists():
             return
         state = torch.load(self.checkpoints / "last.pt", map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)  # weights that were taken over from another trial bring its settings along
         self.scaler.load_state_dict(state["scaler"])
         if self.plateau:
             self.plateau.load_state_dict(state["plateau"])
         torch.set_rng_state(state["random_state"]["torch"].cpu())
         if self.device.type == "cuda" and "cuda" in state["random_state"]:
             torch.cuda.set_rng_state(state["random_state"]["cuda"].cpu(), self.device)
+        fits = self.clips_at_once
         for name, value in state["own"].items():
             setattr(self, name, value)
+        if fits is not None:  # fewer than when the checkpoint was written
+            self.clips_at_once = fits
 
 
 def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    """Write whole or not at all: a kill in the middle leaves the earlier checkpoint."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f"{file.name}.partial")
-    torch.save(state, partial)
-    os.replace(partial, file)
+    """Write whole or not at all: a kill in the middle, or a full disk, leaves the earlier checkpoint."""
+    # By a stream of Python's: by a path torch does not pass on why the disk refused.
+    with whole_or_absent(file) as partial, partial.open("wb") as stream:
+        torch.save(state, stream)
 
 
 def _valid(batch: Batch) -> tuple[torch.Tensor, ...]:

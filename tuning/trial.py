@@ -13,6 +13,7 @@ from tuning.config import Config, import_model, parse_config
 from tuning.folds import FoldResults
 from tuning.stages import data_key
 from tuning.tasks import ranking_metrics, task_of
+from tuning.uploads import TrialUploads
 
 if TYPE_CHECKING:
     from tuning.folds import Folds
@@ -24,31 +25,64 @@ def build_model(config: Config, num_features: int) -> Any:
     return import_model(config.model.name)(config.model, num_features, task_of(config).num_outputs)
 
 
-def train(spec: dict[str, Any], data: Any, report: Any, rank: int = 0, world_size: int = 1, device: Any = None) -> None:
+def train(
+    spec: dict[str, Any],
+    data: Any,
+    report: Any,
+    rank: int = 0,
+    world_size: int = 1,
+    device: Any = None,
+    splits: bool = True,
+) -> None:
     """Run a trial's training, or with `split.inner_folds` one for each fold.
 
     Args:
-        spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints.
+        spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
+            URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
+            came about; `clips_at_once`, most that fit into memory.
         data: what `datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature variant.
         report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
         device: torch device; CPU if none.
+        splits: whether batches that do not fit into memory are trained in parts.
     """
     import torch
 
     config = parse_config(spec["config"])
     torch.set_num_threads(config.resources.cpus_per_worker)
     checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
+    if spec.get("note"):
+        report = _noting(report, spec["note"])
+    uploads = None
+    if checkpoints and spec.get("remote"):
+        uploads = TrialUploads(checkpoints, spec["remote"], rank)
+        checkpoints, report = uploads.folder, uploads.begin(report)
     if config.split.inner_folds is not None:
-        train_folds(config, data, report, checkpoints, device)
+        train_folds(config, data, report, checkpoints, device, uploads, splits)
         return
-    make_training(config, data, checkpoints, device, rank, world_size).run(report)
+    make_training(
+        config, data, checkpoints, device, rank, world_size, splits=splits, clips_at_once=spec.get("clips_at_once")
+    ).run(report)
+
+
+def _noting(report: Any, note: str) -> Any:
+    """A report function that adds to a trial's last row how it came about."""
+    return lambda row: report(row | {"finished": f"{row['finished']}; {note}"} if row["finished"] else row)
 
 
 def make_training(
-    config: Config, data: Any, checkpoints: Path | None, device: Any = None, rank: int = 0, world_size: int = 1
+    config: Config,
+    data: Any,
+    checkpoints: Path | None,
+    device: Any = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **memory: Any,
 ) -> Training:
-    """A training that begins with the weights that the configuration's seed gives."""
+    """A training that begins with the weights that the configuration's seed gives.
+
+    `memory`: `splits` and `clips_at_once` of `Training`.
+    """
     import torch
 
     from datasets.augmented import augment_data
@@ -69,10 +103,19 @@ def make_training(
         checkpoints=checkpoints,
         rank=rank,
         world_size=world_size,
+        **memory,
     )
 
 
-def train_folds(config: Config, folds: Folds, report: Any, checkpoints: Path | None, device: Any = None) -> None:
+def train_folds(
+    config: Config,
+    folds: Folds,
+    report: Any,
+    checkpoints: Path | None,
+    device: Any = None,
+    uploads: TrialUploads | None = None,
+    splits: bool = True,
+) -> None:
     """A cross-validation: one model per fold, each from the same seed and stopped early by its own validation clips.
 
     `report` gets the row of `FoldResults` after each fold. After a cut the fold in hand goes on from its last
@@ -83,12 +126,13 @@ def train_folds(config: Config, folds: Folds, report: Any, checkpoints: Path | N
     """
     kept = checkpoints / FoldResults.FILE if checkpoints else None
     results = FoldResults(len(folds), config.search.metric, kept)
+    add = uploads.after(results.add) if uploads else results.add
     if results.num_finished:  # cut off after that fold, perhaps before it was reported
         report(results.row())
     for number in range(results.num_finished, len(folds)):
         of_fold = checkpoints / f"fold-{number + 1}" if checkpoints else None
         try:
-            make_training(config, folds.fold(number), of_fold, device).run(results.add)
+            make_training(config, folds.fold(number), of_fold, device, splits=splits).run(add)
         except FloatingPointError as error:
             raise FloatingPointError(f"inner fold {number + 1}: {error}") from error
         report(results.row())
@@ -107,53 +151,17 @@ def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     config = parse_config(spec["config"])
     reference = data[data_key(config)]
     if config.resources.workers_per_trial > 1:
-        _run_workers(spec, config, reference)
+        from tuning.workers import train_on_workers
+
+        train_on_workers(spec, config, reference)
         return
     import torch
 
     gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
     device = torch.device("cuda") if gpu else torch.device("cpu")
-    gpus = config.resources.gpus_per_worker
-    if gpu and gpus is not None and gpus < 1:
+    share = spec["gpus_per_worker"]
+    if gpu and share < 1:
         # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
-        torch.cuda.set_per_process_memory_fraction(gpus)
-    train(spec, ray.get(reference), tune.report, device=device)
-
-
-def _run_workers(spec: dict[str, Any], config: Config, reference: Any) -> None:
-    from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.tune.integration.ray_train import TuneReportCallback
-
-    resources = config.resources
-    gpus = spec["gpus_per_worker"]
-    per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
-    trainer = TorchTrainer(
-        _train_worker,
-        train_loop_config={"spec": spec, "reference": [reference]},
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers_per_trial, use_gpu=bool(gpus), resources_per_worker=per_worker
-        ),
-        run_config=RunConfig(
-            name=f"{spec['search']}-{spec['number']:04d}",
-            storage_path=spec["scratch"],
-            callbacks=[TuneReportCallback()],
-        ),
-    )
-    trainer.fit()
-
-
-def _train_worker(loop: dict[str, Any]) -> None:
-    import ray
-    import ray.train
-    import ray.train.torch
-
-    context = ray.train.get_context()
-    train(
-        loop["spec"],
-        ray.get(loop["reference"][0]),
-        ray.train.report,
-        rank=context.get_world_rank(),
-        world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
-    )
+        torch.cuda.set_per_process_memory_fraction(share)
+    # On a share of a GPU the trial can get more memory, and then trains as the others do.
+    train(spec, ray.get(reference), tune.report, device=device, splits=not (gpu and share < 1))

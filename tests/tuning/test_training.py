@@ -11,10 +11,11 @@ from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
 from datasets.stream import StreamedData
 from models.crnn import CRNN
+from tuning.claims import SupersededError
 from tuning.config import Config, nested
 from tuning.metrics import rmse
 from tuning.tasks import task_of
-from tuning.training import Training
+from tuning.training import RECENT, Training
 
 
 class Clips:
@@ -108,8 +109,8 @@ def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(tmp_path, name, o
         training(config(), folder=tmp_path).run(kill_at_three)
     torch.manual_seed(999)  # another process's random state
     rest = rows_of(training(config(), folder=tmp_path))
-    assert without_seconds(rest) == without_seconds(whole[2:])  # the last epoch is said again, then it goes on
-    assert without_seconds(rows_of(training(config(), folder=tmp_path))) == without_seconds(whole[-1:])
+    assert without_seconds(rest) == without_seconds(whole)  # the latest epochs are said again, then it goes on
+    assert without_seconds(rows_of(training(config(), folder=tmp_path))) == without_seconds(whole[-RECENT:])
 
 
 @pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "plateau"])
@@ -337,3 +338,29 @@ def test_mixed_precision_trains_close_to_full():
 def test_it_learns_what_the_features_say():
     rows = rows_of(training(config_of(training__epochs=60, training__patience=None, model__lstm_dropout=0.0)))
     assert rows[-1]["val_loss_best"] < 0.3 * rows[0]["val_loss"]
+
+
+def test_a_training_that_another_process_goes_on_with_writes_no_more(tmp_path):
+    first = training(scheduled("constant"), folder=tmp_path)
+    (tmp_path / "last.pt.0123.partial").write_bytes(b"half of a checkpoint")
+    first.resume()
+    assert not list(tmp_path.glob("*.partial"))
+    first.one_epoch()
+    second = training(scheduled("constant"), folder=tmp_path)
+    second.resume()
+    assert second.epoch == 1
+    before = (tmp_path / "last.pt").read_bytes()
+    with pytest.raises(SupersededError, match="another process goes on"):
+        first.one_epoch()
+    assert (tmp_path / "last.pt").read_bytes() == before
+    assert second.one_epoch()["epoch"] == 2
+    rows_of(training(scheduled("constant"), folder=tmp_path))
+    assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "last.pt"}
+
+
+def test_weights_that_were_taken_over_are_trained_with_the_trial_s_own_settings(tmp_path):
+    training(scheduled("constant", optim__weight_decay=0.5), folder=tmp_path).run(lambda row: None)
+    other = training(scheduled("constant", optim__weight_decay=0.25), folder=tmp_path)
+    other.resume()
+    assert {group["weight_decay"] for group in other.optimizer.param_groups} == {0.25}
+    assert other.optimizer.state  # and the moments are those of the checkpoint

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import socket
 import time
 from pathlib import Path
 from typing import Any
@@ -11,9 +14,10 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
 from tensorboard.plugins.hparams import summary_v2 as hparams
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tuning.distributions import Distribution
+from tuning.faults import faults_name
 from tuning.search.folder import TrialRecord
 
 STATUS = {
@@ -24,11 +28,38 @@ STATUS = {
 }
 
 
+NUMBERS = itertools.count()
+
+
+class EventFile:
+    """An event file that is written at once.
+
+    TensorBoard's own writer has a thread per file, which prints a traceback when the disk is full.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        who = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
+        self.path = folder / f"events.out.tfevents.{who}"
+        with faults_name(self.path):
+            self.stream = self.path.open("wb", buffering=0)
+        self.writer = RecordWriter(self.stream)
+        self.add(Event(wall_time=time.time(), file_version="brain.Event:2"))
+
+    def add(self, event: Event) -> None:
+        """Write an event. Raises OSError."""
+        with faults_name(self.path):
+            self.writer.write(event.SerializeToString())
+
+    def close(self) -> None:
+        """Close the file."""
+        self.stream.close()
+
+
 class TrialEvents:
     """One trial's event file; every call is on disk when it returns, for a TensorBoard that looks on."""
 
     def __init__(self, folder: Path, record: TrialRecord) -> None:
-        self.writer = EventFileWriter(str(folder))
+        self.file = EventFile(folder)
         self._write(hparams.hparams_pb(_shown(record.params), trial_id=folder.name), step=0)
 
     def epoch(self, row: dict[str, Any], best: dict[str, Any]) -> None:
@@ -46,12 +77,13 @@ class TrialEvents:
         content = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=metadata.create_summary_metadata(content))
         value.tensor.CopyFrom(metadata.NULL_TENSOR)
-        self._write(Summary(value=[value]), step=0)
-        self.writer.close()
+        try:
+            self._write(Summary(value=[value]), step=0)
+        finally:
+            self.file.close()
 
     def _write(self, summary: Any, step: int) -> None:
-        self.writer.add_event(Event(wall_time=time.time(), step=step, summary=summary))
-        self.writer.flush()
+        self.file.add(Event(wall_time=time.time(), step=step, summary=summary))
 
 
 def _tag(name: str) -> str:
@@ -70,9 +102,9 @@ def write_experiment(folder: Path, searched: dict[str, Distribution], metrics: l
     """
     infos = [hparams.HParam(path, _domain(distribution)) for path, distribution in searched.items()]
     columns = [hparams.Metric(f"best/{name}", display_name=f"best {name}") for name in metrics]
-    writer = EventFileWriter(str(folder))
-    writer.add_event(Event(wall_time=time.time(), step=0, summary=hparams.hparams_config_pb(infos, columns)))
-    writer.close()
+    file = EventFile(folder)
+    file.add(Event(wall_time=time.time(), step=0, summary=hparams.hparams_config_pb(infos, columns)))
+    file.close()
 
 
 def _shown(params: dict[str, Any]) -> dict[str, Any]:

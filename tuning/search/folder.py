@@ -22,12 +22,17 @@ from typing import Any
 
 import filelock
 
+from datasets import storage
 from tuning.checks import UserError
 from tuning.config import NOT_IDENTITY, nested
 from tuning.distributions import plain
+from tuning.faults import whole_or_absent
 from tuning.space import Space, read_recorded
 
 FINAL = ("done", "stopped", "failed")
+
+# What the last row of a trial says that its scheduler stopped.
+STOPPED = "scheduler"
 
 
 @dataclass
@@ -84,6 +89,9 @@ class SearchFolder:
         UserError: on entering, when another process works on the same search.
     """
 
+    # URI of a search that lies in an object store.
+    remote: str | None = None
+
     def __init__(self, storage: str | Path, name: str) -> None:
         self.name = name
         self.storage = Path(storage)
@@ -128,7 +136,19 @@ class SearchFolder:
         """Folder of one trial."""
         return self.trials / f"{number:04d}"
 
-    def archive(self) -> Path:
+    def flush(self) -> None:
+        """Nothing: on disk, what is written is kept."""
+
+    def remote_checkpoints(self, number: int) -> str | None:
+        """URI of a trial's checkpoints, where the search lies in an object store."""
+        return storage.below(self.remote, "trials", f"{number:04d}", "checkpoints") if self.remote else None
+
+    @property
+    def scratch(self) -> str:
+        """Where Ray keeps what all machines of a trial have to see, while the search runs."""
+        return storage.below(self.remote, ".ray") if self.remote else str((self.path / ".ray").resolve())
+
+    def archive(self) -> Path | str:
         """Move the whole search aside; the new place."""
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         target = self.storage / f"{self.name}-archived-{moment}"
@@ -174,9 +194,13 @@ class SearchFolder:
         folders = sorted(path for path in self.trials.glob("[0-9]*") if (path / "params.json").exists())
         return [read_record(path) for path in folders]
 
+    def is_written(self, record: TrialRecord) -> bool:
+        """Whether a trial's end is in its `result.json`; a kill may have come before."""
+        return record.is_final and (self.trial(record.number) / "result.json").exists()
+
 
 def read_record(folder: Path) -> TrialRecord:
-    """One trial from its folder: `result.json`, or `progress.csv` where the trial was cut off."""
+    """One trial from its folder: `result.json`, or `progress.csv` where it was cut off, perhaps after its last row."""
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
     folds = params["config"].get("split", {}).get("inner_folds")
     if (folder / "result.json").exists():
@@ -190,25 +214,41 @@ def read_record(folder: Path) -> TrialRecord:
         record.best_epoch = int(rows[-1]["best_epoch"])
         best = next((row for row in rows if int(row["epoch"]) == record.best_epoch), rows[-1])
         record.metrics = {name: float(value) for name, value in best.items() if name.startswith("val_") and value}
+        record.reason = rows[-1].get("finished") or ""
+        if record.reason:
+            record.status = "stopped" if record.reason == STOPPED else "done"
     return record
 
 
 def read_progress(folder: Path) -> list[dict[str, str]]:
     """The rows of a trial's `progress.csv`, a line cut off by a kill left out."""
+    return list(csv.DictReader(io.StringIO(_whole_lines(folder / "progress.csv").decode())))
+
+
+def repair_progress(folder: Path) -> list[str]:
+    """Cut off what a kill left of a line, so that the next row is a line of its own; the columns, if any are there."""
     file = folder / "progress.csv"
-    if not file.exists():
-        return []
-    text = file.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    return list(csv.DictReader(io.StringIO(whole)))
+    cut_to_lines(file)
+    header = _whole_lines(file).decode().splitlines()[:1]
+    return next(csv.reader(header), [])
+
+
+def cut_to_lines(file: Path) -> None:
+    """Take away the end of a file that is appended to line by line, where a kill came within a line."""
+    whole = len(_whole_lines(file))
+    if file.exists() and whole < file.stat().st_size:
+        os.truncate(file, whole)
+
+
+def _whole_lines(file: Path) -> bytes:
+    content = file.read_bytes() if file.exists() else b""
+    return content[: content.rfind(b"\n") + 1]
 
 
 def write_text(file: Path, text: str) -> None:
     """Write whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with whole_or_absent(file) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(file: Path, content: Any) -> None:

@@ -7,20 +7,51 @@ import json
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
 
+from tuning.faults import faults_name
 from tuning.search.events import TrialEvents
-from tuning.search.folder import SearchFolder, TrialRecord, read_progress, read_record, write_json, write_text
+from tuning.search.folder import (
+    STOPPED,
+    SearchFolder,
+    TrialRecord,
+    read_record,
+    repair_progress,
+    write_json,
+    write_text,
+)
 from tuning.tasks import Mode, better
 
 log = logging.getLogger("tuning.search")
 
 # Columns of progress.csv that stand first, where present; the metrics follow.
-LEADING = ("epoch", "fold", "train_loss", "penalty", "learning_rate", "seconds", "best_epoch", "fold_epochs")
+LEADING = (
+    "epoch",
+    "fold",
+    "train_loss",
+    "penalty",
+    "learning_rate",
+    "seconds",
+    "best_epoch",
+    "fold_epochs",
+    "finished",
+)
+# Of those, what TensorBoard's step or the trial's end says.
+NO_CURVES = ("fold", "finished")
+
+
+def settle(folder: SearchFolder, records: list[TrialRecord]) -> None:
+    """Write the results of trials whose last row was recorded and whose end was not: a kill came between."""
+    for record in records:
+        if record.is_final and not folder.is_written(record):
+            path = folder.trial(record.number)
+            write_json(path / "result.json", record.written())
+            TrialEvents(path, record).close(record.status)
+            log.info("trial %d %s (%s), as its last row says", record.number, record.status, record.reason)
 
 
 class Recorder(Callback):
@@ -31,12 +62,19 @@ class Recorder(Callback):
         metric: what ranks the trials.
         mode: its direction.
         on_change: called after every event with the trial's record; draws the view.
+        stopping: numbers of the trials that the scheduler ends with the row that they have just reported.
     """
 
     def __init__(
-        self, folder: SearchFolder, metric: str, mode: Mode, on_change: Callable[[TrialRecord, str], None]
+        self,
+        folder: SearchFolder,
+        metric: str,
+        mode: Mode,
+        on_change: Callable[[TrialRecord, str], None],
+        stopping: Collection[int] = (),
     ) -> None:
         self.folder, self.metric, self.mode, self.on_change = folder, metric, mode, on_change
+        self.stopping = stopping
         self.records: dict[str, TrialRecord] = {}
         self.began: dict[str, float] = {}
         self.events: dict[str, TrialEvents] = {}
@@ -48,16 +86,17 @@ class Recorder(Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Write the parameters and open the event file."""
-        if trial.trial_id in self.records:
+        if trial.trial_id in self.records:  # paused, and perhaps given other settings
+            self.records[trial.trial_id].params = trial.config["params"]
             return
         spec = trial.config
         path = self.folder.trial(spec["number"])
         write_json(path / "params.json", {"searched": spec["params"], "config": spec["config"]})
         for name in ("result.json", "error.txt"):
             (path / name).unlink(missing_ok=True)
+        self.columns[trial.trial_id] = repair_progress(path)
         record = read_record(path)
         self.records[trial.trial_id], self.began[trial.trial_id] = record, time.monotonic()
-        self.columns[trial.trial_id] = list(read_progress(path)[0]) if record.epochs else []
         self.events[trial.trial_id] = TrialEvents(path, record)
         log.info("trial %d began: %s", record.number, json.dumps(record.params))
         self.on_change(record, "began")
@@ -68,7 +107,9 @@ class Recorder(Callback):
         if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
             return
         metrics = {name: value for name, value in result.items() if name.startswith("val_") and name != self._best}
-        row = {name: result[name] for name in LEADING if name in result} | metrics
+        # The row says by itself that it is the last one, and why: a kill may come before the result is written.
+        end = result.get("finished") or (STOPPED if record.number in self.stopping else "")
+        row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | metrics
         self._append(trial.trial_id, record, row)
         # The row says so where the last epoch is kept, whether or not it is better.
         kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
@@ -76,7 +117,7 @@ class Recorder(Callback):
         if improved:
             record.metrics, record.best_epoch = metrics, result["epoch"]
         record.epochs = result["epoch"]
-        shown = {name: value for name, value in row.items() if name != "fold"}  # the events' step says it
+        shown = {name: value for name, value in row.items() if name not in NO_CURVES}
         self.events[trial.trial_id].epoch(shown, metrics if improved else {})
         self.on_change(record, "epoch")
 
@@ -86,7 +127,7 @@ class Recorder(Callback):
 
     def _append(self, trial_id: str, record: TrialRecord, row: dict[str, Any]) -> None:
         file = self.folder.trial(record.number) / "progress.csv"
-        with file.open("a", newline="", encoding="utf-8") as stream:
+        with faults_name(file), file.open("a", newline="", encoding="utf-8") as stream:
             if not self.columns[trial_id]:
                 self.columns[trial_id] = list(row)
                 csv.writer(stream).writerow(row)
@@ -98,7 +139,7 @@ class Recorder(Callback):
         if self.records[trial.trial_id].epochs == 0:
             self._finish(trial.trial_id, "failed", "ended without a result")
         else:
-            self._finish(trial.trial_id, "done" if reason else "stopped", reason or "scheduler")
+            self._finish(trial.trial_id, "done" if reason else "stopped", reason or STOPPED)
 
     def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Write the traceback, and its last line as the reason."""
@@ -107,7 +148,8 @@ class Recorder(Callback):
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback\n"
         text = re.sub(r"\x1b\[[0-9;]*m", "", text)  # Ray colours the process's name
         write_text(self.folder.trial(self.records[trial.trial_id].number) / "error.txt", text)
-        self._finish(trial.trial_id, "failed", text.strip().splitlines()[-1])
+        reason = getattr(trial, "why_failed", "") or text.strip().splitlines()[-1]
+        self._finish(trial.trial_id, "failed", reason)
 
     def cut_off(self, reason: str) -> None:
         """Say of the trials in flight that the search ended before them."""

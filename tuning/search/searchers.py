@@ -17,13 +17,13 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune.search import Searcher
 
 from tuning.config import Config
-from tuning.distributions import LISTED, Distribution
+from tuning.distributions import LISTED, Distribution, fraction
 from tuning.plan import planned_points
-from tuning.search.folder import TrialRecord
+from tuning.search.folder import SearchFolder, TrialRecord, cut_to_lines, read_progress
 from tuning.space import Space
 from tuning.tasks import Mode
 
@@ -67,30 +67,54 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return makers[name](seed=seed)
 
 
-def open_study(journal: Path, name: str, mode: Mode, sampler: optuna.samplers.BaseSampler | None) -> optuna.Study:
-    """The search's study, kept in a journal file beside its trials."""
+def open_study(journal: Path, name: str, mode: Mode) -> optuna.Study:
+    """The search's study, kept in a journal file beside its trials; only for a process that holds the search's lock.
+
+    What a kill left of a line is cut off, and the lock of the killed process removed: nobody else may hold one.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("optuna").setLevel(logging.ERROR)
+    cut_to_lines(journal)
+    for stale in journal.parent.glob(f"{journal.name}.lock*"):
+        stale.unlink(missing_ok=True)
     backend = JournalFileBackend(str(journal))
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=name,
         direction="minimize" if mode == "min" else "maximize",
-        sampler=sampler,
+        sampler=optuna.samplers.RandomSampler(),  # proposes nothing: see StudySearcher
         load_if_exists=True,
     )
 
 
-def reconcile(study: optuna.Study, records: list[TrialRecord], metric: str) -> None:
+def reconcile(study: optuna.Study, folder: SearchFolder, records: list[TrialRecord], metric: str) -> None:
     """Tell the study what ended after it was last told: the trials' folders are the truth."""
     frozen = study.get_trials(deepcopy=False)
     for record in records:
         if not record.is_final or record.number > len(frozen) or frozen[record.number - 1].state.is_finished():
             continue
+        trial = _trial_again(study, frozen[record.number - 1])
+        for row in read_progress(folder.trial(record.number)):
+            if int(row["epoch"]) not in frozen[record.number - 1].intermediate_values:
+                trial.report(float(row[metric]), int(row["epoch"]))
         if record.status == "done":
-            study.tell(record.number - 1, record.metrics[metric])
+            study.tell(trial, record.metrics[metric])
         else:
-            study.tell(record.number - 1, state=TrialState.PRUNED if record.status == "stopped" else TrialState.FAIL)
+            study.tell(trial, state=TrialState.PRUNED if record.status == "stopped" else TrialState.FAIL)
+
+
+def _trial_again(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
+    """A trial of the study that an earlier process asked for, without a new proposal for it."""
+    sampler = study.sampler
+    study.sampler = optuna.samplers.RandomSampler()  # others propose when a trial object is made
+    try:
+        return optuna.Trial(study, frozen._trial_id)
+    finally:
+        study.sampler = sampler
+
+
+def _sampler_seed(seed: int, number: int) -> int:
+    return int(fraction(seed, number, 0, "search.sampler") * 2**32)
 
 
 class StudySearcher(Searcher):
@@ -104,6 +128,7 @@ class StudySearcher(Searcher):
         ended: numbers of the trials that an earlier run brought to their end; others that it began come first.
         make_spec: number and parameters -> what the trial function gets.
         limit: most trials proposed and not yet ended.
+        waiting: how many of them wait for others, and so do not count.
     """
 
     def __init__(
@@ -115,9 +140,11 @@ class StudySearcher(Searcher):
         ended: set[int],
         make_spec: Callable[[int, dict[str, Any]], dict[str, Any]],
         limit: int,
+        waiting: Callable[[], int] = lambda: 0,
     ) -> None:
         super().__init__()
         self.space, self.search, self.study, self.total = space, config.search, study, total
+        self.seed, self.waiting = config.seed, waiting
         self.make_spec, self.limit = make_spec, limit
         self.points = planned_points(space, config)
         self.order = space.in_order()
@@ -134,25 +161,44 @@ class StudySearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial's specification, None while enough are running, FINISHED at the end."""
-        if len(self.live) >= self.limit:
+        if len(self.live) - self.waiting() >= self.limit:
             return None
         if self.unfinished:
-            number = self.unfinished.pop(0)
-            frozen = self.study.get_trials(deepcopy=False)[number - 1]
-            params = {path: self._decode(path, frozen.params[path]) for path in self.order if path in frozen.params}
-            self.told[trial_id] = set(frozen.intermediate_values)
-            # A trial that was told but not recorded runs again, and is not told twice.
-            self.live[trial_id] = None if frozen.state.is_finished() else optuna.Trial(self.study, frozen._trial_id)
-            return self.make_spec(number, params)
+            return self._again(trial_id, self.unfinished.pop(0))
         if self.begun >= self.total:
             return Searcher.FINISHED
         if self.begun < len(self.points):
             point = self.points[self.begun]
             self.study.enqueue_trial({path: _encode(value) for path, value in point.items()})
+        self._take_sampler(self.begun + 1)
         trial = self.live[trial_id] = self.study.ask()
         self.told[trial_id] = set()
         self.begun += 1
         return self.make_spec(self.begun, self._draw(trial))
+
+    def _again(self, trial_id: str, number: int) -> dict[str, Any]:
+        """A trial that an earlier run began; it may have been killed while its settings were drawn."""
+        frozen = self.study.get_trials(deepcopy=False)[number - 1]
+        self.told[trial_id] = set(frozen.intermediate_values)
+        params = {path: self._decode(path, frozen.params[path]) for path in self.order if path in frozen.params}
+        # A trial that was told but not recorded runs again, and is not told twice.
+        self.live[trial_id] = None
+        if not frozen.state.is_finished():
+            whole = all(path in params or not self.space.is_active(path, params) for path in self.order)
+            if whole and frozen.state == TrialState.RUNNING:
+                self.live[trial_id] = _trial_again(self.study, frozen)
+            else:  # what was drawn before the kill stays, also where a point was waiting to be asked for
+                self._take_sampler(number)
+                waits = frozen.state == TrialState.WAITING
+                trial = self.study.ask() if waits else optuna.Trial(self.study, frozen._trial_id)
+                assert trial.number == number - 1, "points are enqueued one at a time"
+                self.live[trial_id], params = trial, self._draw(trial)
+        return self.make_spec(number, params)
+
+    def _take_sampler(self, number: int) -> None:
+        """A sampler for this trial alone: one that lived on would begin its random numbers anew after a kill."""
+        if self.search.algorithm == "optuna":
+            self.study.sampler = make_sampler(self.search.sampler, _sampler_seed(self.seed, number))
 
     def _draw(self, trial: optuna.Trial) -> dict[str, Any]:
         params: dict[str, Any] = {}
@@ -177,13 +223,16 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tell the study the best epoch's value; a trial that the scheduler stopped counts as pruned."""
+        row = result or {}
+        if row and not error:
+            self.on_trial_result(trial_id, row)  # the row after which a trial is stopped comes here alone
         trial = self.live.pop(trial_id, None)
-        best = (result or {}).get(f"{self.search.metric}_best")
+        best = row.get(f"{self.search.metric}_best")
         if trial is None:
             return
         if error or best is None:
             self.study.tell(trial, state=TrialState.FAIL)
-        elif (result or {}).get("finished"):
+        elif row.get("finished"):
             self.study.tell(trial, best)
         else:
             self.study.tell(trial, state=TrialState.PRUNED)

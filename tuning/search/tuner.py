@@ -16,13 +16,16 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 from tuning.config import Config
+from tuning.faults import QuietFile, StorageError, storage_fault
 from tuning.plan import Plan
 from tuning.search.events import write_experiment
+from tuning.search.failures import Failures, losses_end_trials_alone
 from tuning.search.folder import SearchFolder
-from tuning.search.recorder import Recorder
+from tuning.search.population import Population, current_params
+from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
-from tuning.search.schedulers import make_scheduler
-from tuning.search.searchers import StudySearcher, make_sampler, open_study, reconcile
+from tuning.search.schedulers import make_scheduler, recorded_rows
+from tuning.search.searchers import StudySearcher, open_study, reconcile
 from tuning.search.view import View
 from tuning.space import Space
 from tuning.tasks import ranking_metrics
@@ -43,6 +46,7 @@ class StopRequest(Stopper):
 
     seconds: float | None = None
     reason: str = ""
+    fault: str = ""
 
     def __post_init__(self) -> None:
         self.began = time.monotonic()
@@ -50,6 +54,10 @@ class StopRequest(Stopper):
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Never stops a single trial."""
         return False
+
+    def for_fault(self, fault: str) -> None:
+        """End the search, because results can't be written."""
+        self.fault = self.reason = fault
 
     def stop_all(self) -> bool:
         """Whether the search should end now."""
@@ -94,39 +102,49 @@ def run_search(
 
     Returns:
         Empty when every trial ended, else why the search stopped before.
+
+    Raises:
+        StorageError: results can't be written any more. What was written is whole, and the same search goes on from it.
     """
     space, config, mode, total = plan.space, plan.config, plan.mode, plan.total
     metric = config.search.metric
     records = folder.records()
+    study = open_study(folder.path / "study.journal", folder.name, mode)
+    settle(folder, records)
+    reconcile(study, folder, records, metric)
     ended = {record.number for record in records if record.is_final}
-    sampler = make_sampler(config.search.sampler, config.seed) if config.search.algorithm == "optuna" else None
-    study = open_study(folder.path / "study.journal", folder.name, mode, sampler)
-    reconcile(study, records, metric)
-
+    _declare_columns(folder, space, metric, config)
     scratch = folder.path / ".ray"
-    searcher = StudySearcher(
-        space,
-        config,
-        study,
-        total,
-        ended,
-        make_spec=lambda number, params: {
+    shutil.rmtree(scratch, ignore_errors=True)  # of a run that was killed
+    if len(ended) >= total:
+        return ""
+
+    def make_spec(number: int, params: dict[str, Any]) -> dict[str, Any]:
+        params = current_params(folder.trial(number)) or params
+        return {
             "number": number,
             "params": params,
             "config": space.config(params).model_dump(mode="json"),
             "directory": str(folder.trial(number).resolve()),
             "search": folder.name,
-            "scratch": str(scratch.resolve()),
+            "remote": folder.remote_checkpoints(number),
+            "scratch": folder.scratch,
             "gpus_per_worker": resources.gpus_per_worker,
-        },
-        limit=resources.concurrent + _look_ahead(config),
-    )
-    _declare_columns(folder, space, metric, config)
+        }
+
+    scheduler: Any
+    if config.search.scheduler == "pbt":
+        scheduler = Population(space, config, mode, folder, records, total, resources.concurrent, make_spec)
+    else:
+        scheduler = make_scheduler(config, recorded_rows(folder, records, config))
+    limit, waiting = resources.concurrent + _look_ahead(config), getattr(scheduler, "num_waiting", lambda: 0)
+    searcher = StudySearcher(space, config, study, total, ended, make_spec, limit, waiting)
     minutes = config.search.time_budget_minutes
     request = StopRequest(seconds=minutes * 60 if minutes else None)
     words = f"{resources} per trial, {resources.concurrent} at once"
     with View(total, metric, mode, config.training.epochs, words, records) as view:
-        recorder = Recorder(folder, metric, mode, view.update)
+        recorder = Recorder(folder, metric, mode, view.update, getattr(scheduler, "stopping", ()))
+        failures = Failures(resources, config.resources.max_restarts, request.for_fault, view.say)
         with on_signals(request, view.say):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources)),
@@ -134,7 +152,7 @@ def run_search(
                     metric=f"{metric}_best",
                     mode=mode,
                     search_alg=searcher,
-                    scheduler=make_scheduler(config),
+                    scheduler=scheduler,
                     num_samples=total - len(ended),
                     # Actors of TorchTrainer drivers can't be used again (2 of 6 trials failed when tried).
                     reuse_actors=resources.workers == 1,
@@ -144,19 +162,40 @@ def run_search(
                     name="tune",
                     storage_path=str(scratch.resolve()),
                     stop=request,
-                    callbacks=[recorder],
+                    callbacks=[failures, recorder],
                     verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=0),
+                    failure_config=tune.FailureConfig(max_failures=config.resources.max_restarts),
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 ),
             )
-            with _ray_speaks_to(folder.path / "search.log"):
-                tuner.fit()
-        recorder.cut_off(request.reason or "ended with the search")
+            _fit(tuner, folder, request)
+        _cut_off(recorder, folder, request)
     # Ray's own bookkeeping: a search goes on from the trials' folders and the study, not from it.
     shutil.rmtree(scratch, ignore_errors=True)
     log.info("search ended: %s", request.reason or "all trials")
     return request.reason
+
+
+def _fit(tuner: tune.Tuner, folder: SearchFolder, request: StopRequest) -> None:
+    """Run the trials; a disk that does not take their records ends it, here or in a trial."""
+    try:
+        with _ray_speaks_to(folder.path / "search.log"), losses_end_trials_alone():
+            tuner.fit()
+    except Exception as error:  # of Tune, which wraps what its callbacks raise
+        fault = storage_fault(error)
+        if not fault:
+            raise
+        request.for_fault(fault)
+
+
+def _cut_off(recorder: Recorder, folder: SearchFolder, request: StopRequest) -> None:
+    """Record that trials in flight ended with the search, also on a disk that may not take it."""
+    try:
+        recorder.cut_off(request.reason or "ended with the search")
+    except OSError as error:
+        request.for_fault(request.fault or storage_fault(error) or str(error))
+    if request.fault:
+        raise StorageError(f"{folder.path}: the search stopped, since results can't be written ({request.fault})")
 
 
 def _look_ahead(config: Config) -> int:
@@ -175,14 +214,14 @@ def _ray_speaks_to(file: Path) -> Iterator[None]:
     """Into a file goes what Tune prints even when told to be silent: its table, each failed trial's traceback."""
     logger = logging.getLogger("ray")
     before = logger.handlers[:]
-    handler = logging.FileHandler(file, encoding="utf-8")
-    logger.handlers = [handler]
+    stream = QuietFile(file.open("a", encoding="utf-8"))
+    logger.handlers = [logging.StreamHandler(stream)]
     try:
-        with file.open("a", encoding="utf-8") as stream, redirect_stdout(stream):
+        with redirect_stdout(stream):
             yield
     finally:
         logger.handlers = before
-        handler.close()
+        stream.close()
 
 
 def _tune_resources(resources: Resources) -> dict[str, float]:

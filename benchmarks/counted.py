@@ -1,0 +1,40 @@
+"""A CRNN that writes a line when an epoch begins, so that `benchmarks.kills` can count what was trained."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from typing import Literal
+
+from pydantic import Field
+
+from models.crnn import CRNN
+from models.settings import CRNNSettings
+
+# Names the file of lines; workers inherit it.
+FILE = "KILLS_EPOCHS_FILE"
+
+
+class CountedSettings(CRNNSettings):
+    """Those of the CRNN; `lstm_dropout` and `dense_l2` tell the trials apart."""
+
+    name: Literal["benchmarks.counted:Counted"] = Field("benchmarks.counted:Counted")  # type: ignore[assignment]
+
+
+class Counted(CRNN):
+    """Its weights, outputs and penalties are those of `CRNN`."""
+
+    Settings = CountedSettings
+
+    def __init__(self, settings: CountedSettings, num_features: int, num_outputs: int) -> None:
+        self.line = {"trial": [settings.lstm_dropout, settings.dense_l2], "pid": os.getpid()}
+        super().__init__(settings, num_features, num_outputs)
+
+    def train(self, mode: bool = True) -> Counted:
+        """Also says that an epoch begins: a training calls it then, and with False before it validates."""
+        if mode and FILE in os.environ and self.line is not None:
+            with open(os.environ[FILE], "a", encoding="utf-8") as stream:  # one write, so lines stay whole
+                stream.write(json.dumps(self.line | {"time": time.time()}) + "\n")
+        super().train(mode)
+        return self

@@ -1,0 +1,136 @@
+"""A trial on two workers: what it computes is what one worker computes, and it leaves nothing when it is stopped.
+
+SyncBatchNorm raises on CPU and batch-norm's statistics are a worker's own, so models are compared without batch-norm.
+"""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed
+import torch.multiprocessing
+
+from models.crnn import CRNN
+from models.ser import SER
+from models.settings import CRNNSettings, SERSettings
+from tests.tuning.test_training import Clips, config_of, rows_of, without_seconds
+from tuning.tasks import task_of
+from tuning.training import Training
+from tuning.workers import worker_error
+
+MODELS = {
+    "crnn": lambda: CRNN(
+        CRNNSettings(
+            conv_filters=[4], lstm_units=[4], dense_units=[4], batch_norm=False, conv_dropout=[0.0], lstm_dropout=0.0,
+            recurrent_dropout=0.0, dense_dropout=0.0, dense_l2=0.1,
+        ), 4, 2,
+    ),
+    "ser": lambda: SER(
+        SERSettings(conv_channels=[4], lstm_hidden=4, attention_heads=2, batch_norm=False, dropout=0.0), 4, 2
+    ),
+}  # fmt: skip
+
+
+def training(name, rank=0, world_size=1, folder=None):
+    torch.manual_seed(0)
+    config = config_of(training__epochs=4, training__patience=None, optim__clip_norm=0.5)
+    run = Training(
+        MODELS[name](), Clips(), task_of(config), config, "min", rank=rank, world_size=world_size, checkpoints=folder
+    )
+    return run
+
+
+class CutOffError(Exception):
+    """The workers were lost."""
+
+
+def worker(rank, folder):
+    """Every model on two workers: first gradients, all rows, final weights; then again, lost after the second epoch."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    for name in MODELS:
+        run = training(name, rank, 2)
+        run.forward.train()
+        run._gradients(run.parts.of(next(iter(run.data.train_batches(1, 5, 42, rank, 2)))))
+        gradients = [parameter.grad.clone() for parameter in run.model.parameters()]
+        run = training(name, rank, 2)
+        found = {"rows": rows_of(run), "gradients": gradients, "weights": run.model.state_dict()}
+
+        def cut(row):
+            if row["epoch"] == 2:
+                raise CutOffError
+
+        try:
+            training(name, rank, 2, Path(folder) / name).run(cut)
+        except CutOffError:
+            found["rest"] = rows_of(training(name, rank, 2, Path(folder) / name))
+        torch.save(found, f"{folder}/{name}-{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def group(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("group")
+    torch.multiprocessing.spawn(worker, (str(folder),), nprocs=2)
+    return folder
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_two_workers_compute_what_one_computes(group, name):
+    """12 clips in batches of 5 are shares of 3 and 2, 3 and 2, 1 and 1: uneven ones count by their clips."""
+    run = training(name)
+    run.forward.train()
+    run._gradients(run.parts.of(next(iter(run.data.train_batches(1, 5, 42)))))
+    expected = [parameter.grad.clone() for parameter in run.model.parameters()]
+    run = training(name)
+    rows = rows_of(run)
+    found = [torch.load(group / f"{name}-{rank}.pt", weights_only=False) for rank in (0, 1)]
+    for rank in (0, 1):
+        for one, two in zip(expected, found[rank]["gradients"], strict=True):
+            torch.testing.assert_close(two, one, rtol=1e-5, atol=1e-7)
+        for weight, value in run.model.state_dict().items():
+            torch.testing.assert_close(found[rank]["weights"][weight], value, rtol=1e-3, atol=1e-5)
+        for row, other in zip(rows, found[rank]["rows"], strict=True):
+            for metric in ("train_loss", "val_loss", "val_rmse", "penalty"):
+                assert math.isclose(row[metric], other[metric], rel_tol=1e-4), metric
+    assert without_seconds(found[0]["rows"]) == without_seconds(found[1]["rows"])
+
+
+@pytest.mark.parametrize("name", list(MODELS))
+def test_two_workers_go_on_from_their_last_checkpoint(group, name):
+    for rank in (0, 1):
+        found = torch.load(group / f"{name}-{rank}.pt", weights_only=False)
+        assert without_seconds(found["rest"])[-2:] == without_seconds(found["rows"])[-2:]
+
+
+def test_of_several_workers_errors_the_one_that_tells_most_is_passed_on():
+    from ray.exceptions import RayActorError
+    from ray.train.v2.api.exceptions import WorkerGroupError
+
+    echo = RuntimeError("[gloo] Connection closed by peer [127.0.0.1]:4242")
+    for own in (
+        FloatingPointError("train_loss is nan"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RayActorError(error_msg="its node has died"),
+        OSError(28, "No space left on device"),
+    ):
+        assert worker_error(WorkerGroupError("text", {0: echo, 1: own})) is own
+    assert worker_error(WorkerGroupError("text", {0: echo})) is echo
+
+
+@pytest.mark.slow
+def test_a_search_with_groups_stops_trials_survives_a_lost_worker_and_leaves_no_group(tmp_path):
+    script = Path(__file__).with_name("group_search.py")
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=900)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] == 1 and "goes on from its last checkpoint: its worker died" in done.stdout
+    assert set(found["status"].values()) == {"done", "stopped"} and len(found["status"]) == 4
+    for number, epochs in found["epochs"].items():
+        assert epochs == list(range(1, len(epochs) + 1)) and (len(epochs) == 6) == (found["status"][number] == "done")
+    assert found["groups"] == [] and found["cpus"] == 2.0

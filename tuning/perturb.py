@@ -1,0 +1,94 @@
+"""Settings that may change while a model trains, and how population-based training changes them. Knows no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuning.checks import UserError
+from tuning.config import PREPARED, Config
+from tuning.distributions import LISTED, Distribution, fraction
+from tuning.space import Space
+
+# What a taken number is multiplied with unless it is drawn anew. Source: Jaderberg et al. 2017, section 4.1.
+FACTORS = (0.8, 1.2)
+
+# What the optimiser and the training loss read anew when a training goes on. The network's shape, its data, the
+# optimiser itself and the length of its schedule must be the same in all trials.
+CHANGING = (
+    "optim.learning_rate", "optim.weight_decay", "optim.momentum", "optim.beta_1", "optim.beta_2", "optim.rho",
+    "optim.epsilon", "optim.clip_norm", "loss.label_smoothing", "loss.quadrant_penalty", "loss.delta",
+)  # fmt: skip
+
+
+def may_change(path: str) -> bool:
+    """Whether a setting may change between two epochs of a training."""
+    section, _, leaf = path.partition(".")
+    if section == "model":
+        return ("dropout" in leaf and leaf != "dropout_kind") or leaf.endswith(("_l1", "_l2"))
+    return path in CHANGING or (section == "augment" and not path.startswith(PREPARED))
+
+
+def check_population(space: Space, config: Config) -> None:
+    """What population-based training needs of a space.
+
+    Raises:
+        UserError: a searched setting that can't change while a model trains, nothing searched, one trial, inner
+            folds, several workers, or no epoch left to take over in.
+    """
+    search, training = config.search, config.training
+    if not space.distributions:
+        raise UserError("search.scheduler: expected a space that searches something, for pbt to change, got none")
+    for path in space.distributions:
+        if not may_change(path):
+            raise UserError(
+                f"{path}: expected one value for scheduler pbt, whose trials take over each other's weights; it may "
+                f"search dropout, penalties, augmentation drawn per batch, {', '.join(CHANGING)}"
+            )
+    if search.num_trials is not None and search.num_trials < 2:
+        raise UserError(f"search.num_trials: expected at least 2 for scheduler pbt, got {search.num_trials}")
+    if search.perturb_epochs >= training.epochs:
+        raise UserError(
+            f"search.perturb_epochs: expected below training.epochs ({training.epochs}), got {search.perturb_epochs}"
+        )
+    if config.split.inner_folds is not None:
+        raise UserError(f"split.inner_folds: expected null for scheduler pbt, got {config.split.inner_folds}")
+    if config.resources.workers_per_trial > 1:
+        workers = config.resources.workers_per_trial
+        raise UserError(f"resources.workers_per_trial: expected 1 for scheduler pbt, got {workers}")
+
+
+def explore(
+    space: Space, params: dict[str, Any], seed: int, number: int, epoch: int, resample: float
+) -> dict[str, Any]:
+    """The settings of a trial that takes over another's, whose `params` they are, changed at random.
+
+    A number is multiplied with one of `FACTORS` within its range, a listed value replaced by a neighbour; with
+    probability `resample` it is drawn anew. The same seed, trial and epoch change them the same way. Where the changed
+    values do not go together the other's stay.
+    """
+    changed: dict[str, Any] = {}
+    for path in space.in_order():
+        if not space.is_active(path, changed):
+            continue
+        distribution = space.distributions[path]
+        anew, how = (fraction(seed, number, epoch, f"pbt.{draw}.{path}") for draw in ("anew", "how"))
+        if path not in params or anew < resample:
+            changed[path] = distribution.at(how)
+        else:
+            changed[path] = _moved(distribution, params[path], up=how >= 0.5)
+    try:
+        space.config(changed)
+    except UserError:
+        return params
+    return changed
+
+
+def _moved(distribution: Distribution, value: Any, up: bool) -> Any:
+    if distribution.kind in LISTED:
+        place = distribution.values.index(value) + (1 if up else -1)
+        return distribution.values[min(max(place, 0), len(distribution.values) - 1)]
+    low, high = distribution.values
+    moved = value * FACTORS[up]
+    if distribution.kind in ("int", "logint"):
+        moved = max(value + 1, round(moved)) if up else min(value - 1, round(moved))
+    return min(max(moved, low), high)

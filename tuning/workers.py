@@ -1,0 +1,95 @@
+"""One trial on several workers: a TorchTrainer inside the Tune trial, which itself computes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tuning.config import Config
+from tuning.faults import causes
+from tuning.micro_batches import is_out_of_memory
+from tuning.trial import train
+
+
+def train_on_workers(spec: dict[str, Any], config: Config, reference: Any) -> None:
+    """Train a trial data-parallel (DDP).
+
+    A group that ran out of memory begins again from its last checkpoint with batches in parts, half as large each
+    time: one worker alone can't split its batch, since the others wait for each of its steps. With a share of a GPU
+    that is left to the search, which gives the trial a larger one.
+
+    Args:
+        spec: as for `tuning.trial.train`, with `scratch`, a folder for Ray Train.
+        config: its configuration.
+        reference: to the data in Ray's object store.
+
+    Raises:
+        Exception: the worker's own, as with one worker; of several workers the one that tells most.
+    """
+    from ray.train import TrainingFailedError
+
+    clips = -(-config.training.batch_size // config.resources.workers_per_trial)
+    while True:
+        try:
+            _make_trainer(spec, config, reference).fit()
+            return
+        except TrainingFailedError as error:
+            own = worker_error(error)
+            if not is_out_of_memory(own) or clips < 2 or 0 < spec["gpus_per_worker"] < 1:
+                raise own from error
+        clips = -(-clips // 2)
+        spec = {**spec, "clips_at_once": clips}
+
+
+def worker_error(error: BaseException) -> BaseException:
+    """What failed in a group of workers: a lost machine, too little memory, else the first error that is no echo.
+
+    When one worker fails, the others say that a connection was closed.
+    """
+    from ray.exceptions import RayActorError, RayError
+
+    found = [e for e in causes(error) if not type(e).__module__.startswith("ray.train")]
+    for wanted in (RayActorError, RayError):
+        lost = next((e for e in found if isinstance(e, wanted)), None)
+        if lost is not None:
+            return lost
+    out_of_memory = next((e for e in found if is_out_of_memory(e)), None)
+    told = [e for e in found if "onnection closed" not in str(e)]
+    return out_of_memory or next(iter(told or found), error)
+
+
+def _make_trainer(spec: dict[str, Any], config: Config, reference: Any) -> Any:
+    from ray.train import RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.tune.integration.ray_train import TuneReportCallback
+
+    resources = config.resources
+    gpus = spec["gpus_per_worker"]
+    per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
+    return TorchTrainer(
+        _train_worker,
+        train_loop_config={"spec": spec, "reference": [reference]},
+        scaling_config=ScalingConfig(
+            num_workers=resources.workers_per_trial, use_gpu=bool(gpus), resources_per_worker=per_worker
+        ),
+        run_config=RunConfig(
+            name=f"{spec['search']}-{spec['number']:04d}",
+            storage_path=spec["scratch"],
+            callbacks=[TuneReportCallback()],
+        ),
+    )
+
+
+def _train_worker(loop: dict[str, Any]) -> None:
+    import ray
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    train(
+        loop["spec"],
+        ray.get(loop["reference"][0]),
+        ray.train.report,
+        rank=context.get_world_rank(),
+        world_size=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    )
