@@ -17,7 +17,15 @@ from models.layers import (
     zero_padding,
 )
 from models.lstm import LSTM, Bidirectional, last_state
-from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
+from models.pooling import (
+    NUM_STATISTICS,
+    NUM_TRENDS,
+    Pool,
+    max_over_frames,
+    mean_over_frames,
+    statistics_and_trends,
+    statistics_over_frames,
+)
 from models.settings import CRNNSettings
 
 
@@ -144,7 +152,7 @@ class CRNN(nn.Module):
             rates = settings.lstm_dropout, settings.recurrent_dropout
             self.lstms.append(lstm(width, units, *rates, settings.lstm_activation))
             width = 2 * units if settings.bidirectional else units
-        width *= NUM_STATISTICS if settings.summary == "statistics" else 1
+        width *= {"statistics": NUM_STATISTICS, "trends": NUM_STATISTICS + NUM_TRENDS}.get(settings.summary, 1)
         self.input_statistics = settings.input_statistics
         width += NUM_STATISTICS * num_features if settings.input_statistics else 0
         self.summary_norm = BatchNorm(width, settings.bn_momentum) if settings.summary_norm else None
@@ -208,12 +216,14 @@ class CRNN(nn.Module):
         return lengths if masks else None
 
     def _summarise(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
-        if self.summary == "mean":
-            return mean_over_frames(sequence, lengths)
-        if self.summary == "max":
-            return max_over_frames(sequence, lengths)
-        if self.summary == "statistics":
-            return statistics_over_frames(sequence, lengths)
+        functions = {
+            "mean": mean_over_frames,
+            "max": max_over_frames,
+            "statistics": statistics_over_frames,
+            "trends": statistics_and_trends,
+        }
+        if self.summary in functions:
+            return functions[self.summary](sequence, lengths)
         return last_state(sequence, lengths, self.bidirectional)
 
 

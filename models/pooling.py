@@ -148,3 +148,32 @@ def statistics_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
             changes = changes.masked_fill(~valid[:, lag:], 0)
         found.append(changes.sum(1) / (count - lag).clamp(min=1))
     return torch.cat(found, dim=1)
+
+
+NUM_TRENDS = 2
+
+
+def trends_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """How each channel rises and bends from a clip's first frame to its last, in its own deviations, without padding.
+
+    [B, T, C] -> [B, NUM_TRENDS * C]: the mean over frames of d * t / sd, then of d * (t**2 - 1/3) / sd, where d is the
+    difference from the mean, sd the deviation of `statistics_over_frames`, and t runs from -1 to 1 over the clip: its
+    projections on the first two Legendre polynomials (but for their norms).
+    """
+    batch, frames, _ = sequence.shape
+    if lengths is None:
+        lengths = torch.full((batch,), frames, device=sequence.device)
+    valid = valid_frames(lengths, frames)
+    count = lengths[:, None].to(sequence.dtype)
+    mean = sequence.masked_fill(~valid, 0).sum(1) / count
+    centred = (sequence - mean[:, None]).masked_fill(~valid, 0)
+    deviation = (centred.square().sum(1) / count + 1e-5).sqrt()
+    steps = torch.arange(frames, device=sequence.device, dtype=sequence.dtype) + 0.5
+    time = (2 * steps / count - 1).unsqueeze(2)
+    slope, bend = ((centred * shape).sum(1) / count / deviation for shape in (time, time.square() - 1 / 3))
+    return torch.cat([slope, bend], dim=1)
+
+
+def statistics_and_trends(sequence: Tensor, lengths: Tensor | None) -> Tensor:
+    """`statistics_over_frames` and `trends_over_frames` side by side. [B, T, C] -> [B, 9 C]."""
+    return torch.cat([statistics_over_frames(sequence, lengths), trends_over_frames(sequence, lengths)], dim=1)

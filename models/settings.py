@@ -41,10 +41,10 @@ class CRNNSettings(BaseModel):
     bidirectional: bool = Field(False, description="every LSTM also reads backwards; outputs are concatenated")
     lstm_dropout: float = Field(0.3, ge=0, lt=1, description="dropout on each LSTM's input, one mask for all frames")
     recurrent_dropout: float = Field(0.2, ge=0, lt=1, description="dropout on each LSTM's recurrent weights")
-    summary: Literal["last", "last_valid", "mean", "max", "statistics"] = Field(
+    summary: Literal["last", "last_valid", "mean", "max", "statistics", "trends"] = Field(
         "last",
         description="sequence to vector: last step; or, without padding, last step, mean, maximum, or mean, deviation "
-        "and changes over time (statistics)",
+        "and changes over time (statistics), and with them slope and bend over the clip (trends)",
     )
     input_statistics: bool = Field(False, description="the input's own statistics join the summary")
     summary_norm: bool = Field(False, description="batch-norm of the summary (at bn_momentum)")
@@ -81,7 +81,8 @@ class CRNNSettings(BaseModel):
             if any(not 0 <= rate < 1 for rate in getattr(self, name) or []):
                 raise ValueError(f"{name}: expected rates in [0, 1), got {getattr(self, name)}")
         if not self.lstm_units and self.summary in ("last", "last_valid"):
-            raise ValueError(f"summary: expected mean, max or statistics where lstm_units is empty, got {self.summary}")
+            known = "mean, max, statistics or trends"
+            raise ValueError(f"summary: expected {known} where lstm_units is empty, got {self.summary}")
         if not self.conv_filters and self.conv_block == "residual":
             raise ValueError("conv_block: expected standard or single where conv_filters is empty, got residual")
         if not self.dense_units and self.head == "skip":

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from tuning import plots
 from tuning.class_metrics import confusion, softmax
 from tuning.config import Config
+from tuning.intervals import CONFIDENCE
 from tuning.search.folder import TrialRecord, read_progress, write_json, write_text
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class Tested:
     constant: dict[str, float]
     trials: list[int]  # those that predict together, the winner first
     winner_alone: dict[str, float]
+    intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups
+    num_groups: int
 
 
 def write_model(
@@ -72,12 +75,26 @@ def write_model(
     write_json(best / "features.json", config.features.model_dump(mode="json") | normalisation)
 
 
-def write_test(best: Path, config: Config, winner: TrialRecord, epochs: int, tested: Tested) -> None:
-    """Metrics and a line for each test clip; of classification also the confusions and the errors."""
+def write_test(
+    best: Path,
+    config: Config,
+    winner: TrialRecord,
+    epochs: int,
+    tested: Tested,
+    repeated: dict[str, Any] | None = None,
+) -> None:
+    """Metrics and a line for each test clip; of classification also the confusions and the errors.
+
+    `repeated` is what repetitions of the best trials said, if there were any.
+    """
     figures = {"trial": winner.number, "epochs": epochs, "validation": winner.metrics}
     if len(tested.trials) > 1:
         figures |= {"ensemble": tested.trials, "winner_alone": tested.winner_alone}
-    write_json(best / "metrics.json", figures | {"test": tested.metrics, "constant": tested.constant})
+    if repeated is not None:
+        figures |= {"repeated": repeated}
+    bootstrap = {"groups": tested.num_groups, "confidence": CONFIDENCE, "intervals": tested.intervals}
+    figures |= {"test": tested.metrics, "bootstrap": bootstrap, "constant": tested.constant}
+    write_json(best / "metrics.json", figures)
     if config.task.name == "regression":
         targets = config.task.targets
         header = ["clip", "group", *targets, *(f"predicted_{target}" for target in targets)]
@@ -136,7 +153,7 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
         print(f"ensemble  trials {', '.join(map(str, tested.trials))} predict together")
     table = Table(box=None, pad_edge=False, header_style="bold")
     together = len(tested.trials) > 1
-    columns = ["validation", *(["test, winner"] if together else []), "test", "constant"]
+    columns = ["validation", *(["test, winner"] if together else []), "test", "95 % interval", "constant"]
     for heading in ("metric", *columns):
         table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name in names:
@@ -145,10 +162,14 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
                 winner.metrics.get(f"val_{name}"),
                 *([tested.winner_alone.get(f"test_{name}")] if together else []),
                 tested.metrics[f"test_{name}"],
-                tested.constant.get(f"test_{name}"),
             )
-            table.add_row(name, *("" if cell is None else f"{cell:.4f}" for cell in cells))
+            low_high = tested.intervals.get(f"test_{name}")
+            constant = tested.constant.get(f"test_{name}")
+            shown = ["" if cell is None else f"{cell:.4f}" for cell in cells]
+            shown += [f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""]
+            table.add_row(name, *shown, "" if constant is None else f"{constant:.4f}")
     Console(file=sys.stdout, width=100, highlight=False).print(table)
+    print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
 
 
 def _write_table(file: Path, header: list[str], rows: list[list[Any]]) -> None:

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.checks import UserError
+from tuning.checks import UserError, nearest
 from tuning.command import run_command
 from tuning.config import Config, parse_config
 
@@ -21,12 +21,16 @@ if TYPE_CHECKING:
     from tuning.space import Space
 
 USAGE = """\
-python -m tuning.finalize results/NAME [ensemble=K] [again=true]
+python -m tuning.finalize results/NAME [top=K seeds=N] [ensemble=K] [again=true]
 
-Retrains the winner of a finished search on its training and validation clips, for as many epochs as its best one
-took (after inner folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
-results/NAME/best/. With ensemble=K the K best trials are retrained and predict together. A second look at the test is
-refused unless again=true; every look is recorded. A search in an object store is named s3://bucket/prefix/NAME.
+With top=K the K best trials are first repeated with N other seeds (3 unless given) on the search's own split, and the
+winner is the one with the best mean; who can't be told apart from it is said. Without, it is the best trial.
+
+Retrains the winner on the search's training and validation clips, for as many epochs as its best one took (after inner
+folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
+results/NAME/best/. With ensemble=K the K best trials are retrained and predict together. Intervals of the test figures
+are by bootstrap over speakers or artists. A second look at the test is refused unless again=true; every look is
+recorded. A search in an object store is named s3://bucket/prefix/NAME.
 
 best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
 confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
@@ -39,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    again, ensemble, paths = _read(arguments)
+    options, paths = _read(arguments)
     if len(paths) != 1:
         raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
     from datasets.storage import exists, is_uri
@@ -55,30 +59,40 @@ def _main(arguments: list[str]) -> None:
     if not is_uri(location):
         refuse_mirror(Path(location))
     with open_folder(*split_location(location)) as folder:
-        finalize(folder, again, ensemble)
+        finalize(folder, **options)
         if folder.remote:
             print(f"storage   {folder.remote}")
 
 
-def _read(arguments: list[str]) -> tuple[bool, int, list[str]]:
-    again, ensemble, paths = False, 1, []
+def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
+    options: dict[str, Any] = {}
+    paths = []
     for argument in arguments:
-        name, _, value = argument.partition("=")
+        name, equals, value = argument.partition("=")
         if argument == "again=true":
-            again = True
-        elif name == "ensemble":
+            options["again"] = True
+        elif name in ("ensemble", "top", "seeds"):
             if not value.isdigit() or int(value) < 1:
-                raise UserError(f"ensemble: expected a number of trials from 1, got '{value}'")
-            ensemble = int(value)
+                what = "seeds" if name == "seeds" else "trials"
+                raise UserError(f"{name}: expected a number of {what} from 1, got '{value}'")
+            options[name] = int(value)
+        elif equals and name.isidentifier():
+            known = ("top", "seeds", "ensemble", "again")
+            raise UserError(f"{name}: expected one of {', '.join(known)}{nearest(name, known)}")
         else:
             paths.append(argument)
-    return again, ensemble, paths
+    if "seeds" in options and options.get("top", 1) < 2:
+        raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
+    return options, paths
 
 
-def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> dict[str, float]:
+def finalize(
+    folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
+) -> dict[str, float]:
     """Retrain the winner, or the best `ensemble` trials, test, write `best/`; the test's metrics.
 
-    Several trials are one predictor: the mean of their outputs, of classes of their probabilities.
+    The winner is the best trial, or of the `top` best ones, each repeated with `seeds` other seeds, that with the best
+    mean. Several trials are one predictor: the mean of their outputs, of classes of their probabilities.
 
     Raises:
         UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
@@ -87,6 +101,8 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     import numpy as np
 
     from tuning.best import Tested, draw, print_scores, write_model, write_test
+    from tuning.card import write_card
+    from tuning.intervals import group_intervals
     from tuning.plan import read_corpus
     from tuning.search.folder import write_json
     from tuning.search.starting import when_needed
@@ -102,15 +118,19 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
             f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
         )
     space = read_recorded(folder.path / "config.yaml")
-    chosen = _top(folder, space, ensemble)
-    winner, config = chosen[0]
-    corpus, split = read_corpus(config)
-    folder.check_identity(space, corpus_fingerprint(corpus, config))
-    prepared = prepare_features(space, config, corpus, split, when_needed(config))
+    chosen = _top(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    corpus, split = read_corpus(chosen[0][1])
+    folder.check_identity(space, corpus_fingerprint(corpus, chosen[0][1]))
+    prepared = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
     split = usable_split(split, prepared)
     if not split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
+    repeated = _repeat(folder, space, chosen[:top], seeds, corpus, split, prepared) if top > 1 else None
+    if repeated is not None:
+        chosen.insert(0, chosen.pop(next(i for i, (r, _) in enumerate(chosen) if r.number == repeated["winner"])))
+    chosen = chosen[:ensemble]
+    winner, config = chosen[0]
     best, members = folder.path / "best", []
     for record, settings in chosen:
         known = _data(space, prepared, corpus, split, settings)
@@ -123,6 +143,7 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
         if record is winner:
             task, epochs, ids, targets = training.task, training.epoch, data.val_ids.tolist(), data.val_targets
             constant = task.constant_baseline(data.train_targets, targets)
+            num_parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     outputs = task.mean_outputs(members)
     metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
     alone = {f"test_{name}": value for name, value in task.metrics(targets, members[0]).items()}
@@ -133,20 +154,46 @@ def finalize(folder: SearchFolder, again: bool = False, ensemble: int = 1) -> di
     folder.flush()
     constant = {f"test_{name.removeprefix('val_')}": value for name, value in constant.items()}
     group_of = {clip.id: clip.group for clip in split.test}
-    tested = Tested(ids, [group_of[clip] for clip in ids], targets, outputs, metrics, constant, numbers, alone)
-    write_test(best, config, winner, epochs, tested)
+    groups = [group_of[clip] for clip in ids]
+    intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
+    intervals = {f"test_{name}": interval for name, interval in intervals.items()}
+    tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
+    write_test(best, config, winner, epochs, tested, repeated)
     print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
     print_scores(config, winner, tested)
     draw(best, config, winner, folder.trial(winner.number), tested)
+    write_card(folder, config, winner, corpus, split, tested, repeated, num_parameters)
     print(f"model     {best}")
     return metrics
+
+
+def _repeat(
+    folder: SearchFolder,
+    space: Space,
+    chosen: list[tuple[TrialRecord, Config]],
+    seeds: int,
+    corpus: Corpus,
+    split: Split,
+    prepared: dict[str, Any],
+) -> dict[str, Any]:
+    """The trials repeated, and who won, for the record."""
+    from tuning.config import RunSettings
+    from tuning.plan import Plan
+    from tuning.replicates import choose, replicate, written
+    from tuning.tasks import check_metric
+
+    config, records = space.fixed(), [record for record, _ in chosen]
+    mode = check_metric(space, config)
+    plan = Plan(RunSettings(name=folder.name), space, config, mode, {}, 0)
+    scores = replicate(folder, plan, records, seeds, corpus, split, prepared)
+    return written(records, scores, choose(records, scores, config.search.metric, mode), config)
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _top(folder: SearchFolder, space: Space, count: int) -> list[tuple[TrialRecord, Config]]:
+def _top(folder: SearchFolder, space: Space, option: str, count: int) -> list[tuple[TrialRecord, Config]]:
     """The best trials with their configurations, the winner first."""
     from tuning.leaderboard import rank
     from tuning.tasks import check_metric
@@ -163,7 +210,7 @@ def _top(folder: SearchFolder, space: Space, count: int) -> list[tuple[TrialReco
             f"{f'trials that have not ended ({running})' if running else 'no trial with a result'}"
         )
     if len(ranked) < count:
-        raise UserError(f"ensemble: expected at most the {len(ranked)} trials with a result, got {count}")
+        raise UserError(f"{option}: expected at most the {len(ranked)} trials with a result, got {count}")
     found = []
     for record in ranked[:count]:
         params = json.loads((folder.trial(record.number) / "params.json").read_text(encoding="utf-8"))

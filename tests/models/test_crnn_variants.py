@@ -75,6 +75,7 @@ VARIANTS = {
 STATISTICS = {"conv_dropout": [0], "lstm_units": [], "summary": "statistics"}
 OWN = {
     "statistics": STATISTICS | {"summary_norm": True, "summary_dropout": 0.2},
+    "trends_of_convolutions": STATISTICS | {"summary": "trends", "summary_norm": True},
     "statistics_of_lstm": {"lstm_units": [64], "bidirectional": True, "summary": "statistics"},
     "statistics_of_the_input": STATISTICS | {"conv_filters": [], "summary_norm": True},
     "input_beside_the_last_state": {"input_statistics": True, "summary_norm": True, "summary_dropout": 0.2},
@@ -196,6 +197,7 @@ MASKED = {
     "global_mean": {"summary": "mean", "lstm_units": []},
     "global_max": {"summary": "max", "lstm_units": []},
     "statistics": {"summary": "statistics"},
+    "trends": {"summary": "trends"},
     "statistics_norm": {"summary": "statistics", "lstm_units": [], "summary_norm": True},
     "statistics_of_the_input": {"summary": "statistics", "lstm_units": [], "conv_filters": []},
     "input_statistics": {"summary": "mean", "input_statistics": True},
@@ -324,7 +326,7 @@ def test_a_clip_shorter_than_its_poolings_is_finite():
         ({"dense_dropouts": [0.4]}, r"dense_dropouts: expected one rate per layer of dense_units \(2\), got 1"),
         ({"dense_dropouts": [0.4, 1]}, r"dense_dropouts: expected rates in \[0, 1\), got \[0.4, 1.0\]"),
         ({"conv_dropout": [-0.1]}, r"conv_dropout: expected rates in \[0, 1\), got \[-0.1\]"),
-        ({"lstm_units": []}, "summary: expected mean, max or statistics where lstm_units is empty, got last"),
+        ({"lstm_units": []}, "summary: expected mean, max, statistics or trends where lstm_units is empty, got last"),
         ({"conv_filters": [], "conv_block": "residual"}, "conv_block: expected standard or single"),
         ({"head": "skip", "dense_units": []}, "head: expected dense where dense_units is empty, got skip"),
         ({"pooling": "median"}, "pooling"),

@@ -6,7 +6,16 @@ import torch
 from keras_reference import keras
 from keras_reference import layers as keras_layers
 
-from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
+from models.pooling import (
+    NUM_STATISTICS,
+    NUM_TRENDS,
+    Pool,
+    max_over_frames,
+    mean_over_frames,
+    statistics_and_trends,
+    statistics_over_frames,
+    trends_over_frames,
+)
 
 KINDS = ["max", "average"]
 
@@ -150,3 +159,20 @@ def test_statistics_equal_numpy_on_each_clip_alone():
     torch.testing.assert_close(
         statistics_over_frames(sequence, torch.full((4,), 40)), statistics_over_frames(sequence, None)
     )
+
+
+def test_trends_equal_numpy_on_each_clip_alone():
+    sequence, lengths = torch.randn(4, 40, 3), torch.tensor([40, 21, 1, 9])
+    sequence[1] += 0.3 * torch.arange(40)[:, None]  # what rises has a positive slope
+    found = trends_over_frames(sequence, lengths)
+    for clip, length, row in zip(sequence.numpy(), lengths.tolist(), found, strict=True):
+        values = clip[:length]
+        time = np.array([(2 * number + 1) / length - 1 for number in range(length)])[:, None]
+        normal = (values - values.mean(axis=0)) / np.sqrt(values.var(axis=0) + 1e-5)
+        literal = [np.mean(normal * time, axis=0), np.mean(normal * (time**2 - 1 / 3), axis=0)]
+        np.testing.assert_allclose(row, np.concatenate(literal), atol=1e-5)
+    assert (found[1, :3] > 0.5).all()
+    torch.testing.assert_close(trends_over_frames(sequence, torch.full((4,), 40)), trends_over_frames(sequence, None))
+    both = statistics_and_trends(sequence, lengths)
+    assert torch.equal(both, torch.cat([statistics_over_frames(sequence, lengths), found], 1))
+    assert both.shape == (4, 3 * (NUM_STATISTICS + NUM_TRENDS))

@@ -27,7 +27,7 @@ def test_the_winner_is_tested_once_and_the_look_is_recorded(finished, capsys):
     assert "on 200 clips" in output and "40 sealed clips" in output
     best = finished / "best"
     names = {"config.yaml", "model.safetensors", "labels.json", "features.json", "metrics.json", "test_predictions.csv"}
-    names |= {"history.png", "scatter.png"}
+    names |= {"history.png", "scatter.png", "MODEL_CARD.md"}
     assert {path.name for path in best.iterdir()} == names
     metrics = json.loads((best / "metrics.json").read_text())
     first = next(csv.DictReader((finished / "leaderboard.csv").open()))
@@ -35,6 +35,10 @@ def test_the_winner_is_tested_once_and_the_look_is_recorded(finished, capsys):
     rows = list(csv.DictReader((best / "test_predictions.csv").open()))
     wanted, found = (np.array([float(row[name]) for row in rows]) for name in ("arousal", "predicted_arousal"))
     assert metrics["test"]["test_r2_arousal"] == pytest.approx(r2_score(wanted, found), abs=1e-5)
+    card = (best / "MODEL_CARD.md").read_text()
+    low, high = metrics["bootstrap"]["intervals"]["test_r2_arousal"]
+    assert f"| r2_arousal | {metrics['test']['test_r2_arousal']:.3f} | {low:.3f} to {high:.3f} |" in card
+    assert "| training | 200 | 20 |" in card and "None" not in card
     assert finalize.main([str(finished)]) == 2
     assert "nobody has looked at, got one tested on" in capsys.readouterr().err
     assert finalize.main([str(finished), "again=true"]) == 0
@@ -90,6 +94,56 @@ def test_several_trials_predict_their_mean(finished, capsys):
     assert finalize.main([str(finished), "ensemble=3", "again=true"]) == 2
     assert "ensemble: expected at most the 2 trials with a result, got 3" in capsys.readouterr().err
     assert finalize.main([str(finished), "ensemble=x"]) == 2
+
+
+def test_the_best_trials_are_repeated_with_other_seeds(finished, tmp_path, capsys):
+    import shutil
+
+    from tuning.search.folder import SearchFolder
+
+    shutil.copytree(finished, copy := tmp_path / "crnn", ignore=shutil.ignore_patterns("best", "test_looks.json"))
+    assert finalize.main([str(copy), "top=2", "seeds=2"]) == 0
+    printed = capsys.readouterr().out
+    metrics = json.loads((copy / "best" / "metrics.json").read_text())
+    repeated = metrics["repeated"]
+    assert repeated["seeds"] == [43, 44]
+    records = {record.number: record for record in SearchFolder(tmp_path, "crnn").records()}
+    means = {number: np.mean(scores) for number, scores in repeated["scores"].items()}
+    assert str(metrics["trial"]) == str(repeated["winner"]) == min(means, key=means.get)
+    for number, scores in repeated["scores"].items():
+        assert len(scores) == 2 and len({*scores, records[int(number)].metrics["val_loss"]}) == 3
+        assert f"trial {number}: val_loss {means[number]:.4f} ± " in printed
+    own = next((copy / "replicates").glob("*/trials"))
+    configs = [json.loads((own / f"{n:04d}" / "params.json").read_text())["config"] for n in (1, 2, 3, 4)]
+    assert [config["seed"] for config in configs] == [43, 44, 43, 44]
+    first = next(iter(repeated["scores"]))
+    as_searched = json.loads((copy / "trials" / f"{int(first):04d}" / "params.json").read_text())["config"]
+    sections = ("features", "model", "optim", "loss", "training")
+    assert all(configs[0][section] == as_searched[section] for section in sections)
+
+    written = {path: path.stat().st_mtime_ns for path in own.rglob("result.json")}
+    assert len(written) == 4
+    assert finalize.main([str(copy), "top=2", "seeds=2", "again=true"]) == 0
+    assert {path: path.stat().st_mtime_ns for path in own.rglob("result.json")} == written
+    low, high = metrics["bootstrap"]["intervals"]["test_r2_arousal"]
+    assert metrics["bootstrap"]["groups"] == 4 and low < metrics["test"]["test_r2_arousal"] < high
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("top=3", "top: expected at most the 2 trials with a result, got 3"),
+        ("top=x", "top: expected a number of trials from 1, got 'x'"),
+        ("seeds=3", "seeds: expected top=K with at least 2 trials to repeat, got none"),
+        ("tops=3", "tops: expected one of top, seeds, ensemble, again; did you mean 'top'?"),
+    ],
+)
+def test_wrong_options_are_refused(finished, tmp_path, capsys, option, message):
+    import shutil
+
+    shutil.copytree(finished, copy := tmp_path / "crnn", ignore=shutil.ignore_patterns("best", "test_looks.json"))
+    assert finalize.main([str(copy), option]) == 2
+    assert message in capsys.readouterr().err
 
 
 def predictions(folder):
