@@ -254,7 +254,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
     parser.add_argument("--instants", type=int, default=20, help="kills for each algorithm")
-    parser.add_argument("--epochs", type=int, default=12, help="of each trial")
+    parser.add_argument("--epochs", type=int, default=40, help="of each trial")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--prepared", help="folder of prepared features to use again (default: a temporary one)")
     parser.add_argument("--out", help="file to write the table to")

@@ -42,11 +42,11 @@ def killed(search, kills, seconds):
 
 @pytest.mark.parametrize("algorithm", ["grid", pytest.param("optuna", marks=pytest.mark.slow)])
 def test_a_killed_search_ends_as_an_undisturbed_one(ray_session, tmp_path, algorithm):
-    arguments = settings(algorithm, tmp_path, epochs=6)
+    arguments = settings(algorithm, tmp_path, epochs=20)
     calm = Search(tmp_path / "calm", arguments)
     run(*calm.arguments)
     cut = Search(tmp_path / algorithm, arguments)
-    found = killed(cut, 2, 3.0)
+    found = killed(cut, 2, 1.5)
     assert found.kills == 2
     assert all(0 <= epochs <= 1 for epochs in found.lost), found
     rows = cut.ranking()

@@ -22,7 +22,7 @@ Trains a trial (by its number; the best one unless given) again from its record,
 and compares every loss and metric of every epoch. On CPU, one worker, they are equal to the last bit; the exit code is
 then 0, else 1. Nothing of the search is changed, and no test clip is read.
 """
-NOT_COMPARED = ("seconds", "epoch", "fold", "best_epoch", "fold_epochs")
+COMPARED = ("train_loss", "penalty", "learning_rate")  # and everything of the validation
 
 
 class _Enough(Exception):  # noqa: N818
@@ -151,7 +151,7 @@ def compare(
     largest, where, count = 0.0, "", 0
     for number, (old, new) in enumerate(zip(recorded, rows, strict=False), start=1):
         for name, value in old.items():
-            if name in NOT_COMPARED or not value:
+            if not value or not (name in COMPARED or name.startswith("val_")):
                 continue
             count += 1
             found = new.get(name)

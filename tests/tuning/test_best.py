@@ -47,7 +47,7 @@ def test_files_of_the_test_agree_with_each_other_and_with_scikit_learn(job):
     best = job / "ser" / "best"
     assert {path.name for path in best.iterdir()} == {
         *("config.yaml", "model.safetensors", "labels.json", "features.json", "metrics.json", "test_predictions.csv"),
-        *("confusion.csv", "confusion.png", "errors.csv", "history.png"),
+        *("confusion.csv", "confusion.png", "errors.csv", "history.png", "MODEL_CARD.md"),
     }
     assert json.loads((best / "labels.json").read_text()) == {"classes": CLASSES}
     rows = read(best / "test_predictions.csv")
@@ -83,12 +83,13 @@ def test_errors_are_all_of_them_and_the_most_confident_come_first(job):
 def test_the_table_shows_the_metrics_of_classes(job, capsys):
     finalize.main([str(job / "ser"), "again=true"])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    start = lines.index(["metric", "validation", "test", "constant"])
+    start = lines.index(["metric", "validation", "test", "95", "%", "interval", "constant"])
     metrics = json.loads((job / "ser" / "best" / "metrics.json").read_text())
     for line, name in zip(lines[start + 1 :], ("uar", "accuracy", "f1", "calibration_error"), strict=False):
         figures = metrics["validation"][f"val_{name}"], metrics["test"][f"test_{name}"]
-        assert line[:3] == [name, *(f"{figure:.4f}" for figure in figures)]
-    assert lines[start + 5][0] == "model"
+        low, high = metrics["bootstrap"]["intervals"][f"test_{name}"]
+        assert line[:6] == [name, *(f"{figure:.4f}" for figure in figures), f"{low:.4f}", "to", f"{high:.4f}"]
+    assert lines[start + 5][0] == "intervals"
     assert metrics["constant"]["test_uar"] == pytest.approx(0.2)
 
 

@@ -39,7 +39,22 @@ def last(folder):
     return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
 
 
-def test_a_poor_trial_goes_on_from_the_best_ones_weights_with_changed_settings(ray_session, tmp_path, prepared):
+def test_a_poor_trial_takes_over_in_a_search(ray_session, tmp_path, prepared):
+    fewer = (*(a for a in SPACE if "num_trials" not in a), "search.num_trials=2", "search.exploit_share=0.5")
+    run(*fewer, TINY[0], "training.epochs=3", f"storage={tmp_path}", f"data.prepared={prepared}")
+    trials = tmp_path / "crnn" / "trials"
+    rows = {number: read_progress(trials / f"{number:04d}") for number in (1, 2)}
+    scores = {number: float(found[1]["val_loss"]) for number, found in rows.items()}
+    loser, best = max(scores, key=scores.__getitem__), min(scores, key=scores.__getitem__)
+    [entry] = exploits(trials / f"{loser:04d}")
+    assert (entry["epoch"], entry["trial"]) == (2, best) and not exploits(trials / f"{best:04d}")
+    after = float(rows[loser][2]["val_loss"])
+    assert abs(after - scores[best]) < abs(after - scores[loser])
+    assert float(rows[loser][2]["learning_rate"]) == pytest.approx(entry["after"]["optim.learning_rate"])
+
+
+@pytest.mark.slow
+def test_a_population_takes_the_same_course_at_any_concurrency_and_is_extended(ray_session, tmp_path, prepared):
     arguments = (*SPACE, TINY[0], "training.epochs=5", f"storage={tmp_path}", f"data.prepared={prepared}")
     run(*arguments, "name=one", "search.max_concurrent=1")
     trials = tmp_path / "one" / "trials"
