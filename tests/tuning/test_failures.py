@@ -87,6 +87,7 @@ def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint(ray_session, tmp_pa
     assert capsys.readouterr().out.count("trial 2 goes on from its last checkpoint: its worker died") == 2
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_again_and_again_is_given_up(ray_session, tmp_path):
     faults = {1: {"how": "killed", "epoch": 2, "times": 99}}
     folder, records = search(tmp_path, faults, "search.num_trials=2", "resources.max_restarts=1")
