@@ -75,7 +75,7 @@ def trained(folder, number):
     return [int(line) for line in (folder.trial(number) / "checkpoints" / "trained").read_text().split()]
 
 
-@pytest.mark.parametrize("scheduler", ["none", "asha"])
+@pytest.mark.parametrize("scheduler", [pytest.param("none", marks=pytest.mark.slow), "asha"])
 def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint(ray_session, tmp_path, capsys, scheduler):
     faults = {2: {"how": "killed", "epoch": 3, "times": 2}}
     folder, records = search(tmp_path, faults, "search.num_trials=3", f"search.scheduler={scheduler}")

@@ -91,7 +91,7 @@ def row_of(epoch):
     ("before", "how"),
     [
         pytest.param(True, "full", id="checkpoint-full"),
-        pytest.param(False, "read-only", id="row-read-only"),
+        pytest.param(False, "read-only", id="row-read-only", marks=pytest.mark.slow),
         pytest.param(True, "read-only", id="checkpoint-read-only", marks=pytest.mark.slow),
         pytest.param(False, "full", id="row-full", marks=pytest.mark.slow),
     ],

@@ -103,7 +103,7 @@ def test_fresh_archives_the_earlier_search(ray_session, tmp_path, prepared):
     assert len(ranking(tmp_path / "crnn")) == 1
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, tmp_path, prepared, number):
     common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=2", *TINY[:-1], "name=cut")
     arguments = (*common, "training.epochs=60", "training.patience=null")

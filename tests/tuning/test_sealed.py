@@ -13,7 +13,7 @@ TINY = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("inner", [[], ["split.inner_folds=3"]])
+@pytest.mark.parametrize("inner", [[], pytest.param(["split.inner_folds=3"], marks=pytest.mark.slow)])
 def test_a_search_ends_the_same_without_the_test_shards(ray_session, tmp_path, inner):
     arguments = [*TINY, *inner, f"data.prepared={tmp_path / 'prepared'}", f"storage={tmp_path / 'results'}"]
     run(*arguments, "name=before")
