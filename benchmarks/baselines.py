@@ -29,15 +29,15 @@ from datasets.shards import Prepared
 from datasets.splits import Split
 from tuning import run
 from tuning.checks import UserError
-from tuning.config import Config, parse_config
-from tuning.leaderboard import rank
+from tuning.config import Config
 from tuning.metrics import METRICS
 from tuning.plan import read_corpus
+from tuning.recorded import config_of, space_of, with_results
 from tuning.search.folder import SearchFolder, TrialRecord
 from tuning.search.starting import when_needed
-from tuning.space import Space, read_recorded
+from tuning.space import Space
 from tuning.stages import corpus_fingerprint, prepare_features, stored, usable_split, variant_key
-from tuning.tasks import check_metric, task_of
+from tuning.tasks import task_of
 
 # The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
 SVR_C, SVR_EPSILON = 1.0, 0.1
@@ -66,19 +66,11 @@ def read_search(place: str, storage: str) -> Search:
     folder = SearchFolder(path.parent, path.name)
     if not folder.exists:
         raise UserError(f"expected the folder of a search, with its config.yaml, got '{place}'")
-    space = read_space(path)
-    shared = space.fixed()
-    metric = shared.search.metric
-    ranked = rank(folder.records(), metric, check_metric(space, shared))
-    if not ranked or ranked[0].status == "failed" or metric not in ranked[0].metrics:
+    space = space_of(folder)
+    ranked = with_results(folder, space)
+    if not ranked:
         raise UserError(f"expected a search with a ranked trial, got '{path}'")
-    params = json.loads((folder.trial(ranked[0].number) / "params.json").read_text(encoding="utf-8"))
-    return Search(folder, space, ranked[0], parse_config(params["config"]))
-
-
-def read_space(path: Path) -> Space:
-    """The space in a search's folder as it was searched: a whole one, so that no corpus default is laid over it."""
-    return read_recorded(path / "config.yaml")
+    return Search(folder, space, ranked[0], config_of(folder, ranked[0].number))
 
 
 def read_parts(search: Search) -> tuple[Part, Part]:

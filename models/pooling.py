@@ -120,6 +120,25 @@ LAGS = (1, 2, 4, 8, 16)
 NUM_STATISTICS = 2 + len(LAGS)
 
 
+Moments = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+def _moments(sequence: Tensor, lengths: Tensor | None) -> Moments:
+    """Number of frames [B or 1, 1], mean [B, C], differences from it, 0 in padding [B, T, C], and deviation [B, C]."""
+    if lengths is None:
+        count = sequence.new_full((1, 1), sequence.shape[1])
+        mean = sequence.mean(1)
+        centred = sequence - mean[:, None]
+    else:
+        valid = valid_frames(lengths, sequence.shape[1])
+        count = lengths[:, None].to(sequence.dtype)
+        mean = sequence.masked_fill(~valid, 0).sum(1) / count
+        centred = (sequence - mean[:, None]).masked_fill(~valid, 0)
+    squares = centred.square()
+    variance = squares.mean(1) if lengths is None else squares.sum(1) / count
+    return count, mean, centred, (variance + 1e-5).sqrt()
+
+
 def statistics_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """Mean, standard deviation, and mean absolute change over each of `LAGS`, of each channel, without padding.
 
@@ -127,18 +146,15 @@ def statistics_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     1e-5 stands inside its root, so that its gradient exists where a channel is constant. A clip with too few frames
     for a lag has 0 there.
     """
+    return _statistics(sequence, lengths, _moments(sequence, lengths))
+
+
+def _statistics(sequence: Tensor, lengths: Tensor | None, moments: Moments) -> Tensor:
     frames = sequence.shape[1]
-    if lengths is None:
-        count = sequence.new_full((1, 1), frames)
-        mean = sequence.mean(1)
-        squares = (sequence - mean[:, None]).square().mean(1)
-    else:
+    count, mean, _, deviation = moments
+    found = [mean, deviation]
+    if lengths is not None:
         valid = valid_frames(lengths, frames)
-        sequence = sequence.masked_fill(~valid, 0)
-        count = lengths[:, None].to(sequence.dtype)
-        mean = sequence.sum(1) / count
-        squares = (sequence - mean[:, None]).masked_fill(~valid, 0).square().sum(1) / count
-    found = [mean, (squares + 1e-5).sqrt()]
     for lag in LAGS:
         if lag >= frames:
             found.append(torch.zeros_like(mean))
@@ -160,15 +176,12 @@ def trends_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     difference from the mean, sd the deviation of `statistics_over_frames`, and t runs from -1 to 1 over the clip: its
     projections on the first two Legendre polynomials (but for their norms).
     """
-    batch, frames, _ = sequence.shape
-    if lengths is None:
-        lengths = torch.full((batch,), frames, device=sequence.device)
-    valid = valid_frames(lengths, frames)
-    count = lengths[:, None].to(sequence.dtype)
-    mean = sequence.masked_fill(~valid, 0).sum(1) / count
-    centred = (sequence - mean[:, None]).masked_fill(~valid, 0)
-    deviation = (centred.square().sum(1) / count + 1e-5).sqrt()
-    steps = torch.arange(frames, device=sequence.device, dtype=sequence.dtype) + 0.5
+    return _trends(_moments(sequence, lengths))
+
+
+def _trends(moments: Moments) -> Tensor:
+    count, _, centred, deviation = moments
+    steps = torch.arange(centred.shape[1], device=centred.device, dtype=centred.dtype) + 0.5
     time = (2 * steps / count - 1).unsqueeze(2)
     slope, bend = ((centred * shape).sum(1) / count / deviation for shape in (time, time.square() - 1 / 3))
     return torch.cat([slope, bend], dim=1)
@@ -176,4 +189,5 @@ def trends_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 
 def statistics_and_trends(sequence: Tensor, lengths: Tensor | None) -> Tensor:
     """`statistics_over_frames` and `trends_over_frames` side by side. [B, T, C] -> [B, 9 C]."""
-    return torch.cat([statistics_over_frames(sequence, lengths), trends_over_frames(sequence, lengths)], dim=1)
+    moments = _moments(sequence, lengths)
+    return torch.cat([_statistics(sequence, lengths, moments), _trends(moments)], dim=1)

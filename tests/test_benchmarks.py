@@ -13,6 +13,7 @@ from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
 from models.lstm import LSTM
 from tuning.config import Config
+from tuning.recorded import space_of
 from tuning.search.folder import SearchFolder
 from tuning.space import load
 from tuning.tasks import task_of
@@ -98,7 +99,7 @@ def test_a_searchs_space_is_read_as_it_was_searched(tmp_path: Path) -> None:
     # The demo corpus brings 80 frames along; they must not be laid over what the search was told.
     _, space, overrides = load(["space=crnn", "features.num_frames=200", "features.num_mfcc={choice: [13, 20]}"])
     SearchFolder(tmp_path, "some").create(space, overrides, {"corpus": "", "num_clips": 0})
-    read = baselines.read_space(tmp_path / "some")
+    read = space_of(SearchFolder(tmp_path, "some"))
     assert read.fixed() == space.fixed()
     assert read.fixed().features.num_frames == 200
     assert read.distributions == space.distributions

@@ -111,6 +111,8 @@ def validation_message(error: ValidationError) -> str:
     for finding in error.errors():
         path = ".".join(str(part) for part in finding["loc"])
         message = finding["msg"].removeprefix("Value error, ")
+        if finding["type"] == "missing":
+            message = "expected a value, since it has no default"
         own = finding["type"] == "value_error"  # our own messages begin with a setting's name
         lines.append(message if own and not path else f"{path}.{message}" if own else f"{path}: {message}")
     return "\n".join(dict.fromkeys(lines))

@@ -33,13 +33,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
             continue
         seen.add(id(found))
         yield found
-        waiting += [
-            found.__cause__,
-            found.__context__,
-            getattr(found, "cause", None),
-            getattr(found, "_base_exc", None),
-        ]
-        waiting += [getattr(found, "controller_failure", None), getattr(found, "health_check_failure", None)]
+        waiting += [found.__cause__, found.__context__, *(getattr(found, name, None) for name in _WRAPPED)]
         waiting += getattr(found, "worker_failures", {}).values()
 
 
@@ -57,6 +51,11 @@ def storage_fault(error: BaseException) -> str:
             if int(number) in STORAGE_ERRORS:
                 return os.strerror(int(number))
     return ""
+
+
+def whole_lines(content: bytes) -> bytes:
+    """Without what a kill, or a writer who is not done, left of a last line."""
+    return content[: content.rfind(b"\n") + 1]
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError, nearest
 from tuning.command import run_command
-from tuning.config import Config, parse_config
+from tuning.config import Config
 
 if TYPE_CHECKING:
     from datasets.corpus import Corpus
@@ -47,15 +47,16 @@ def _main(arguments: list[str]) -> None:
     if len(paths) != 1:
         raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
     from datasets.storage import exists, is_uri
+    from tuning.recorded import not_a_search
     from tuning.search.mirror import open_folder, refuse_mirror, split_location
 
     location = paths[0] if is_uri(paths[0]) else str(Path(paths[0]))
     try:
         found = exists(location, "config.yaml")
     except (OSError, ValueError) as error:
-        raise UserError(f"{location}: expected the folder of a search, got: {' '.join(str(error).split())}") from None
+        raise not_a_search(location, " ".join(str(error).split())) from None
     if not found:
-        raise UserError(f"{location}: expected the folder of a search (with its config.yaml)")
+        raise not_a_search(location)
     if not is_uri(location):
         refuse_mirror(Path(location))
     with open_folder(*split_location(location)) as folder:
@@ -104,9 +105,9 @@ def finalize(
     from tuning.card import write_card
     from tuning.intervals import group_intervals
     from tuning.plan import read_corpus
+    from tuning.recorded import space_of
     from tuning.search.folder import write_json
     from tuning.search.starting import when_needed
-    from tuning.space import read_recorded
     from tuning.stages import corpus_fingerprint, prepare_features, usable_split
     from tuning.training import VALIDATION_BATCH
 
@@ -117,7 +118,7 @@ def finalize(
             f"{folder.path}: expected a search whose test clips nobody has looked at, got one tested on "
             f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
         )
-    space = read_recorded(folder.path / "config.yaml")
+    space = space_of(folder)
     chosen = _top(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
     corpus, split = read_corpus(chosen[0][1])
     folder.check_identity(space, corpus_fingerprint(corpus, chosen[0][1]))
@@ -195,15 +196,10 @@ def _now() -> str:
 
 def _top(folder: SearchFolder, space: Space, option: str, count: int) -> list[tuple[TrialRecord, Config]]:
     """The best trials with their configurations, the winner first."""
-    from tuning.leaderboard import rank
-    from tuning.tasks import check_metric
+    from tuning.recorded import config_of, with_results
 
-    shared = space.fixed()
-    mode = check_metric(space, shared)
-    records = folder.records()
-    metric = shared.search.metric
-    ranked = [r for r in rank(records, metric, mode) if r.status in ("done", "stopped") and metric in r.metrics]
-    running = [record.number for record in records if not record.is_final]
+    ranked = with_results(folder, space)
+    running = [record.number for record in folder.records() if not record.is_final]
     if running or not ranked:
         raise UserError(
             f"{folder.path}: expected a finished search with a winner, got "
@@ -211,11 +207,7 @@ def _top(folder: SearchFolder, space: Space, option: str, count: int) -> list[tu
         )
     if len(ranked) < count:
         raise UserError(f"{option}: expected at most the {len(ranked)} trials with a result, got {count}")
-    found = []
-    for record in ranked[:count]:
-        params = json.loads((folder.trial(record.number) / "params.json").read_text(encoding="utf-8"))
-        found.append((record, parse_config(params["config"])))
-    return found
+    return [(record, config_of(folder, record.number)) for record in ranked[:count]]
 
 
 def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> ResidentData:

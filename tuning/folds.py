@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -18,6 +17,7 @@ from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_
 from datasets.resident import CHUNK_CLIPS, ResidentData, TrialData
 from datasets.splits import Split, inner_folds
 from datasets.stream import choose_loading, num_bytes, open_data
+from tuning.faults import whole_or_absent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -240,10 +240,8 @@ class FoldResults:
         self.folds[-1].add({name: value for name, value in row.items() if name != f"{self.metric}_best"})
         if self.file is None:
             return
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self.file.with_name(f".{self.file.name}.partial")
-        partial.write_text(json.dumps([asdict(fold) for fold in self.folds]), encoding="utf-8")
-        os.replace(partial, self.file)  # whole or not at all
+        with whole_or_absent(self.file) as partial:
+            partial.write_text(json.dumps([asdict(fold) for fold in self.folds]), encoding="utf-8")
 
     def median_rates(self, num_epochs: int) -> list[float]:
         """The median over the folds of the learning rate in each epoch; a fold that had ended counts with its last."""

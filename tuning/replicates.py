@@ -35,6 +35,11 @@ def replicate_space(space: Space, chosen: list[TrialRecord], seeds: list[int]) -
     return Space(settings, space.distributions | {"seed": Distribution("choice", tuple(seeds))})
 
 
+def other_seeds(config: Config, count: int) -> list[int]:
+    """Seeds that the search did not train with."""
+    return [config.seed + number for number in range(1, count + 1)]
+
+
 def replicate(
     folder: SearchFolder,
     plan: Plan,
@@ -58,8 +63,7 @@ def replicate(
     from tuning.stages import corpus_fingerprint, prepare_banks, share_data
 
     config = plan.config
-    seeds = [config.seed + number for number in range(1, num_seeds + 1)]
-    space = replicate_space(plan.space, chosen, seeds)
+    space = replicate_space(plan.space, chosen, other_seeds(config, num_seeds))
     count = len(chosen) * num_seeds
     names = "-".join(str(record.number) for record in chosen)
     with SearchFolder(folder.path / FOLDER, f"trials-{names}-seeds-{num_seeds}") as own:
@@ -119,7 +123,7 @@ def written(chosen: list[TrialRecord], scores: list[list[float]], decision: Deci
     """The repetitions for the record."""
     return {
         "metric": config.search.metric,
-        "seeds": [config.seed + number for number in range(1, decision.num_scores + 1)],
+        "seeds": other_seeds(config, decision.num_scores),
         "scores": {str(record.number): row for record, row in zip(chosen, scores, strict=True)},
         "winner": chosen[decision.winner].number,
         "not_told_apart": [chosen[number].number for number in decision.not_told_apart],

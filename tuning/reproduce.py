@@ -5,12 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
 from tuning.command import DONE, FAILED, run_command
-from tuning.config import Config, parse_config
 
 if TYPE_CHECKING:
     from tuning.search.folder import SearchFolder, TrialRecord
@@ -35,14 +33,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from tuning.search.folder import SearchFolder
+    from tuning.recorded import folder_of
 
     if not 1 <= len(arguments) <= 2:
         raise UserError(f"expected the folder of a search and at most a trial's number, got {arguments}\n{USAGE}")
-    path = Path(arguments[0])
-    if not (path / "config.yaml").exists():
-        raise UserError(f"{path}: expected the folder of a search (with its config.yaml)")
-    folder = SearchFolder(path.parent, path.name)
+    folder = folder_of(arguments[0])
     record = _chosen(folder, arguments[1] if len(arguments) > 1 else None)
     recorded = _recorded(folder, record)
     _say_what_changed(folder)
@@ -52,21 +47,17 @@ def _main(arguments: list[str]) -> int:
 
 def _chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
     """The trial by its number, or the best one."""
-    from tuning.leaderboard import rank
-    from tuning.space import read_recorded
-    from tuning.tasks import check_metric
+    from tuning.recorded import space_of, with_results
 
-    records = folder.records()
     if number is not None:
+        records = folder.records()
         found = next((record for record in records if str(record.number) == number), None)
         if found is None:
             known = f"1 to {len(records)}" if records else "none yet"
             raise UserError(f"{folder.path}: expected the number of a trial ({known}), got '{number}'")
         return found
-    space = read_recorded(folder.path / "config.yaml")
-    shared = space.fixed()
-    ranked = rank(records, shared.search.metric, check_metric(space, shared))
-    if not ranked or shared.search.metric not in ranked[0].metrics:
+    ranked = with_results(folder, space_of(folder))
+    if not ranked:
         raise UserError(f"{folder.path}: expected a search with a trial that came to a result, got none")
     return ranked[0]
 
@@ -106,13 +97,13 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     import torch
 
     from tuning.plan import read_corpus
+    from tuning.recorded import config_of, space_of
     from tuning.search.starting import when_needed
-    from tuning.space import read_recorded
     from tuning.stages import corpus_fingerprint, data_key, open_variant, prepare_banks, prepare_features, usable_split
     from tuning.trial import train
 
-    space = read_recorded(folder.path / "config.yaml")
-    config = _config(folder, record)
+    space = space_of(folder)
+    config = config_of(folder, record.number)
     if config.resources.workers_per_trial > 1:
         print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
     corpus, split = read_corpus(config)
@@ -138,16 +129,13 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     return rows
 
 
-def _config(folder: SearchFolder, record: TrialRecord) -> Config:
-    params = json.loads((folder.trial(record.number) / "params.json").read_text(encoding="utf-8"))
-    return parse_config(params["config"])
-
-
 def compare(
     folder: SearchFolder, record: TrialRecord, recorded: list[dict[str, str]], rows: list[dict[str, Any]]
 ) -> int:
     """Print the ranking metric of both and the largest difference; 0 when there is none, else 1."""
-    metric = _config(folder, record).search.metric
+    from tuning.recorded import config_of
+
+    metric = config_of(folder, record.number).search.metric
     largest, where, count = 0.0, "", 0
     for number, (old, new) in enumerate(zip(recorded, rows, strict=False), start=1):
         for name, value in old.items():

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
+from tuning.command import DONE, FAILED, INTERRUPTED, USER_ERROR
 from tuning.faults import QuietFile, StorageError, storage_fault
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
     from datasets.splits import Split
     from tuning.plan import Plan
     from tuning.search.folder import SearchFolder
-
-DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -185,18 +184,12 @@ def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]
 
 def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
     """A progress function that says what begins, and starts Ray, only if something is to do."""
-    from tuning.search.resources import start_ray
+    from tuning.search.starting import when_needed
 
-    started = False
+    def say(missing: int, total: int) -> None:
+        print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)
 
-    def on_progress(done: int, total: int) -> None:
-        nonlocal started
-        if done < total and not started:
-            started = True
-            print(f"prepare   {what} {total - done} of {total} recordings ...", flush=True)
-            start_ray(plan.config)
-
-    return on_progress
+    return when_needed(plan.config, say)
 
 
 def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:

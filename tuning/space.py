@@ -73,8 +73,7 @@ class Space:
         values = nested(found or flat)
         try:
             if found is None and any(isinstance(value, str) and "${" in value for value in self.settings.values()):
-                defaults = parse_config({"model": {"name": self.model}}).model_dump()
-                whole = OmegaConf.merge(OmegaConf.create(defaults), OmegaConf.create(values))
+                whole = OmegaConf.merge(OmegaConf.create(nested(self._defaults())), OmegaConf.create(values))
                 resolved = OmegaConf.to_container(whole, resolve=True)
                 values = nested({p: flattened(resolved)[p] for p in flattened(values)})  # type: ignore[arg-type]
             return parse_config(values)
@@ -163,10 +162,25 @@ class Space:
 
     def written(self) -> dict[str, Any]:
         """Everything by dotted path, distributions as they are written in a file."""
-        named = {"model.name": self.model, "task.name": self.settings.get("task.name", "regression")}
-        values = flattened(parse_config(nested(named)).model_dump(mode="json"))  # defaults of this model and task
-        values |= self.settings | {path: d.as_setting() for path, d in self.distributions.items()}
-        return values
+        searched = {path: distribution.as_setting() for path, distribution in self.distributions.items()}
+        return self._defaults() | self.settings | searched
+
+    def _defaults(self) -> dict[str, Any]:
+        """Every setting of this model and task; one without a default as the space has it, searched at its first.
+
+        Raises:
+            UserError: the space lacks it, too.
+        """
+        given = self.settings | {path: distribution.at(0.0) for path, distribution in self.distributions.items()}
+        named = {"model.name": self.model} | {
+            path: given[path]
+            for path, setting in self.fields.items()
+            if path in given and (setting.is_required() or path == "task.name")
+        }
+        try:
+            return flattened(parse_config(nested(named)).model_dump(mode="json"))
+        except ValidationError as error:
+            raise UserError(validation_message(error)) from None
 
 
 def known_spaces() -> list[str]:

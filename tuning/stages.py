@@ -192,28 +192,27 @@ def share_data(
 
     variants = data_variants(space)
     store_bytes = int(ray.cluster_resources().get("object_store_memory", 0) / len(variants))
-    task, loading = task_of(config), config.data.loading
+    task = task_of(config)
     shared: dict[str, Any] = {}
     baseline: dict[str, float] = {}
     for key, variant in variants.items():
-        features, bank = prepared[variant_key(stored(variant))], banks.get(key)
         try:
-            if config.split.inner_folds is not None:
-                folds = open_folds(features, split, config.split, loading, store_bytes, bank)
-                shared[key], baseline = ray.put(folds), baseline or constant_baseline(task, folds)
-            else:
-                data = open_data(features, split, loading, store_bytes, bank)
-                shared[key] = ray.put(data)
-                baseline = baseline or task.constant_baseline(data.train_targets, data.val_targets)
+            data = open_variant(prepared, banks.get(key), split, variant, store_bytes)
+            shared[key] = ray.put(data)
+            if not baseline and config.split.inner_folds is not None:
+                baseline = constant_baseline(task, data)
+            elif not baseline:
+                baseline = task.constant_baseline(data.train_targets, data.val_targets)
         except ValueError as error:
             raise UserError(str(error)) from error
     return shared, baseline
 
 
-def open_variant(prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config) -> Any:
-    """What one trial reads, as `share_data` gives it to all of them, but in this process: in memory unless streamed."""
+def open_variant(
+    prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config, store_bytes: int = sys.maxsize
+) -> Any:
+    """What trials of one `data_key` read: in memory where it fits into the bytes; folds with `split.inner_folds`."""
     features, loading = prepared[variant_key(stored(config))], config.data.loading
-    store_bytes = sys.maxsize
     if config.split.inner_folds is not None:
         return open_folds(features, split, config.split, loading, store_bytes, bank)
     return open_data(features, split, loading, store_bytes, bank)

@@ -60,12 +60,20 @@ def worker_error(error: BaseException) -> BaseException:
 def _make_trainer(spec: dict[str, Any], config: Config, reference: Any) -> Any:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.tune.integration.ray_train import TuneReportCallback
+
+    class Trainer(TorchTrainer):
+        """Without a watcher process of its own (600 MB); `tuning.search.groups` does better what it is for."""
+
+        def _create_default_callbacks(self) -> list[Any]:
+            found = super()._create_default_callbacks()
+            return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     resources = config.resources
     gpus = spec["gpus_per_worker"]
     per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
-    return TorchTrainer(
+    return Trainer(
         _train_worker,
         train_loop_config={"spec": spec, "reference": [reference]},
         scaling_config=ScalingConfig(

@@ -92,3 +92,22 @@ def test_wrong_names_are_user_errors(folder, arguments, message):
     with pytest.raises(UserError) as caught:
         make_plan(arguments)
     assert message in str(caught.value)
+
+
+def test_a_setting_without_default_comes_from_the_space_or_is_missed(folder):
+    source = MODEL.replace("own_model:Mean", "own_needy:Mean").replace(
+        "width: int = 8", "width: int\n        depth: int = 1"
+    )
+    (folder / "own_needy.py").write_text(source)
+    (folder / "own.yaml").write_text(
+        "model: {name: 'own_needy:Mean', width: {choice: [4, 8]}}\nsearch: {num_trials: 1}\n"
+    )
+    written = make_plan(["space=own.yaml"]).space.written()
+    assert written["model.width"] == {"choice": [4, 8]} and written["model.depth"] == 1
+    (folder / "own.yaml").write_text(
+        "model: {name: 'own_needy:Mean', width: 8}\ntraining: {batch_size: '${model.width}'}\n"
+    )
+    assert make_plan(["space=own.yaml", "search.num_trials=1"]).config.training.batch_size == 8
+    (folder / "own.yaml").write_text("model: {name: 'own_needy:Mean'}\nsearch: {num_trials: 1}\n")
+    with pytest.raises(UserError, match=r"model\.width: expected a value"):
+        make_plan(["space=own.yaml"])

@@ -3,7 +3,10 @@
 SyncBatchNorm raises on CPU and batch-norm's statistics are a worker's own, so models are compared without batch-norm.
 """
 
+import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -117,3 +120,18 @@ def test_of_several_workers_errors_the_one_that_tells_most_is_passed_on():
     ):
         assert worker_error(WorkerGroupError("text", {0: echo, 1: own})) is own
     assert worker_error(WorkerGroupError("text", {0: echo})) is echo
+
+
+@pytest.mark.slow
+def test_a_search_with_groups_stops_trials_survives_a_lost_worker_and_leaves_no_group(tmp_path):
+    script = Path(__file__).with_name("group_search.py")
+    command = [sys.executable, str(script), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=600)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
+    assert found["killed"] == 1 and "goes on from its last checkpoint: its worker died" in done.stdout
+    # One at a time: what follows a stopped trial trains on the CPUs that its group gave back.
+    assert list(found["status"].values()) == ["done", "stopped", "done", "done"]
+    for number, epochs in found["epochs"].items():
+        assert epochs == list(range(1, len(epochs) + 1)) and (len(epochs) == 6) == (found["status"][number] == "done")
+    assert found["groups"] == [] and found["cpus"] == 2.0

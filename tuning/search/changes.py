@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tuning.faults import whole_lines
+
 # Appended to line by line: a line that is being written is left for the next upload.
 LINES = (".csv", ".journal", ".log")
 
@@ -61,4 +63,4 @@ def read(file: Path) -> bytes | None:
         content = file.read_bytes()
     except FileNotFoundError:
         return None
-    return content[: content.rfind(b"\n") + 1] if file.suffix in LINES else content
+    return whole_lines(content) if file.suffix in LINES else content

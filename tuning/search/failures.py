@@ -14,7 +14,6 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
-from unittest.mock import patch
 
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
@@ -162,6 +161,8 @@ def losses_end_trials_alone() -> Iterator[None]:
             told[trial.trial_id] = exception
             trial_failed(self, trial, exception)
 
-    actors = patch.object(RayActorManager, "_actor_task_failed", as_actor_error)
-    with actors, patch.object(TuneController, "_trial_task_failure", once):
+    RayActorManager._actor_task_failed, TuneController._trial_task_failure = as_actor_error, once
+    try:
         yield
+    finally:
+        RayActorManager._actor_task_failed, TuneController._trial_task_failure = task_failed, trial_failed

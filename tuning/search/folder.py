@@ -26,7 +26,7 @@ from datasets import storage
 from tuning.checks import UserError
 from tuning.config import NOT_IDENTITY, nested
 from tuning.distributions import plain
-from tuning.faults import whole_or_absent
+from tuning.faults import whole_lines, whole_or_absent
 from tuning.space import Space, read_recorded
 
 FINAL = ("done", "stopped", "failed")
@@ -241,8 +241,7 @@ def cut_to_lines(file: Path) -> None:
 
 
 def _whole_lines(file: Path) -> bytes:
-    content = file.read_bytes() if file.exists() else b""
-    return content[: content.rfind(b"\n") + 1]
+    return whole_lines(file.read_bytes()) if file.exists() else b""
 
 
 def write_text(file: Path, text: str) -> None:

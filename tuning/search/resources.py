@@ -90,7 +90,7 @@ def start_ray(config: Config) -> None:
     if ray.is_initialized():
         return
     guard_token(create=address == "local")
-    options: dict[str, Any] = {"include_dashboard": config.resources.workers_per_trial > 1}
+    options: dict[str, Any] = {"include_dashboard": False}
     if address != "local":
         options = {"runtime_env": runtime_env(config, {**ENVIRONMENT, **CLUSTER_ENVIRONMENT})}
     ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)

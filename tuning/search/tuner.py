@@ -7,7 +7,7 @@ import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tuning.plan import Plan
 from tuning.search.events import write_experiment
 from tuning.search.failures import Failures, losses_end_trials_alone
 from tuning.search.folder import SearchFolder
+from tuning.search.groups import orphans_released
 from tuning.search.population import Population, current_params
 from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
@@ -168,7 +169,8 @@ def run_search(
                     checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
                 ),
             )
-            _fit(tuner, folder, request)
+            with orphans_released() if resources.workers > 1 else nullcontext():
+                _fit(tuner, folder, request)
         _cut_off(recorder, folder, request)
     # Ray's own bookkeeping: a search goes on from the trials' folders and the study, not from it.
     shutil.rmtree(scratch, ignore_errors=True)

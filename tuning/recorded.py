@@ -1,0 +1,49 @@
+"""A search as its folder has it, for the commands that come after it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tuning.checks import UserError
+from tuning.config import Config, parse_config
+from tuning.leaderboard import rank
+from tuning.search.folder import SearchFolder, TrialRecord
+from tuning.space import Space, read_recorded
+from tuning.tasks import check_metric
+
+
+def folder_of(place: str | Path) -> SearchFolder:
+    """A search on disk by its path.
+
+    Raises:
+        UserError: there is none.
+    """
+    path = Path(place)
+    if not (path / "config.yaml").exists():
+        raise not_a_search(path)
+    return SearchFolder(path.parent, path.name)
+
+
+def not_a_search(place: str | Path, got: str = "") -> UserError:
+    """The error for a place that is no search."""
+    return UserError(f"{place}: expected the folder of a search{f', got: {got}' if got else ' (with its config.yaml)'}")
+
+
+def space_of(folder: SearchFolder) -> Space:
+    """The space as it was searched: a whole one, so that no corpus default is laid over it."""
+    return read_recorded(folder.path / "config.yaml")
+
+
+def config_of(folder: SearchFolder, number: int) -> Config:
+    """A trial's configuration."""
+    params = json.loads((folder.trial(number) / "params.json").read_text(encoding="utf-8"))
+    return parse_config(params["config"])
+
+
+def with_results(folder: SearchFolder, space: Space) -> list[TrialRecord]:
+    """The trials that came to a value of the ranking metric, best first."""
+    shared = space.fixed()
+    metric = shared.search.metric
+    ranked = rank(folder.records(), metric, check_metric(space, shared))
+    return [record for record in ranked if record.status != "failed" and metric in record.metrics]
