@@ -128,6 +128,11 @@ class SearchSettings(Settings):
     metric: str = Field(
         "val_loss", description="what ranks the trials, by each trial's best epoch (split.inner_folds: mean over folds)"
     )
+    second_metric: Literal["parameters", "size_mb", "latency_ms"] | None = Field(
+        None,
+        description="what of a model is to be small, too: the leaderboard marks the trials that are best for their "
+        "size (the Pareto front), and optuna's samplers seek both",
+    )
     sampler: Literal["tpe", "gp", "qmc", "random", "cmaes"] = Field("tpe", description="Optuna's sampler (optuna)")
     points_to_evaluate: list[dict[str, Any]] = Field(
         [], description="configurations tried first, by dotted path (random, optuna)"

@@ -8,6 +8,7 @@ import json
 import sys
 from typing import TYPE_CHECKING, Any
 
+from tuning.costs import COSTS, pareto_front, second_metric
 from tuning.distributions import plain
 from tuning.search.folder import SearchFolder, TrialRecord, write_text
 from tuning.tasks import Mode
@@ -43,6 +44,8 @@ def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[st
     found = sorted({name for record in records for name in record.metrics})
     metrics = dict.fromkeys([metric, *(name for name in found if name == f"{metric}_std"), *found])
     paths = dict.fromkeys(path for record in records for path in record.params)
+    second = second_metric(records)
+    front = pareto_front(records, metric, mode, second) if second else set()
     rows = []
     for place, record in enumerate(rank(records, metric, mode), start=1):
         row: dict[str, Any] = {
@@ -53,6 +56,8 @@ def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[st
             "best_epoch": record.best_epoch,
             "epochs": record.epochs,
         }
+        if second:
+            row["pareto"] = "yes" if record.number in front else ""
         row |= {name: record.metrics.get(name) for name in metrics}
         row["seconds"] = None if record.seconds is None else round(record.seconds, 2)
         row |= {path: record.params.get(path) for path in paths}
@@ -132,7 +137,8 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     from rich.table import Table
 
     spread = [name for name in (f"{metric}_std",) if any(name in record.metrics for record in shown)]
-    metrics = [metric, *spread, *(name for name in SHOWN if name != metric and name in baseline)]
+    costs = [name for name in (second_metric(shown),) if name]
+    metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
     table = Table(box=None, pad_edge=False, header_style="bold")
     in_folds = any(record.folds for record in shown)
     for name in ("rank", "trial", "status", "folds" if in_folds else "epoch"):
@@ -143,8 +149,12 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
     table.add_row("", "", "constant", "", *figures, *[""] * len(paths), style="dim")
     for place, record in enumerate(shown, start=1):
-        values = [f"{record.metrics[name]:.4f}" if name in record.metrics else "" for name in metrics]
+        values = [_figure(name, record.metrics[name]) if name in record.metrics else "" for name in metrics]
         params = [plain(record.params[path]) if path in record.params else "" for path in paths]
         epoch = f"{record.best_epoch}/{record.folds or record.epochs}" if record.best_epoch else ""
         table.add_row(str(place), str(record.number), record.status, epoch, *values, *params)
     return table
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.6g}" if name in COSTS else f"{value:.4f}"

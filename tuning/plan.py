@@ -127,6 +127,10 @@ def _check_search(space: Space, config: Config) -> None:
         raise UserError(f"search.num_trials: expected integer at least 1 for algorithm {search.algorithm}, got null")
     if search.algorithm == "optuna" and not space.distributions:
         raise UserError("search.algorithm: expected grid or random where nothing is searched, got optuna")
+    if search.algorithm == "optuna" and search.sampler == "cmaes" and search.second_metric:
+        raise UserError("search.sampler: expected tpe, gp, qmc or random with search.second_metric, got cmaes")
+    if search.scheduler == "pbt" and search.second_metric:
+        raise UserError("search.scheduler: expected another than pbt with search.second_metric, got pbt")
     if search.scheduler == "pbt":
         check_population(space, config)
     if search.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):

@@ -235,6 +235,7 @@ def _log_to(folder: SearchFolder) -> Iterator[None]:
 
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
     """Print the ranking and where everything is; 1 when no trial came to a result."""
+    from tuning.costs import pareto_front, second_metric
     from tuning.leaderboard import print_leaderboard, write_leaderboard
 
     metric = plan.config.search.metric
@@ -243,6 +244,9 @@ def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> 
     if finished_before:
         print(f"search    {plan.name}: all {plan.total} trials were done before; this is their ranking")
     print_leaderboard(ranked, metric, baseline)
+    if second := second_metric(ranked):
+        front = sorted(pareto_front(ranked, metric, plan.mode, second))
+        print(f"pareto    best for their {second}: trials {', '.join(map(str, front))}")
     print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
     print(f"trials    {folder.trials}")
     if folder.remote:

@@ -53,6 +53,8 @@ def train(
     checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
     if spec.get("note"):
         report = _noting(report, spec["note"])
+    if config.search.second_metric:
+        report = _with_cost(report, config, data)
     uploads = None
     if checkpoints and spec.get("remote"):
         uploads = TrialUploads(checkpoints, spec["remote"], rank)
@@ -68,6 +70,20 @@ def train(
 def _noting(report: Any, note: str) -> Any:
     """A report function that adds to a trial's last row how it came about."""
     return lambda row: report(row | {"finished": f"{row['finished']}; {note}"} if row["finished"] else row)
+
+
+def _with_cost(report: Any, config: Config, data: Any) -> Any:
+    """A report function that adds the model's cost to each row."""
+    from datasets.augmented import augment_data
+    from tuning.costs import cost_of
+
+    some = data.fold(0) if config.split.inner_folds is not None else data
+    cropped = augment_data(some.crop(config.features.num_frames), config.features, config.augment)
+    name = config.search.second_metric
+    assert name is not None
+    model = build_model(config, cropped.num_features)
+    found = cost_of(model, name, config.features.num_frames, cropped.num_features)
+    return lambda row: report(row | {name: found})
 
 
 def make_training(

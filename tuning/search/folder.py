@@ -25,6 +25,7 @@ import filelock
 from datasets import storage
 from tuning.checks import UserError
 from tuning.config import NOT_IDENTITY, nested
+from tuning.costs import COSTS
 from tuning.distributions import plain
 from tuning.faults import whole_lines, whole_or_absent
 from tuning.space import Space, read_recorded
@@ -199,6 +200,11 @@ class SearchFolder:
         return record.is_final and (self.trial(record.number) / "result.json").exists()
 
 
+def is_metric(name: str) -> bool:
+    """Whether a column of a trial's rows is kept as its result: what validation gave, and what its model costs."""
+    return name.startswith("val_") or name in COSTS
+
+
 def read_record(folder: Path) -> TrialRecord:
     """One trial from its folder: `result.json`, or `progress.csv` where it was cut off, perhaps after its last row."""
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
@@ -213,7 +219,7 @@ def read_record(folder: Path) -> TrialRecord:
         record.seconds = sum(float(row["seconds"]) for row in rows)
         record.best_epoch = int(rows[-1]["best_epoch"])
         best = next((row for row in rows if int(row["epoch"]) == record.best_epoch), rows[-1])
-        record.metrics = {name: float(value) for name, value in best.items() if name.startswith("val_") and value}
+        record.metrics = {name: float(value) for name, value in best.items() if is_metric(name) and value}
         record.reason = rows[-1].get("finished") or ""
         if record.reason:
             record.status = "stopped" if record.reason == STOPPED else "done"

@@ -19,6 +19,7 @@ from tuning.search.folder import (
     STOPPED,
     SearchFolder,
     TrialRecord,
+    is_metric,
     read_record,
     repair_progress,
     write_json,
@@ -106,7 +107,7 @@ class Recorder(Callback):
         record = self.records[trial.trial_id]
         if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
             return
-        metrics = {name: value for name, value in result.items() if name.startswith("val_") and name != self._best}
+        metrics = {name: value for name, value in result.items() if is_metric(name) and name != self._best}
         # The row says by itself that it is the last one, and why: a kill may come before the result is written.
         end = result.get("finished") or (STOPPED if record.number in self.stopping else "")
         row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | metrics

@@ -67,10 +67,11 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return makers[name](seed=seed)
 
 
-def open_study(journal: Path, name: str, mode: Mode) -> optuna.Study:
+def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) -> optuna.Study:
     """The search's study, kept in a journal file beside its trials; only for a process that holds the search's lock.
 
-    What a kill left of a line is cut off, and the lock of the killed process removed: nobody else may hold one.
+    With a second metric, which is to be small, it has two objectives. What a kill left of a line is cut off, and the
+    lock of the killed process removed: nobody else may hold one.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -81,13 +82,15 @@ def open_study(journal: Path, name: str, mode: Mode) -> optuna.Study:
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=name,
-        direction="minimize" if mode == "min" else "maximize",
+        directions=["minimize" if mode == "min" else "maximize", *(["minimize"] if second else [])],
         sampler=optuna.samplers.RandomSampler(),  # proposes nothing: see StudySearcher
         load_if_exists=True,
     )
 
 
-def reconcile(study: optuna.Study, folder: SearchFolder, records: list[TrialRecord], metric: str) -> None:
+def reconcile(
+    study: optuna.Study, folder: SearchFolder, records: list[TrialRecord], metric: str, second: str | None = None
+) -> None:
     """Tell the study what ended after it was last told: the trials' folders are the truth."""
     frozen = study.get_trials(deepcopy=False)
     for record in records:
@@ -95,10 +98,10 @@ def reconcile(study: optuna.Study, folder: SearchFolder, records: list[TrialReco
             continue
         trial = _trial_again(study, frozen[record.number - 1])
         for row in read_progress(folder.trial(record.number)):
-            if int(row["epoch"]) not in frozen[record.number - 1].intermediate_values:
+            if second is None and int(row["epoch"]) not in frozen[record.number - 1].intermediate_values:
                 trial.report(float(row[metric]), int(row["epoch"]))
         if record.status == "done":
-            study.tell(trial, record.metrics[metric])
+            study.tell(trial, [record.metrics[name] for name in (metric, second) if name])
         else:
             study.tell(trial, state=TrialState.PRUNED if record.status == "stopped" else TrialState.FAIL)
 
@@ -215,9 +218,9 @@ class StudySearcher(Searcher):
         return value
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell the study each epoch's value."""
+        """Tell the study each epoch's value, unless it has two objectives, which Optuna knows no epochs of."""
         trial = self.live.get(trial_id)
-        if trial is not None and result["epoch"] not in self.told[trial_id]:
+        if trial is not None and self.search.second_metric is None and result["epoch"] not in self.told[trial_id]:
             self.told[trial_id].add(result["epoch"])
             trial.report(result[self.search.metric], result["epoch"])
 
@@ -233,7 +236,8 @@ class StudySearcher(Searcher):
         if error or best is None:
             self.study.tell(trial, state=TrialState.FAIL)
         elif row.get("finished"):
-            self.study.tell(trial, best)
+            second = self.search.second_metric
+            self.study.tell(trial, [best, row[second]] if second else best)
         else:
             self.study.tell(trial, state=TrialState.PRUNED)
 

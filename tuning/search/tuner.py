@@ -110,9 +110,10 @@ def run_search(
     space, config, mode, total = plan.space, plan.config, plan.mode, plan.total
     metric = config.search.metric
     records = folder.records()
-    study = open_study(folder.path / "study.journal", folder.name, mode)
+    second = config.search.second_metric
+    study = open_study(folder.path / "study.journal", folder.name, mode, second)
     settle(folder, records)
-    reconcile(study, folder, records, metric)
+    reconcile(study, folder, records, metric, second)
     ended = {record.number for record in records if record.is_final}
     _declare_columns(folder, space, metric, config)
     scratch = folder.path / ".ray"
@@ -241,4 +242,5 @@ def _declare_columns(folder: SearchFolder, space: Space, metric: str, config: Co
     shown = dict.fromkeys(
         [metric, *(name for name in ("val_loss", "val_rmse", "val_r2", "val_ccc", "val_uar") if name in known)]
     )
-    write_experiment(folder.path, space.distributions, list(shown))
+    costs = [config.search.second_metric] if config.search.second_metric else []
+    write_experiment(folder.path, space.distributions, [*shown, *costs])
