@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from tuning.search.folder import TrialRecord
-    from tuning.tasks import Mode
+from typing import Any
 
 # As in `search.second_metric`.
 COSTS = ("parameters", "size_mb", "latency_ms")
@@ -39,28 +34,3 @@ def cost_of(model: Any, name: str, num_frames: int, num_features: int) -> float:
             model(clip)
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[WARM_UPS:]) * 1000
-
-
-def second_metric(records: Sequence[TrialRecord]) -> str | None:
-    """The cost that a search's trials were measured by, if any."""
-    return next((name for record in records for name in COSTS if name in record.metrics), None)
-
-
-def pareto_front(records: Sequence[TrialRecord], metric: str, mode: Mode, second: str) -> set[int]:
-    """Numbers of the trials that no other beats in one of the two metrics without being worse in the other.
-
-    Trials that failed, or lack inner folds, are left out. Of two equal ones both are on the front.
-    """
-    sign = 1 if mode == "min" else -1
-    points = sorted(
-        (record.metrics[second], sign * record.metrics[metric], record.number)
-        for record in records
-        if record.status != "failed" and record.is_whole and metric in record.metrics and second in record.metrics
-    )
-    front: set[int] = set()
-    last, best = None, float("inf")
-    for cost, value, number in points:
-        if value < best or (cost, value) == last:
-            front.add(number)
-            last, best = (cost, value), value
-    return front

@@ -6,9 +6,10 @@ import csv
 import io
 import json
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from tuning.costs import COSTS, pareto_front, second_metric
+from tuning.costs import COSTS
 from tuning.distributions import plain
 from tuning.search.folder import SearchFolder, TrialRecord, write_text
 from tuning.tasks import Mode
@@ -37,6 +38,31 @@ def rank(records: list[TrialRecord], metric: str, mode: Mode) -> list[TrialRecor
         return (False, not record.is_whole, sign * value, record.number)
 
     return sorted(records, key=key)
+
+
+def second_metric(records: Sequence[TrialRecord]) -> str | None:
+    """The cost that a search's trials were measured by, if any."""
+    return next((name for record in records for name in COSTS if name in record.metrics), None)
+
+
+def pareto_front(records: Sequence[TrialRecord], metric: str, mode: Mode, second: str) -> set[int]:
+    """Numbers of the trials that no other beats in one of the two metrics without being worse in the other.
+
+    Trials that failed, or lack inner folds, are left out. Of two equal ones both are on the front.
+    """
+    sign = 1 if mode == "min" else -1
+    points = sorted(
+        (record.metrics[second], sign * record.metrics[metric], record.number)
+        for record in records
+        if record.status != "failed" and record.is_whole and metric in record.metrics and second in record.metrics
+    )
+    front: set[int] = set()
+    last, best = None, float("inf")
+    for cost, value, number in points:
+        if value < best or (cost, value) == last:
+            front.add(number)
+            last, best = (cost, value), value
+    return front
 
 
 def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[str, Any]]:

@@ -235,8 +235,7 @@ def _log_to(folder: SearchFolder) -> Iterator[None]:
 
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
     """Print the ranking and where everything is; 1 when no trial came to a result."""
-    from tuning.costs import pareto_front, second_metric
-    from tuning.leaderboard import print_leaderboard, write_leaderboard
+    from tuning.leaderboard import pareto_front, print_leaderboard, second_metric, write_leaderboard
 
     metric = plan.config.search.metric
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))

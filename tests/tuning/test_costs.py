@@ -12,7 +12,8 @@ from models.crnn import CRNN
 from models.settings import CRNNSettings
 from tests.command import TINY, run
 from tuning.checks import UserError
-from tuning.costs import cost_of, pareto_front
+from tuning.costs import cost_of
+from tuning.leaderboard import pareto_front
 from tuning.plan import make_plan
 from tuning.search.folder import TrialRecord
 

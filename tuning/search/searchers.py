@@ -82,7 +82,7 @@ def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) 
     return optuna.create_study(
         storage=optuna.storages.JournalStorage(backend),
         study_name=name,
-        directions=["minimize" if mode == "min" else "maximize", *(["minimize"] if second else [])],
+        directions=["minimize" if goal == "min" else "maximize" for goal in (mode, *(["min"] if second else []))],
         sampler=optuna.samplers.RandomSampler(),  # proposes nothing: see StudySearcher
         load_if_exists=True,
     )
