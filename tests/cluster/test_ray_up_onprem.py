@@ -104,6 +104,10 @@ def test_a_search_over_three_hosts(hosts, tmp_path):
     assert {place[0] for place in trained} >= {host.name for host in hosts.hosts}
     assert {place[2] for place in trained} == {"synced"}
 
+    arguments = command.removeprefix("python -m tuning.run ").split()
+    again = run(ray, "submit", file, "tuning/run.py", *arguments, timeout=300, check=False, **options).stdout
+    assert f"all {TRIALS} trials were done before" in again, again
+
     print(run(ray, "down", "-y", file, timeout=120, **options).stdout)
     # `ray down` stops the head; the other hosts miss it within a minute and stop by themselves.
     deadline = time.monotonic() + 240
