@@ -264,5 +264,5 @@ def _command(arguments: list[str]) -> str:
 
 if __name__ == "__main__":
     # As with -m, also where `ray submit` runs a copy of this file elsewhere: a user's own modules lie here.
-    sys.path[0] = os.getcwd()  # noqa: PTH109
+    sys.path[0] = os.getcwd()
     sys.exit(main())
