@@ -65,7 +65,8 @@ def draw_history(search: Gathered) -> go.Figure:
         figure.add_scatter(x=x, y=y, mode="lines", name="best so far", line=line, hoverinfo="skip")
     _constant(figure, search)
     figure.update_xaxes(title="trial")
-    figure.update_yaxes(title=search.metric, range=value_range([search.value(r) or 0.0 for r in scored], search.mode))
+    shown = value_range([search.value(record) or 0.0 for record in scored], search.mode)
+    figure.update_layout(yaxis={"title": search.metric, "range": shown})
     return laid_out(figure, 380)
 
 
@@ -106,7 +107,9 @@ def draw_curves(search: Gathered) -> go.Figure:
         figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=status, showlegend=True)
     _constant(figure, search)
     values = [value for record in with_curve for _, value in search.curves[record.number]]
-    figure.update_xaxes(title="folds done" if search.unit == "folds" else "epoch", rangemode="tozero")
+    longest = max((x for record in with_curve for x, _ in search.curves[record.number]), default=1)
+    title = "folds done" if search.unit == "folds" else "epoch"
+    figure.update_xaxes(title=title, rangemode="tozero", dtick=1 if longest <= 20 else None)
     figure.update_yaxes(title=search.metric, range=value_range(values, search.mode))
     return laid_out(figure, 440)
 

@@ -107,7 +107,7 @@ def gather(folder: SearchFolder) -> Gathered:
         ranked=ranked,
         baseline=_json(path / "baseline.json") or {},
         curves={number: _curve(place, config.search.metric) for number, place in folders.items()},
-        stretches={number: read_stretches(place) for number, place in folders.items()},
+        stretches=_stretches(folder, folders),
         errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
         quarantine=_quarantine(path / "quarantine.csv"),
         environment=_json(path / "environment.json") or {},
@@ -120,6 +120,23 @@ def gather(folder: SearchFolder) -> Gathered:
 
 def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
     return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
+
+
+def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list[Stretch]]:
+    """When each trial ran; of one that an earlier version ran, what the study knows: its beginning and its end."""
+    found = {number: read_stretches(place) for number, place in folders.items()}
+    journal = folder.path / "study.journal"
+    if all(found.values()) or not journal.exists():
+        return found
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    for frozen in optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False):
+        number, began, ended = frozen.number + 1, frozen.datetime_start, frozen.datetime_complete
+        if began is not None and ended is not None and found.get(number) == []:
+            found[number] = [Stretch(began.astimezone(), ended.astimezone(), ended=True)]
+    return found
 
 
 def _json(file: Path) -> Any:

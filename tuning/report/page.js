@@ -1,12 +1,21 @@
 "use strict";
 
-// Figures lie in the page as JSON.
-for (const place of document.querySelectorAll(".figure")) {
-  const figure = JSON.parse(place.querySelector("script").textContent);
+// Figures lie in the page as JSON, and are drawn when they come near: a thousand trials take a moment.
+const draw = (place) => {
+  const data = place.querySelector("script[type='application/json']");
+  if (!data) return;
+  const figure = JSON.parse(data.textContent);
+  data.remove();
   Plotly.newPlot(place, figure.data, figure.layout, { responsive: true, displaylogo: false });
-}
-const resize = () => document.querySelectorAll(".figure").forEach((place) => Plotly.Plots.resize(place));
-window.addEventListener("beforeprint", resize);
+};
+const figures = [...document.querySelectorAll(".figure")];
+const near = new IntersectionObserver(
+  (entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => draw(entry.target)),
+  { rootMargin: "600px" },
+);
+figures.forEach((place) => near.observe(place));
+const resize = () => figures.filter((place) => place.data).forEach((place) => Plotly.Plots.resize(place));
+window.addEventListener("beforeprint", () => { figures.forEach(draw); resize(); });
 window.addEventListener("afterprint", resize);
 
 // A click sorts by a column, a second one the other way; what was not measured stays last.

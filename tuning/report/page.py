@@ -17,7 +17,7 @@ import plotly.offline
 from tuning.report import tables
 from tuning.report.figures import CURVES, draw_curves, draw_history
 from tuning.report.gather import Gathered
-from tuning.report.settings import AXES, LINES, RESAMPLES, Settings
+from tuning.report.settings import AXES, DRAWS, LINES, Settings
 from tuning.report.timeline import draw_timeline
 
 # Lines of a long list that the page has.
@@ -98,8 +98,8 @@ def _sections(search: Gathered) -> list[Section]:
     )
     _fill(timeline, lambda: draw_timeline(search), "no times were recorded")
     timeline.note = (
-        "A lane is a worker's machine and a place on it. The number is the trial's; … follows it where the trial was not "
-        "over: cut off and continued, or not ended."
+        "A lane is a worker's machine and a place on it. The number is the trial's; … follows it where the trial was "
+        "not over: cut off and continued, or not ended. A trial that failed before its first epoch left no machine."
     )
     return [history, curves, *_of_settings(search), timeline]
 
@@ -130,14 +130,14 @@ def _of_settings(search: Gathered) -> list[Section]:
     count = len(settings.records)
     importance.note = (
         f"An estimate from {count} trials (Optuna's PED-ANOVA): how much each setting tells the best tenth of the "
-        f"trials from all. The whiskers are the middle 80 % of {RESAMPLES} draws of as many trials with replacement; settings "
-        "whose whiskers overlap are not told apart. It is no effect size, and a search that learns has looked at good "
-        "settings more often."
+        f"trials from all. The whiskers are the least and the most that {DRAWS} draws of four fifths of the trials gave; "
+        "settings whose whiskers overlap are not told apart. It is no effect size, and a search that learns has looked "
+        "at good settings more often."
     )
-    more = f" The {AXES} that mattered most." if len(settings.ordered) > AXES else ""
-    thin = (
-        f" The {LINES // 2} best and {LINES // 2} evenly from the other {count - LINES // 2}." if count > LINES else ""
-    )
+    which = "that mattered most" if settings.importance else "that vary"
+    more = f" {AXES} of {len(settings.ordered)} settings {which}." if len(settings.ordered) > AXES else ""
+    half = LINES // 2
+    thin = f" The {half} best trials and {half} evenly from the other {count - half}." if count > LINES else ""
     beyond = " Poorer values than the axis has are drawn at its end." if settings.range else ""
     coordinates.note = f"A line is a trial; dark is good.{more}{thin}{beyond}"
     slices.note = "A point is a trial, the later the darker. Stopped trials count with their best epoch."

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import optuna
 import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
 
 from tuning.report.figures import value_range
 from tuning.report.gather import Gathered
@@ -17,7 +18,7 @@ from tuning.search.folder import TrialRecord
 
 # Fewer trials say little of what mattered: PED-ANOVA looks at the best tenth.
 MIN_TRIALS = 20
-RESAMPLES = 20
+DRAWS = 10
 # Axes and lines that a page's width has room for.
 AXES, LINES = 10, 200
 SLICES_PER_ROW = 4
@@ -54,19 +55,21 @@ class Settings:
         return min(max(value, self.range[0]), self.range[1])
 
     def _importance(self) -> tuple[dict[str, tuple[float, float, float]], str]:
-        """Share of each setting, with the middle 80 % over resampled trials; or why there is none."""
+        """Share of each setting, with the least and the most over parts of the trials; or why there is none."""
         if len(self.varied) < 2:
             return {}, "fewer than two settings varied"
         if len(self.records) < MIN_TRIALS:
             return {}, f"{len(self.records)} trials with a value are too few to tell; {MIN_TRIALS} are the least"
         trials = self.study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
         shares = _shares(self.study, self.varied)
-        draws = np.random.default_rng(0).integers(len(trials), size=(RESAMPLES, len(trials)))
+        # Without replacement: a trial that counts twice looks like a pattern.
+        rng, size = np.random.default_rng(0), round(0.8 * len(trials))
+        draws = [rng.permutation(len(trials))[:size] for _ in range(DRAWS)]
         again = [_shares(Drawn(self.study, [trials[i] for i in draw]), self.varied) for draw in draws]
         found = {}
         for name in self.varied:
-            low, high = np.quantile([share.get(name, 0.0) for share in again], [0.1, 0.9])
-            found[name] = (shares.get(name, 0.0), float(low), float(high))
+            own = [share.get(name, 0.0) for share in again]
+            found[name] = (shares.get(name, 0.0), min(own), max(own))
         if not any(share for share, _, _ in found.values()):
             return {}, "no setting told the best tenth of the trials from the others"
         return dict(sorted(found.items(), key=lambda item: -item[1][0])), ""
@@ -97,9 +100,7 @@ class Settings:
         axes = [name for name in self.ordered if name in names][:AXES]
         study = make_study(records, self._value, self.search.mode, self.search.space.distributions, in_order=True)
         figure = optuna.visualization.plot_parallel_coordinate(study, params=axes, target_name=self.search.metric)
-        for trace in figure.data:
-            if trace.type == "parcoords":  # Optuna 4 draws by WebGL
-                trace.update(labelangle=20)
+        _recolour(figure, is_high_good=self.search.mode == "max")
         if figure.layout.xaxis.ticktext:
             text = [wrapped(name) for name in figure.layout.xaxis.ticktext]
             figure.update_xaxes(ticktext=text, tickangle=0, tickfont={"size": 12}, side="top")
@@ -107,9 +108,9 @@ class Settings:
         return laid_out(figure, 460, margin={"l": 50, "r": 20, "t": 70, "b": 20}, hovermode="closest")
 
     def draw_slices(self) -> list[go.Figure]:
-        """Value over each setting, four in a row."""
-        rows = [self.ordered[i : i + SLICES_PER_ROW] for i in range(0, len(self.ordered), SLICES_PER_ROW)]
-        return [self._row(names) for names in rows]
+        """Value over each setting, at most four in a row."""
+        rows = np.array_split(self.ordered, math.ceil(len(self.ordered) / SLICES_PER_ROW))
+        return [self._row(row.tolist()) for row in rows]
 
     def _row(self, names: list[str]) -> go.Figure:
         figure = optuna.visualization.plot_slice(self.study, params=names, target_name=self.search.metric)
@@ -120,10 +121,23 @@ class Settings:
             axis.update(title={"standoff": 8}, tickfont={"size": 11}, nticks=6)
         figure.update_yaxes(range=self.range)
         figure.update_traces(
-            marker={"size": 6, "opacity": 0.8},
+            marker={"size": 6, "opacity": 0.8, "colorscale": [[0, "#9ecae1"], [1, "#08306b"]]},
             hovertemplate="trial %{marker.color}<br>%{x}: %{y:.4f}<extra></extra>",
         )
         return laid_out(figure, 320)
+
+
+def _recolour(figure: go.Figure, is_high_good: bool) -> None:
+    """Dark is good, from Cividis: Optuna's palest blues can't be seen on paper."""
+    scale = {"colorscale": "Cividis", "reversescale": is_high_good}
+    for trace in figure.data:
+        if trace.type == "parcoords":  # of Optuna 4, drawn by WebGL
+            trace.update(labelangle=20, line=scale)
+        elif trace.mode == "lines":  # the first axis has the value, from 0 to 1
+            place = 1 - trace.y[0] if is_high_good else trace.y[0]
+            trace.update(line={"color": sample_colorscale("Cividis", [place])[0], "width": 1.4}, opacity=0.75)
+        else:
+            trace.update(visible=False)  # the colour bar says what the first axis does
 
 
 def _shares(study: optuna.Study, names: list[str]) -> dict[str, float]:

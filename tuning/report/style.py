@@ -13,6 +13,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E
 COLOURS = {"done": BLUE, "stopped": ORANGE, "failed": RED, "running": GREEN}
 SYMBOLS = {"done": "circle", "stopped": "diamond-open", "failed": "x", "running": "triangle-up"}
 DASHES = {"done": "solid", "stopped": "dash", "failed": "dot", "running": "dashdot"}
+TEXTS = {"done": "#fff", "stopped": "#000", "failed": "#000", "running": "#000"}
 PATTERNS = {"done": "", "stopped": "/", "failed": "x", "running": "."}
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
@@ -27,13 +28,14 @@ def laid_out(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
         height=height,
         autosize=True,
         font={"family": FONT, "size": 13, "color": "#222"},
-        margin={"l": 60, "r": 20, "t": 30, "b": 50},
-        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom"},
+        margin={"l": 60, "r": 44, "t": 30, "b": 50},
+        modebar={"orientation": "v"},
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
         hoverlabel={"align": "left", "namelength": -1},
     )
     figure.update_layout(**layout)
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
+    figure.update_xaxes(automargin=True, title_font_size=13)
+    figure.update_yaxes(automargin=True, title_font_size=13)
     return figure
 
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import plotly.graph_objects as go
 
 from tuning.report.gather import Gathered
-from tuning.report.style import COLOURS, PATTERNS, laid_out
+from tuning.report.style import COLOURS, PATTERNS, TEXTS, laid_out
 from tuning.search.folder import TrialRecord
 from tuning.search.times import Stretch
 
+# Bars that leave no room for lines between them.
+MANY = 200
 UNKNOWN = "machine not recorded"
 
 
@@ -76,20 +78,42 @@ def draw_timeline(search: Gathered) -> go.Figure | None:
             textposition="inside",
             insidetextanchor="middle",
             textangle=0,
+            insidetextfont={"color": TEXTS[status]},
             constraintext="inside",
             marker={
                 "color": COLOURS[status],
-                "pattern": {"shape": PATTERNS[status], "fgcolor": "#fff", "size": 6, "solidity": 0.25},
-                "line": {"color": "#fff", "width": 1},
+                "pattern": {
+                    "shape": PATTERNS[status],
+                    "fillmode": "overlay",
+                    "fgcolor": "rgba(255, 255, 255, 0.6)",
+                    "size": 7,
+                    "solidity": 0.25,
+                },
+                "line": {"color": "#fff", "width": 1 if len(bars) < MANY else 0},
             },
             customdata=[[_words(bar), _utc(bar.stretch.seen)] for bar in group],
             hovertemplate="%{customdata[0]}<br>%{base} to %{customdata[1]}<extra></extra>",
         )
+    _mark_failures(figure, bars)
     lanes = sorted({bar.lane for bar in bars}, key=lambda lane: (lane.rpartition("  ")[0], int(lane.split()[-1])))
     figure.update_xaxes(title="UTC", type="date")
     figure.update_yaxes(categoryorder="array", categoryarray=lanes[::-1], type="category")
     height = min(900, 140 + 30 * len(lanes))
     return laid_out(figure, height, barmode="overlay", bargap=0.15, uniformtext={"minsize": 9, "mode": "hide"})
+
+
+def _mark_failures(figure: go.Figure, bars: list[Bar]) -> None:
+    """A cross where a trial failed: it may have lived too briefly for a bar that can be seen."""
+    failed = [bar for bar in bars if bar.record.status == "failed" and bar.part == bar.parts]
+    if failed:
+        figure.add_scatter(
+            x=[_utc(bar.stretch.seen) for bar in failed],
+            y=[bar.lane for bar in failed],
+            mode="markers",
+            name="where it failed",
+            marker={"symbol": "x", "size": 7, "color": "#000"},
+            hoverinfo="skip",
+        )
 
 
 def _utc(moment: datetime.datetime) -> str:
