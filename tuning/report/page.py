@@ -130,7 +130,7 @@ def _of_settings(search: Gathered) -> list[Section]:
     count = len(settings.records)
     importance.note = (
         f"An estimate from {count} trials (Optuna's PED-ANOVA): how much each setting tells the best tenth of the "
-        f"trials from all. The whiskers are the least and the most that {DRAWS} draws of four fifths of the trials gave; "
+        f"trials from all. The whiskers are the least and the most that {DRAWS} draws of four fifths of them gave; "
         "settings whose whiskers overlap are not told apart. It is no effect size, and a search that learns has looked "
         "at good settings more often."
     )
