@@ -134,8 +134,8 @@ def _of_settings(search: Gathered) -> list[Section]:
         "settings whose whiskers overlap are not told apart. It is no effect size, and a search that learns has looked "
         "at good settings more often."
     )
-    which = "that mattered most" if settings.importance else "that vary"
-    more = f" {AXES} of {len(settings.ordered)} settings {which}." if len(settings.ordered) > AXES else ""
+    which = "that mattered most" if settings.importance else "that come first"
+    more = f" The {AXES} of {len(settings.ordered)} settings {which}." if len(settings.ordered) > AXES else ""
     half = LINES // 2
     thin = f" The {half} best trials and {half} evenly from the other {count - half}." if count > LINES else ""
     beyond = " Poorer values than the axis has are drawn at its end." if settings.range else ""

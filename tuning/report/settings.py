@@ -13,7 +13,7 @@ from plotly.colors import sample_colorscale
 from tuning.report.figures import value_range
 from tuning.report.gather import Gathered
 from tuning.report.study import Drawn, make_study, short_names
-from tuning.report.style import BLUE, GREY, laid_out, wrapped
+from tuning.report.style import BLUE, GREY, laid_out, shortened, wrapped
 from tuning.search.folder import TrialRecord
 
 # Fewer trials say little of what mattered: PED-ANOVA looks at the best tenth.
@@ -104,8 +104,9 @@ class Settings:
         if figure.layout.xaxis.ticktext:
             text = [wrapped(name) for name in figure.layout.xaxis.ticktext]
             figure.update_xaxes(ticktext=text, tickangle=0, tickfont={"size": 12}, side="top")
+        figure.for_each_annotation(lambda note: note.update(text=shortened(note.text)))
         figure.update_annotations(font={"size": 11, "color": "#222"}, bgcolor="rgba(255, 255, 255, 0.75)")
-        return laid_out(figure, 460, margin={"l": 50, "r": 20, "t": 70, "b": 20}, hovermode="closest")
+        return laid_out(figure, 460, margin={"l": 50, "r": 90, "t": 70, "b": 20}, hovermode="closest")
 
     def draw_slices(self) -> list[go.Figure]:
         """Value over each setting, at most four in a row."""
@@ -117,7 +118,7 @@ class Settings:
         for axis in figure.select_xaxes():
             if axis.categoryarray:  # Optuna shows categories as Python would
                 array = list(axis.categoryarray)
-                axis.update(tickmode="array", tickvals=array, ticktext=[label.strip("'") for label in array])
+                axis.update(tickmode="array", tickvals=array, ticktext=[shortened(label.strip("'")) for label in array])
             axis.update(title={"standoff": 8}, tickfont={"size": 11}, nticks=6)
         figure.update_yaxes(range=self.range)
         figure.update_traces(

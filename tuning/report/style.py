@@ -47,3 +47,8 @@ def wrapped(name: str, width: int = 10) -> str:
             lines.append("")
         lines[-1] += part
     return "<br>".join(lines)
+
+
+def shortened(label: str, most: int = 24) -> str:
+    """A label that leaves room for the figure; what is left out stands in the ranking."""
+    return label if len(label) <= most else label[: most - 1] + "…"
