@@ -106,6 +106,7 @@ def finalize(
     from tuning.intervals import group_intervals
     from tuning.plan import read_corpus
     from tuning.recorded import space_of
+    from tuning.report import write_or_note
     from tuning.search.folder import write_json
     from tuning.search.starting import when_needed
     from tuning.stages import corpus_fingerprint, prepare_features, usable_split
@@ -164,6 +165,7 @@ def finalize(
     print_scores(config, winner, tested)
     draw(best, config, winner, folder.trial(winner.number), tested)
     write_card(folder, config, winner, corpus, split, tested, repeated, num_parameters)
+    write_or_note(folder)
     print(f"model     {best}")
     return metrics
 

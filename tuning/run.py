@@ -236,6 +236,7 @@ def _log_to(folder: SearchFolder) -> Iterator[None]:
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
     """Print the ranking and where everything is; 1 when no trial came to a result."""
     from tuning.leaderboard import pareto_front, print_leaderboard, second_metric, write_leaderboard
+    from tuning.report import write_or_note
 
     metric = plan.config.search.metric
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
@@ -247,6 +248,9 @@ def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> 
         front = sorted(pareto_front(ranked, metric, plan.mode, second))
         print(f"pareto    best for their {second}: trials {', '.join(map(str, front))}")
     print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
+    report = write_or_note(folder)
+    if report is not None:
+        print(f"report    {report}")
     print(f"trials    {folder.trials}")
     if folder.remote:
         print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")

@@ -14,11 +14,13 @@ from typing import Any
 from ray.tune import Callback
 
 from tuning.faults import faults_name
+from tuning.search import times
 from tuning.search.events import TrialEvents
 from tuning.search.folder import (
     STOPPED,
     SearchFolder,
     TrialRecord,
+    cut_to_lines,
     is_metric,
     read_record,
     repair_progress,
@@ -89,6 +91,7 @@ class Recorder(Callback):
         """Write the parameters and open the event file."""
         if trial.trial_id in self.records:  # paused, and perhaps given other settings
             self.records[trial.trial_id].params = trial.config["params"]
+            times.note(self.folder.trial(trial.config["number"]), times.BEGAN)
             return
         spec = trial.config
         path = self.folder.trial(spec["number"])
@@ -96,6 +99,8 @@ class Recorder(Callback):
         for name in ("result.json", "error.txt"):
             (path / name).unlink(missing_ok=True)
         self.columns[trial.trial_id] = repair_progress(path)
+        cut_to_lines(path / times.FILE)
+        times.note(path, times.BEGAN)
         record = read_record(path)
         self.records[trial.trial_id], self.began[trial.trial_id] = record, time.monotonic()
         self.events[trial.trial_id] = TrialEvents(path, record)
@@ -112,6 +117,7 @@ class Recorder(Callback):
         end = result.get("finished") or (STOPPED if record.number in self.stopping else "")
         row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | metrics
         self._append(trial.trial_id, record, row)
+        times.note(self.folder.trial(record.number), times.ROW, str(result.get("hostname", "")))
         # The row says so where the last epoch is kept, whether or not it is better.
         kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
         improved = kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
@@ -163,6 +169,7 @@ class Recorder(Callback):
         record = self.records[trial_id]
         record.status, record.reason = status, reason
         record.seconds = (record.seconds or 0.0) + time.monotonic() - self.began.pop(trial_id)
+        times.note(self.folder.trial(record.number), times.ENDED)
         write_json(self.folder.trial(record.number) / "result.json", record.written())
         self.events.pop(trial_id).close(status)
         log.info("trial %d %s (%s)", record.number, status, reason)

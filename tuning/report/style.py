@@ -1,0 +1,54 @@
+"""Colours, dashes and layout that the figures share; every status has a shape of its own beside its colour."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#767676"
+
+COLOURS = {"done": BLUE, "stopped": ORANGE, "failed": RED, "running": GREEN}
+SYMBOLS = {"done": "circle", "stopped": "diamond-open", "failed": "x", "running": "triangle-up"}
+DASHES = {"done": "solid", "stopped": "dash", "failed": "dot", "running": "dashdot"}
+TEXTS = {"done": "#fff", "stopped": "#000", "failed": "#000", "running": "#000"}
+PATTERNS = {"done": "", "stopped": "/", "failed": "x", "running": "."}
+
+FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
+
+
+def laid_out(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
+    """The figure as wide as the page, in the page's type."""
+    figure.update_layout(
+        template="plotly_white",
+        title=None,
+        width=None,
+        height=height,
+        autosize=True,
+        font={"family": FONT, "size": 13, "color": "#222"},
+        margin={"l": 60, "r": 44, "t": 30, "b": 50},
+        modebar={"orientation": "v"},
+        legend={"orientation": "h", "x": 0, "y": 1.0, "yanchor": "bottom", "traceorder": "normal"},
+        hoverlabel={"align": "left", "namelength": -1},
+    )
+    figure.update_layout(**layout)
+    figure.update_xaxes(automargin=True, title_font_size=13)
+    figure.update_yaxes(automargin=True, title_font_size=13)
+    return figure
+
+
+def wrapped(name: str, width: int = 10) -> str:
+    """A setting's name in lines of about so many letters, broken after `_` and `.`."""
+    lines = [""]
+    for part in name.replace("_", "_\0").replace(".", ".\0").split("\0"):
+        if lines[-1] and len(lines[-1] + part) > width:
+            lines.append("")
+        lines[-1] += part
+    return "<br>".join(lines)
+
+
+def shortened(label: str, most: int = 24) -> str:
+    """A label that leaves room for the figure; what is left out stands in the ranking."""
+    return label if len(label) <= most else label[: most - 1] + "…"
