@@ -171,6 +171,10 @@ class ResourceSettings(Settings):
     max_restarts: int = Field(
         3, ge=0, description="how often a trial goes on from its last checkpoint after its worker or node died"
     )
+    price_per_hour: float | None = Field(
+        None, gt=0, description="what a machine costs an hour, for the estimate of --dry-run probe=true (their mean)"
+    )
+    currency: str = Field("USD", min_length=1, description="of price_per_hour")
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> "ResourceSettings":
