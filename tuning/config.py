@@ -234,6 +234,9 @@ class RunSettings(Settings):
     )
     storage: str = Field("results", description="folder or URI (s3://, gs://) of the searches, each under its name")
     fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
+    mlflow: str | None = Field(
+        None, description="URI of an MLflow server or store that each trial is logged to as a run, too"
+    )
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
 
 

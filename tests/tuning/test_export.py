@@ -67,7 +67,7 @@ def batch_of(best, num_clips, frames, seed=1):
     return (noise * best.features.std + best.features.mean).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if "," in name else ()) for name in MODELS])
 def test_onnxruntime_gives_what_pytorch_gives(tmp_path, capsys, name):
     folder = write_best(tmp_path / "best", *MODELS[name])
     assert export.main([str(folder)]) == 0
@@ -95,6 +95,7 @@ def test_onnxruntime_gives_what_pytorch_gives(tmp_path, capsys, name):
     assert len({tuple(row) for row in np.round(found[0], 3).tolist()}) > 1  # clips differ, so the comparison can fail
 
 
+@pytest.mark.slow
 def test_an_ensemble_has_a_file_for_each_member(tmp_path, capsys):
     folder = write_best(tmp_path / "best", *MODELS["crnn"])
     write_best(folder / "members" / "0007", *MODELS["crnn"], seed=3)

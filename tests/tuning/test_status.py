@@ -37,7 +37,8 @@ def write_trial(folder, number, losses, ended=True, status="done"):
     write_json(folder.trial(number) / "params.json", {"searched": {"optim.learning_rate": 0.01}, "config": {}})
     best = losses.index(min(losses)) + 1 if losses else None
     rows = ["epoch,seconds,best_epoch,val_loss,finished"]
-    rows += [f"{epoch},2.0,{best},{loss}," for epoch, loss in enumerate(losses, start=1)]
+    for epoch, loss in enumerate(losses, start=1):
+        rows.append(f"{epoch},2.0,{losses.index(min(losses[:epoch])) + 1},{loss},")
     write_text(folder.trial(number) / "progress.csv", "\n".join(rows) + "\n")
     if ended:
         metrics = {"val_loss": min(losses)} if losses else {}

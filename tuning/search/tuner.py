@@ -28,6 +28,7 @@ from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
 from tuning.search.searchers import StudySearcher, open_study, reconcile
+from tuning.search.tracking import Tracking
 from tuning.search.view import View
 from tuning.space import Space
 from tuning.tasks import ranking_metrics
@@ -149,7 +150,7 @@ def run_search(
     with View(Standing(folder.name, total, metric, mode, config.training.epochs, words, known, len(ended))) as view:
         recorder = Recorder(folder, metric, mode, view.update, getattr(scheduler, "stopping", ()))
         failures = Failures(resources, config.resources.max_restarts, request.for_fault, view.say)
-        with on_signals(request, view.say):
+        with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources)),
                 tune_config=tune.TuneConfig(
