@@ -108,7 +108,7 @@ def last_state(states: Tensor, lengths: Tensor | None, bidirectional: bool) -> T
 
     With `lengths` [B] the last frame is each clip's own. The backward direction ends at frame 0.
     """
-    clips = torch.arange(len(states), device=states.device)
+    clips = torch.arange(states.shape[0], device=states.device)  # len() would fix the number in an exported graph
     last = states[:, -1] if lengths is None else states[clips, lengths - 1]
     if not bidirectional:
         return last

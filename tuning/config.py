@@ -176,6 +176,10 @@ class ResourceSettings(Settings):
     max_restarts: int = Field(
         3, ge=0, description="how often a trial goes on from its last checkpoint after its worker or node died"
     )
+    price_per_hour: float | None = Field(
+        None, gt=0, description="what a machine costs an hour, for the estimate of --dry-run probe=true (their mean)"
+    )
+    currency: str = Field("USD", min_length=1, description="of price_per_hour")
 
     @model_validator(mode="after")
     def _whole_above_one(self) -> "ResourceSettings":
@@ -235,6 +239,9 @@ class RunSettings(Settings):
     )
     storage: str = Field("results", description="folder or URI (s3://, gs://) of the searches, each under its name")
     fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
+    mlflow: str | None = Field(
+        None, description="URI of an MLflow server or store that each trial is logged to as a run, too"
+    )
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
 
 

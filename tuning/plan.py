@@ -61,6 +61,11 @@ def make_plan(arguments: list[str]) -> Plan:
     """
     run, space, overrides = load(arguments)
     _check_storage(run.storage)
+    if run.mlflow and not importlib.util.find_spec("mlflow"):
+        raise UserError(
+            f"mlflow: expected null unless MLflow is installed, got '{run.mlflow}'; "
+            "install it: pip install 'audio-emotion-tuning[mlflow]'"
+        )
     config = space.fixed()
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
     if config.search.scheduler == "pbt" and is_uri(run.storage):

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import time
-from typing import Any
+from typing import TYPE_CHECKING
 
 from tuning.config import Config
 from tuning.distributions import plain
 from tuning.folds import describe_parts
 from tuning.plan import Plan, planned_points, read_corpus, with_classes
-from tuning.search.resources import Resources, cluster_resources, local_machine, plan_resources, start_ray
+from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.stages import searched_effects
 
-# Configurations and steps that a probe measures.
-PROBED, PROBE_STEPS = 4, 5
+if TYPE_CHECKING:
+    from tuning.estimate import Estimate
 
 
 def preview(plan: Plan) -> None:
@@ -53,7 +52,7 @@ def preview(plan: Plan) -> None:
     for number, point in enumerate(points, start=1):
         print(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items()))
     if plan.run.probe:
-        _probe(plan, resources)
+        _probe(plan)
 
 
 def _machine(config: Config) -> tuple[float, float]:
@@ -63,59 +62,44 @@ def _machine(config: Config) -> tuple[float, float]:
     return local_machine()
 
 
-def _probe(plan: Plan, resources: Resources) -> None:
-    """Time a few steps of a few trials, one after the other, and extend to all epochs of all trials."""
-    import ray
-
-    from tuning.stages import data_key, prepare_banks, prepare_features, share_data, usable_split
+def _probe(plan: Plan) -> None:
+    """Measure a few steps of a few trials, as many at once as the search runs, and say what all will take."""
+    from tuning.estimate import estimate
 
     corpus, split = read_corpus(plan.config)
-    plan = with_classes(plan, corpus)
-    start_ray(plan.config)
-    prepared = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
-    split = usable_split(split, prepared)
-    banks = prepare_banks(plan.space, plan.config, corpus, split, lambda done, total: None)
-    data, _ = share_data(prepared, banks, split, plan.space, plan.config)
-    points = planned_points(plan.space, plan.config) or [
-        {path: d.at(fraction) for path, d in plan.space.distributions.items()} for fraction in (0.1, 0.4, 0.6, 0.9)
-    ]
-    chosen = points[:: max(1, len(points) // PROBED)][:PROBED]
-    seconds = []
-    for point in chosen:
-        config = plan.space.config(point)
-        some, models = ray.get(data[data_key(config)]), config.split.inner_folds or 1
-        if config.split.inner_folds is not None:
-            some = some.fold(0)
-        seconds.append(_epoch_seconds(config, some) * config.training.epochs * models)
-    mean = sum(seconds) / len(seconds)
-    total = mean * plan.total / resources.concurrent
-    print(f"estimate  {mean:.0f} s per trial ({min(seconds):.0f} to {max(seconds):.0f} s, {len(chosen)} probed),")
-    print(f"          at most {total / 60:.1f} minutes for the search; early stopping and schedulers end sooner")
+    print_estimate(estimate(with_classes(plan, corpus), corpus, split))
 
 
-def _epoch_seconds(config: Config, data: Any) -> float:
-    import torch
+def print_estimate(found: Estimate) -> None:
+    """An estimate in words, with what it does not know."""
+    trials = [seconds / found.models for seconds in found.trials([found.models * found.epochs] * found.total)]
+    of_folds = f" for each of {found.models} models" if found.models > 1 else ""
+    parts = [f"start {found.start + found.end:.0f} s"]
+    if found.preparation:
+        parts.insert(0, f"preparation {found.preparation:.0f} s, from a few recordings")
+    print(
+        f"estimate  {len(found.probes)} of {found.total} trials probed, {found.concurrent} at once; {'; '.join(parts)}"
+    )
+    print(f"          a trial with all {found.epochs} epochs: {_range(trials)} s{of_folds}")
+    least, most = found.least, found.most
+    print(f"          the search: at most about {_time(most)}", end="")
+    if least < 0.95 * most:
+        print(
+            f", at least {_time(least)}: when early stopping or a scheduler ends trials can't be known before", end=""
+        )
+    print()
+    if found.price is not None:
+        machines = f"{found.num_machines} machine{'s' if found.num_machines > 1 else ''}"
+        price = f"{machines} at {found.price:g} {found.currency} an hour"
+        print(f"cost      at most about {found.cost(most):.2f} {found.currency}: {price}")
 
-    from datasets.augmented import augment_data
-    from tuning.tasks import ranking_metrics, task_of
-    from tuning.training import Training
-    from tuning.trial import build_model
 
-    torch.set_num_threads(config.resources.cpus_per_worker)
-    cropped = augment_data(data.crop(config.features.num_frames), config.features, config.augment)
-    mode = ranking_metrics(config.task)[config.search.metric]
-    training = Training(build_model(config, cropped.num_features), cropped, task_of(config), config, mode)
-    batches = cropped.train_batches(1, config.training.batch_size, config.seed)
-    steps = []
-    for batch in batches:
-        began = time.perf_counter()
-        training.step(batch)
-        steps.append(time.perf_counter() - began)
-        if len(steps) > PROBE_STEPS:
-            break
-    began = time.perf_counter()
-    training.validate()
-    validation = time.perf_counter() - began
-    per_epoch = cropped.num_batches(config.training.batch_size)
-    steady = sorted(steps[1:] or steps)
-    return steady[len(steady) // 2] * per_epoch + validation
+def _range(seconds: list[float]) -> str:
+    low, high = min(seconds), max(seconds)
+    return f"{low:.0f}" if high - low < 1 else f"{low:.0f} to {high:.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -21,9 +21,9 @@ from tuning.folds import FoldResults, ResidentFolds, StreamedFolds, open_folds
 from tuning.leaderboard import rank, write_leaderboard
 from tuning.plan import make_plan, read_corpus
 from tuning.search.folder import SearchFolder, TrialRecord, read_progress
+from tuning.search.panel import Standing
 from tuning.search.resources import Resources
 from tuning.search.tuner import run_search
-from tuning.search.view import View
 from tuning.stages import data_key, prepare_features, share_data, usable_split
 
 # Ray's workers can't import a test module: the formula travels by value.
@@ -116,7 +116,8 @@ def test_fewer_folds_rank_after_all_folds_whatever_the_mean(mode):
     ]
     expected = {"min": [3, 4, 1, 2, 5], "max": [4, 3, 2, 1, 5]}[mode]
     assert [one.number for one in rank(records, "val_ccc", mode)] == expected
-    assert View(5, "val_ccc", mode, 50, "", records).best().number == expected[0]
+    standing = Standing("folds", 5, "val_ccc", mode, 50, "", {one.number: one for one in records})
+    assert standing.best().number == expected[0]
 
 
 def test_what_can_not_be_is_refused_before_anything_is_computed(tmp_path):

@@ -1,6 +1,6 @@
 """`--dry-run`: what it says, and that it leaves nothing behind."""
 
-from tests.command import TINY, run
+from tests.command import run
 
 
 def test_a_random_search_lists_its_trials(tmp_path):
@@ -16,9 +16,3 @@ def test_optuna_shows_distributions_and_the_points_tried_first():
     output = run("--dry-run", "search.algorithm=optuna", "search.num_trials=30", points)
     assert "30 trials (optuna" in output
     assert "tried first\n     1  optim.learning_rate=0.002" in output and "\n     2  " not in output
-
-
-def test_a_probe_estimates_the_time(ray_session, tmp_path):
-    output = run("--dry-run", "probe=true", f"storage={tmp_path}/r", f"data.prepared={tmp_path}/p", *TINY)
-    assert "s per trial" in output and "minutes for the search" in output
-    assert not (tmp_path / "r").exists()

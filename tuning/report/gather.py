@@ -132,6 +132,7 @@ def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list
     from optuna.storages.journal import JournalFileBackend
 
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
     for frozen in optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False):
         number, began, ended = frozen.number + 1, frozen.datetime_start, frozen.datetime_complete
         if began is not None and ended is not None and found.get(number) == []:

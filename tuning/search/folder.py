@@ -1,7 +1,7 @@
 """What a search leaves on disk: its identity, its lock and one folder per trial. Knows no Ray.
 
 results/<name>/
-  config.yaml overrides.yaml environment.json fingerprint.json study.journal search.log quarantine.csv
+  config.yaml overrides.yaml environment.json fingerprint.json study.journal run.json search.log quarantine.csv
   trials/0001/{params.json, progress.csv, result.json, error.txt, events.out.tfevents.*, checkpoints/}
   leaderboard.csv leaderboard.md
 """
@@ -16,6 +16,8 @@ import json
 import os
 import platform
 import socket
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,12 +30,16 @@ from tuning.config import NOT_IDENTITY, nested
 from tuning.costs import COSTS
 from tuning.distributions import plain
 from tuning.faults import whole_lines, whole_or_absent
+from tuning.search.repeated import Repeated
 from tuning.space import Space, read_recorded
 
 FINAL = ("done", "stopped", "failed")
 
 # What the last row of a trial says that its scheduler stopped.
 STOPPED = "scheduler"
+
+# Between two signs of life of who works on a search.
+SIGN_SECONDS = 5.0
 
 
 @dataclass
@@ -104,8 +110,7 @@ class SearchFolder:
             self.storage.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
-            holder = Path(self._lock.lock_file).with_suffix(".holder")
-            who = holder.read_text(encoding="utf-8") if holder.exists() else "another process"
+            who = self.holder.read_text(encoding="utf-8") if self.holder.exists() else "another process"
             raise UserError(
                 f"name: expected a search that nobody works on, got '{self.name}', which {who} runs; "
                 f"wait for it, or choose another name=..."
@@ -114,14 +119,25 @@ class SearchFolder:
             raise UserError(
                 f"storage: expected a folder to write in, got '{self.storage}' ({error.strerror})"
             ) from None
-        Path(self._lock.lock_file).with_suffix(".holder").write_text(
-            f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8"
-        )
+        self.holder.write_text(f"process {os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+        self._signs = Repeated("signs of life", self._show_life)
+        self._signs.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        Path(self._lock.lock_file).with_suffix(".holder").unlink(missing_ok=True)
+        self._signs.stop()
+        self.holder.unlink(missing_ok=True)
         self._lock.release()
+
+    @property
+    def holder(self) -> Path:
+        """Who holds the lock, as text; its time is the last sign of life, for those who see but the storage."""
+        return self.storage / f".{self.name}.holder"
+
+    def _show_life(self) -> float:
+        with suppress(OSError):  # a disk out of reach for a moment; what has to be written says so itself
+            os.utime(self.holder)
+        return SIGN_SECONDS
 
     @property
     def exists(self) -> bool:
@@ -165,6 +181,16 @@ class SearchFolder:
         write_json(self.path / "environment.json", environment())
         write_text(self.path / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
+
+    def begin_run(self, total: int, ended: int, resources: str) -> None:
+        """Say how large the search is now and since when it runs, for who looks on from another process.
+
+        `ended`: trials that came to their end before. `resources` in words.
+        """
+        began = time.time()
+        write_json(
+            self.path / "run.json", {"total": total, "ended_before": ended, "resources": resources, "began": began}
+        )
 
     def check_identity(self, space: Space, fingerprint: dict[str, Any]) -> None:
         """Compare with what the search was begun with.

@@ -22,11 +22,13 @@ from tuning.search.events import write_experiment
 from tuning.search.failures import Failures, losses_end_trials_alone
 from tuning.search.folder import SearchFolder
 from tuning.search.groups import orphans_released
+from tuning.search.panel import Standing
 from tuning.search.population import Population, current_params
 from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
 from tuning.search.searchers import StudySearcher, open_study, reconcile
+from tuning.search.tracking import Tracking
 from tuning.search.view import View
 from tuning.space import Space
 from tuning.tasks import ranking_metrics
@@ -144,10 +146,12 @@ def run_search(
     minutes = config.search.time_budget_minutes
     request = StopRequest(seconds=minutes * 60 if minutes else None)
     words = f"{resources} per trial, {resources.concurrent} at once"
-    with View(total, metric, mode, config.training.epochs, words, records) as view:
+    folder.begin_run(total, len(ended), words)
+    known = {record.number: record for record in records}
+    with View(Standing(folder.name, total, metric, mode, config.training.epochs, words, known, len(ended))) as view:
         recorder = Recorder(folder, metric, mode, view.update, getattr(scheduler, "stopping", ()))
         failures = Failures(resources, config.resources.max_restarts, request.for_fault, view.say)
-        with on_signals(request, view.say):
+        with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say):
             tuner = tune.Tuner(
                 tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources)),
                 tune_config=tune.TuneConfig(
