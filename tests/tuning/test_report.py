@@ -93,6 +93,7 @@ SEARCHES = [
     ("space=ser",),
     ("space=ser", "split.inner_folds=4"),
     ("space=crnn_grid",),
+    ("space=crnn", "search.second_metric=parameters"),
 ]
 
 
@@ -109,7 +110,7 @@ def test_the_page_has_the_leaderboards_numbers(tmp_path, arguments):
     drawn = {trace["name"]: trace for trace in page.figures["curves"][0]["data"] if "name" in trace}
     assert f"rank 1: trial {best.number}" in drawn
     axis = page.figures["curves"][0]["layout"]["xaxis"]["title"]["text"]
-    assert axis == ("folds done" if len(arguments) > 1 else "epoch")
+    assert axis == ("folds done" if "split.inner_folds=4" in arguments else "epoch")
     assert {"history", "coordinates", "slices", "timeline"} <= set(page.figures)
     assert "could not be drawn" not in " ".join(page.texts.values())
     assert "bad.wavsilent throughout" in page.texts["quarantine"].replace("\n", "")
@@ -216,6 +217,18 @@ def test_trials_keep_their_numbers_and_values_in_optunas_plots(tmp_path):
     study = make_study(search.comparable, search.value, search.mode, search.space.distributions)
     found = {t.number: t.value for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"}
     assert found == {r.number: r.metrics["val_loss"] for r in records if r.status != "failed"}
+
+
+def test_the_front_has_every_trial_that_none_beats_in_both(tmp_path):
+    folder, records = write_search(tmp_path, "space=ser", "search.second_metric=latency_ms", count=40)
+    page = Page(write_report(folder))
+    scored = [r.metrics for r in records if r.metrics and r.status != "failed"]
+    points = [(metrics["latency_ms"], metrics["val_uar"]) for metrics in scored]
+    front = {(c, v) for c, v in points if not any(o != (c, v) and o[0] <= c and o[1] >= v for o in points)}
+    line = next(trace for trace in page.figures["front"][0]["data"] if trace["name"] == "Pareto front")
+    assert set(zip(line["x"], line["y"], strict=True)) == front and 1 < len(front) < len(points)
+    rows = board(page)
+    assert {(float(r["latency_ms"]), float(r["val_uar"])) for r in rows if r["pareto"] == "yes"} == front
 
 
 def test_trials_without_all_their_folds_do_not_compare(tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 
+from tuning.leaderboard import pareto_front
 from tuning.report.gather import Gathered
 from tuning.report.style import BLUE, COLOURS, DASHES, GREY, ORANGE, PURPLE, SYMBOLS, laid_out
 from tuning.search.folder import TrialRecord
@@ -66,6 +67,34 @@ def draw_history(search: Gathered) -> go.Figure:
     _constant(figure, search)
     figure.update_xaxes(title="trial")
     shown = value_range([search.value(record) or 0.0 for record in scored], search.mode)
+    figure.update_layout(yaxis={"title": search.metric, "range": shown})
+    return laid_out(figure, 380)
+
+
+def draw_front(search: Gathered, second: str) -> go.Figure:
+    """Every trial's value by what its model costs; a line along those that nobody beats in both."""
+    figure = go.Figure()
+    front = pareto_front(search.comparable, search.metric, search.mode, second)
+    on = sorted((record for record in search.comparable if record.number in front), key=lambda r: r.metrics[second])
+    line = {"shape": "hv", "color": "#000", "width": 1.5}
+    costs, values = [record.metrics[second] for record in on], [search.value(record) for record in on]
+    figure.add_scatter(x=costs, y=values, mode="lines", name="Pareto front", line=line, hoverinfo="skip")
+    for status in COLOURS:
+        group = [r for r in search.comparable if r.status == status and second in r.metrics]
+        if group:
+            figure.add_scatter(
+                x=[record.metrics[second] for record in group],
+                y=[search.value(record) for record in group],
+                mode="markers+text",
+                text=[str(record.number) if record.number in front else "" for record in group],
+                textposition="top center",
+                name=f"{status} ({len(group)})",
+                marker={"symbol": SYMBOLS[status], "color": COLOURS[status], "size": 8},
+                customdata=[record.number for record in group],
+                hovertemplate=f"trial %{{customdata}}: %{{y:.4f}}, {second} %{{x}}<extra>{status}</extra>",
+            )
+    figure.update_xaxes(title=second)
+    shown = value_range([search.value(record) or 0.0 for record in search.comparable], search.mode)
     figure.update_layout(yaxis={"title": search.metric, "range": shown})
     return laid_out(figure, 380)
 

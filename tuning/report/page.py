@@ -14,8 +14,9 @@ import markupsafe
 import plotly.graph_objects as go
 import plotly.offline
 
+from tuning.leaderboard import second_metric
 from tuning.report import tables
-from tuning.report.figures import CURVES, draw_curves, draw_history
+from tuning.report.figures import CURVES, draw_curves, draw_front, draw_history
 from tuning.report.gather import Gathered
 from tuning.report.settings import AXES, DRAWS, LINES, Settings
 from tuning.report.timeline import draw_timeline
@@ -101,7 +102,17 @@ def _sections(search: Gathered) -> list[Section]:
         "A lane is a worker's machine and a place on it. The number is the trial's; … follows it where the trial was "
         "not over: cut off and continued, or not ended. A trial that failed before its first epoch left no machine."
     )
-    return [history, curves, *_of_settings(search), timeline]
+    return [history, curves, *_of_costs(search), *_of_settings(search), timeline]
+
+
+def _of_costs(search: Gathered) -> list[Section]:
+    second = second_metric(search.comparable)
+    if second is None:
+        return []
+    front = Section("front", f"{search.metric} and {second}")
+    _fill(front, lambda: draw_front(search, second), "")
+    front.note = "The line joins the trials that no other beats in one without being worse in the other."
+    return [front]
 
 
 def _of_settings(search: Gathered) -> list[Section]:

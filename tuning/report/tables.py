@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+from tuning.costs import COSTS
 from tuning.distributions import plain
 from tuning.leaderboard import SHOWN, as_rows, describe_baseline
 from tuning.report.gather import Gathered
@@ -57,6 +58,7 @@ def leaderboard(search: Gathered) -> tuple[list[Column], list[list[Cell]]]:
     cells = []
     for row in rows:
         digits = {name: ".4f" for name in names if name.startswith("val_")} | {"seconds": ".1f"}
+        digits |= dict.fromkeys(COSTS, ".7g")
         cells.append([Cell.of(row[name], "" if name in paths else digits.get(name, "")) for name in names])
     return columns, cells
 
