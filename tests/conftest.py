@@ -32,3 +32,10 @@ def recordings() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real recordings in {folder} (TUNING_TEST_DATA)")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def no_page(request, monkeypatch):
+    """Searches within a test leave report.html out: it takes a second, and its own tests write it."""
+    if "report" not in request.module.__name__:
+        monkeypatch.setattr("tuning.report.write_or_note", lambda folder: None)

@@ -24,7 +24,10 @@ def begin(tmp_path, *arguments):
 
 
 def trial(number):
-    return SimpleNamespace(trial_id=f"tune-{random.random()}", config=spec(number, {}), last_result={}, error_file=None)
+    return SimpleNamespace(
+        trial_id=f"tune-{random.random()}", config=spec(number, {}), last_result={}, error_file=None,
+        run_metadata=SimpleNamespace(),
+    )  # fmt: skip
 
 
 def spec(number, params):
