@@ -55,7 +55,7 @@ def browser(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def search(tmp_path_factory):
+def search(ray_session, tmp_path_factory):
     root = tmp_path_factory.mktemp("pages")
     output = run(
         "space=crnn", f"storage={root}", f"data.prepared={root}/prepared", *TINY, "search.num_trials=4", "name=pages"

@@ -113,6 +113,7 @@ def test_too_little_memory_ends_a_trial_with_that_reason_and_not_the_search(ray_
     assert records[2].status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.05])
 def test_an_actor_that_dies_between_two_trials_costs_no_trial(ray_session, tmp_path, seconds):
     faults = {1: {"after": seconds}, 2: {"after": seconds}}

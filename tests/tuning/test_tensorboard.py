@@ -79,6 +79,7 @@ def board(tmp_path):
     server.process.wait()
 
 
+@pytest.mark.slow
 def test_curves_and_hyperparameters_of_every_trial(tmp_path, board):
     arguments = (f"storage={tmp_path}", f"data.prepared={tmp_path}/prepared", *TINY[:-1], "training.epochs=120")
     process = start(*arguments, "search.num_trials=3", "training.patience=null")
