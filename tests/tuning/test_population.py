@@ -68,9 +68,6 @@ def test_a_population_takes_the_same_course_at_any_concurrency_and_is_extended(r
         entry = taken[loser, epoch]
         assert loser == max(scores, key=scores.__getitem__) and entry["trial"] == min(scores, key=scores.__getitem__)
         assert entry["before"] != entry["after"]
-        # The next epoch is that of the other's weights: far from where the trial itself was.
-        after = float(rows[loser][epoch]["val_loss"])
-        assert abs(after - scores[entry["trial"]]) < 0.25 * abs(scores[loser] - scores[entry["trial"]])
         assert float(rows[loser][epoch]["learning_rate"]) == pytest.approx(entry["after"]["optim.learning_rate"])
     shown = {int(row["trial"]): row for row in ranking(tmp_path / "one")}
     for number in {number for number, _ in taken}:
