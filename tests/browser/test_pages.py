@@ -178,7 +178,9 @@ def test_optuna_dashboard(browser, search):
         browser.get(f"{address}/dashboard/studies/{study['study_id']}")
         best = f"{float(rows[0]['val_loss']):.4f}"[:-1]
         wait_for(browser, lambda d: best in d.find_element("tag name", "body").text, "best value")
-        assert "pages" in browser.find_element("tag name", "body").text
+        text = browser.find_element("tag name", "body").text
+        assert "pages" in text
+        wait_for(browser, lambda d: d.execute_script(DEEP_TEXT).count("val_loss"), "name of the value")
         picture(browser, "optuna-dashboard")
         browser.get(f"{address}/dashboard/studies/{study['study_id']}/trials")
         wait_for(browser, lambda d: "Trial 3" in d.find_element("tag name", "body").text, "last trial")

@@ -67,6 +67,14 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return makers[name](seed=seed)
 
 
+def name_values(study: optuna.Study, names: list[str]) -> None:
+    """Call the study's values by their metrics, as Optuna's pages show them."""
+    if study.metric_names is None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.set_metric_names(names)
+
+
 def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) -> optuna.Study:
     """The search's study, kept in a journal file beside its trials; only for a process that holds the search's lock.
 

@@ -27,7 +27,7 @@ from tuning.search.population import Population, current_params
 from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
-from tuning.search.searchers import StudySearcher, open_study, reconcile
+from tuning.search.searchers import StudySearcher, name_values, open_study, reconcile
 from tuning.search.tracking import Tracking
 from tuning.search.view import View
 from tuning.space import Space
@@ -114,6 +114,7 @@ def run_search(
     records = folder.records()
     second = config.search.second_metric
     study = open_study(folder.path / "study.journal", folder.name, mode, second)
+    name_values(study, [metric, *([second] if second else [])])
     settle(folder, records)
     reconcile(study, folder, records, metric, second)
     ended = {record.number for record in records if record.is_final}
