@@ -9,6 +9,7 @@ from datasets.settings import DataSettings
 if TYPE_CHECKING:
     import numpy as np
 
+Segment = Literal["middle", "start"]
 BLOCK_FRAMES = 1 << 20  # read at a time, so that an hour of stereo needs the memory of what is kept
 MP3_SLACK_FRAMES = 2 * 1152  # an MP3 stream may end two codec frames off the length in its header
 RESAMPLING_MARGIN_SECONDS = 0.1  # kept around a cut, so that the filter does not ring into what is used
@@ -23,19 +24,25 @@ class AudioError(ValueError):
         self.detail = detail
 
 
-def decode(raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None = None) -> "np.ndarray":
-    """Mono float32 waveform [samples] at `sample_rate_hz`: the middle `keep_samples` of a longer recording.
+def decode(
+    raw: bytes,
+    sample_rate_hz: int,
+    quality: DataSettings,
+    keep_samples: int | None = None,
+    segment: Segment = "middle",
+) -> "np.ndarray":
+    """Mono float32 waveform [samples] at `sample_rate_hz`: a segment of `keep_samples` of a longer recording.
 
-    The whole recording is read and checked, though only its middle is resampled: a seek past the damage
+    The whole recording is read and checked, though only the segment is resampled: a seek past the damage
     would take for whole what is not. Raises AudioError when it is empty, can't be decoded, is truncated, too
     short, non-finite, has too many channels, or is silent in the part that is kept.
     """
-    waveform, rate = _read_middle(raw, sample_rate_hz, quality, keep_samples)
+    waveform, rate = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
     if rate != sample_rate_hz:
         import librosa
 
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
-    waveform = middle(waveform, keep_samples)
+    waveform = cut(waveform, keep_samples, segment)
     peak = float(abs(waveform).max())
     if peak < 10 ** (quality.silence_dbfs / 20):
         level = f"{20 * math.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
@@ -43,16 +50,21 @@ def decode(raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples:
     return waveform
 
 
-def middle(waveform: "np.ndarray", num_samples: int | None) -> "np.ndarray":
-    """The middle `num_samples` of a waveform [samples], or all of a shorter one."""
+def cut(waveform: "np.ndarray", num_samples: int | None, segment: Segment = "middle") -> "np.ndarray":
+    """The segment of `num_samples` of a waveform [samples], or all of a shorter one."""
     if num_samples is None or len(waveform) <= num_samples:
         return waveform
-    start = (len(waveform) - num_samples) // 2
+    start = first_kept(len(waveform), num_samples, segment)
     return waveform[start : start + num_samples]
 
 
-def _read_middle(
-    raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None
+def first_kept(length: int, kept: int, segment: Segment) -> int:
+    """Where a segment of `kept` begins."""
+    return (length - kept) // 2 if segment == "middle" else 0
+
+
+def _read_segment(
+    raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
 ) -> "tuple[np.ndarray, int]":
     """Mono waveform at the recording's own rate, cut with a margin around the part that is kept."""
     import numpy as np
@@ -69,7 +81,7 @@ def _read_middle(
             if keep_samples is not None:
                 margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
                 keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
-                start = max(0, (file.frames - keep) // 2)
+                start = max(0, first_kept(file.frames, keep, segment))
                 stop = min(file.frames, start + keep)
             kept: list[np.ndarray] = []
             num_read = 0

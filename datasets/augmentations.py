@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from datasets.audio import middle
+from datasets.audio import cut
 from datasets.digests import digest_of
 from datasets.settings import AugmentSettings
 
@@ -155,7 +155,7 @@ def apply(
     import numpy as np
 
     reach = {"stretch": settings.stretch_range[1], "speed": settings.speed_range[1]}.get(effect, 1.0)
-    used = middle(waveform, math.ceil(keep_samples * max(1.0, reach)))
+    used = cut(waveform, math.ceil(keep_samples * max(1.0, reach)))
     return np.ascontiguousarray(EFFECTS[effect](used, sample_rate_hz, rng, settings), dtype=np.float32)
 
 

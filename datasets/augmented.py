@@ -8,6 +8,7 @@ from datasets.masks import Masks, stored_features
 from datasets.reading import FeatureStatistics
 from datasets.resident import Batch, TrialData
 from datasets.settings import AugmentSettings, FeatureSettings
+from datasets.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,7 +29,7 @@ def augment_data(data: TrialData, features: FeatureSettings, settings: AugmentSe
 
 
 @dataclass(frozen=True)
-class AugmentedData:
+class AugmentedData(Wrapped):
     """Any `TrialData` whose training batches are masked and mixed; validation batches are only cut to the features.
 
     Masks are drawn from the seed, the epoch and the batch's number, for the global batch: the same after resuming and
@@ -37,7 +38,6 @@ class AugmentedData:
     loss(partner_targets). Its num_frames are those of the longer one of each pair.
     """
 
-    inner: TrialData
     features: FeatureSettings  # that batches have
     settings: AugmentSettings
 
@@ -53,53 +53,10 @@ class AugmentedData:
         return FeatureStatistics(inner.mean[columns], inner.std[columns])
 
     @property
-    def frames(self) -> int:
-        """Frames of a batch."""
-        return self.inner.frames
-
-    @property
-    def train_ids(self) -> "np.ndarray":
-        """Clip ids [num_train]."""
-        return self.inner.train_ids
-
-    @property
-    def val_ids(self) -> "np.ndarray":
-        """Clip ids [num_val]."""
-        return self.inner.val_ids
-
-    @property
-    def train_targets(self) -> "np.ndarray":
-        """Labels [num_train, targets]."""
-        return self.inner.train_targets
-
-    @property
-    def val_targets(self) -> "np.ndarray":
-        """Labels [num_val, targets]."""
-        return self.inner.val_targets
-
-    @property
-    def num_train(self) -> int:
-        """Training clips."""
-        return self.inner.num_train
-
-    @property
-    def num_val(self) -> int:
-        """Validation clips."""
-        return self.inner.num_val
-
-    @property
     def num_features(self) -> int:
         """Values per frame of a batch."""
         # A speech encoder's size is not looked up by trials, which may run where the encoder is not.
         return self.inner.num_features if self.features.name == "encoder" else self.features.num_features
-
-    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
-        """Training batches of one epoch."""
-        return self.inner.num_batches(batch_size, world_size)
-
-    def crop(self, num_frames: int) -> "AugmentedData":
-        """The same data with the middle `num_frames` of each clip."""
-        return replace(self, inner=self.inner.crop(num_frames))
 
     def augmented(self, settings: AugmentSettings) -> "AugmentedData":
         """The same data under other settings."""

@@ -7,7 +7,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.audio import middle
+from datasets.audio import cut
 from datasets.encoder_config import Signature, check, shape_of, signature
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
     check(encoder, layer)
     assert encoder is not None
     shape = shape_of(encoder)
-    waveform = middle(waveform, shape.num_samples(num_frames)).astype(np.float32)
+    waveform = cut(waveform, shape.num_samples(num_frames)).astype(np.float32)
     if shape.normalised:
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(VARIANCE_FLOOR))
     waveform = np.pad(waveform, (0, max(0, shape.field_samples - len(waveform))))

@@ -3,7 +3,7 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from datasets.audio import middle
+from datasets.audio import cut
 from datasets.settings import FeatureSettings
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def num_samples(num_frames: int, settings: FeatureSettings) -> int:
 def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
     """Features float32 [num_frames, num_features] of a waveform [samples], and how many frames are valid.
 
-    The middle of a longer waveform, after its silent ends are cut (`trim_db`); a shorter one is followed by the
+    A segment of a longer waveform, after its silent ends are cut (`trim_db`); a shorter one is followed by the
     features of silence (`db_floor` in every mel band, no chroma, no change). Frames are centred, with silence beyond
     the ends. Parts stand in the order of `settings.parts`, then all of their first deltas, then all of their second.
     An encoder's frames are its own, and zeros follow a shorter waveform (`datasets.encoder.encode`).
@@ -37,7 +37,7 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
         from datasets.encoder import encode
 
         return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
-    waveform = middle(waveform, max(1, num_samples(num_frames, settings)))
+    waveform = cut(waveform, max(1, num_samples(num_frames, settings)), settings.segment)
     num_valid = min(num_frames, 1 + len(waveform) // settings.hop_samples)
     power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
@@ -79,8 +79,8 @@ def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.nda
 def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
     """Mel power spectrogram [num_mels, frames] in dB re 1, never below `db_floor`, of a power spectrum.
 
-    The floor is fixed: librosa's default `top_db` hangs it 80 dB below each clip's own peak, so that a loud
-    passage would change the values of silent frames.
+    With `db_reference` peak re its own largest value. The floor is fixed: librosa's default `top_db` hangs it 80 dB
+    below each clip's own peak, so that a loud passage would change the values of silent frames.
     """
     import librosa
     import numpy as np
@@ -88,7 +88,9 @@ def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray"
     filters = _mel_filters(
         settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
     )
-    decibels = librosa.power_to_db(filters @ power, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
+    mel = filters @ power
+    reference = 1.0 if settings.db_reference == "fixed" else max(float(mel.max()), np.finfo(np.float32).tiny)
+    decibels = librosa.power_to_db(mel / np.float32(reference), amin=10 ** (settings.db_floor / 10), top_db=None)
     return np.maximum(decibels, np.float32(settings.db_floor))
 
 

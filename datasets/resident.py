@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
+from datasets.audio import Segment, first_kept
 from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
 from datasets.settings import AugmentSettings
 from datasets.shards import Prepared
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CHUNK_CLIPS = 64  # that statistics take at a time, to need little memory in float64
 VERSIONS_STREAM = 1  # of the random numbers that draw versions, apart from those of the order
+Padding = Literal["masked", "silence", "zero"]  # as features.padding
 Batch = dict[str, Any]
 Row = tuple[int, int, "np.ndarray"]  # position among the ids, valid frames, features [frames, features]
 
@@ -49,7 +51,7 @@ class TrialData(Protocol):
     ) -> Iterator[Batch]: ...
     def num_batches(self, batch_size: int, world_size: int = 1) -> int: ...
     def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
-    def crop(self, num_frames: int) -> "TrialData": ...
+    def crop(self, num_frames: int, padding: Padding = ..., segment: Segment = ...) -> "TrialData": ...
     def augmented(self, settings: AugmentSettings) -> "TrialData": ...
 
 
@@ -68,6 +70,8 @@ class ResidentData:
     frames: int
     bank: dict[str, Versions] = field(default_factory=dict)  # of the training clips, by effect
     augment: AugmentSettings | None = None
+    padding: Padding = "masked"
+    segment: Segment = "middle"
 
     @classmethod
     def read(cls, prepared: Prepared, split: Split, bank: Mapping[str, Prepared] | None = None) -> "ResidentData":
@@ -142,9 +146,10 @@ class ResidentData:
         for start in range(0, self.num_val, batch_size):
             yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)), {})
 
-    def crop(self, num_frames: int) -> "ResidentData":
-        """The same data with the middle `num_frames` of each clip; the arrays are shared."""
-        return replace(self, frames=checked_crop(num_frames, self.train.features.shape[1]))
+    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> "ResidentData":
+        """The same data with a segment of `num_frames` of each clip; the arrays are shared."""
+        frames = checked_crop(num_frames, self.train.features.shape[1])
+        return replace(self, frames=frames, padding=padding, segment=segment)
 
     def augmented(self, settings: AugmentSettings) -> "ResidentData":
         """The same data whose training clips get the settings' wave effects; the arrays are shared.
@@ -167,7 +172,7 @@ class ResidentData:
                 rows.append((index, int(bank.num_frames[index, version]), bank.features[index, version]))
             else:
                 rows.append((index, int(part.num_frames[index]), part.features[index]))
-        return collate(rows, part.targets, self.statistics, self.frames)
+        return collate(rows, part.targets, self.statistics, self.frames, self.padding, self.segment)
 
 
 def draw_versions(settings: AugmentSettings, num_clips: int, seed: int, epoch: int) -> dict[int, tuple[str, int]]:
@@ -197,8 +202,19 @@ def batch_bounds(num_clips: int, batch_size: int, world_size: int = 1) -> list[t
     return list(zip(starts, [*starts[1:], num_clips], strict=True))
 
 
-def collate(rows: list[Row], targets: "np.ndarray", statistics: FeatureStatistics, frames: int) -> Batch:
-    """A batch of the middle `frames` of each row: gathered and normalised in one pass, never in place."""
+def collate(
+    rows: list[Row],
+    targets: "np.ndarray",
+    statistics: FeatureStatistics,
+    frames: int,
+    padding: Padding = "masked",
+    segment: Segment = "middle",
+) -> Batch:
+    """A batch of a segment of `frames` of each row: gathered and normalised in one pass, never in place.
+
+    What follows a shorter clip is 0 and not among its `num_frames`; with `padding` silence it is what is stored there,
+    the features of silence, with zero an unnormalised 0, and either counts as sound.
+    """
     import numpy as np
     import torch
 
@@ -207,11 +223,12 @@ def collate(rows: list[Row], targets: "np.ndarray", statistics: FeatureStatistic
     scale = 1 / statistics.std
     for out, (position, (_, num_valid, values)) in zip(features, enumerate(rows), strict=True):
         kept = min(num_valid, frames)
-        start = (num_valid - kept) // 2
-        np.subtract(values[start : start + kept], statistics.mean, out=out[:kept])
-        out[:kept] *= scale
-        out[kept:] = 0
-        num_frames[position] = kept
+        start = first_kept(num_valid, kept, segment)
+        filled = frames if padding == "silence" else kept
+        np.subtract(values[start : start + filled], statistics.mean, out=out[:filled])
+        out[:filled] *= scale
+        out[filled:] = 0 if padding == "masked" else -statistics.mean * scale
+        num_frames[position] = kept if padding == "masked" else frames
     indices = np.array([index for index, _, _ in rows], dtype=np.int64)
     return {
         "features": torch.from_numpy(features),

@@ -115,6 +115,15 @@ class FeatureSettings(Settings):
     fmin_hz: float = Field(0.0, ge=0, description="lowest mel frequency")
     fmax_hz: float | None = Field(None, gt=0, description="highest mel frequency (default: half the sample rate)")
     db_floor: float = Field(-80.0, lt=0, description="level of silence: decibels are clamped here")
+    db_reference: Literal["fixed", "peak"] = Field(
+        "fixed", description="0 dB is full power, or each clip's own loudest value, which hides how loud it is"
+    )
+    segment: Literal["middle", "start"] = Field("middle", description="what is kept of longer recordings")
+    padding: Literal["masked", "silence", "zero"] = Field(
+        "masked",
+        description="what follows a shorter clip: nothing that counts; the features of silence, which the model takes "
+        "for sound; or zeros, which in decibels are loud",
+    )
     trim_db: float | None = Field(
         None, gt=0, description="cut both ends where they stay so far below the loudest passage (null: keep them)"
     )
@@ -146,6 +155,9 @@ class FeatureSettings(Settings):
             )
         if self.deltas:
             raise ValueError(f"deltas: expected 0 with features.name=encoder, got {self.deltas}")
+        for name, only in (("segment", "middle"), ("db_reference", "fixed")):
+            if (got := getattr(self, name)) != only:
+                raise ValueError(f"{name}: expected {only} with features.name=encoder, got {got}")
         return self
 
     @property

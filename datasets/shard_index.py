@@ -90,8 +90,14 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
     if features.name == "encoder":
         matters = _matters_to_encoder(features)
     else:
-        idle = {"num_frames", "encoder", "encoder_layer"} | ({"num_mfcc"} if "mfcc" not in features.parts else set())
+        idle = {"num_frames", "padding", "encoder", "encoder_layer"} | (
+            {"num_mfcc"} if "mfcc" not in features.parts else set()
+        )
         matters = features.model_dump(exclude=idle)
+        # Left out at their defaults, with which features were prepared before there were others.
+        for name in ("db_reference", "segment"):
+            if matters[name] == FeatureSettings.model_fields[name].default:
+                del matters[name]
         matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from typing import Any
 
 from datasets import storage
@@ -11,6 +12,9 @@ from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
 
 PLAIN = ""  # stands in the place of an effect's name for the recording as it is
 Rows = tuple[Any, Any]  # valid frames and features of a clip; of each of its versions under an effect
+# From the bytes of a file, their digest, the effects that are asked for and the unit to rows by effect, or the reason
+# why there are none.
+Extract = Callable[[bytes, str, list[str], dict[str, Any]], dict[str, Rows] | str]
 
 
 def make_shard(row: dict[str, str]) -> dict[str, str]:
@@ -19,6 +23,11 @@ def make_shard(row: dict[str, str]) -> dict[str, str]:
     `row["unit"]` is the JSON of a unit (`datasets.shards`). Gives the records as JSON by effect, or the name of a
     recording that is not what it was.
     """
+    return make_shard_of(row, _extract)
+
+
+def make_shard_of(row: dict[str, str], extract: Extract) -> dict[str, str]:
+    """As `make_shard`, of what another function makes of a file."""
     unit = json.loads(row["unit"])
     clips = [(clip, digest) for clip, digest in unit["clips"]]
     outputs: dict[str, dict[str, Any]] = unit["outputs"]
@@ -33,12 +42,12 @@ def make_shard(row: dict[str, str]) -> dict[str, str]:
         if not missing:
             continue
         try:
-            raw = storage.read_bytes(unit["root"], clip)
+            raw = storage.read_bytes(unit["root"], unit["files"].get(clip, clip))
         except OSError:
             return {"changed": clip, "records": ""}
         if digest_of(raw) != digest:
             return {"changed": clip, "records": ""}
-        results = _extract(raw, digest, missing, unit)
+        results = extract(raw, digest, missing, unit)
         for effect in missing:
             num_extracted[effect] += 1
             if isinstance(results, str):
@@ -48,22 +57,17 @@ def make_shard(row: dict[str, str]) -> dict[str, str]:
     records = {}
     for effect, output in outputs.items():
         record = Record(unit["shard"], unit["cell"], clips, output["reasons"], num_extracted[effect])
-        _write(output["folder"], record, found[effect], unit)
+        _write(output["folder"], record, found[effect])
         records[effect] = vars(record)
     return {"changed": "", "records": json.dumps(records)}
 
 
-def _write(folder: str, record: Record, found: dict[str, Rows], unit: dict[str, Any]) -> None:
+def _write(folder: str, record: Record, found: dict[str, Rows]) -> None:
     import numpy as np
 
     kept = [found[digest] for _, digest in record.clips if digest not in record.reasons]
-    versions = () if unit["augment"] is None else (unit["augment"]["versions"],)
-    num_features = FeatureSettings(**unit["features"]).num_features
-    values = np.empty((len(kept), *versions, unit["num_frames"], num_features), dtype=np.float32)
-    num_frames = np.empty((len(kept), *versions), dtype=np.int32)
-    for position, (clip_frames, clip_features) in enumerate(kept):
-        num_frames[position], values[position] = clip_frames, clip_features
-    write_shard(folder, record, num_frames, values)
+    num_frames = np.array([count for count, _ in kept], dtype=np.int32)
+    write_shard(folder, record, num_frames, np.stack([values for _, values in kept]) if kept else num_frames)
 
 
 def _copied(output: dict[str, Any]) -> dict[str, Rows]:
@@ -89,8 +93,9 @@ def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) 
     # Where a cut starts decides where its resampled samples lie, so all effects read the same cut whatever their
     # ranges, or an effect's waveforms would depend on which others are asked for.
     reach = 1.0 if unit["augment"] is None else MOST_RATE
+    quality = DataSettings(**unit["data"])
     try:
-        waveform = decode(raw, features.sample_rate_hz, DataSettings(**unit["data"]), math.ceil(keep * reach))
+        waveform = decode(raw, features.sample_rate_hz, quality, math.ceil(keep * reach), features.segment)
     except AudioError as error:
         return str(error)
     if unit["augment"] is None:

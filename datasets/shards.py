@@ -17,6 +17,7 @@ from datasets.shard_task import PLAIN, make_shard
 
 CLIPS_PER_SHARD = 64
 Clips = list[tuple[str, str]]  # id and digest
+Task = Callable[[dict[str, str]], dict[str, str]]  # as `make_shard`
 
 
 @dataclass(frozen=True)
@@ -133,21 +134,26 @@ def make_missing(
     wanted: Mapping[str, tuple[str, Clips]],
     settings: dict[str, Any],
     on_progress: Callable[[int], None],
+    task: Task = make_shard,
+    files: Mapping[str, str] | None = None,
+    num_gpus: float = 0,
 ) -> dict[str, int]:
     """Make the wanted shards that an index lacks; by effect how many recordings had to be extracted.
 
     Each index is of the shards of one effect, `PLAIN` being none; a recording is decoded once for all effects that
-    lack it. `settings` are plain: features, num_frames, data, augment. `on_progress(done)` counts clips.
+    lack it. `settings` are plain: features, num_frames, data, augment. `on_progress(done)` counts clips. Another `task`
+    makes shards of other files than the recordings, `files` by clip.
     """
     units = []
     for shard, (cell, clips) in wanted.items():
         lacking = {effect: index for effect, index in indexes.items() if shard not in index.records}
         if lacking:
-            units.append(_unit(root, lacking, shard, cell, clips) | settings)
+            others = {clip: files[clip] for clip, _ in clips} if files else {}
+            units.append(_unit(root, lacking, shard, cell, clips) | {"files": others} | settings)
     extracted = dict.fromkeys(indexes, 0)
     done = sum(len(clips) for _, clips in wanted.values()) - sum(len(unit["clips"]) for unit in units)
     on_progress(done)
-    for records in _run(units) if units else ():
+    for records in _run(units, task, num_gpus) if units else ():
         for effect, record in records.items():
             indexes[effect].add(record)
             extracted[effect] += record.num_extracted
@@ -171,7 +177,7 @@ def _unit(root: str, indexes: Mapping[str, ShardIndex], shard: str, cell: str, c
     return {"root": root, "shard": shard, "cell": cell, "clips": clips, "outputs": outputs}
 
 
-def _run(units: list[dict[str, Any]]) -> Iterator[dict[str, Record]]:
+def _run(units: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, Record]]:
     """Make the shards on Ray Data, one task per unit, and give their records by effect as they are done."""
     import ray.data
 
@@ -179,7 +185,7 @@ def _run(units: list[dict[str, Any]]) -> Iterator[dict[str, Record]]:
 
     with quiet_ray_data():
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))
-        for row in rows.map(make_shard, num_cpus=1).iter_rows():
+        for row in rows.map(task, num_cpus=1, num_gpus=num_gpus).iter_rows():
             if row["changed"]:
                 raise ValueError(f"data.root: '{row['changed']}' changed while it was read; run the same command again")
             yield {effect: Record.from_dict(record) for effect, record in json.loads(row["records"]).items()}

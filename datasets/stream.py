@@ -4,9 +4,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from datasets.audio import Segment
 from datasets.bank import Bank, bank_bytes
 from datasets.reading import FeatureStatistics, ordered_ids, scan, shards_of
-from datasets.resident import Batch, ResidentData, Row, TrialData, batch_bounds, checked_crop, collate
+from datasets.resident import Batch, Padding, ResidentData, Row, TrialData, batch_bounds, checked_crop, collate
 from datasets.settings import AugmentSettings
 from datasets.shard_index import read_shard, tensor
 from datasets.shards import Prepared
@@ -79,6 +80,8 @@ class StreamedData:
     val_targets: "np.ndarray"
     statistics: FeatureStatistics
     frames: int
+    padding: Padding = "masked"
+    segment: Segment = "middle"
 
     @classmethod
     def open(cls, prepared: Prepared, split: Split) -> "StreamedData":
@@ -130,7 +133,7 @@ class StreamedData:
         rows = _shuffled(_stream(self.root, shards, self.train_ids), window, rng)
         for start, stop in batch_bounds(self.num_train, batch_size, world_size):
             batch = [next(rows) for _ in range(stop - start)]
-            mine = collate(batch[rank::world_size], self.train_targets, self.statistics, self.frames)
+            mine = self._collate(batch[rank::world_size], self.train_targets)
             yield mine | {"num_clips": stop - start}
 
     def num_batches(self, batch_size: int, world_size: int = 1) -> int:
@@ -142,11 +145,14 @@ class StreamedData:
         rows = _stream(self.root, self.val_shards, self.val_ids)
         for start in range(0, self.num_val, batch_size):
             batch = [next(rows) for _ in range(min(batch_size, self.num_val - start))]
-            yield collate(batch, self.val_targets, self.statistics, self.frames)
+            yield self._collate(batch, self.val_targets)
 
-    def crop(self, num_frames: int) -> "StreamedData":
-        """The same data with the middle `num_frames` of each clip."""
-        return replace(self, frames=checked_crop(num_frames, self.stored_frames))
+    def _collate(self, rows: list[Row], targets: "np.ndarray") -> Batch:
+        return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment)
+
+    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> "StreamedData":
+        """The same data with a segment of `num_frames` of each clip."""
+        return replace(self, frames=checked_crop(num_frames, self.stored_frames), padding=padding, segment=segment)
 
     def augmented(self, settings: AugmentSettings) -> "StreamedData":
         """The same data. Raises ValueError where the settings have wave effects: the bank lies in memory."""

@@ -19,6 +19,7 @@ from tuning.class_metrics import confusion, softmax
 from tuning.config import Config
 from tuning.intervals import CONFIDENCE
 from tuning.search.folder import TrialRecord, read_progress, write_json, write_text
+from tuning.text_stage import save_encoder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,7 @@ def write_model(
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, best / "model.safetensors")
+    save_encoder(config, best)
     if config.task.name == "classification":
         write_json(best / "labels.json", {"classes": config.task.classes})
     else:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning.checks import validation_message
 from tuning.config import Config, parse_config
+from tuning.text_stage import with_saved_encoder
 
 if TYPE_CHECKING:
     import torch
@@ -37,7 +38,7 @@ def load_best(path: str | Path) -> Best:
     from tuning.trial import build_model
 
     path = Path(path)
-    config = _config(path / "config.yaml")
+    config = with_saved_encoder(_config(path / "config.yaml"), path)
     statistics, num_frames = _features(path / "features.json", config)
     weights = _weights(path / "model.safetensors")
     num_features = len(statistics.mean)

@@ -69,6 +69,9 @@ class OptimSettings(Settings):
 
     name: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="optimiser")
     learning_rate: float = Field(0.001, gt=0, description="step size; where a schedule begins")
+    encoder_learning_rate: float | None = Field(
+        None, gt=0, description="step size of a pretrained encoder's weights, scheduled alike (default: learning_rate)"
+    )
     beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (adam)")
     beta_2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adam)")
     rho: float = Field(0.9, ge=0, lt=1, description="decay of the squared gradients' mean (rmsprop)")
@@ -306,8 +309,12 @@ SECTIONS: dict[str, type[BaseModel]] = {
 SEARCHABLE = ("features", "augment", "model", "loss", "optim", "training")
 
 # Of those, what needs shards of its own: every value is prepared before the search. Of `augment` that is what the
-# bank holds, and whether mel bands are stored for masks; probabilities decide only how it is drawn from.
+# bank holds, and whether mel bands are stored for masks; probabilities decide only how it is drawn from. Of `model` it
+# is what says how texts are read.
 PREPARED: tuple[str, ...] = (
+    *(f"model.{name}" for name in (
+        "modalities", "text_encoder", "max_tokens", "text_layers", "text_cache", "text_pooling", "fusion"
+    )),
     "features.", "augment.versions", "augment.freq_masks", "augment.pitch_semitones", "augment.room_seconds",
     *(f"augment.{name}" for name in AugmentSettings.model_fields if name.endswith("_range")),
 )  # fmt: skip

@@ -388,14 +388,14 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     from ray import tune
 
     from tuning.config import parse_config
-    from tuning.stages import data_key
+    from tuning.stages import data_key, fetch
     from tuning.trial import make_training
 
     config = parse_config(spec["config"])
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
     checkpoints = Path(spec["directory"]) / "checkpoints"
-    training = make_training(config, ray.get(data["data"][data_key(config)]), checkpoints, device)
+    training = make_training(config, fetch(data["data"][data_key(config)]), checkpoints, device)
     # Each worker of a group takes its part of a batch.
     clips = max(1, config.training.batch_size // data["workers"].workers_per_trial)
     training.forward.train()

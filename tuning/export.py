@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
 from tuning.command import run_command
+from tuning.text_stage import reads_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +86,16 @@ def export(folder: Path) -> tuple[float, str, str]:
         raise UserError(
             f"{folder}: expected a model of one of the families {', '.join(MODELS)}, got '{best.config.model.name}', "
             "whose own code may do what ONNX has not"
+        )
+    if reads_text(best.config):
+        raise UserError(
+            f"{folder}: expected a model of sound alone, got '{best.config.model.name}', which reads lyrics, too; "
+            "python -m tuning.predict predicts with it"
+        )
+    if best.config.features.padding != "masked":
+        raise UserError(
+            f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
+            "sound is made before the model, which alone is exported"
         )
     file = folder / FILE
     file.unlink(missing_ok=True)

@@ -15,7 +15,7 @@ from tuning.config import Config
 
 if TYPE_CHECKING:
     from datasets.corpus import Corpus
-    from datasets.resident import ResidentData
+    from datasets.resident import TrialData
     from datasets.splits import Split
     from tuning.search.folder import SearchFolder, TrialRecord
     from tuning.space import Space
@@ -212,12 +212,14 @@ def _top(folder: SearchFolder, space: Space, option: str, count: int) -> list[tu
     return [(record, config_of(folder, record.number)) for record in ranked[:count]]
 
 
-def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> ResidentData:
+def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> TrialData:
     """Training and validation clips to train on, with their bank; test clips in validation's place."""
     from datasets.reading import FeatureStatistics, read_part, read_versions
     from datasets.resident import ResidentData
+    from datasets.text_data import Texts
     from tuning.search.starting import when_needed
-    from tuning.stages import data_key, prepare_banks, stored, variant_key
+    from tuning.stages import data_key, joined, prepare_banks, stored, variant_key
+    from tuning.text_stage import text_key
 
     variant = prepared[variant_key(stored(config))]
     known = replace(split, train=split.train + split.val, val=[])
@@ -227,10 +229,14 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     test = read_part(variant, split.test, sealed=())
     statistics = FeatureStatistics.of([(train.num_frames, train.features)])
     versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
-    return ResidentData(train, test, statistics, variant.num_frames, versions)
+    data = ResidentData(train, test, statistics, variant.num_frames, versions)
+    if not (key := text_key(config)):
+        return data
+    texts: TrialData = joined(data, Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
+    return texts
 
 
-def _retrain(folder: SearchFolder, config: Config, data: ResidentData, winner: TrialRecord) -> Any:
+def _retrain(folder: SearchFolder, config: Config, data: TrialData, winner: TrialRecord) -> Any:
     """The winner trained for the epochs that its best took; no clip decides when to stop.
 
     A rate that was lowered by looking at validation clips is replayed from the trial's record.

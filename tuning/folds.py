@@ -17,6 +17,7 @@ from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_
 from datasets.resident import CHUNK_CLIPS, ResidentData, TrialData
 from datasets.splits import Split, inner_folds
 from datasets.stream import choose_loading, num_bytes, open_data
+from datasets.text_data import Texts, WithText
 from tuning.faults import whole_or_absent
 
 if TYPE_CHECKING:
@@ -127,7 +128,26 @@ class StreamedFolds:
         return self.folds[number].train_targets, self.folds[number].val_targets
 
 
-Folds = ResidentFolds | StreamedFolds
+@dataclass(frozen=True)
+class FoldsWithText:
+    """Folds whose batches have their clips' texts, too."""
+
+    folds: ResidentFolds | StreamedFolds
+    texts: Texts
+
+    def __len__(self) -> int:
+        return len(self.folds)
+
+    def fold(self, number: int) -> TrialData:
+        """Training and validation clips of a fold, from 0."""
+        return WithText(self.folds.fold(number), self.texts)
+
+    def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        """Labels of a fold's training and validation clips."""
+        return self.folds.targets(number)
+
+
+Folds = ResidentFolds | StreamedFolds | FoldsWithText
 
 
 def open_folds(
@@ -137,7 +157,7 @@ def open_folds(
     loading: Literal["auto", "resident", "streamed"],
     object_store_bytes: int,
     bank: Bank | None = None,
-) -> Folds:
+) -> ResidentFolds | StreamedFolds:
     """The inner folds of a split, in the way that fits; the bank, if any, is that of train and validation clips.
 
     Raises SealedError rather than open a test clip's shard, and ValueError as `datasets.stream.open_data` does and

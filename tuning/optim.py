@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tuning.config import OptimSettings
+
+Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]  # or in groups
 
 
 class KerasAdam(torch.optim.Adam):
@@ -126,7 +128,7 @@ def _state(optimizer: torch.optim.Optimizer, parameters: list[Tensor], name: str
 
 
 def adam(
-    parameters: Iterable[Tensor],
+    parameters: Parameters,
     learning_rate: float,
     *,
     beta_1: float = 0.9,
@@ -150,14 +152,14 @@ def adam(
 
 
 def sgd(
-    parameters: Iterable[Tensor], learning_rate: float, *, momentum: float = 0.9, nesterov: bool = True
+    parameters: Parameters, learning_rate: float, *, momentum: float = 0.9, nesterov: bool = True
 ) -> torch.optim.Optimizer:
     """Gradient descent with momentum as Keras computes it. Source: guide part 8, optimiser 3."""
     return KerasSGD(parameters, lr=learning_rate, momentum=momentum, nesterov=nesterov)
 
 
 def rmsprop(
-    parameters: Iterable[Tensor],
+    parameters: Parameters,
     learning_rate: float,
     *,
     rho: float = 0.9,
@@ -175,10 +177,25 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-def make_optimizer(parameters: Iterable[Tensor], settings: OptimSettings) -> torch.optim.Optimizer:
+def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, at the first learning rate."""
     function = OPTIMIZERS[settings.name]
     return function(parameters, settings.learning_rate, **_options(function, settings.model_dump()))
+
+
+def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
+    """The weights that are trained, in groups that the schedule's rate is multiplied for by their `rate_factor`.
+
+    It is 1, and for the model's `encoder_parameters()`, if it has any, what leads to `encoder_learning_rate`.
+    """
+    pretrained = list(model.encoder_parameters()) if hasattr(model, "encoder_parameters") else []
+    known = {id(parameter) for parameter in pretrained}
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
+    groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0}]
+    if pretrained:
+        rate = settings.encoder_learning_rate or settings.learning_rate
+        groups.append({"params": pretrained, "rate_factor": rate / settings.learning_rate})
+    return groups
 
 
 def constant(step: int, learning_rate: float) -> float:

@@ -18,6 +18,7 @@ from tuning.distributions import LISTED, plain
 from tuning.perturb import check_population
 from tuning.space import Space, flatten, load
 from tuning.tasks import Mode, check_metric
+from tuning.text_stage import check_text, reads_text, text_variants
 
 # Configurations that are checked one by one before the search; the others are checked as trials.
 CHECKED = 500
@@ -75,6 +76,7 @@ def make_plan(arguments: list[str]) -> Plan:
         )
     _check_search(space, config)
     _check_encoders(space)
+    _check_texts(space)
     mode = check_metric(space, config)
     points = planned_points(space, config)
     for point in points[:CHECKED]:
@@ -173,6 +175,15 @@ def _check_encoders(space: Space) -> None:
         raise UserError(str(error)) from None
 
 
+def _check_texts(space: Space) -> None:
+    """Every text encoder that a trial may ask for."""
+    fixed = space.fixed()
+    if reads_text(fixed) and "augment.mixup_prob" in space.distributions:
+        fixed = fixed.model_copy(update={"augment": fixed.augment.model_copy(update={"mixup_prob": 1.0})})
+    if reads_text(fixed):
+        check_text([fixed, *text_variants(space).values()])
+
+
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
         check_encoder(features.encoder, features.encoder_layer)
@@ -187,10 +198,16 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     task = config.task
     try:
         _check_encoder(config.features)  # by settings of an earlier search, too
+        check_text([config])
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
         else:
             corpus = load_corpus(config.data, task.targets)
+        if reads_text(config) and (without := next((clip.id for clip in corpus.clips if clip.text is None), None)):
+            raise ValueError(
+                f"data.corpus: expected lyrics for every clip with model.name={config.model.name}, got none for "
+                f"'{without}'; with data.corpus=manifest data.text_column names the column with their files"
+            )
         split = split_clips(corpus.clips, config.split, corpus.dev_groups)
         if config.split.inner_folds is not None:  # whether the clips allow it is said before anything is computed
             inner_folds(split, config.split.inner_folds, config.split.seed)

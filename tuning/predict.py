@@ -6,12 +6,13 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tuning.checks import UserError, nearest
 from tuning.command import USER_ERROR, run_command
+from tuning.text_stage import needs_text, text_batch
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,11 +20,12 @@ if TYPE_CHECKING:
     from tuning.checkpoint import Best
 
 USAGE = """\
-python -m tuning.predict results/NAME/best FILES... [step_seconds=S] [format=table|csv|json] [out=FILE]
+python -m tuning.predict results/NAME/best FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE]
 
 What a finalised model says of recordings (WAV, FLAC, OGG, MP3 and what else soundfile reads), their features made as
 those it was trained on. A recording longer than the model's window is judged by its middle, as in training; with
-step_seconds=S by a window every S seconds, with time stamps. Models of an ensemble predict together.
+step_seconds=S by a window every S seconds, with time stamps. Models of an ensemble predict together. A model that
+reads lyrics finds those of song.mp3 in song.txt beside it, or in the folder lyrics=.
 
 Numbers stand on the scale that the model was trained on, of classes there is the probability of each. A recording
 that can't be used is named with the reason, the others are predicted; the exit code is then 2.
@@ -39,6 +41,7 @@ class Request:
     best: Path
     files: list[Path]
     step_seconds: float | None = None
+    lyrics: Path | None = None
     format: str = ""
     out: Path | None = None
 
@@ -51,6 +54,7 @@ class Window:
     start_seconds: float
     end_seconds: float
     waveforms: list[np.ndarray]  # [samples] for each model, at its rate; none where silent
+    text: str = ""
     outputs: np.ndarray | None = field(default=None)
 
 
@@ -68,7 +72,8 @@ def _main(arguments: list[str]) -> int:
     windows, problems = [], []
     for file in request.files:
         try:
-            windows += list(predictor.windows(file, request.step_seconds))
+            text = predictor.text_of(file, request.lyrics)
+            windows += [replace(window, text=text) for window in predictor.windows(file, request.step_seconds)]
         except ValueError as error:
             problems.append(f"{file}: {error}")
     predictor.predict(windows)
@@ -86,7 +91,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     """
     options = {name: value for name, eq, value in (a.partition("=") for a in arguments) if eq and name.isidentifier()}
     paths = [argument for argument in arguments if argument.partition("=")[0] not in options]
-    known = ("step_seconds", "format", "out")
+    known = ("step_seconds", "lyrics", "format", "out")
     for name in options:
         if name not in known:
             raise UserError(f"{name}: expected one of {', '.join(known)}{nearest(name, known)}")
@@ -107,7 +112,10 @@ def read_request(arguments: Sequence[str]) -> Request:
     out = Path(options["out"]) if "out" in options else None
     if out is not None and not out.parent.is_dir():
         raise UserError(f"out: expected a file in a folder that is there, got '{out}'")
-    return Request(best, files, _step(options.get("step_seconds")), form, out)
+    lyrics = Path(options["lyrics"]) if "lyrics" in options else None
+    if lyrics is not None and not lyrics.is_dir():
+        raise UserError(f"lyrics: expected a folder with a text for each recording, got '{lyrics}'")
+    return Request(best, files, _step(options.get("step_seconds")), lyrics, form, out)
 
 
 def _step(value: str | None) -> float | None:
@@ -152,7 +160,7 @@ class Predictor:
             # Each model hears what it heard in training: where a cut begins decides how it is resampled.
             parts = self._decoded(raw, [(self._rate(model), self._samples(model)) for model in self.models])
             seconds = max(len(part) / self._rate(model) for part, model in zip(parts, self.models, strict=True))
-            start = max(0.0, (_seconds(raw) - seconds) / 2)
+            start = max(0.0, (_seconds(raw) - seconds) / 2) if self.config.features.segment == "middle" else 0.0
             yield Window(file, start, start + seconds, parts)
             return
         whole = self._decoded(raw, [(self._rate(model), None) for model in self.models])
@@ -167,12 +175,29 @@ class Predictor:
             silent = float(abs(parts[0]).max()) < level
             yield Window(file, start, min(start + length, seconds), [] if silent else parts)
 
+    def text_of(self, file: Path, folder: Path | None) -> str:
+        """The lyrics of a recording: what stands in its .txt file beside it, or in a folder; none if no model reads.
+
+        Raises:
+            ValueError: no such file, or no text in it.
+        """
+        from datasets.texts import decode_text
+
+        if not any(needs_text(model.config) for model in self.models):
+            return ""
+        place = (folder or file.parent) / f"{file.stem}.txt"
+        try:
+            return decode_text(place.read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"expected its lyrics in {place} (lyrics=FOLDER), got no such file") from None
+
     def _decoded(self, raw: bytes, wanted: list[tuple[int, int | None]]) -> list[np.ndarray]:
-        """The recording at each rate, its middle where a number of samples is given."""
+        """The recording at each rate, a segment where a number of samples is given."""
         from datasets.audio import AudioError, decode
 
         try:
-            found = {each: decode(raw, each[0], self.config.data, each[1]) for each in set(wanted)}
+            segment = self.config.features.segment
+            found = {each: decode(raw, each[0], self.config.data, each[1], segment) for each in set(wanted)}
         except AudioError as error:
             raise ValueError(str(error)) from None
         return [found[each] for each in wanted]
@@ -194,7 +219,7 @@ class Predictor:
             batch = heard[start : start + CLIPS_PER_BATCH]
             members = []
             for number, model in enumerate(self.models):
-                members.append(_outputs(model, [window.waveforms[number] for window in batch]))
+                members.append(_outputs(model, [w.waveforms[number] for w in batch], [w.text for w in batch]))
             for window, values in zip(batch, self.task.mean_outputs(members), strict=True):
                 window.outputs = values
 
@@ -217,8 +242,8 @@ class Predictor:
         return [self.labels[index], float(shares[index]), *(float(share) for share in shares)]
 
 
-def _outputs(model: Best, waveforms: list[np.ndarray]) -> np.ndarray:
-    """Outputs [N, K] of one model for waveforms [samples] at its rate."""
+def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.ndarray:
+    """Outputs [N, K] of one model for waveforms [samples] at its rate, and the texts that belong to them."""
     import numpy as np
     import torch
 
@@ -231,9 +256,12 @@ def _outputs(model: Best, waveforms: list[np.ndarray]) -> np.ndarray:
         values, num_valid = extract(waveform, features, model.num_frames)
         rows.append((index, num_valid, values))
     no_targets = np.zeros((len(rows), 1), dtype=np.float32)
-    batch = collate(rows, no_targets, model.features, features.num_frames)
+    batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
+    inputs = [batch["features"], batch["num_frames"]]
+    if needs_text(model.config):
+        inputs += text_batch(texts, model.config)
     with torch.no_grad():
-        outputs: np.ndarray = model.model(batch["features"], batch["num_frames"]).numpy()
+        outputs: np.ndarray = model.model(*inputs).numpy()
     return outputs
 
 

@@ -153,18 +153,28 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
 def _prepared(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Prepared]:
     """Features of every recording, with what was done in words."""
     from tuning.stages import prepare_features
+    from tuning.text_stage import TEXT, reads_text
 
     began = time.monotonic()
-    prepared = prepare_features(plan.space, plan.config, corpus, split, _starting(plan, "features of"))
-    extracted = sum(variant.num_extracted for variant in prepared.values())
-    reused = sum(variant.num_reused for variant in prepared.values())
-    variants = f" in {len(prepared)} variants" if len(prepared) > 1 else ""
-    if extracted:
-        seconds = time.monotonic() - began
-        print(f"prepare   {extracted} recordings prepared{variants}, {reused} reused, {seconds:.1f} s")
+    what = "features and lyrics of" if reads_text(plan.config) else "features of"
+    prepared = prepare_features(plan.space, plan.config, corpus, split, _starting(plan, what))
+    texts = {key: variant for key, variant in prepared.items() if key.startswith(TEXT)}
+    recordings = {key: variant for key, variant in prepared.items() if key not in texts}
+    done = [_counted(part, name) for part, name in ((recordings, "recordings"), (texts, "lyrics")) if part]
+    if any(variant.num_extracted for variant in prepared.values()):
+        print(f"prepare   {', '.join(done)}, {time.monotonic() - began:.1f} s")
     else:
-        print(f"prepare   nothing to prepare: all {reused} recordings{variants} are reused")
+        print(f"prepare   nothing to prepare: {', '.join(done)}")
     return prepared
+
+
+def _counted(variants: dict[str, Prepared], name: str) -> str:
+    """How many recordings or texts were prepared, and how many were found, in words."""
+    made, kept = (sum(getattr(v, count) for v in variants.values()) for count in ("num_extracted", "num_reused"))
+    kinds = f" in {len(variants)} variants" if len(variants) > 1 else ""
+    if not made:
+        return f"all {kept} {name}{kinds} are reused"
+    return f"{made} {name} prepared{kinds}, {kept} reused"
 
 
 def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]:

@@ -1,7 +1,7 @@
 """What is computed once and shared by all trials, each under a lock, and found again by its fingerprint.
 
-Two stages: the features of every recording, in as many variants as the space has, and the bank of augmented training
-clips.
+Three stages: the features of every recording, in as many variants as the space has, the texts that belong to them
+(`text_stage`), and the bank of augmented training clips.
 """
 
 from __future__ import annotations
@@ -24,12 +24,14 @@ from datasets.quarantine import QuarantineError
 from datasets.settings import FeatureSettings
 from datasets.shards import Prepared, prepare
 from datasets.splits import Split, cells, check_duplicates, without
-from datasets.stream import open_data
+from datasets.stream import RESIDENT_SHARE, open_data
+from datasets.text_data import Texts, WithText
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
-from tuning.folds import constant_baseline, open_folds
+from tuning.folds import FoldsWithText, constant_baseline, open_folds
 from tuning.space import Space
 from tuning.tasks import task_of
+from tuning.text_stage import prepare_texts, text_key, text_variants
 
 
 def corpus_fingerprint(corpus: Corpus, config: Config) -> dict[str, Any]:
@@ -52,12 +54,17 @@ def corpus_fingerprint(corpus: Corpus, config: Config) -> dict[str, Any]:
 
 
 def variant_key(features: FeatureSettings) -> str:
-    """Names the shards a configuration reads: its features but for the number of frames, which is a crop."""
-    return json.dumps(features.model_dump(exclude={"num_frames"}), sort_keys=True)
+    """Names the shards a configuration reads: its features but for what is decided when a batch is made."""
+    return json.dumps(features.model_dump(exclude={"num_frames", "padding"}), sort_keys=True)
 
 
 def data_key(config: Config) -> str:
-    """Names what a configuration reads: its stored features, and the bank that it draws from."""
+    """Names what a configuration reads: its stored features, the bank that it draws from, and its texts."""
+    return clips_key(config) + text_key(config)
+
+
+def clips_key(config: Config) -> str:
+    """Of `data_key` what the recordings alone are read by."""
     return variant_key(stored(config)) + bank_key(config.augment)
 
 
@@ -115,7 +122,7 @@ def prepare_features(
     split: Split,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Prepared]:
-    """Make sure that every feature variant lies in shards; by `variant_key`.
+    """Make sure that every feature variant lies in shards, by `variant_key`, and every variant of texts, by `text_key`.
 
     With everything in place Ray is not needed; otherwise the caller has started it.
 
@@ -128,6 +135,11 @@ def prepare_features(
         for key, settings in feature_variants(space).items():
             try:
                 found[key] = prepare(corpus, clip_cells, settings, settings.num_frames, config.data, on_progress)
+            except QuarantineError as error:
+                raise UserError(str(error)) from error
+        for key, variant in text_variants(space).items():
+            try:
+                found[key] = prepare_texts(corpus, clip_cells, variant, on_progress)
             except QuarantineError as error:
                 raise UserError(str(error)) from error
     return found
@@ -180,7 +192,7 @@ def usable_split(split: Split, prepared: dict[str, Prepared]) -> Split:
 def share_data(
     prepared: dict[str, Prepared], banks: dict[str, Bank], split: Split, space: Space, config: Config
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """What trials read in Ray's object store, by `data_key`, and the constant predictor's figures.
+    """What trials read in Ray's object store, by `data_key` and for `fetch`, and the constant predictor's figures.
 
     With `split.inner_folds` the data are `tuning.folds.Folds`, and the figures the mean over folds.
 
@@ -191,31 +203,79 @@ def share_data(
     import ray
 
     variants = data_variants(space)
-    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0) / len(variants))
-    task = task_of(config)
-    shared: dict[str, Any] = {}
+    parts: dict[str, Any] = {}
     baseline: dict[str, float] = {}
+    store_bytes = int(ray.cluster_resources().get("object_store_memory", 0))
+    texts = {key: open_texts(prepared[key], split, store_bytes) for key in text_variants(space)}
+    store_bytes -= sum(text.num_bytes for text in texts.values())
+    num_kinds = len({clips_key(variant) for variant in variants.values()})
+    task = task_of(config)
     for key, variant in variants.items():
+        if (clips := clips_key(variant)) in parts:
+            continue
         try:
-            data = open_variant(prepared, banks.get(key), split, variant, store_bytes)
-            shared[key] = ray.put(data)
+            data = open_clips(prepared, banks.get(key), split, variant, store_bytes // num_kinds)
+            parts[clips] = ray.put(data)
             if not baseline and config.split.inner_folds is not None:
                 baseline = constant_baseline(task, data)
             elif not baseline:
                 baseline = task.constant_baseline(data.train_targets, data.val_targets)
         except ValueError as error:
             raise UserError(str(error)) from error
-    return shared, baseline
+    parts |= {key: ray.put(text) for key, text in texts.items()}
+    return {
+        key: [parts[name] for name in (clips_key(variant), text_key(variant)) if name]
+        for key, variant in variants.items()
+    }, baseline
+
+
+def fetch(parts: list[Any]) -> Any:
+    """What `share_data` shared for one `data_key`, in a process that reads it."""
+    import ray
+
+    return joined(*ray.get(parts))
 
 
 def open_variant(
     prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config, store_bytes: int = sys.maxsize
 ) -> Any:
     """What trials of one `data_key` read: in memory where it fits into the bytes; folds with `split.inner_folds`."""
+    data = open_clips(prepared, bank, split, config, store_bytes)
+    key = text_key(config)
+    return joined(data, open_texts(prepared[key], split)) if key else data
+
+
+def open_clips(prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config, store_bytes: int) -> Any:
+    """As `open_variant`, without texts."""
     features, loading = prepared[variant_key(stored(config))], config.data.loading
     if config.split.inner_folds is not None:
         return open_folds(features, split, config.split, loading, store_bytes, bank)
     return open_data(features, split, loading, store_bytes, bank)
+
+
+def open_texts(prepared: Prepared, split: Split, store_bytes: int = sys.maxsize) -> Texts:
+    """The texts of train and validation.
+
+    Raises:
+        SealedError: a shard that would be opened holds a test clip.
+        UserError: they do not fit into the bytes.
+    """
+    wanted = [clip.id for clip in split.train + split.val]
+    texts = Texts.read(prepared, wanted, {clip.id for clip in split.test})
+    if texts.num_bytes > RESIDENT_SHARE * store_bytes:
+        raise UserError(
+            f"model.text_cache: expected states of texts that fit into half of the object store "
+            f"({store_bytes / 1e9:.2g} GB), got {texts.num_bytes / 1e9:.2g} GB; fewer model.max_tokens take less, and "
+            "with model.text_cache=false they are computed at each step"
+        )
+    return texts
+
+
+def joined(data: Any, texts: Texts | None = None) -> Any:
+    """Data, or folds, with the texts of their clips."""
+    if texts is None:
+        return data
+    return WithText(data, texts) if hasattr(data, "train_batches") else FoldsWithText(data, texts)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from tuning.claims import Claim
 from tuning.config import Config
 from tuning.faults import whole_or_absent
 from tuning.micro_batches import Batch, Parts, has_batch_norm
-from tuning.optim import make_optimizer, make_plateau, make_schedule
+from tuning.optim import make_optimizer, make_plateau, make_schedule, parameter_groups
 from tuning.tasks import Mode, Task, better
 
 # Clips per validation batch: memory, not results, depends on it.
@@ -43,7 +43,8 @@ class Data(Protocol):
     ) -> Iterator[Batch]:
         """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers.
 
-        With `num_frames` [B] a batch says how many frames of each clip are no padding.
+        With `num_frames` [B] a batch says how many frames of each clip are no padding; with `text` and `num_tokens` [B]
+        it has what the model reads of each clip's text.
         """
         ...
 
@@ -60,8 +61,8 @@ class Training:
     """One configuration's training.
 
     Args:
-        model: network that maps features [B, T, F], and num_frames [B] where batches have it, to outputs [B, K];
-            with `penalty()`.
+        model: network that maps features [B, T, F], and num_frames [B], text and num_tokens where batches have them,
+            to outputs [B, K]; with `penalty()`, and `encoder_parameters()` where some weights came pretrained.
         data: batches.
         task: loss and metrics.
         config: plain values of this trial.
@@ -102,7 +103,7 @@ class Training:
         self.val_parts = Parts(splits=splits)
         self.training_loss = task.training_loss(data.train_targets)
         self.loss_per_clip = task.loss_per_clip()
-        self.optimizer = make_optimizer(model.parameters(), config.optim)
+        self.optimizer = make_optimizer(parameter_groups(model, config.optim), config.optim)
         settings = config.training
         self.schedule = make_schedule(config.optim, settings.epochs, data.num_batches(settings.batch_size, world_size))
         self.plateau = make_plateau(config.optim, mode)
@@ -175,7 +176,7 @@ class Training:
     def step(self, batch: Batch) -> torch.Tensor:
         """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.steps, self.base_rate)
+            group["lr"] = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
         self.steps += 1
         loss_sum = self.parts.run(batch, self._gradients)
         if self.config.optim.clip_norm is not None:
@@ -203,7 +204,7 @@ class Training:
         features = batch["features"].to(self.device, non_blocking=True)
         targets = batch["targets"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            outputs = self.forward(features, *_valid(batch))
+            outputs = self.forward(features, *_others(batch, self.device))
         losses = self.training_loss(outputs.float(), targets)
         if "partner_targets" in batch:  # every clip was mixed with another, whose loss counts for the rest
             partners = self.training_loss(outputs.float(), batch["partner_targets"].to(self.device))
@@ -218,7 +219,7 @@ class Training:
 
     def _outputs(self, batch: Batch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.model(batch["features"].to(self.device), *_valid(batch)).float()
+            return self.model(batch["features"].to(self.device), *_others(batch, self.device)).float()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -337,9 +338,11 @@ def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
         torch.save(state, stream)
 
 
-def _valid(batch: Batch) -> tuple[torch.Tensor, ...]:
-    # Left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
-    return (batch["num_frames"],) if "num_frames" in batch else ()
+def _others(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What a model reads beside the features, in the order of its arguments."""
+    # Numbers are left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
+    found = (batch["num_frames"],) if "num_frames" in batch else ()
+    return (*found, batch["text"].to(device, non_blocking=True), batch["num_tokens"]) if "text" in batch else found
 
 
 def _amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:

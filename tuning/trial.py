@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config import Config, import_model, parse_config
 from tuning.folds import FoldResults
-from tuning.stages import data_key
+from tuning.stages import data_key, fetch
 from tuning.tasks import ranking_metrics, task_of
+from tuning.text_stage import with_encoder
 from tuning.uploads import TrialUploads
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 def build_model(config: Config, num_features: int) -> Any:
     """The configuration's model with fresh weights from torch's generator."""
-    return import_model(config.model.name)(config.model, num_features, task_of(config).num_outputs)
+    return import_model(config.model.name)(with_encoder(config), num_features, task_of(config).num_outputs)
 
 
 def train(
@@ -74,16 +75,23 @@ def _noting(report: Any, note: str) -> Any:
 
 def _with_cost(report: Any, config: Config, data: Any) -> Any:
     """A report function that adds the model's cost to each row."""
-    from datasets.augmented import augment_data
     from tuning.costs import cost_of
 
     some = data.fold(0) if config.split.inner_folds is not None else data
-    cropped = augment_data(some.crop(config.features.num_frames), config.features, config.augment)
+    cropped = cropped_data(some, config)
     name = config.search.second_metric
     assert name is not None
     model = build_model(config, cropped.num_features)
     found = cost_of(model, name, config.features.num_frames, cropped.num_features)
     return lambda row: report(row | {name: found})
+
+
+def cropped_data(data: Any, config: Config) -> Any:
+    """What a configuration's model reads of its data: its frames, with wave effects, masks and mixup."""
+    from datasets.augmented import augment_data
+
+    features = config.features
+    return augment_data(data.crop(features.num_frames, features.padding, features.segment), features, config.augment)
 
 
 def make_training(
@@ -101,11 +109,10 @@ def make_training(
     """
     import torch
 
-    from datasets.augmented import augment_data
     from tuning.training import Training
 
     torch.manual_seed(config.seed)
-    cropped = augment_data(data.crop(config.features.num_frames), config.features, config.augment)
+    cropped = cropped_data(data, config)
     model = build_model(config, cropped.num_features)
     task = task_of(config)
     task.check_labels(cropped.train_targets)
@@ -159,17 +166,17 @@ def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
 
     Args:
         spec: as for `train`, with `number` of the trial and `search`'s name.
-        data: references to each feature variant's data in Ray's object store, by `data_key`.
+        data: what `share_data` shared, by `data_key`.
     """
     import ray
     from ray import tune
 
     config = parse_config(spec["config"])
-    reference = data[data_key(config)]
+    parts = data[data_key(config)]
     if config.resources.workers_per_trial > 1:
         from tuning.workers import train_on_workers
 
-        train_on_workers(spec, config, reference)
+        train_on_workers(spec, config, parts)
         return
     import torch
 
@@ -180,4 +187,4 @@ def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
         # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
         torch.cuda.set_per_process_memory_fraction(share)
     # On a share of a GPU the trial can get more memory, and then trains as the others do.
-    train(spec, ray.get(reference), tune.report, device=device, splits=not (gpu and share < 1))
+    train(spec, fetch(parts), tune.report, device=device, splits=not (gpu and share < 1))

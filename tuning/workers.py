@@ -7,10 +7,11 @@ from typing import Any
 from tuning.config import Config
 from tuning.faults import causes
 from tuning.micro_batches import is_out_of_memory
+from tuning.stages import fetch
 from tuning.trial import train
 
 
-def train_on_workers(spec: dict[str, Any], config: Config, reference: Any) -> None:
+def train_on_workers(spec: dict[str, Any], config: Config, parts: list[Any]) -> None:
     """Train a trial data-parallel (DDP).
 
     A group that ran out of memory begins again from its last checkpoint with batches in parts, half as large each
@@ -20,7 +21,7 @@ def train_on_workers(spec: dict[str, Any], config: Config, reference: Any) -> No
     Args:
         spec: as for `tuning.trial.train`, with `scratch`, a folder for Ray Train.
         config: its configuration.
-        reference: to the data in Ray's object store.
+        parts: what `share_data` shared for it.
 
     Raises:
         Exception: the worker's own, as with one worker; of several workers the one that tells most.
@@ -30,7 +31,7 @@ def train_on_workers(spec: dict[str, Any], config: Config, reference: Any) -> No
     clips = -(-config.training.batch_size // config.resources.workers_per_trial)
     while True:
         try:
-            _make_trainer(spec, config, reference).fit()
+            _make_trainer(spec, config, parts).fit()
             return
         except TrainingFailedError as error:
             own = worker_error(error)
@@ -57,7 +58,7 @@ def worker_error(error: BaseException) -> BaseException:
     return out_of_memory or next(iter(told or found), error)
 
 
-def _make_trainer(spec: dict[str, Any], config: Config, reference: Any) -> Any:
+def _make_trainer(spec: dict[str, Any], config: Config, parts: list[Any]) -> Any:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -75,7 +76,7 @@ def _make_trainer(spec: dict[str, Any], config: Config, reference: Any) -> Any:
     per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
     return Trainer(
         _train_worker,
-        train_loop_config={"spec": spec, "reference": [reference]},
+        train_loop_config={"spec": spec, "parts": parts},
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_trial, use_gpu=bool(gpus), resources_per_worker=per_worker
         ),
@@ -88,14 +89,13 @@ def _make_trainer(spec: dict[str, Any], config: Config, reference: Any) -> Any:
 
 
 def _train_worker(loop: dict[str, Any]) -> None:
-    import ray
     import ray.train
     import ray.train.torch
 
     context = ray.train.get_context()
     train(
         loop["spec"],
-        ray.get(loop["reference"][0]),
+        fetch(loop["parts"]),
         ray.train.report,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),

@@ -1,0 +1,312 @@
+"""The texts of a corpus, prepared once: token numbers, or what a frozen encoder makes of them, as shards.
+
+    <prepared>/texts/<fingerprint>/    one row for each clip: how many tokens, and the tokens or hidden states
+
+A model says by its settings what it reads: `text_encoder`, `max_tokens` and `text_input`, which is tokens, states (of
+every token), cls (the first token's state) or mean (over tokens).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import storage
+from datasets.corpus import Clip, Corpus
+from datasets.digests import digest_files, digest_of
+from datasets.quarantine import check_quarantine, write_quarantine
+from datasets.shard_index import ShardIndex
+from datasets.shard_task import PLAIN, Rows, make_shard_of
+from datasets.shards import CLIPS_PER_SHARD, Prepared, ShardInfo, make_missing, wanted_shards
+from tuning.checks import UserError
+from tuning.config import PREPARED, Config
+from tuning.space import Space
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEXT = "text:"  # begins the keys of texts among those of features
+VERSION = 1  # raised by hand when texts are read or encoded in another way
+SETTING = "model.text_encoder"
+SAVED = "text_encoder"  # in a folder best/
+DEMO = "demo"  # the encoder that the demo corpus makes
+DEMO_CORPUS = "demo_bimodal"
+
+
+def reads_text(config: Config) -> bool:
+    """Whether the configuration's model has an input for text."""
+    return hasattr(config.model, "text_input")
+
+
+def text_key(config: Config) -> str:
+    """Names what a configuration's model reads of texts; empty where that is nothing."""
+    if not reads_text(config):
+        return ""
+    settings: Any = config.model
+    return f"{TEXT}{json.dumps([settings.text_encoder, settings.max_tokens, settings.text_input])}"
+
+
+def text_variants(space: Space) -> dict[str, Config]:
+    """A configuration for each `text_key` that the trials may ask for."""
+    prepared = {p: d for p, d in space.distributions.items() if p.startswith("model.") and p.startswith(PREPARED)}
+    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in prepared}
+    configs = (space.config(unsearched | point) for point in Space(space.settings, prepared).grid())
+    return {key: config for config in configs if (key := text_key(config))}
+
+
+def encoder_of(config: Config) -> str:
+    """The text encoder as any process here finds it: a folder by its absolute path, or a hub name."""
+    settings: Any = config.model
+    if settings.text_encoder == DEMO:
+        from datasets.demo_bimodal import encoder_folder
+
+        return _at_hand(encoder_folder(config.data))
+    folder = Path(settings.text_encoder).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else settings.text_encoder
+
+
+def with_encoder(config: Config) -> Any:
+    """The model's settings with its text encoder as this process finds it; as they are without one."""
+    if not reads_text(config):
+        return config.model
+    return config.model.model_copy(update={"text_encoder": encoder_of(config)})
+
+
+def needs_text(config: Config) -> bool:
+    """Whether predictions depend on text."""
+    return reads_text(config) and getattr(config.model, "modalities", "both") != "audio"
+
+
+def save_encoder(config: Config, folder: Path) -> None:
+    """Keep beside a model what it takes to read texts: the tokenizer, and a frozen encoder's weights."""
+    if not needs_text(config):
+        return
+    from models.pretrained import load_config, load_encoder, load_tokenizer
+
+    settings: Any = config.model
+    encoder, place = encoder_of(config), folder / SAVED
+    load_tokenizer(encoder, SETTING).save_pretrained(place)
+    if settings.text_input == "tokens":  # the weights are among the model's
+        load_config(encoder, SETTING).save_pretrained(place)
+    else:
+        load_encoder(encoder, SETTING).save_pretrained(place)
+
+
+def with_saved_encoder(config: Config, folder: Path) -> Config:
+    """The configuration of a saved model with the text encoder that lies beside it, if any."""
+    place = folder / SAVED
+    if not (needs_text(config) and place.is_dir()):
+        return config
+    settings: Any = config.model
+    # Weights that are the model's own are filled in afterwards.
+    own = {"text_pretrained": False} if settings.text_input == "tokens" else {}
+    changed = settings.model_copy(update={"text_encoder": str(place.absolute()), **own})
+    return config.model_copy(update={"model": changed})
+
+
+@functools.lru_cache(maxsize=4)
+def _at_hand(folder: str) -> str:
+    """A folder on this machine with what lies in a folder or bucket."""
+    if not storage.is_uri(folder):
+        return folder
+    local = tempfile.mkdtemp(prefix="text-encoder-")
+    for name in storage.list_names(folder):
+        storage.write_bytes(local, name, storage.read_bytes(folder, name))
+    return local
+
+
+def check_text(configs: Iterable[Config]) -> None:
+    """Whether the text encoders of configurations are there and have what is asked of them.
+
+    Raises:
+        UserError: with what is missing and how to get it.
+    """
+    for config in configs:
+        if not reads_text(config):
+            continue
+        settings: Any = config.model
+        if config.augment.mixup_prob > 0:
+            raise UserError(
+                f"augment.mixup_prob: expected 0 with model.name={settings.name}, whose texts can't be mixed"
+            )
+        if settings.text_encoder == DEMO:
+            if config.data.corpus != DEMO_CORPUS:
+                raise UserError(
+                    f"{SETTING}: expected a hub name or a folder with data.corpus={config.data.corpus}, got 'demo', "
+                    f"which data.corpus={DEMO_CORPUS} brings along"
+                )
+            continue  # made with the corpus
+        from models.pretrained import load_tokenizer, shape_of
+
+        try:
+            shape = shape_of(settings.text_encoder, SETTING)
+            load_tokenizer(settings.text_encoder, SETTING)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if shape.max_tokens is not None and settings.max_tokens > shape.max_tokens:
+            raise UserError(
+                f"model.max_tokens: expected at most {shape.max_tokens} for '{settings.text_encoder}', "
+                f"got {settings.max_tokens}"
+            )
+        if settings.text_layers > shape.num_layers:
+            raise UserError(
+                f"model.text_layers: expected -1 (all) to {shape.num_layers} for '{settings.text_encoder}', "
+                f"got {settings.text_layers}"
+            )
+
+
+def prepare_texts(
+    corpus: Corpus,
+    cells: Mapping[str, str],
+    config: Config,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Make sure that what the configuration's model reads of each clip's text lies in shards, and say where.
+
+    As `datasets.shards.prepare` does for recordings: test clips in shards of their own, only what is new is computed,
+    and texts that can't be read are quarantined with their reason.
+
+    Raises:
+        QuarantineError: too many texts can't be used.
+        UserError: the encoder can't be loaded.
+    """
+    settings: Any = config.model
+    prepared = storage.absolute(config.data.prepared)
+    files = {clip.id: _text(clip) for clip in corpus.clips}
+    of_file, unreadable = digest_files(corpus.root, sorted(set(files.values())), prepared)
+    digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
+    quarantine = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
+    encoder = encoder_of(config)
+    mark = _fingerprint(encoder, settings)
+    index = ShardIndex.read(storage.below(prepared, "texts", mark))
+    wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
+    asked = {"encoder": encoder, "max_tokens": settings.max_tokens, "input": settings.text_input}
+    extracted = make_missing(
+        corpus.root,
+        {PLAIN: index},
+        wanted,
+        {"text": asked},
+        lambda done: on_progress(len(quarantine) + done, len(corpus.clips)),
+        task=make_text_shard,
+        files=files,
+        num_gpus=0 if settings.text_input == "tokens" else _gpus(),
+    )
+    records = [index.records[shard] for shard in wanted]
+    for record in records:
+        quarantine |= {clip: record.reasons[digest] for clip, digest in record.clips if digest in record.reasons}
+    table = write_quarantine(prepared, corpus, f"texts-{mark}", quarantine)
+    check_quarantine(cells, quarantine, table, config.data)
+    return Prepared(
+        root=index.folder,
+        fingerprint=mark,
+        shards=[ShardInfo(f"{r.shard}.parquet", r.cell, r.kept) for r in records if r.kept],
+        quarantine=[(clip.id, quarantine[clip.id]) for clip in corpus.clips if clip.id in quarantine],
+        quarantine_table=table,
+        digests={},  # songs with the same words are not the same recording
+        num_extracted=extracted[PLAIN],
+        num_reused=len(digests) - extracted[PLAIN],
+        num_frames=settings.max_tokens,
+        num_features=1,
+    )
+
+
+def _text(clip: Clip) -> str:
+    assert clip.text is not None, "checked when the corpus was read"
+    return clip.text
+
+
+def _gpus() -> float:
+    """What a task that runs the encoder asks for: a GPU where there is one."""
+    import ray
+
+    return 1 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+
+def _fingerprint(encoder: str, settings: Any) -> str:
+    """Hash of everything but the texts that the stored values depend on; the encoder counts by its content."""
+    from models.pretrained import content_of
+
+    matters = [content_of(encoder, SETTING), settings.max_tokens, settings.text_input, VERSION]
+    return digest_of(json.dumps(matters))[:16]
+
+
+def make_text_shard(row: dict[str, str]) -> dict[str, str]:
+    """`datasets.shard_task.make_shard` for texts."""
+    return make_shard_of(row, _extract)
+
+
+def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
+    from datasets.texts import TextError, decode_text
+
+    try:
+        text = decode_text(raw)
+    except TextError as error:
+        return f"lyrics {error}"
+    asked = unit["text"]
+    return {effect: encode_text(text, asked["encoder"], asked["max_tokens"], asked["input"]) for effect in effects}
+
+
+def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[int, np.ndarray]:
+    """How many tokens, and int32 [max_tokens, 1] of their numbers, or float32 [max_tokens, size] of their states.
+
+    With `wanted` cls or mean one state, [1, size]. A longer text is cut at its end; zeros follow a shorter one.
+
+    Raises:
+        UserError: the encoder can't be loaded.
+    """
+    import numpy as np
+    import torch
+
+    tokenizer, model = _loaded(encoder, wanted != "tokens")
+    tokens = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+    if wanted == "tokens":
+        numbers = np.zeros((max_tokens, 1), dtype=np.int32)
+        numbers[: len(tokens), 0] = tokens
+        return len(tokens), numbers
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # every core encodes texts of its own, and sums are the same on any machine
+    try:
+        with torch.inference_mode():
+            ids = torch.tensor([tokens], device=next(model.parameters()).device)
+            output = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].cpu().numpy()
+    finally:
+        torch.set_num_threads(threads)
+    if wanted == "states":
+        states = np.zeros((max_tokens, output.shape[1]), dtype=np.float32)
+        states[: len(output)] = output
+        return len(output), states
+    return 1, output[:1] if wanted == "cls" else output.mean(axis=0, keepdims=True)
+
+
+def text_batch(texts: Sequence[str], config: Config) -> list[Any]:
+    """What a model reads of texts, `text` and `num_tokens` of a batch."""
+    import numpy as np
+    from datasets.text_data import Texts
+
+    settings: Any = config.model
+    rows = [encode_text(text, encoder_of(config), settings.max_tokens, settings.text_input) for text in texts]
+    values = np.stack([values for _, values in rows])
+    places = np.arange(len(rows))
+    is_tokens = settings.text_input == "tokens"
+    together = Texts(places, values[:, :, 0] if is_tokens else values, np.array([count for count, _ in rows]))
+    batch = together.batch(places)
+    return [batch["text"], batch["num_tokens"]]
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
+    import torch
+    from models.pretrained import load_encoder, load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(encoder, SETTING)
+        if not with_model:
+            return tokenizer, None
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return tokenizer, load_encoder(encoder, SETTING).eval().to(device)
+    except ValueError as error:
+        raise UserError(str(error)) from None
