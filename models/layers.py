@@ -177,8 +177,8 @@ class Dropout(nn.Module):
         return sequence * dropout_mask(sequence, shape, self.rate)
 
 
-def clip_lengths(features: Tensor, num_frames: Tensor | None) -> Tensor | None:
-    """`num_frames` [B] for the masks of `features` [B, T, F], on their device; None where no clip has padding.
+def clip_lengths(features: Tensor, num_frames: Tensor | None, name: str = "num_frames") -> Tensor | None:
+    """`num_frames` [B] for the masks of `features` [B, T, ...], on their device; None where no clip has padding.
 
     Where `num_frames` is on the CPU, this does not wait for the GPU. A length below 1 counts as 1.
 
@@ -188,7 +188,7 @@ def clip_lengths(features: Tensor, num_frames: Tensor | None) -> Tensor | None:
     if num_frames is None:
         return None
     if num_frames.shape != features.shape[:1]:
-        raise ValueError(f"num_frames: expected [{len(features)}], one per clip, got {list(num_frames.shape)}")
+        raise ValueError(f"{name}: expected [{len(features)}], one per clip, got {list(num_frames.shape)}")
     if not torch.compiler.is_exporting() and bool((num_frames >= features.shape[1]).all()):
         return None
     return num_frames.to(features.device).clamp(1, features.shape[1])

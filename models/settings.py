@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 Activation = Literal["relu", "swish", "gelu", "leaky_relu", "elu"]
 DropoutKind = Literal["element", "channel", "time_step"]
 Pooling = Literal["max", "average", "adaptive_max", "adaptive_average"]
+GATE_REDUCTION = 4  # inputs per hidden unit of the gate that attention=feature puts on the bimodal model's audio vector
 
 
 class CRNNSettings(BaseModel):
@@ -151,6 +152,110 @@ class SERSettings(BaseModel):
     def num_convs(self) -> int:
         """Convolutions in each block."""
         return self.convs_per_block or (2 if self.residual else 1)
+
+
+class BimodalSettings(BaseModel):
+    """Audio and lyrics: a VGG-like network, a pretrained text encoder, and what joins them (the guide's, improved)."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    name: Literal["bimodal"] = Field("bimodal", description="model family")
+    modalities: Literal["both", "audio", "text"] = Field(
+        "both", description="what the model uses; one alone to compare"
+    )
+    channels: list[int] = Field([64, 128, 256, 512], min_length=1, description="channels of each convolution block")
+    convs_per_block: int = Field(1, ge=1, le=3, description="convolutions in each block")
+    kernel_size: int = Field(3, ge=1, description="mels and frames under each convolution, an odd number")
+    bn_momentum: float = Field(0.9, ge=0, lt=1, description="share of the moving statistics that a batch keeps")
+    attention: Literal["se", "feature", "none"] = Field(
+        "se", description="squeeze-and-excitation before the global pooling; or a gate on the audio vector, after all"
+    )
+    se_reduction: int = Field(16, ge=1, description="channels per unit of squeeze-and-excitation's narrow layer")
+    audio_units: list[int] = Field(
+        [256, 64], min_length=1, description="units of the layers after the global pooling; the last is the vector"
+    )
+    audio_dropout: float = Field(0.5, ge=0, lt=1, description="dropout before each of those layers")
+    text_encoder: str = Field(
+        "bert-base-uncased",
+        description="hub name or folder of a transformers text encoder; demo: the tiny one that the demo brings along",
+    )
+    text_pretrained: bool = Field(True, description="false: the encoder's layout with random weights")
+    text_layers: int = Field(
+        0, ge=-1, description="last transformer layers that are trained; 0: frozen; -1: all, the embeddings too"
+    )
+    text_cache: bool = Field(
+        True, description="a frozen encoder's states are computed once, before the search; false: at every step"
+    )
+    max_tokens: int = Field(512, ge=2, description="longer texts are cut")
+    text_pooling: Literal["cls", "mean"] = Field("mean", description="state of the first token, or of all the mean")
+    text_units: int = Field(64, ge=1, description="width of the text's vector")
+    text_dropout: float = Field(0.3, ge=0, lt=1, description="dropout on the encoder's pooled state")
+    fusion: Literal["concat", "gated", "cross_attention"] = Field(
+        "concat", description="vectors side by side; a gate between them; frames and tokens attend to one another, too"
+    )
+    fusion_heads: int = Field(4, ge=1, description="heads of the cross-attention")
+    head_units: list[int] = Field([64], description="units of hidden layers before the output; [] for none")
+    head_dropout: float = Field(0.3, ge=0, lt=1, description="dropout after each hidden layer of the head")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "BimodalSettings":
+        for name in ("channels", "audio_units", "head_units"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(f"{name}: expected positive sizes, got {getattr(self, name)}")
+        if self.modalities != "text":
+            self._consistent_audio()
+        if self.modalities != "audio":
+            self._consistent_text()
+        if self.modalities != "both":
+            return self
+        if self.fusion == "gated" and self.text_units != self.audio_units[-1]:
+            raise ValueError(
+                f"text_units: expected the last of audio_units ({self.audio_units[-1]}) with fusion=gated, "
+                f"got {self.text_units}"
+            )
+        if self.fusion == "cross_attention" and self.text_units % self.fusion_heads:
+            raise ValueError(
+                f"text_units: expected a multiple of fusion_heads ({self.fusion_heads}) with fusion=cross_attention, "
+                f"got {self.text_units}"
+            )
+        return self
+
+    def _consistent_audio(self) -> None:
+        if self.kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size: expected an odd number, got {self.kernel_size}")
+        if self.attention == "se" and self.se_reduction > self.channels[-1]:
+            raise ValueError(
+                f"se_reduction: expected at most the last of channels ({self.channels[-1]}), got {self.se_reduction}"
+            )
+        if self.attention == "feature" and self.audio_units[-1] < GATE_REDUCTION:
+            raise ValueError(
+                f"audio_units: expected at least {GATE_REDUCTION} last with attention=feature, "
+                f"got {self.audio_units[-1]}"
+            )
+
+    def _consistent_text(self) -> None:
+        if not self.text_pretrained and self.text_layers == 0:
+            raise ValueError(
+                "text_pretrained: expected true where text_layers is 0, since random weights would stay as they are, "
+                "got false"
+            )
+        if not self.text_cache and self.text_layers != 0:
+            raise ValueError(
+                f"text_cache: expected true (which then has no effect) where text_layers is not 0 "
+                f"({self.text_layers}), since a trained encoder's states change, got false"
+            )
+
+    @property
+    def text_input(self) -> Literal["tokens", "states", "cls", "mean"]:
+        """What a batch must bring: the tokens' ids, a frozen encoder's states of all of them, or those pooled.
+
+        Of audio alone it is tokens, which the model ignores.
+        """
+        if self.modalities == "audio" or self.text_layers != 0 or not self.text_cache:
+            return "tokens"
+        if self.modalities == "both" and self.fusion == "cross_attention":
+            return "states"
+        return self.text_pooling
 
 
 def _each(values: list[float] | list[int], blocks: int, expectation: str) -> None:

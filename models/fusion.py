@@ -1,0 +1,47 @@
+"""How the vectors of audio and text become one."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import valid_frames
+from models.pooling import mean_over_frames
+
+
+class GatedFusion(nn.Module):
+    """g a + (1 - g) t of vectors `audio` a and `text` t, with a gate g = sigmoid(W [a; t]) per unit. [B, D] -> [B, D].
+
+    Source: Arevalo et al. 2017, equations 3 to 5, less the tanh of each modality, whose towers end in layers already.
+    """
+
+    def __init__(self, units: int) -> None:
+        super().__init__()
+        self.gate = nn.Linear(2 * units, units, bias=False)
+
+    def forward(self, audio: Tensor, text: Tensor) -> Tensor:
+        gate = self.gate(torch.cat([audio, text], 1)).sigmoid()
+        return gate * audio + (1 - gate) * text
+
+
+class CrossAttention(nn.Module):
+    """Frames attend to tokens and tokens to frames; each side's mean over what is no padding. -> [B, 2 units].
+
+    Frames [B, T, frame_width] and tokens [B, L, token_width] are projected to `units` first; padding, which must be
+    finite, has no part in it. Source: Vaswani et al. 2017, section 3.2.2; the two ways as in Lu et al. 2019.
+    """
+
+    def __init__(self, frame_width: int, token_width: int, units: int, heads: int) -> None:
+        super().__init__()
+        self.frames, self.tokens = nn.Linear(frame_width, units), nn.Linear(token_width, units)
+        self.to_tokens = nn.MultiheadAttention(units, heads, batch_first=True)
+        self.to_frames = nn.MultiheadAttention(units, heads, batch_first=True)
+
+    def forward(self, frames: Tensor, num_frames: Tensor | None, tokens: Tensor, num_tokens: Tensor | None) -> Tensor:
+        frames, tokens = self.frames(frames), self.tokens(tokens)
+        heard, _ = self.to_tokens(frames, tokens, tokens, _padding(tokens, num_tokens), need_weights=False)
+        read, _ = self.to_frames(tokens, frames, frames, _padding(frames, num_frames), need_weights=False)
+        return torch.cat([mean_over_frames(heard, num_frames), mean_over_frames(read, num_tokens)], 1)
+
+
+def _padding(sequence: Tensor, lengths: Tensor | None) -> Tensor | None:
+    """Which positions of `sequence` [B, T, C] are padding, [B, T]; None where none is."""
+    return None if lengths is None else ~valid_frames(lengths, sequence.shape[1]).squeeze(2)

@@ -1,0 +1,101 @@
+"""The text tower: a pretrained encoder, or the states that it gave before the search, pooled and projected."""
+
+import torch
+from torch import Tensor, nn
+
+from models.layers import clip_lengths, valid_frames, zero_padding
+from models.pooling import mean_over_frames
+from models.pretrained import layers_of, load_encoder, shape_of
+from models.settings import BimodalSettings
+
+
+class TextTower(nn.Module):
+    """Texts -> vectors [B, text_units]. What comes in is what `settings.text_input` says.
+
+    The encoder is only there where tokens come in. A frozen one infers always: without dropout, whatever `train`
+    says, and without gradients, so that its states are those that are computed before a search.
+    """
+
+    def __init__(self, settings: BimodalSettings) -> None:
+        super().__init__()
+        name, shape = settings.text_encoder, shape_of(settings.text_encoder)
+        if settings.text_layers > shape.num_layers:
+            raise ValueError(
+                f"model.text_layers: expected -1 (all, with the embeddings) to {shape.num_layers} for '{name}', "
+                f"got {settings.text_layers}"
+            )
+        self.input, self.pooling, self.width = settings.text_input, settings.text_pooling, shape.hidden_size
+        self.max_tokens = shape.max_tokens
+        self.frozen = settings.text_layers == 0
+        self.encoder: nn.Module | None = None
+        if self.input == "tokens":
+            self.encoder = load_encoder(name, pretrained=settings.text_pretrained)
+            _train_last(self.encoder, settings.text_layers)
+        self.dropout = nn.Dropout(settings.text_dropout)
+        self.dense = nn.Linear(self.width, settings.text_units)
+        self.train()
+
+    def train(self, mode: bool = True) -> "TextTower":
+        super().train(mode)
+        if self.encoder is not None and self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, text: Tensor, num_tokens: Tensor | None = None) -> Tensor:
+        return self.vector(*self.states(text, num_tokens))
+
+    def states(self, text: Tensor, num_tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """The tokens' states [B, L, hidden_size], zero beyond `num_tokens` [B], which come with them, None for all.
+
+        `text` is token ids [B, L], states [B, L, hidden_size] or pooled states [B, 1, hidden_size]. `num_tokens` may
+        stay on the CPU. L may be cut to the longest text of the batch.
+
+        Raises:
+            ValueError: shapes that do not fit, or more tokens than the encoder takes.
+        """
+        self._check(text)
+        if self.input in ("cls", "mean"):
+            return text.to(self.dense.weight.dtype), None
+        if num_tokens is not None and num_tokens.shape == text.shape[:1] and not torch.compiler.is_exporting():
+            text = text[:, : max(1, int(num_tokens.max()))]
+        lengths = clip_lengths(text, num_tokens, "num_tokens")
+        states = text.to(self.dense.weight.dtype) if self.encoder is None else self._encoded(text, lengths)
+        return zero_padding(states, lengths), lengths
+
+    def vector(self, states: Tensor, lengths: Tensor | None) -> Tensor:
+        """The text's vector [B, text_units] of what `states` gave."""
+        pooled = states[:, 0] if self.pooling == "cls" else mean_over_frames(states, lengths)
+        return self.dense(self.dropout(pooled)).relu()
+
+    def _encoded(self, tokens: Tensor, lengths: Tensor | None) -> Tensor:
+        assert self.encoder is not None
+        if self.max_tokens is not None and tokens.shape[1] > self.max_tokens:
+            raise ValueError(
+                f"text: expected at most {self.max_tokens} tokens (model.max_tokens), which is what model.text_encoder "
+                f"takes, got {tokens.shape[1]}"
+            )
+        valid = None
+        if lengths is not None:
+            valid = valid_frames(lengths, tokens.shape[1]).squeeze(2)
+            # RoBERTa and its kin count their positions by it.
+            padding = getattr(self.encoder.config, "pad_token_id", None) or 0
+            tokens = tokens.masked_fill(~valid, padding)
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
+            return self.encoder(input_ids=tokens, attention_mask=valid if valid is None else valid.long())[0]
+
+    def _check(self, text: Tensor) -> None:
+        if self.input == "tokens":
+            fits, expected = text.ndim == 2 and not text.is_floating_point(), "token ids [batch, tokens]"
+        else:
+            fits = text.ndim == 3 and text.shape[2] == self.width and (self.input == "states" or text.shape[1] == 1)
+            expected = f"states [batch, {'tokens' if self.input == 'states' else 1}, {self.width}]"
+        if not fits:
+            raise ValueError(f"text: expected {expected}, got {list(text.shape)} ({text.dtype})")
+
+
+def _train_last(encoder: nn.Module, count: int) -> None:
+    """Leave the last `count` transformer layers to be trained, none of the others; all there is where it is -1."""
+    encoder.requires_grad_(count == -1)
+    if count > 0:
+        for layer in layers_of(encoder)[-count:]:
+            layer.requires_grad_(True)

@@ -1,0 +1,155 @@
+"""The audio tower: a VGG-like network over the spectrogram as an image, with squeeze-and-excitation."""
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.layers import BatchNorm, check_features, clip_lengths, valid_frames, zero_padding
+from models.pooling import mean_over_frames
+from models.settings import GATE_REDUCTION, BimodalSettings
+
+BN_EPSILON = 1e-5  # PyTorch's, as in the guide
+
+
+def zero_columns(image: Tensor, lengths: Tensor | None) -> Tensor:
+    """`image` [B, C, F, T] with zeros beyond the clips' `lengths` [B], whatever stood there; as it is if None."""
+    if lengths is None:
+        return image
+    return image.masked_fill(~valid_frames(lengths, image.shape[3]).view(len(lengths), 1, 1, -1), 0)
+
+
+class NormedConv2d(nn.Module):
+    """Convolution and batch-norm, which leaves padding frames out. [B, in, F, T] -> [B, out, F, T].
+
+    Weights start as PyTorch's do, uniform within ±1 / sqrt(fan_in), and there is a bias though batch-norm takes it
+    away again: the guide has both.
+    """
+
+    def __init__(self, in_channels: int, channels: int, kernel_size: int, bn_momentum: float) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(in_channels, channels, kernel_size, padding=kernel_size // 2)
+        self.norm = BatchNorm(channels, bn_momentum, BN_EPSILON)
+
+    def forward(self, image: Tensor, lengths: Tensor | None) -> Tensor:
+        # [B, F, T, C], of which each row of mels is a sequence; in channels-last memory nothing is copied.
+        rows = self.conv(image).permute(0, 2, 3, 1)
+        per_row = None if lengths is None else lengths.repeat_interleave(rows.shape[1])
+        return self.norm(rows.flatten(0, 1), per_row).reshape(rows.shape).permute(0, 3, 1, 2)
+
+
+class ImageBlock(nn.Module):
+    """Convolutions, batch-norm and ReLU each, then max pooling by 2 if wanted. [B, in, F, T] -> [B, channels, F', T'].
+
+    Padding must be zero and is zero again; `lengths` [B] count frames. Of the windows only those wholly within a clip
+    are kept, as many as it gives alone. Source: guide, phase 2, step 2.
+    """
+
+    def __init__(self, in_channels: int, channels: int, pools: bool, settings: BimodalSettings) -> None:
+        super().__init__()
+        widths = [in_channels, *[channels] * settings.convs_per_block]
+        kernel_size, momentum = settings.kernel_size, settings.bn_momentum
+        self.convs = nn.ModuleList(NormedConv2d(a, b, kernel_size, momentum) for a, b in pairwise(widths))
+        self.pool = nn.MaxPool2d(2) if pools else None
+
+    def forward(self, image: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        image = self.convs[0](image, lengths)
+        for conv in self.convs[1:]:
+            image = conv(zero_columns(image.relu(), lengths), lengths)
+        if self.pool is not None:  # before the ReLU, with which it may change places, a quarter is left to go through
+            image = self.pool(image)
+            lengths = None if lengths is None else lengths // 2
+        return zero_columns(image.relu(), lengths), lengths
+
+
+class SqueezeExcitation(nn.Module):
+    """Each channel of an image times a gate, which all channels' means decide. [B, C, F, T] -> [B, C, F, T].
+
+    With `lengths` [B], padding frames, which must be zero, have no part in the means.
+    Source: Hu, Shen and Sun 2018, equations 2 to 4; guide, phase 2, step 1 (layers without bias).
+    """
+
+    def __init__(self, channels: int, reduction: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(channels, channels // reduction, bias=False)
+        self.wide = nn.Linear(channels // reduction, channels, bias=False)
+
+    def gates(self, image: Tensor, lengths: Tensor | None) -> Tensor:
+        """Each channel's gate, within 0 and 1, [B, C]."""
+        squeezed = mean_over_frames(rows_mean(image), lengths)
+        return self.wide(self.narrow(squeezed).relu()).sigmoid()
+
+    def forward(self, image: Tensor, lengths: Tensor | None = None) -> Tensor:
+        return image * self.gates(image, lengths)[:, :, None, None]
+
+
+class FeatureGate(nn.Module):
+    """A vector times a gate that it decides itself, which the guide had before. [B, C] -> [B, C]. Source: phase 2."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.narrow = nn.Linear(channels, channels // GATE_REDUCTION)
+        self.wide = nn.Linear(channels // GATE_REDUCTION, channels)
+
+    def forward(self, vector: Tensor) -> Tensor:
+        return vector * self.wide(self.narrow(vector).relu()).sigmoid()
+
+
+class AudioTower(nn.Module):
+    """Spectrograms [B, T, num_features] -> vectors [B, audio_units[-1]], linear in the last layer.
+
+    In inference a padded clip gives what it gives alone; one too short for the poolings counts as filled up with
+    zeros until it is not. After the last block every mel and valid frame counts alike in the global mean, so
+    squeeze-and-excitation before it comes to a gate on that mean; in the sequence for cross-attention, too.
+    """
+
+    def __init__(self, settings: BimodalSettings, num_features: int) -> None:
+        super().__init__()
+        self.num_features, self.min_frames = num_features, 2 ** (len(settings.channels) - 1)
+        if num_features < self.min_frames:
+            raise ValueError(
+                f"model.channels: expected so few blocks that one of {num_features} mels is left after a pooling by 2 "
+                f"in all but the last, got {len(settings.channels)}"
+            )
+        widths = [1, *settings.channels]
+        self.blocks = nn.ModuleList(
+            ImageBlock(a, b, place < len(settings.channels), settings)
+            for place, (a, b) in enumerate(pairwise(widths), 1)
+        )
+        self.se = SqueezeExcitation(widths[-1], settings.se_reduction) if settings.attention == "se" else None
+        self.dense = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([widths[-1], *settings.audio_units]))
+        self.gate = FeatureGate(settings.audio_units[-1]) if settings.attention == "feature" else None
+        self.dropout = nn.Dropout(settings.audio_dropout)
+
+    def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        return self.vector(*self.sequence(features, num_frames))
+
+    def sequence(self, features: Tensor, num_frames: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What the last block gives, mean over mels, [B, T', channels[-1]], and its clips' lengths [B], None for all.
+
+        Raises:
+            ValueError: shapes that do not fit, or too few frames for the poolings.
+        """
+        why = f"{len(self.blocks) - 1} poolings (model.channels)"
+        check_features(features, self.num_features, self.min_frames, why)
+        lengths = clip_lengths(features, num_frames)
+        image = zero_padding(features, lengths).transpose(1, 2).unsqueeze(1)
+        lengths = None if lengths is None else lengths.clamp(min=self.min_frames)
+        # Channels last: oneDNN is a sixth faster on it, and the batch-norm reads the memory as it lies.
+        image = image.contiguous(memory_format=torch.channels_last)
+        for block in self.blocks:
+            image, lengths = block(image, lengths)
+        return rows_mean(image if self.se is None else self.se(image, lengths)), lengths
+
+    def vector(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
+        """The audio's vector [B, audio_units[-1]] of what `sequence` gave."""
+        vector = mean_over_frames(sequence, lengths)
+        for place, dense in enumerate(self.dense):
+            vector = dense(self.dropout(F.relu(vector) if place else vector))
+        return vector if self.gate is None else self.gate(vector)
+
+
+def rows_mean(image: Tensor) -> Tensor:
+    """Mean over an image's mels, [B, C, F, T] -> [B, T, C]."""
+    return image.mean(2).transpose(1, 2)
