@@ -1,7 +1,6 @@
 """What is known of a pretrained speech encoder without its weights. Imports transformers only when it is asked."""
 
 import difflib
-import importlib.util
 import json
 import os
 from dataclasses import dataclass
@@ -41,7 +40,7 @@ def check(encoder: str | None, layer: int) -> None:
     """Say before any work what would fail in it.
 
     Raises:
-        ValueError: transformers is missing, no such encoder, another kind of model, no such layer.
+        ValueError: no such encoder, another kind of model, no such layer.
     """
     shape = shape_of(encoder)
     if layer > shape.num_layers:
@@ -55,14 +54,10 @@ def shape_of(encoder: str | None) -> EncoderShape:
     """Sizes of an encoder by hub name or folder, read anew only when files of the folder change.
 
     Raises:
-        ValueError: transformers is missing, no such encoder, another kind of model.
+        ValueError: no such encoder, another kind of model.
     """
     if encoder is None:
         raise ValueError("features.encoder: expected a hub name or a folder for features.name=encoder, got null")
-    if not importlib.util.find_spec("transformers"):
-        raise ValueError(
-            "features.name: encoder needs the package 'transformers'; pip install 'audio-emotion-tuning[encoders]'"
-        )
     return _shape(encoder, signature(encoder))
 
 

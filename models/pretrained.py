@@ -1,7 +1,7 @@
 """Pretrained models of the package transformers by hub name or folder, never with random weights unless asked."""
 
 import difflib
-import importlib.util
+import hashlib
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,9 +45,8 @@ def shape_of(name: str, setting: str = "model.text_encoder") -> TextShape:
     """Sizes of a text encoder by hub name or folder, without its weights; read anew only when the folder changes.
 
     Raises:
-        ValueError: transformers is missing, no such model, no encoder of text; begins with `setting`.
+        ValueError: no such model, no encoder of text; begins with `setting`.
     """
-    _check_package(name, setting)
     return _shape(name, setting, signature(name, setting))
 
 
@@ -57,16 +56,15 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
     `pretrained` false gives its layout with random weights, drawn from torch's global generator.
 
     Raises:
-        ValueError: transformers is missing, no such model, no or not all weights; begins with `setting`.
+        ValueError: no such model, no or not all weights; begins with `setting`.
     """
-    _check_package(name, setting)
     files = [file for file, _, _ in signature(name, setting)]
     if pretrained and files and not any(file.endswith(WEIGHTS) for file in files):
         raise ValueError(_lacking(name, setting, "weights (*.safetensors, *.bin)", files))
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
     if not pretrained:
-        model = AutoModel.from_config(_loaded(AutoConfig.from_pretrained, name, setting))
+        model = AutoModel.from_config(load_config(name, setting))
     else:
         model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True)
         # What is missing was filled with random numbers.
@@ -80,13 +78,33 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
     return model.float().eval()
 
 
+def load_config(name: str, setting: str = "model.text_encoder") -> Any:
+    """The settings of a model, without its weights.
+
+    Raises:
+        ValueError: no such model; begins with `setting`.
+    """
+    from transformers import AutoConfig
+
+    return _loaded(AutoConfig.from_pretrained, name, setting)
+
+
+def content_of(name: str, setting: str = "model.text_encoder") -> str:
+    """A hash of the files in a local folder, whatever it is called and when they were written; or the hub name.
+
+    Raises:
+        ValueError: a path that is no folder, a folder without config.json; begins with `setting`.
+    """
+    found = signature(name, setting)
+    return _content(name, found) if found else name
+
+
 def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     """The tokenizer that belongs to a text encoder.
 
     Raises:
-        ValueError: transformers is missing, no such model, no tokenizer beside it; begins with `setting`.
+        ValueError: no such model, no tokenizer beside it; begins with `setting`.
     """
-    _check_package(name, setting)
     files = [file for file, _, _ in signature(name, setting)]
     from transformers import AutoTokenizer
 
@@ -136,10 +154,19 @@ def signature(name: str, setting: str) -> Signature:
 
 
 @lru_cache(maxsize=8)
-def _shape(name: str, setting: str, _: Signature) -> TextShape:
-    from transformers import MODEL_MAPPING, AutoConfig
+def _content(name: str, found: Signature) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for file, _, _ in found:
+        with open(Path(name) / file, "rb") as stream:
+            hasher.update(file.encode() + b"\0" + hashlib.file_digest(stream, "blake2b").digest())
+    return hasher.hexdigest()
 
-    config = _loaded(AutoConfig.from_pretrained, name, setting)
+
+@lru_cache(maxsize=8)
+def _shape(name: str, setting: str, _: Signature) -> TextShape:
+    from transformers import MODEL_MAPPING
+
+    config = load_config(name, setting)
     expected = f"{setting}: expected an encoder of text such as BERT, got '{name}', a {config.model_type}"
     if getattr(config, "is_encoder_decoder", False):
         raise ValueError(f"{expected}, which has a decoder, too")
@@ -154,13 +181,6 @@ def _shape(name: str, setting: str, _: Signature) -> TextShape:
         positions -= config.pad_token_id + 1
     max_tokens = positions if positions > 0 else None
     return TextShape(config.hidden_size, config.num_hidden_layers, max_tokens, config.model_type)
-
-
-def _check_package(name: str, setting: str) -> None:
-    if not importlib.util.find_spec("transformers"):
-        raise ValueError(
-            f"{setting}: '{name}' needs the package 'transformers'; pip install 'audio-emotion-tuning[encoders]'"
-        )
 
 
 def _loaded(load: Callable[..., Any], name: str, setting: str, **options: Any) -> Any:

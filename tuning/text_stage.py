@@ -285,6 +285,7 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
 def text_batch(texts: Sequence[str], config: Config) -> list[Any]:
     """What a model reads of texts, `text` and `num_tokens` of a batch."""
     import numpy as np
+
     from datasets.text_data import Texts
 
     settings: Any = config.model
@@ -300,6 +301,7 @@ def text_batch(texts: Sequence[str], config: Config) -> list[Any]:
 @functools.lru_cache(maxsize=1)
 def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
     import torch
+
     from models.pretrained import load_encoder, load_tokenizer
 
     try:

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import shutil
 from types import SimpleNamespace
@@ -203,14 +202,6 @@ def test_a_search_over_names_and_layers_is_planned(tmp_path):
     names = ["features.name='{choice: [mfcc, encoder]}'", "features.encoder_layer='{choice: [0, 1, 2]}'"]
     plan = make_plan(["space=ser", f"features.encoder={tmp_path}", *(name.replace("'", "") for name in names)])
     assert {"features.name", "features.encoder_layer"} <= plan.space.distributions.keys()
-
-
-def test_a_missing_package_is_named(tmp_path, monkeypatch):
-    settings = write_encoder(tmp_path)
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "transformers" else find(name))
-    with pytest.raises(UserError, match=r"'transformers'; pip install 'audio-emotion-tuning\[encoders\]'"):
-        make_plan(["space=ser", "features.name=encoder", f"features.encoder={settings.encoder}"])
 
 
 def test_a_hub_name_that_cannot_be_had(monkeypatch):
