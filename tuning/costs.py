@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Sequence
 from typing import Any
 
 # As in `search.second_metric`.
@@ -12,8 +13,8 @@ COSTS = ("parameters", "size_mb", "latency_ms")
 WARM_UPS, PASSES = 5, 31
 
 
-def cost_of(model: Any, name: str, num_frames: int, num_features: int) -> float:
-    """One of COSTS of a torch module that takes features [clips, frames, features].
+def cost_of(model: Any, name: str, num_frames: int, num_features: int, others: Sequence[Any] = ()) -> float:
+    """One of COSTS of a torch module that takes features [clips, frames, features], and perhaps others of one clip.
 
     `parameters` that are trained, `size_mb` of all weights and buffers (1 MB = 10**6 bytes), `latency_ms`: the median
     time of one clip's prediction on this machine's CPU, with the trial's threads, while other trials train beside it.
@@ -31,6 +32,6 @@ def cost_of(model: Any, name: str, num_frames: int, num_features: int) -> float:
     with torch.inference_mode():
         for _ in range(WARM_UPS + PASSES):
             began = time.perf_counter()
-            model(clip)
+            model(clip, *others)
             seconds.append(time.perf_counter() - began)
     return statistics.median(seconds[WARM_UPS:]) * 1000

@@ -232,8 +232,8 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     data = ResidentData(train, test, statistics, variant.num_frames, versions)
     if not (key := text_key(config)):
         return data
-    texts: TrialData = joined(data, Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
-    return texts
+    both: TrialData = joined(data, Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
+    return both
 
 
 def _retrain(folder: SearchFolder, config: Config, data: TrialData, winner: TrialRecord) -> Any:

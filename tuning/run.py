@@ -144,7 +144,7 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
     shortened = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
         for path, value in brought.items()
-        if path not in plan.overrides and not path.startswith("data.")
+        if path in defaults and path not in plan.overrides and not path.startswith("data.")
     ]
     if shortened:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")

@@ -382,7 +382,8 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
         raise UserError("\n".join(unknown))
     from_file = flatten(tree, fields)
     corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
-    flat = from_file | CORPUS_DEFAULTS.get(str(corpus), {}) | read_preset(run.preset, fields) | given
+    brought = {path: value for path, value in CORPUS_DEFAULTS.get(str(corpus), {}).items() if path in fields}
+    flat = from_file | brought | read_preset(run.preset, fields) | given
     space = build_space(flat, fields)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

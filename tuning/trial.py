@@ -13,7 +13,7 @@ from tuning.config import Config, import_model, parse_config
 from tuning.folds import FoldResults
 from tuning.stages import data_key, fetch
 from tuning.tasks import ranking_metrics, task_of
-from tuning.text_stage import with_encoder
+from tuning.text_stage import reads_text, with_encoder
 from tuning.uploads import TrialUploads
 
 if TYPE_CHECKING:
@@ -82,7 +82,11 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
     name = config.search.second_metric
     assert name is not None
     model = build_model(config, cropped.num_features)
-    found = cost_of(model, name, config.features.num_frames, cropped.num_features)
+    others: tuple[Any, ...] = ()
+    if reads_text(config):
+        batch = next(iter(cropped.val_batches(1)))
+        others = batch["num_frames"], batch["text"], batch["num_tokens"]
+    found = cost_of(model, name, config.features.num_frames, cropped.num_features, others)
     return lambda row: report(row | {name: found})
 
 

@@ -1,0 +1,160 @@
+"""What a text encoder costs a trial: frozen with its states computed once, frozen and computed anew, and fine-tuned.
+
+`python -m benchmarks.text_encoders --encoder FOLDER --out table.md`
+
+The bimodal model's text half on lyrics of so many tokens, trained by the project's own loop, each way in a process of
+its own on one core. The same for a BERT-base-shaped encoder with random weights, whose cost is that of any BERT-base.
+The frozen encoder computed anew is the reference.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from benchmarks.report import machine, publish, table
+
+WAYS: dict[str, dict[str, Any]] = {
+    "frozen, states computed once": {},
+    "frozen, computed at each step": {"text_cache": False},
+    "last layer trained": {"text_layers": 1},
+    "fine-tuned": {"text_layers": -1},
+}
+REFERENCE = "frozen, computed at each step"
+BATCH_SIZE = 8
+
+
+def lyrics(number: int, num_words: int) -> str:
+    """Made lyrics of so many words."""
+    from datasets import demo_lyrics
+
+    words: list[str] = []
+    part = 0
+    while len(words) < num_words:
+        words += demo_lyrics.draw(9, number, part).text.split()
+        part += 1
+    return " ".join(words[:num_words])
+
+
+def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dict[str, float]:
+    """Seconds of the encoding beforehand and of each epoch, and the process's largest memory, here and now."""
+    import numpy as np
+    import torch
+
+    from datasets.reading import FeatureStatistics, Part
+    from datasets.resident import ResidentData
+    from datasets.text_data import Texts, WithText
+    from models.bimodal import Bimodal
+    from tuning.config import parse_config
+    from tuning.tasks import task_of
+    from tuning.text_stage import encode_text
+    from tuning.training import Training
+
+    torch.set_num_threads(1)
+    model = {"name": "bimodal", "modalities": "text", "text_encoder": encoder, "max_tokens": tokens, **WAYS[way]}
+    config = parse_config(
+        {
+            "model": model,
+            "training": {"batch_size": BATCH_SIZE, "epochs": epochs, "patience": None},
+            "optim": {"encoder_learning_rate": 2e-5, "clip_norm": 1.0},
+        }
+    )
+    ids = np.array([f"{number:04d}" for number in range(clips)])
+    began = time.perf_counter()
+    rows = [encode_text(lyrics(number, tokens), encoder, tokens, config.model.text_input) for number in range(clips)]
+    before = time.perf_counter() - began
+    values = np.stack([states for _, states in rows])
+    is_tokens = config.model.text_input == "tokens"
+    texts = Texts(ids, values[:, :, 0] if is_tokens else values, np.array([count for count, _ in rows], np.int32))
+    targets = np.random.default_rng(0).uniform(-1, 1, (clips, 2)).astype(np.float32)
+    silence = np.zeros((clips, 1, 1), dtype=np.float32)
+    part = Part(ids, silence, np.ones(clips, np.int32), targets)
+    data = WithText(ResidentData(part, part, FeatureStatistics(np.zeros(1), np.ones(1)), 1), texts)
+    training = Training(Bimodal(config.model, 1, 2), data, task_of(config), config, "min")
+    seconds = []
+    for epoch in range(1, epochs + 1):
+        training.epoch = epoch
+        began = time.perf_counter()
+        training.train_epoch()
+        seconds.append(time.perf_counter() - began)
+    trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
+    return {
+        "before": 0.0 if is_tokens else before,
+        "epoch": statistics.median(seconds),
+        "spread": max(seconds) - min(seconds),
+        "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "parameters": trained / 1e6,
+    }
+
+
+def random_bert(folder: Path, tokenizer_of: str) -> str:
+    """A BERT-base-shaped encoder with random weights, with another's tokenizer."""
+    import torch
+    import transformers
+
+    from models.pretrained import load_tokenizer
+
+    torch.manual_seed(0)
+    tokenizer = load_tokenizer(tokenizer_of)
+    config = transformers.BertConfig(vocab_size=max(30522, len(tokenizer)))
+    transformers.BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def main() -> None:
+    """Measure every way with both encoders, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--encoder", required=True, help="folder of a pretrained encoder, such as all-MiniLM-L6-v2")
+    parser.add_argument("--clips", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=256)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--out", help="Markdown file to write")
+    parser.add_argument("--way", choices=WAYS, help="measure one way here, and print it as JSON")
+    options = parser.parse_args()
+    if options.way:
+        found = measure(options.encoder, options.way, options.clips, options.tokens, options.epochs)
+        print(json.dumps(found))
+        return
+    header = ["encoder", "way", "trained, M", "beforehand, s", "epoch, s", "spread, s", "**of the reference**", "MB"]
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        random = random_bert(Path(folder), options.encoder)
+        for name, encoder in ((Path(options.encoder).name, options.encoder), ("BERT-base, random", random)):
+            found = {way: _apart(encoder, way, options) for way in WAYS}
+            for way, cells in found.items():
+                ratio = cells["epoch"] / found[REFERENCE]["epoch"]
+                rows.append(
+                    [
+                        name,
+                        way,
+                        f"{cells['parameters']:.2f}",
+                        f"{cells['before']:.1f}",
+                        f"{cells['epoch']:.3g}",
+                        f"{cells['spread']:.2g}",
+                        f"{ratio:.3g}",
+                        f"{cells['megabytes']:.0f}",
+                    ]
+                )
+    what = f"{options.clips} clips of {options.tokens} tokens, batches of {BATCH_SIZE}, one core a way."
+    publish("\n".join([machine("torch", "transformers"), "", table(header, rows), "", what]), options.out)
+
+
+def _apart(encoder: str, way: str, options: argparse.Namespace) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.text_encoders", "--encoder", encoder, "--way", way]
+    command += [f"--{name}={getattr(options, name)}" for name in ("clips", "tokens", "epochs")]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+if __name__ == "__main__":
+    main()
