@@ -5,10 +5,12 @@ CORPORA: dict[str, str] = {
     "cremad": "datasets.cremad:load",
     "deam": "datasets.deam:load",
     "demo": "datasets.demo:load",
+    "demo_bimodal": "datasets.demo_bimodal:load",
     "demo_speech": "datasets.demo_speech:load",
     "emodb": "datasets.emodb:load",
     "iemocap": "datasets.iemocap:load",
     "manifest": "datasets.manifest:load",
+    "merge": "datasets.merge:load",
     "pmemo": "datasets.pmemo:load",
     "ravdess": "datasets.ravdess:load",
 }

@@ -20,6 +20,7 @@ class Clip:
     fold: str | None = None
     split: str | None = None  # train, val or test, where the corpus publishes a split
     label: str | None = None  # the class, where classes are predicted; its index then stands in `targets`
+    text: str | None = None  # the path of its lyrics relative to the corpus root, with forward slashes
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,9 @@ class Corpus:
 def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the clips of `data.corpus`, a known layout or a dotted path 'package.module:function', with numbers.
 
-    The function takes `(data, targets)` and returns a `Corpus`. Raises ValueError, which begins with the
-    setting at fault, when the name, the folder or the manifest is wrong, and when the clips have classes.
+    The function takes `(data, targets)` and returns a `Corpus`. Classes beside numbers are left aside. Raises
+    ValueError, which begins with the setting at fault, when the name, the folder or the manifest is wrong, and when
+    the clips have classes alone.
     """
     corpus = _read(data, targets)
     if any(clip.label is not None and not clip.targets for clip in corpus.clips):
@@ -46,7 +48,7 @@ def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:
             f"task.name: expected classification for data.corpus={data.corpus}, whose clips have classes, "
             "got regression"
         )
-    return corpus
+    return replace(corpus, clips=[replace(clip, label=None) for clip in corpus.clips])
 
 
 def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[str, str], drop_others: bool) -> Corpus:
@@ -135,7 +137,7 @@ def _read(data: DataSettings, targets: list[str]) -> Corpus:
             f"got '{data.corpus}'{did_you_mean(data.corpus, CORPORA)}"
         )
     corpus = _import(path)(data, targets)
-    if data.folds is not None and all(clip.fold is None for clip in corpus.clips):
+    if data.folds is not None and all(clip.fold is None and clip.split is None for clip in corpus.clips):
         raise ValueError(f"data.folds: expected nothing for data.corpus={data.corpus}, got '{data.folds}'")
     return corpus
 

@@ -27,7 +27,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     Raises ValueError naming the setting at fault: no recordings, a name that is none of CREMA-D, an actor without
     clips.
     """
-    layout.refuse(data, "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
     root = layout.check_root(data)
     folder = layout.find(root, AUDIO)
     clips: list[Clip] = []

@@ -26,6 +26,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     Raises ValueError naming the setting at fault: a folder, table or column that is not there, a label that is no
     number or outside `data.target_range`, a song that stands twice, two recordings of one song.
     """
+    layout.refuse(data, "folds")
     root = layout.check_root(data)
     columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, *AUDIO)

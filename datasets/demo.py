@@ -38,9 +38,9 @@ def build(root: str) -> None:
     """Write 240 WAV files (16 bit, 16 kHz, 4 s) and the manifest under `root`; about 2 s on one core."""
     corpus = CorpusWriter(root, COLUMNS, SAMPLE_RATE_HZ)
     for artist in range(NUM_ARTISTS):
-        timbre = _timbre(artist)
+        timbre = draw_timbre(artist)
         for number in range(CLIPS_PER_ARTIST):
-            piece = _piece(artist, number, timbre)
+            piece = draw_piece(artist, number, timbre)
             values = {
                 "valence": f"{piece.valence:.4f}",
                 "arousal": f"{piece.arousal:.4f}",
@@ -50,7 +50,7 @@ def build(root: str) -> None:
                 "loudness_db": f"{piece.loudness_db:.1f}",
                 "brightness": f"{piece.brightness:.3f}",
             }
-            corpus.add(f"artist_{artist + 1:02d}/piece_{number + 1:02d}.wav", _render(piece, timbre), values)
+            corpus.add(f"artist_{artist + 1:02d}/piece_{number + 1:02d}.wav", render(piece, timbre), values)
     corpus.close()
 
 
@@ -82,7 +82,8 @@ class Piece:
     arousal: float
 
 
-def _timbre(artist: int) -> Timbre:
+def draw_timbre(artist: int) -> Timbre:
+    """How the artist of a number sounds."""
     import numpy as np
 
     rng = np.random.default_rng([VERSION, artist])
@@ -96,7 +97,7 @@ def _timbre(artist: int) -> Timbre:
     )
 
 
-def _piece(artist: int, number: int, timbre: Timbre) -> Piece:
+def draw_piece(artist: int, number: int, timbre: Timbre) -> Piece:
     """Draw what is played, then derive the labels from it."""
     import numpy as np
 
@@ -128,17 +129,17 @@ def _piece(artist: int, number: int, timbre: Timbre) -> Piece:
     )
 
 
-def _render(piece: Piece, timbre: Timbre) -> "np.ndarray":
+def render(piece: Piece, timbre: Timbre, seconds: int = CLIP_SECONDS) -> "np.ndarray":
     """The waveform float64 [samples] of a piece: one chord and two melody notes per beat pair, drums on beats."""
     import numpy as np
 
     rng = np.random.default_rng([*piece.seed, 1])
     beat = 60 / piece.tempo_bpm
-    num_beats = int(CLIP_SECONDS / beat) + 1
+    num_beats = int(seconds / beat) + 1
     scale = SCALES[piece.mode]
     progression = PROGRESSIONS[rng.integers(len(PROGRESSIONS))]
     cycle = _cycle(timbre, piece.brightness)
-    sound = np.zeros(CLIP_SECONDS * SAMPLE_RATE_HZ)
+    sound = np.zeros(seconds * SAMPLE_RATE_HZ)
     length = beat * (0.75 - 0.4 * piece.staccato)
 
     def pitch(degree: int) -> float:

@@ -40,7 +40,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     recording without label is left out, with a note. Raises ValueError naming the setting at fault: a session or
     speaker that is not there, an unknown emotion, an utterance of another session or that stands twice.
     """
-    layout.refuse(data, "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Session1" for top in TOPS)))
     clips: dict[str, Clip] = {}

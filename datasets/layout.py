@@ -198,8 +198,8 @@ def refuse(data: DataSettings, *names: str) -> None:
 
 
 def named_columns(data: DataSettings) -> list[tuple[str, str]]:
-    """Columns of groups, folds and splits that are named in the settings, each with its setting."""
-    settings = ("group_column", "fold_column", "split_column")
+    """Columns of texts, groups, folds and splits that are named in the settings, each with its setting."""
+    settings = ("text_column", "group_column", "fold_column", "split_column")
     return [(f"data.{name}", column) for name in settings if (column := getattr(data, name)) is not None]
 
 
@@ -211,14 +211,27 @@ def text_cell(row: Mapping[str, str], setting: str, column: str, place: str) -> 
 
 
 def named_cells(row: Mapping[str, str], data: DataSettings, place: str) -> dict[str, str]:
-    """`Clip`'s group, fold and split where columns are named. Raises ValueError for an empty cell or unknown split."""
+    """`Clip`'s text, group, fold and split where columns are named.
+
+    Raises ValueError for an empty cell, a text that lies outside the root, and an unknown split.
+    """
     cells = {
         setting.removeprefix("data.").removesuffix("_column"): text_cell(row, setting, column, place)
         for setting, column in named_columns(data)
     }
     if (split := cells.get("split")) is not None and split not in SPLITS:
         raise ValueError(f"data.split_column: expected {', '.join(SPLITS)}, got '{split}' at {place}")
+    if (text := cells.get("text")) is not None:
+        cells["text"] = inside(text, "data.text_column", place)
     return cells
+
+
+def inside(file: str, setting: str, place: str) -> str:
+    """The path in one spelling. Only below the root: a clip's name must mean the same on every machine."""
+    path = posixpath.normpath(file)
+    if posixpath.isabs(path) or storage.is_uri(file) or path.split("/")[0] in (".", ".."):
+        raise ValueError(f"{setting}: expected a path below data.root, got '{file}' at {place}")
+    return path
 
 
 def label(cell: str, column: str, place: str, scale: tuple[float, float] | None) -> float:

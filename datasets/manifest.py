@@ -1,8 +1,6 @@
 """Any corpus as a CSV table: one line per recording, columns named in the settings and never guessed."""
 
-import posixpath
-
-from datasets import layout, storage
+from datasets import layout
 from datasets.corpus import Clip, Corpus
 from datasets.settings import DataSettings
 
@@ -17,8 +15,8 @@ def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Cli
     """Clips of the table under `root`, in its order: with numbers, or with classes where `data.label_column` is set.
 
     Raises ValueError for a missing table or column, an empty table, a label that is no finite number or outside
-    `data.target_range`, an empty class, an unknown split, an empty group, and a file that is listed twice or lies
-    outside the root.
+    `data.target_range`, an empty class, an unknown split, an empty group, a file that is listed twice, and a file or
+    a text that lies outside the root.
     """
     layout.refuse(data, "folds")
     table = layout.read_table(root, data.manifest, "data.manifest")
@@ -29,7 +27,9 @@ def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Cli
     seen: dict[str, str] = {}
     for place, row in table.rows:
         clip = Clip(
-            id=_inside(layout.text_cell(row, "data.file_column", data.file_column, place), place),
+            id=layout.inside(
+                layout.text_cell(row, "data.file_column", data.file_column, place), "data.file_column", place
+            ),
             targets=tuple(layout.label(row[column], column, place, data.target_range) for _, column in targets_in),
             label=next((layout.text_cell(row, setting, column, place) for setting, column in label_in), None),
             **layout.named_cells(row, data, place),
@@ -41,11 +41,3 @@ def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Cli
     if not clips:
         raise ValueError(f"data.manifest: no recordings in {table.path}")
     return clips
-
-
-def _inside(file: str, place: str) -> str:
-    """The path in one spelling. Only below the root: a clip's name must mean the same on every machine."""
-    path = posixpath.normpath(file)
-    if posixpath.isabs(path) or storage.is_uri(file) or path.split("/")[0] in (".", ".."):
-        raise ValueError(f"data.file_column: expected a path below data.root, got '{file}' at {place}")
-    return path

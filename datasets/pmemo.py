@@ -23,6 +23,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     Columns of groups, folds and splits may stand in the annotations or in the metadata. A song without artist is
     a group of its own, with a note. Raises ValueError naming the setting at fault, as `datasets.deam` does.
     """
+    layout.refuse(data, "folds")
     root = layout.check_root(data)
     columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, AUDIO)

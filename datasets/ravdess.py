@@ -65,7 +65,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     Songs are left out, with a note. Raises ValueError naming the setting at fault: an unknown protocol, an actor
     without clips, a name that is none of RAVDESS, an actor in another's folder.
     """
-    layout.refuse(data, "label_column", "group_column", "fold_column", "split_column")
+    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
     folds, dev_groups = _protocol(data)
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Actor_01" for top in TOPS)))

@@ -18,12 +18,15 @@ class DataSettings(Settings):
 
     corpus: str = Field(
         "demo",
-        description="corpus layout: deam, demo, demo_speech, manifest, pmemo; with classes: cremad, emodb, iemocap, "
-        "ravdess",
+        description="corpus layout: deam, demo, demo_speech, manifest, pmemo; with lyrics: demo_bimodal, merge; with "
+        "classes: cremad, emodb, iemocap, ravdess",
     )
     root: str | None = Field(None, description="folder or URI of the corpus; the demo makes its own")
     manifest: str = Field("manifest.csv", description="table of the recordings, relative to data.root")
     file_column: str = Field("file", description="column with the recording's path, relative to data.root")
+    text_column: str | None = Field(
+        None, description="column with the path of each recording's text, relative to data.root"
+    )
     target_columns: list[str] | None = Field(
         None, description="columns of task.targets, in order (default: same names)"
     )
@@ -36,7 +39,9 @@ class DataSettings(Settings):
     group_column: str | None = Field(None, description="column of the speaker or artist; groups never cross splits")
     fold_column: str | None = Field(None, description="column of fixed folds, for split.test_fold")
     folds: str | None = Field(
-        None, description="named published folds of a corpus (ravdess: reslstm, emobox; default: the first of them)"
+        None,
+        description="named published folds or split of a corpus (ravdess: reslstm, emobox; merge: 70_15_15, 40_30_30; "
+        "default: the first of them)",
     )
     split_column: str | None = Field(None, description="column that says train, val or test")
     min_clip_seconds: float = Field(0.1, gt=0, description="shorter recordings are quarantined")
@@ -256,6 +261,13 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "data.group_column": "artist",
         "features.num_frames": 80,
     },
+    "demo_bimodal": {
+        "data.text_column": "lyrics",
+        "data.label_column": "quadrant",
+        "data.group_column": "artist",
+        "split.quadrants": "zero",
+        "features.num_frames": 128,
+    },
     "demo_speech": {
         "data.label_column": "emotion",
         "data.group_column": "speaker",
@@ -264,6 +276,10 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "task.classes": ["angry", "happy", "neutral", "sad"],
         "task.merge_classes": {"excited": "happy"},
         "task.drop_other_classes": True,
+    },
+    "merge": {
+        "data.target_range": [0, 1],
+        "split.quadrants": "zero",
     },
     "pmemo": {
         "data.target_range": [0, 1],

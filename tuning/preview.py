@@ -34,7 +34,7 @@ def preview(plan: Plan) -> None:
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
     if folds is not None:
         print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
-    if config.data.corpus in ("demo", "demo_speech"):
+    if config.data.corpus in ("demo", "demo_bimodal", "demo_speech"):
         print(f"corpus    {config.data.corpus}, made on the first run")
     else:
         corpus, split = read_corpus(config)

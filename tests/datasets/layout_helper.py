@@ -104,3 +104,42 @@ def write_iemocap(root: Path, ratings: Mapping[str, str], missing: Iterable[str]
             files[f"{session}/sentences/wav/{dialog}/{name}.wav"] = b""
     lines = {table: "".join(parts).encode("latin-1") for table, parts in tables.items()}
     return write_tree(root, files | lines)
+
+
+MERGE_SPLIT = {  # part -> songs
+    "train": ["A001", "A002", "A003", "A004", "A005"],
+    "validate": ["A101"],
+    "test": ["A102", "MT01"],
+}
+# Recording -> lyrics, quadrant, artist, arousal, valence.
+MergeSongs = Mapping[str, tuple[str, str, str, float | str, float | str]]
+
+
+def write_merge(
+    root: Path,
+    songs: MergeSongs,
+    missing: Iterable[str] = (),
+    splits: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
+    edition: str = "complete",
+) -> Path:
+    """MERGE's tables as published, and the recordings and lyrics but those whose paths are `missing`."""
+    prefix = f"merge_bimodal_{edition}"
+    metadata = [
+        f'{song},{lyric},{quadrant},MT{number},"{artist}","Title, {number}",3,2001\n'
+        for number, (song, (lyric, quadrant, artist, _, _)) in enumerate(songs.items())
+    ]
+    # In another order than the metadata.
+    values = [f"{song},{lyric},{arousal},{valence}\n" for song, (lyric, _, _, arousal, valence) in songs.items()][::-1]
+    files: dict[str, str | bytes] = {
+        f"{prefix}_metadata.csv": "Audio_Song,Lyric_Song,Quadrant,AllMusic Id,Artist,Title,Relevance,Year\n"
+        + "".join(metadata),
+        f"{prefix}_av_values.csv": "Audio_Song,Lyric_Song,Arousal,Valence\n" + "".join(values),
+    }
+    for split, parts in (splits or {"70_15_15": MERGE_SPLIT, "40_30_30": MERGE_SPLIT}).items():
+        for part, members in parts.items():
+            lines = [f"{song},{songs[song][1] if song in songs else 'Q1'}\n" for song in members]
+            name = f"tvt_dataframes/tvt_{split}/tvt_{split}_{part}_bimodal_{edition}.csv"
+            files[name] = "Song,Quadrant\n" + "".join(lines)
+    for song, (lyric, quadrant, *_) in songs.items():
+        files |= {f"audio/{quadrant}/{song}.mp3": b"", f"lyrics/{quadrant}/{lyric}.txt": f"la la {song}\n"}
+    return write_tree(root, {name: content for name, content in files.items() if name not in set(missing)})

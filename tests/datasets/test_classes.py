@@ -129,6 +129,21 @@ def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch):
     del sys.modules["own_speech"]
 
 
+def test_clips_may_have_classes_and_numbers(tmp_path, monkeypatch):
+    (tmp_path / "own_both.py").write_text(
+        "from datasets.corpus import Clip, Corpus\n"
+        "def load(data, targets):\n"
+        "    return Corpus('own', '/sounds', [Clip(f'{i}.wav', (i / 4,), label='xy'[i % 2]) for i in range(4)])\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    data = DataSettings(corpus="own_both:load")
+    corpus = load_corpus(data, ["valence"])
+    assert [(clip.targets, clip.label) for clip in corpus.clips] == [((i / 4,), None) for i in range(4)]
+    corpus = load_classes(data, None, {}, False)
+    assert [(clip.targets, clip.label) for clip in corpus.clips] == [((float(i % 2),), "xy"[i % 2]) for i in range(4)]
+    del sys.modules["own_both"]
+
+
 def test_balance_counts_clips_and_groups_of_each_class_in_each_part():
     def clips(part, **numbers):
         return [

@@ -54,12 +54,12 @@ def test_a_root_is_refused():
 
 def test_mode_is_heard_in_the_thirds():
     """The same piece in major and in minor: the third above the tonic moves by a semitone."""
-    timbre = demo._timbre(0)
-    piece = replace(demo._piece(0, 0, timbre), tonic_hz=262.0, drums=-1.0)
+    timbre = demo.draw_timbre(0)
+    piece = replace(demo.draw_piece(0, 0, timbre), tonic_hz=262.0, drums=-1.0)
     frequencies = np.fft.rfftfreq(64000, 1 / 16000)
 
     def energy(mode, semitones):
-        spectrum = np.abs(np.fft.rfft(demo._render(replace(piece, mode=mode), timbre))) ** 2
+        spectrum = np.abs(np.fft.rfft(demo.render(replace(piece, mode=mode), timbre))) ** 2
         return spectrum[np.abs(frequencies - 262 * 2 ** (semitones / 12)) < 4].sum()
 
     assert energy("major", 4) > 3 * energy("minor", 4)

@@ -28,6 +28,14 @@ def test_reads_named_columns_in_the_order_of_the_targets(tmp_path):
     assert swapped.clips[0] == Clip("a.wav", (-0.5, 0.5))
 
 
+def test_texts_by_a_named_column(tmp_path):
+    text = "file,valence,lyrics\na.wav,1, words//a.txt \nb.wav,0,./words/b.txt\nc.wav,0,words/b.txt\n"
+    clips = load(tmp_path, text, ["valence"], text_column="lyrics").clips
+    assert clips[0] == Clip("a.wav", (1.0,), text="words/a.txt")
+    assert [clip.text for clip in clips] == ["words/a.txt", "words/b.txt", "words/b.txt"]
+    assert load(tmp_path, None, ["valence"]).clips[0].text is None
+
+
 def test_byte_order_mark_blank_lines_and_spellings_of_a_path(tmp_path):
     (tmp_path / "manifest.csv").write_bytes("\ufefffile,valence\r\n./x//ü.wav,1\r\n,\r\n".encode())
     assert load(tmp_path, targets=["valence"]).clips == [Clip("x/ü.wav", (1.0,))]
@@ -54,6 +62,9 @@ def test_range_maps_to_one_below_and_above_zero(tmp_path):
         ),
         (ROWS.replace("test", "exam"), {"split_column": "part"}, r"data.split_column: .* got 'exam' at .*csv:3"),
         (ROWS.replace("Miles", " "), {"group_column": "artist"}, r"data.group_column: expected text .*csv:3"),
+        (ROWS.replace("Miles", " "), {"text_column": "artist"}, r"data.text_column: expected text .*csv:3"),
+        (ROWS.replace("Miles", "../m.txt"), {"text_column": "artist"}, r"data.text_column: expected a path below .*:3"),
+        (ROWS, {"text_column": "artits"}, r"data.text_column: no column 'artits' in .*; did you mean 'artist'"),
         (
             ROWS.replace("0.5,", "high,"),
             {},

@@ -1,0 +1,48 @@
+"""Lyrics that are made: words whose valence and arousal can be read, in phrases of one kind each.
+
+A phrase is a connecting word and two words of a kind. The share of happy phrases among those of valence follows the
+song's valence, that of lively ones among those of arousal its arousal.
+"""
+
+from dataclasses import dataclass
+
+VALENCE_SHARE = 0.6  # of the phrases; the others are of arousal
+PHRASES = (7, 13)  # fewest and most in a song
+PHRASES_PER_LINE = 2
+WORDS: dict[str, tuple[str, ...]] = {
+    "happy": ("sunshine", "laughter", "smiling", "golden", "sweet", "joy", "blossom", "hope"),
+    "sad": ("tears", "lonely", "broken", "sorrow", "rain", "empty", "goodbye", "ashes"),
+    "lively": ("dancing", "running", "fire", "thunder", "racing", "shouting", "drums", "electric"),
+    "calm": ("sleeping", "gentle", "slowly", "quiet", "drifting", "candle", "whisper", "resting"),
+    "neutral": ("and", "the", "with", "my", "your", "in", "we", "they", "all", "when"),
+}
+
+
+@dataclass(frozen=True)
+class Lyrics:
+    """What is sung, and what it says; both from -1 to 1."""
+
+    text: str
+    valence: float
+    arousal: float
+
+
+def draw(*seed: int) -> Lyrics:
+    """The lyrics of a seed: 21 to 39 words in lines of six."""
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    valence, arousal = rng.uniform(-1, 1, size=2).tolist()
+    num_phrases = int(rng.integers(PHRASES[0], PHRASES[1] + 1))
+    num_valence = round(VALENCE_SHARE * num_phrases)
+    num_happy = round(num_valence * (1 + valence) / 2)
+    num_lively = round((num_phrases - num_valence) * (1 + arousal) / 2)
+    kinds = ["happy"] * num_happy + ["sad"] * (num_valence - num_happy)
+    kinds += ["lively"] * num_lively + ["calm"] * (num_phrases - num_valence - num_lively)
+    phrases = []
+    for index in rng.permutation(num_phrases):
+        first = WORDS["neutral"][rng.integers(len(WORDS["neutral"]))]
+        words = WORDS[kinds[index]]
+        phrases.append(" ".join([first, *(words[place] for place in rng.permutation(len(words))[:2])]))
+    lines = [phrases[start : start + PHRASES_PER_LINE] for start in range(0, num_phrases, PHRASES_PER_LINE)]
+    return Lyrics("\n".join(" ".join(line) for line in lines) + "\n", valence, arousal)
