@@ -17,7 +17,7 @@ from models.fusion import GatedFusion
 from models.pretrained import load_encoder
 from models.settings import BimodalSettings
 from models.text import TextTower
-from models.vgg import AudioTower, FeatureGate, SqueezeExcitation
+from models.vgg import AudioTower, FeatureGate, NormedConv2d, SqueezeExcitation
 
 SMALL = {
     "channels": [4, 6, 8], "se_reduction": 2, "audio_units": [10, 8], "text_units": 8, "fusion_heads": 2,
@@ -409,6 +409,21 @@ def test_in_training_too_it_does_not_matter_how_much_padding_follows(encoder):
     torch.testing.assert_close(longer, together, rtol=1e-4, atol=1e-5)
     for key, value in model.named_buffers():
         torch.testing.assert_close(value, moving[key], rtol=1e-4, atol=1e-6)
+
+
+def test_batch_statistics_are_of_the_clips_own_frames():
+    layer, lengths = NormedConv2d(2, 5, 3, bn_momentum=0.75).train(), torch.tensor([7, 3, 5])
+    image = torch.randn(3, 2, 4, 7)
+    found = layer(image, lengths)
+    with torch.no_grad():
+        convolved = layer.conv(image)
+    values = torch.cat([convolved[clip, :, :, :length].flatten(1) for clip, length in enumerate(lengths)], 1)
+    mean, variance = values.mean(1), values.var(1, unbiased=False)
+    torch.testing.assert_close(layer.norm.running_mean, 0.25 * mean)
+    torch.testing.assert_close(layer.norm.running_var, 0.75 + 0.25 * variance)
+    for clip, length in enumerate(lengths):
+        expected = (convolved[clip] - mean[:, None, None]) / (variance[:, None, None] + 1e-5).sqrt()
+        torch.testing.assert_close(found[clip, :, :, :length], expected[:, :, :length], rtol=1e-4, atol=1e-5)
 
 
 def test_a_clip_too_short_for_the_poolings_is_filled_up_with_zeros(encoder):
