@@ -24,7 +24,7 @@ class NormedConv2d(nn.Module):
     """Convolution and batch-norm, which leaves padding frames out. [B, in, F, T] -> [B, out, F, T].
 
     Weights start as PyTorch's do, uniform within ±1 / sqrt(fan_in), and there is a bias though batch-norm takes it
-    away again: the guide has both.
+    away again: the guide has both. Only the moving variance differs, by the n / (n - 1) that `BatchNorm` speaks of.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int, bn_momentum: float) -> None:
@@ -57,7 +57,8 @@ class ImageBlock(nn.Module):
         image = self.convs[0](image, lengths)
         for conv in self.convs[1:]:
             image = conv(zero_columns(image.relu(), lengths), lengths)
-        if self.pool is not None:  # before the ReLU, with which it may change places, a quarter is left to go through
+        if self.pool is not None:
+            # It may change places with the ReLU, which then has a quarter to go through.
             image = self.pool(image)
             lengths = None if lengths is None else lengths // 2
         return zero_columns(image.relu(), lengths), lengths
