@@ -6,7 +6,6 @@ half and half in valence, more of the music in arousal. Beside the songs lies a 
 lyrics of the same words.
 """
 
-import importlib.util
 from dataclasses import replace
 
 from datasets import demo, demo_lyrics, storage
@@ -45,14 +44,7 @@ def encoder_folder(data: DataSettings) -> str:
 
 
 def build(root: str) -> None:
-    """Write 200 WAV files (16 bit, 16 kHz, 3 s), their lyrics, the encoder and the manifest; about 10 s on one core.
-
-    Raises ValueError when transformers is missing.
-    """
-    if not importlib.util.find_spec("transformers"):
-        raise ValueError(
-            "data.corpus: demo_bimodal needs the package 'transformers'; pip install 'audio-emotion-tuning[encoders]'"
-        )
+    """Write 200 WAV files (16 bit, 16 kHz, 3 s), their lyrics, the encoder and the manifest; about 10 s on one core."""
     from datasets.demo_encoder import build_encoder
 
     corpus = CorpusWriter(root, COLUMNS, demo.SAMPLE_RATE_HZ)

@@ -89,8 +89,9 @@ def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray"
         settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
     )
     mel = filters @ power
-    reference = 1.0 if settings.db_reference == "fixed" else max(float(mel.max()), np.finfo(np.float32).tiny)
-    decibels = librosa.power_to_db(mel / np.float32(reference), amin=10 ** (settings.db_floor / 10), top_db=None)
+    if settings.db_reference == "peak":
+        mel = mel / max(float(mel.max()), float(np.finfo(np.float32).tiny))
+    decibels = librosa.power_to_db(mel, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
     return np.maximum(decibels, np.float32(settings.db_floor))
 
 

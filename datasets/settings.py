@@ -267,6 +267,9 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "data.group_column": "artist",
         "split.quadrants": "zero",
         "features.num_frames": 128,
+        "model.channels": [8, 16, 32, 64],
+        "model.text_encoder": "demo",
+        "model.max_tokens": 64,
     },
     "demo_speech": {
         "data.label_column": "emotion",

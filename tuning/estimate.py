@@ -389,13 +389,15 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
 
     from tuning.config import parse_config
     from tuning.stages import data_key, fetch
+    from tuning.text_stage import located
     from tuning.trial import make_training
 
     config = parse_config(spec["config"])
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
     checkpoints = Path(spec["directory"]) / "checkpoints"
-    training = make_training(config, fetch(data["data"][data_key(config)]), checkpoints, device)
+    read = fetch(data["data"][data_key(config)])
+    training = make_training(located(config, spec["text_encoder"]), read, checkpoints, device)
     # Each worker of a group takes its part of a batch.
     clips = max(1, config.training.batch_size // data["workers"].workers_per_trial)
     training.forward.train()

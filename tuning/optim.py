@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tuning.config import OptimSettings
 
@@ -183,7 +183,7 @@ def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.opt
     return function(parameters, settings.learning_rate, **_options(function, settings.model_dump()))
 
 
-def parameter_groups(model: nn.Module, settings: OptimSettings) -> list[dict[str, Any]]:
+def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]]:
     """The weights that are trained, in groups that the schedule's rate is multiplied for by their `rate_factor`.
 
     It is 1, and for the model's `encoder_parameters()`, if it has any, what leads to `encoder_learning_rate`.

@@ -69,11 +69,15 @@ def encoder_of(config: Config) -> str:
     return str(folder.absolute()) if folder.is_dir() else settings.text_encoder
 
 
-def with_encoder(config: Config) -> Any:
-    """The model's settings with its text encoder as this process finds it; as they are without one."""
+def located(config: Config, encoder: str | None = None) -> Config:
+    """The configuration with its text encoder where `encoder` says, by default as this process finds it.
+
+    Trials run in other folders, to which paths are not relative.
+    """
     if not reads_text(config):
-        return config.model
-    return config.model.model_copy(update={"text_encoder": encoder_of(config)})
+        return config
+    model = config.model.model_copy(update={"text_encoder": encoder or encoder_of(config)})
+    return config.model_copy(update={"model": model})
 
 
 def needs_text(config: Config) -> bool:

@@ -13,7 +13,7 @@ from tuning.config import Config, import_model, parse_config
 from tuning.folds import FoldResults
 from tuning.stages import data_key, fetch
 from tuning.tasks import ranking_metrics, task_of
-from tuning.text_stage import reads_text, with_encoder
+from tuning.text_stage import located, reads_text
 from tuning.uploads import TrialUploads
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 def build_model(config: Config, num_features: int) -> Any:
     """The configuration's model with fresh weights from torch's generator."""
-    return import_model(config.model.name)(with_encoder(config), num_features, task_of(config).num_outputs)
+    return import_model(config.model.name)(located(config).model, num_features, task_of(config).num_outputs)
 
 
 def train(
@@ -40,7 +40,7 @@ def train(
     Args:
         spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
             URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
-            came about; `clips_at_once`, most that fit into memory.
+            came about; `clips_at_once`, most that fit into memory; `text_encoder`, where it lies.
         data: what `datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature variant.
         report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
@@ -49,7 +49,7 @@ def train(
     """
     import torch
 
-    config = parse_config(spec["config"])
+    config = located(parse_config(spec["config"]), spec.get("text_encoder"))
     torch.set_num_threads(config.resources.cpus_per_worker)
     checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
     if spec.get("note"):

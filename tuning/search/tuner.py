@@ -32,6 +32,7 @@ from tuning.search.tracking import Tracking
 from tuning.search.view import View
 from tuning.space import Space
 from tuning.tasks import ranking_metrics
+from tuning.text_stage import encoder_of, reads_text
 from tuning.trial import run_trial
 
 log = logging.getLogger("tuning.search")
@@ -126,10 +127,12 @@ def run_search(
 
     def make_spec(number: int, params: dict[str, Any]) -> dict[str, Any]:
         params = current_params(folder.trial(number)) or params
+        config = space.config(params)
         return {
             "number": number,
             "params": params,
-            "config": space.config(params).model_dump(mode="json"),
+            "config": config.model_dump(mode="json"),
+            "text_encoder": encoder_of(config) if reads_text(config) else None,
             "directory": str(folder.trial(number).resolve()),
             "search": folder.name,
             "remote": folder.remote_checkpoints(number),
