@@ -82,8 +82,8 @@ def test_frozen_states_tell_what_lyrics_say(folder):
         return 1 - (residual**2).sum(0) / ((targets[300:] - targets[300:].mean(0)) ** 2).sum(0)
 
     valence, arousal = r2(labels)
-    assert valence > 0.7
-    assert arousal > 0.6
+    assert valence > 0.89  # 0.85 before any training: it knows the words, not what they have in common
+    assert arousal > 0.7
     assert r2(np.random.default_rng(0).permutation(labels)).max() < 0.1
 
 
@@ -131,3 +131,17 @@ def test_what_is_said_can_be_read():
         for high, low, value in (("happy", "sad", lyrics.valence), ("lively", "calm", lyrics.arousal)):
             phrases = (count[high] + count[low]) / 2
             assert abs((count[high] - count[low]) / (2 * phrases) - value) <= 1 / phrases + 1e-9
+
+
+def test_words_of_a_kind_have_similar_states(folder):
+    """Each word alone: the nearest by the cosine of centred states is often of its kind; by chance a fifth are."""
+    tokenizer, model = loaded(folder)
+    kinds = {word: kind for kind, words in demo_lyrics.WORDS.items() for word in words}
+    with torch.no_grad():
+        states = model(**tokenizer(list(kinds), return_tensors="pt")).last_hidden_state[:, 1].numpy()
+    states -= states.mean(0)
+    states /= np.linalg.norm(states, axis=1, keepdims=True)
+    nearest = (states @ states.T - 2 * np.eye(len(states))).argmax(axis=1)
+    names = list(kinds.values())
+    alike = [names[index] == names[other] for index, other in enumerate(nearest)]
+    assert np.mean(alike) > 0.4
