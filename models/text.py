@@ -13,7 +13,8 @@ class TextTower(nn.Module):
     """Texts -> vectors [B, text_units]. What comes in is what `settings.text_input` says.
 
     The encoder is only there where tokens come in. A frozen one infers always: without dropout, whatever `train`
-    says, and without gradients, so that its states are those that are computed before a search.
+    says, so that its states are those that are computed before a search; and since none of its weights requires a
+    gradient, none of its states is kept for one.
     """
 
     def __init__(self, settings: BimodalSettings) -> None:
@@ -80,8 +81,7 @@ class TextTower(nn.Module):
             # RoBERTa and its kin count their positions by it.
             padding = getattr(self.encoder.config, "pad_token_id", None) or 0
             tokens = tokens.masked_fill(~valid, padding)
-        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen):
-            return self.encoder(input_ids=tokens, attention_mask=valid if valid is None else valid.long())[0]
+        return self.encoder(input_ids=tokens, attention_mask=None if valid is None else valid.long())[0]
 
     def _check(self, text: Tensor) -> None:
         if self.input == "tokens":

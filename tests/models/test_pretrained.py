@@ -1,7 +1,6 @@
 """Pretrained models by folder and by hub name: what comes out is transformers' own, and every lack has a name."""
 
 import json
-import time
 
 import pytest
 import torch
@@ -153,14 +152,13 @@ def test_a_path_that_is_no_model_is_named_and_the_nearest_one(tmp_path, function
 
 
 @pytest.mark.parametrize("function", [shape_of, load_encoder, load_tokenizer])
-def test_a_hub_name_that_is_not_there_fails_at_once_and_says_how_to_get_it(offline, function):
-    before = time.monotonic()
+def test_a_hub_name_that_is_not_there_says_how_to_get_it(offline, function):
     with pytest.raises(ValueError, match=f"^model.text_encoder: '{NOBODY}' .*`hf download {NOBODY}`.*config.json"):
         function(NOBODY)
-    assert time.monotonic() - before < 5
 
 
 def test_without_a_way_to_the_hub_nothing_is_tried_again_and_again(monkeypatch):
+    import huggingface_hub.constants
     import huggingface_hub.utils
 
     class Nowhere:
@@ -171,9 +169,11 @@ def test_without_a_way_to_the_hub_nothing_is_tried_again_and_again(monkeypatch):
             raise OSError("no route")
 
     monkeypatch.setattr(huggingface_hub.utils, "get_session", Nowhere)
-    with pytest.raises(ValueError, match="hf download"):
-        load_tokenizer(NOBODY)
-    assert Nowhere.asked == 1
+    for offline in (False, True):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", offline)
+        with pytest.raises(ValueError, match="hf download"):
+            load_tokenizer(NOBODY)
+        assert Nowhere.asked == 1, "offline it is not asked at all"
 
 
 def test_what_lies_in_the_hub_s_cache_is_found_without_a_network(tmp_path, monkeypatch, offline):
@@ -223,6 +223,7 @@ def test_transformers_settings_of_its_messages_are_left_as_they_were(tmp_path, c
     from transformers.utils import logging
 
     name = write_encoder(tmp_path)
+    logging.set_verbosity_warning()
     before = logging.get_verbosity(), logging.is_progress_bar_enabled()
     capfd.readouterr()
     load_encoder(name)
