@@ -267,6 +267,7 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "data.group_column": "artist",
         "split.quadrants": "zero",
         "features.num_frames": 128,
+        "features.num_mels": 64,
         "model.channels": [8, 16, 32, 64],
         "model.text_encoder": "demo",
         "model.max_tokens": 64,

@@ -58,14 +58,12 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
     Raises:
         ValueError: no such model, no or not all weights; begins with `setting`.
     """
-    files = [file for file, _, _ in signature(name, setting)]
-    if pretrained and files and not any(file.endswith(WEIGHTS) for file in files):
-        raise ValueError(_lacking(name, setting, "weights (*.safetensors, *.bin)", files))
     from transformers import AutoModel
 
     if not pretrained:
         model = AutoModel.from_config(load_config(name, setting))
     else:
+        check_weights(name, setting)
         model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True)
         # What is missing was filled with random numbers.
         if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
@@ -76,6 +74,17 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.float().eval()
+
+
+def check_weights(name: str, setting: str = "model.text_encoder") -> None:
+    """Whether a local folder has weights; of a hub name it is seen when they are loaded.
+
+    Raises:
+        ValueError: none; begins with `setting`.
+    """
+    files = [file for file, _, _ in signature(name, setting)]
+    if files and not any(file.endswith(WEIGHTS) for file in files):
+        raise ValueError(_lacking(name, setting, "weights (*.safetensors, *.bin)", files))
 
 
 def load_config(name: str, setting: str = "model.text_encoder") -> Any:

@@ -97,7 +97,8 @@ def save_encoder(config: Config, folder: Path) -> None:
     if settings.text_input == "tokens":  # the weights are among the model's
         load_config(encoder, SETTING).save_pretrained(place)
     else:
-        load_encoder(encoder, SETTING).save_pretrained(place)
+        frozen: Any = load_encoder(encoder, SETTING)
+        frozen.save_pretrained(place)
 
 
 def with_saved_encoder(config: Config, folder: Path) -> Config:
@@ -144,9 +145,11 @@ def check_text(configs: Iterable[Config]) -> None:
                     f"which data.corpus={DEMO_CORPUS} brings along"
                 )
             continue  # made with the corpus
-        from models.pretrained import load_tokenizer, shape_of
+        from models.pretrained import check_weights, load_tokenizer, shape_of
 
         try:
+            if settings.text_pretrained:
+                check_weights(settings.text_encoder, SETTING)
             shape = shape_of(settings.text_encoder, SETTING)
             load_tokenizer(settings.text_encoder, SETTING)
         except ValueError as error:
