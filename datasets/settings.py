@@ -217,6 +217,9 @@ class AugmentSettings(Settings):
     freq_masks: int = Field(0, ge=0, description="stretches of mel bands masked in a clip (SpecAugment)")
     freq_mask_bands: int = Field(24, ge=1, description="widest frequency mask, in mel bands")
     mask_prob: float = Field(1.0, ge=0, le=1, description="share of clips that are masked")
+    synthetic_share: float = Field(
+        0.0, ge=0, le=10, description="clips made by a GAN (section gan) for each real one in an epoch"
+    )
     mixup_prob: float = Field(0.0, ge=0, le=1, description="share of batches whose clips are mixed in pairs")
     mixup_alpha: float = Field(0.4, gt=0, description="mixup: the share of a clip is drawn from Beta(alpha, alpha)")
 

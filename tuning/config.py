@@ -10,7 +10,7 @@ from pydantic.fields import FieldInfo
 from datasets.corpus import did_you_mean
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
 from models import MODELS
-from models.settings import CRNNSettings
+from models.settings import CRNNSettings, GANSettings
 
 
 class TaskSettings(Settings):
@@ -201,6 +201,7 @@ class Config(Settings):
     features: FeatureSettings = Field(default_factory=FeatureSettings)
     augment: AugmentSettings = Field(default_factory=AugmentSettings)
     model: CRNNSettings = Field(default_factory=CRNNSettings)
+    gan: GANSettings = Field(default_factory=GANSettings)
     loss: LossSettings = Field(default_factory=LossSettings)
     optim: OptimSettings = Field(default_factory=OptimSettings)
     training: TrainingSettings = Field(default_factory=TrainingSettings)
@@ -215,6 +216,24 @@ class Config(Settings):
             self.loss = self.loss.model_copy(update={"name": "cross_entropy"})
         if classes != (self.loss.name == "cross_entropy"):
             raise ValueError(f"loss.name: expected one for {self.task.name}, got {self.loss.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _clips_of_a_gan(self) -> "Config":
+        if (share := self.augment.synthetic_share) == 0:
+            return self
+        if self.split.inner_folds is not None:
+            raise ValueError(
+                f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its own, "
+                f"got {share:g}"
+            )
+        if self.features.name != "mel":
+            raise ValueError(
+                f"features.name: expected mel with augment.synthetic_share, since spectrograms are generated, "
+                f"got {self.features.name}"
+            )
+        if self.task.name != "regression":
+            raise ValueError("augment.synthetic_share: expected 0 for classification, since a GAN is asked for numbers")
         return self
 
     @model_validator(mode="after")
@@ -306,7 +325,7 @@ SECTIONS: dict[str, type[BaseModel]] = {
 }
 
 # Sections whose leaves may be searched; the others say how a search is run and must be the same for all trials.
-SEARCHABLE = ("features", "augment", "model", "loss", "optim", "training")
+SEARCHABLE = ("features", "augment", "model", "gan", "loss", "optim", "training")
 
 # Of those, what needs shards of its own: every value is prepared before the search. Of `augment` that is what the
 # bank holds, and whether mel bands are stored for masks; probabilities decide only how it is drawn from. Of `model` it
@@ -315,7 +334,7 @@ PREPARED: tuple[str, ...] = (
     *(f"model.{name}" for name in (
         "modalities", "text_encoder", "max_tokens", "text_layers", "text_cache", "text_pooling", "fusion"
     )),
-    "features.", "augment.versions", "augment.freq_masks", "augment.pitch_semitones", "augment.room_seconds",
+    "features.", "gan.", "augment.versions", "augment.freq_masks", "augment.pitch_semitones", "augment.room_seconds",
     *(f"augment.{name}" for name in AugmentSettings.model_fields if name.endswith("_range")),
 )  # fmt: skip
 

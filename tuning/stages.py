@@ -1,11 +1,12 @@
 """What is computed once and shared by all trials, each under a lock, and found again by its fingerprint.
 
-Three stages: the features of every recording, in as many variants as the space has, the texts that belong to them
-(`text_stage`), and the bank of augmented training clips.
+Four stages: the features of every recording, in as many variants as the space has, the texts that belong to them
+(`text_stage`), the bank of augmented training clips, and those that a GAN makes (`gan_stage`).
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -25,10 +26,12 @@ from datasets.settings import FeatureSettings
 from datasets.shards import Prepared, prepare
 from datasets.splits import Split, cells, check_duplicates, without
 from datasets.stream import RESIDENT_SHARE, open_data
+from datasets.synthetic import Synthetic, WithSynthetic
 from datasets.text_data import Texts, WithText
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
 from tuning.folds import FoldsWithText, constant_baseline, open_folds
+from tuning.gan_stage import gan_key, most_synthetic, prepare_synthetic
 from tuning.space import Space
 from tuning.tasks import task_of
 from tuning.text_stage import prepare_texts, text_key, text_variants
@@ -59,8 +62,8 @@ def variant_key(features: FeatureSettings) -> str:
 
 
 def data_key(config: Config) -> str:
-    """Names what a configuration reads: its stored features, the bank that it draws from, and its texts."""
-    return clips_key(config) + text_key(config)
+    """Names what a configuration reads: its stored features, the bank that it draws from, its texts, a GAN's clips."""
+    return clips_key(config) + text_key(config) + gan_key(config)
 
 
 def clips_key(config: Config) -> str:
@@ -223,10 +226,38 @@ def share_data(
         except ValueError as error:
             raise UserError(str(error)) from error
     parts |= {key: ray.put(text) for key, text in texts.items()}
+    for key, folder in prepare_generated(space, config, prepared, split).items():
+        parts[key] = ray.put(Synthetic.read(folder))
     return {
-        key: [parts[name] for name in (clips_key(variant), text_key(variant)) if name]
+        key: [parts[name] for name in (clips_key(variant), text_key(variant), generated_key(variant)) if name in parts]
         for key, variant in variants.items()
     }, baseline
+
+
+def generated_key(config: Config) -> str:
+    """Names a GAN's clips, which have the features of the recordings that it was trained on."""
+    return variant_key(stored(config)) + gan_key(config)
+
+
+def prepare_generated(
+    space: Space,
+    config: Config,
+    prepared: dict[str, Prepared],
+    split: Split,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, str]:
+    """Make sure that every GAN that the trials draw from is trained; the folders of their clips by `generated_key`.
+
+    `on_progress(done, total)` counts GANs. Ray is running.
+    """
+    if most_synthetic(space, config) == 0:
+        return {}
+    wanted = {generated_key(variant): variant for variant in data_variants(space).values()}
+    folders = {}
+    for done, (key, variant) in enumerate(wanted.items()):
+        features = prepared[variant_key(stored(variant))]
+        folders[key] = prepare_synthetic(features, variant, split, functools.partial(on_progress, done, len(wanted)))
+    return folders
 
 
 def fetch(parts: list[Any]) -> Any:
@@ -241,8 +272,12 @@ def open_variant(
 ) -> Any:
     """What trials of one `data_key` read: in memory where it fits into the bytes; folds with `split.inner_folds`."""
     data = open_clips(prepared, bank, split, config, store_bytes)
-    key = text_key(config)
-    return joined(data, open_texts(prepared[key], split)) if key else data
+    others: list[Any] = []
+    if key := text_key(config):
+        others.append(open_texts(prepared[key], split))
+    if config.augment.synthetic_share > 0:
+        others.append(Synthetic.read(prepare_synthetic(prepared[variant_key(stored(config))], config, split)))
+    return joined(data, *others)
 
 
 def open_clips(prepared: dict[str, Prepared], bank: Bank | None, split: Split, config: Config, store_bytes: int) -> Any:
@@ -271,11 +306,14 @@ def open_texts(prepared: Prepared, split: Split, store_bytes: int = sys.maxsize)
     return texts
 
 
-def joined(data: Any, texts: Texts | None = None) -> Any:
-    """Data, or folds, with the texts of their clips."""
-    if texts is None:
-        return data
-    return WithText(data, texts) if hasattr(data, "train_batches") else FoldsWithText(data, texts)
+def joined(data: Any, *others: Texts | Synthetic) -> Any:
+    """Data, or folds, with the texts of their clips; with a GAN's clips among those to train on."""
+    for other in others:
+        if isinstance(other, Synthetic):
+            data = WithSynthetic(data, other)
+        else:
+            data = WithText(data, other) if hasattr(data, "train_batches") else FoldsWithText(data, other)
+    return data
 
 
 @contextmanager

@@ -6,6 +6,7 @@ workers are a TorchTrainer inside the Tune trial (seven to ten seconds to its fi
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,9 +94,13 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
 def cropped_data(data: Any, config: Config) -> Any:
     """What a configuration's model reads of its data: its frames, with wave effects, masks and mixup."""
     from datasets.augmented import augment_data
+    from datasets.synthetic import WithSynthetic
 
     features = config.features
-    return augment_data(data.crop(features.num_frames, features.padding, features.segment), features, config.augment)
+    cropped = data.crop(features.num_frames, features.padding, features.segment)
+    if isinstance(cropped, WithSynthetic):
+        cropped = replace(cropped, share=config.augment.synthetic_share)
+    return augment_data(cropped, features, config.augment)
 
 
 def make_training(

@@ -1,0 +1,208 @@
+"""A conditional GAN trained once per configuration on training clips, and the clips that it makes, for all trials.
+
+    <prepared>/synthetic/<fingerprint>/    synthetic.parquet, provenance.json, curves.json, state.pt, pictures, sounds
+
+What the GAN and its clips are made of stands in provenance.json: every training clip by name and content, the
+settings, the seed. Validation and test clips are none of it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from datasets import storage
+from datasets.digests import digest_of
+from datasets.synthetic import CELL, Synthetic
+from tuning.checks import UserError
+from tuning.config import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from datasets.reading import Part
+    from datasets.shards import Prepared
+    from datasets.splits import Split
+    from tuning.space import Space
+
+VERSION = 1  # raised by hand when the GAN or what is made of it gives other clips than before
+KEY = "gan:"
+PROVENANCE, STATE, CURVES = "provenance.json", "state.pt", "curves.json"
+SHARE = "augment.synthetic_share"
+LIMIT = 3.0  # deviations from the mean that the GAN's -1 and 1 stand for
+LABEL_NOISE = 0.05  # standard deviation of what is added to a training label that a clip is asked to have
+
+
+def gan_key(config: Config) -> str:
+    """Names the generated clips that a configuration's trials draw from, if they draw any."""
+    return KEY + json.dumps(config.gan.model_dump(mode="json"), sort_keys=True)
+
+
+def most_synthetic(space: Space, config: Config) -> float:
+    """The largest share of generated clips that a trial may ask for."""
+    searched = space.distributions.get(SHARE)
+    return float(max(searched.values)) if searched else config.augment.synthetic_share
+
+
+def prepare_synthetic(
+    prepared: Prepared,
+    config: Config,
+    split: Split,
+    on_begin: Callable[[], None] = lambda: None,
+) -> str:
+    """Make sure that a configuration's GAN is trained and its clips are made; the folder that holds them.
+
+    A GAN that was cut off goes on from its last epoch. `on_begin` is called where there is something to do.
+
+    Raises:
+        SealedError: a shard that would be opened holds a clip of validation or test.
+        UserError: the GAN's training came to NaN.
+    """
+    import ray
+
+    from datasets.reading import read_part
+
+    sealed = {clip.id for clip in split.val + split.test}
+    part = read_part(prepared, split.train, sealed)
+    assert sealed.isdisjoint(part.ids.tolist())
+    sources = {clip: prepared.digests[clip] for clip in part.ids.tolist()}
+    made = max(1, round(config.gan.clips_per_real * len(part)))
+    mark = _fingerprint(prepared, config, sources, part, made)
+    folder = storage.below(storage.absolute(config.data.prepared), CELL, mark)
+    if storage.exists(folder, PROVENANCE):
+        return folder
+    on_begin()
+    task = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0)(_make)
+    try:
+        ray.get(task.remote(folder, config.model_dump(mode="json"), part, made, sources))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, FloatingPointError):
+            raise UserError(f"gan: expected a training with finite losses, got: {error.cause}") from None
+        raise
+    return folder
+
+
+def _fingerprint(prepared: Prepared, config: Config, sources: dict[str, str], part: Part, made: int) -> str:
+    """Hash of all that the generated clips depend on."""
+    targets = [[clip, *values] for clip, values in zip(part.ids.tolist(), part.targets.tolist(), strict=True)]
+    settings = config.gan.model_dump(mode="json")
+    matters = [prepared.fingerprint, sorted(sources.items()), sorted(targets), settings, config.seed, made, VERSION]
+    return digest_of(json.dumps(matters))[:16]
+
+
+def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dict[str, str]) -> None:
+    """Train, generate, judge, and write it all; provenance last, without which it is not there."""
+    import torch
+
+    from datasets.reading import FeatureStatistics
+    from tuning.config import parse_config
+    from tuning.gan_quality import band, compare, score
+
+    config = parse_config(tree)
+    torch.set_num_threads(1)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    statistics = FeatureStatistics.of([(part.num_frames, part.features)])
+    real = scaled(part.features, statistics)
+    training = _train(folder, config, real, part.targets, device)
+    targets = asked(part.targets, made, config.seed)
+    generated = training.generate(targets, config.seed)
+    Synthetic(unscaled(generated, statistics), targets).write(folder)
+    count = min(len(real), len(generated))
+    figures: dict[str, Any] = compare(real[:count], generated[:count])
+    figures |= {"score": score(figures), "band": band(score(figures))}
+    storage.write_bytes(folder, "quality.json", json.dumps(figures, indent=1).encode())
+    _show(folder, config, training, statistics, real[:count], generated[:count], figures)
+    provenance = {
+        "gan": config.gan.model_dump(mode="json"),
+        "seed": config.seed,
+        "clips": made,
+        "score": figures["score"],
+        "trained_on": sources,
+    }
+    storage.write_bytes(folder, PROVENANCE, json.dumps(provenance, indent=1).encode())
+
+
+def scaled(features: np.ndarray, statistics: Any) -> np.ndarray:
+    """Features [N, T, F] as the GAN has them: in deviations from the training clips' mean, LIMIT of which are 1."""
+    import numpy as np
+
+    return np.clip((features - statistics.mean) / (LIMIT * statistics.std), -1, 1).astype(np.float32)
+
+
+def unscaled(spectrograms: np.ndarray, statistics: Any) -> np.ndarray:
+    """The inverse of `scaled`, but for what was beyond the limit."""
+    import numpy as np
+
+    return (spectrograms * (LIMIT * statistics.std) + statistics.mean).astype(np.float32)
+
+
+def asked(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """What clips are to be generated for, [count, K]: training clips' labels with some noise, within their range."""
+    import numpy as np
+
+    rng = np.random.default_rng([seed, count])
+    rows = rng.permutation(np.resize(np.arange(len(targets)), count))
+    noisy = targets[rows] + rng.normal(0, LABEL_NOISE, (count, targets.shape[1]))
+    return np.clip(noisy, targets.min(axis=0), targets.max(axis=0)).astype(np.float32)
+
+
+def _train(folder: str, config: Config, real: np.ndarray, targets: np.ndarray, device: Any) -> Any:
+    """The GAN, trained to its last epoch; its state is kept after each, so that a training that was cut off goes on."""
+    import torch
+
+    from tuning.gan_training import GANTraining
+
+    training = GANTraining(config.gan, real, targets, seed=config.seed, device=device)
+    if storage.exists(folder, STATE):
+        raw = io.BytesIO(storage.read_bytes(folder, STATE))
+        training.load_state_dict(torch.load(raw, map_location=device, weights_only=True))
+    while training.epoch < config.gan.epochs:
+        training.one_epoch()
+        state = io.BytesIO()
+        torch.save(training.state_dict(), state)
+        storage.write_bytes(folder, STATE, state.getvalue())
+        storage.write_bytes(folder, CURVES, json.dumps(training.rows).encode())
+    return training
+
+
+def _show(
+    folder: str, config: Config, training: Any, statistics: Any, real: np.ndarray, made: np.ndarray, figures: Any
+) -> None:
+    """Pictures of real and generated clips, and how the guide's five emotions look and sound."""
+    from datasets.inversion import EMOTIONS, to_audio
+    from tuning import gan_plots
+    from tuning.gan_quality import sub_scores
+
+    gan, names = config.gan, list(EMOTIONS)
+    with tempfile.TemporaryDirectory() as place:
+        path = Path(place)
+        gan_plots.draw_profiles(path / "profiles.png", real, made)
+        gan_plots.draw_evolution(path / "evolution.png", real, made)
+        gan_plots.draw_amplitudes(path / "amplitudes.png", real, made)
+        gan_plots.draw_quality(path / "quality.png", sub_scores(figures), figures["score"])
+        gan_plots.draw_training(path / "training.png", training.rows, gan.weak_accuracy, gan.strong_accuracy)
+        shown = min(5, len(real))
+        gan_plots.draw_pairs(path / "samples.png", real[:shown], made[:shown], [str(n + 1) for n in range(shown)])
+        if config.task.targets == ["valence", "arousal"]:
+            _sound(path, config, training, statistics, names, EMOTIONS, to_audio)
+        for file in sorted(path.iterdir()):
+            storage.write_bytes(folder, file.name, file.read_bytes())
+
+
+def _sound(
+    path: Path, config: Config, training: Any, statistics: Any, names: list[str], emotions: Any, to_audio: Any
+) -> None:
+    """A WAV file for each emotion, by Griffin-Lim."""
+    import numpy as np
+    import soundfile
+
+    asked_for = np.array([emotions[name] for name in names], dtype=np.float32)
+    spectrograms = unscaled(training.generate(asked_for, config.seed), statistics)
+    for name, decibels in zip(names, spectrograms, strict=True):
+        waveform = to_audio(decibels, config.features, seed=config.seed)
+        peak = max(float(np.abs(waveform).max()), 1e-9)
+        soundfile.write(path / f"{name}.wav", waveform / max(1.0, peak), config.features.sample_rate_hz, subtype="PCM_16")
