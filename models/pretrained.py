@@ -194,7 +194,7 @@ def _shape(name: str, setting: str, _: Signature) -> TextShape:
 
 def _loaded(load: Callable[..., Any], name: str, setting: str, **options: Any) -> Any:
     """What `load` gives: from the folder; or from the hub's cache and, where it is not whole there, from the hub."""
-    with _quiet():
+    with quiet():
         try:
             try:
                 return load(name, local_files_only=True, **options)
@@ -228,7 +228,7 @@ def _hub_answers() -> bool:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """No warnings of heads that are not used and no progress bars, a line each for every process."""
     from transformers.utils import logging
 

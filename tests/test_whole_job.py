@@ -73,3 +73,15 @@ def test_streamed_features_train_too(tmp_path):
     assert [row["status"] for row in streamed] == ["done"] * 2
     for one, other in zip(streamed, resident, strict=True):  # another order of clips, the same clips
         assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=0.1)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_audio_and_lyrics_together_beat_each_alone(tmp_path, seed):
+    """On songs where neither decides: the error together is at most four fifths of the better one's alone."""
+    alone = "model.modalities={grid: [both, audio, text]}"
+    fixed = ("model.fusion=concat", "model.convs_per_block=1", "optim.learning_rate=0.0015")
+    command(tmp_path, "space=bimodal_grid", alone, *fixed, f"seed={seed}")
+    errors = {row["model.modalities"]: float(row["val_rmse"]) for row in ranking(tmp_path / "results" / "bimodal_grid")}
+    constant = json.loads((tmp_path / "results" / "bimodal_grid" / "baseline.json").read_text())["val_rmse"]
+    assert errors["both"] <= 0.8 * min(errors["audio"], errors["text"])
+    assert max(errors["audio"], errors["text"]) < 0.95 * constant  # and each alone says something

@@ -89,16 +89,16 @@ def save_encoder(config: Config, folder: Path) -> None:
     """Keep beside a model what it takes to read texts: the tokenizer, and a frozen encoder's weights."""
     if not needs_text(config):
         return
-    from models.pretrained import load_config, load_encoder, load_tokenizer
+    from models.pretrained import load_config, load_encoder, load_tokenizer, quiet
 
     settings: Any = config.model
     encoder, place = encoder_of(config), folder / SAVED
-    load_tokenizer(encoder, SETTING).save_pretrained(place)
-    if settings.text_input == "tokens":  # the weights are among the model's
-        load_config(encoder, SETTING).save_pretrained(place)
-    else:
-        frozen: Any = load_encoder(encoder, SETTING)
-        frozen.save_pretrained(place)
+    # Of an encoder that is trained the weights are among the model's.
+    load: Any = load_config if settings.text_input == "tokens" else load_encoder
+    tokenizer, encoder_or_settings = load_tokenizer(encoder, SETTING), load(encoder, SETTING)
+    with quiet():
+        tokenizer.save_pretrained(place)
+        encoder_or_settings.save_pretrained(place)
 
 
 def with_saved_encoder(config: Config, folder: Path) -> Config:
