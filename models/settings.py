@@ -154,6 +154,51 @@ class SERSettings(BaseModel):
         return self.convs_per_block or (2 if self.residual else 1)
 
 
+class GANSettings(BaseModel):
+    """The conditional GAN of spectrograms and its training. The defaults are the guide's where it names a value."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    epochs: int = Field(10, ge=1, description="passes over the training split")
+    latent_dim: int = Field(100, ge=1, description="width of the noise")
+    condition_units: int = Field(64, ge=1, description="width of the two-layer embedding of the labels")
+    channels: list[int] = Field(
+        [256, 128, 64, 32],
+        min_length=4,
+        max_length=4,
+        description="what goes into each of the generator's four transposed convolutions; the last gives one channel",
+    )
+    discriminator_channels: list[int] = Field(
+        [32, 64, 128, 256], min_length=4, max_length=4, description="channels of the discriminator's four convolutions"
+    )
+    batch_size: int = Field(16, ge=2, description="real clips per step; batch-norm needs two")
+    learning_rate: float = Field(2e-4, gt=0, description="the generator's, in the first epoch")
+    discriminator_rate_factor: float = Field(0.5, gt=0, description="the discriminator's rate over the generator's")
+    beta_1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the gradients' mean")
+    decay: float = Field(0.99, gt=0, le=1, description="factor on both rates after each epoch")
+    clip_norm: float = Field(1.0, gt=0, description="largest norm of each network's gradient")
+    weak_accuracy: float = Field(0.6, ge=0, le=1, description="the discriminator below it makes more steps")
+    strong_accuracy: float = Field(0.95, ge=0, le=1, description="above it when_strong applies")
+    most_discriminator_steps: int = Field(3, ge=1, description="the discriminator's steps on a batch while it is weak")
+    when_strong: Literal["skip", "train_generator", "as_documented"] = Field(
+        "skip",
+        description="no discriminator step; or two of the generator; as_documented: one each, which is what happens "
+        "anyway and so changes nothing",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "GANSettings":
+        for name in ("channels", "discriminator_channels"):
+            if any(width < 1 for width in getattr(self, name)):
+                raise ValueError(f"{name}: expected positive sizes, got {getattr(self, name)}")
+        if self.weak_accuracy > self.strong_accuracy:
+            raise ValueError(
+                f"weak_accuracy: expected at most strong_accuracy ({self.strong_accuracy:g}), "
+                f"got {self.weak_accuracy:g}"
+            )
+        return self
+
+
 class BimodalSettings(BaseModel):
     """Audio and lyrics: a VGG-like network, a pretrained text encoder, and what joins them (the guide's, improved)."""
 

@@ -67,7 +67,7 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
         bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
-        _save(figure, file)
+        save_figure(figure, file)
 
 
 def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_epoch: int | None, title: str) -> None:
@@ -109,7 +109,7 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
         axes[-1].set_xlabel("inner folds, the mean over so many" if folds else "epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.suptitle(title)
-        _save(figure, file)
+        save_figure(figure, file)
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, str]], name: str, colour: str, label: str) -> None:
@@ -168,7 +168,7 @@ def draw_scatter(
         for axes in panels[len(names) :]:
             axes.set_visible(False)
         figure.suptitle(title)
-        _save(figure, file)
+        save_figure(figure, file)
 
 
 def _short(name: str) -> str:
@@ -176,7 +176,7 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def _save(figure: Figure, file: Path) -> None:
+def save_figure(figure: Figure, file: Path) -> None:
     """Write whole or not at all."""
     content = io.BytesIO()
     with warnings.catch_warnings():

@@ -1,0 +1,221 @@
+"""Training of the conditional GAN: the discriminator's steps, the generator's, and what keeps them in balance."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.gan import Discriminator, Generator
+from models.settings import GANSettings
+
+BETA_2 = 0.999
+# Clips per pass of `generate`: memory, not results, depends on it.
+GENERATION_BATCH = 64
+
+
+class Judgement(NamedTuple):
+    """What the discriminator makes of a batch: its loss with a gradient, and the shares it gets right."""
+
+    loss: Tensor
+    accuracy_real: float
+    accuracy_fake: float
+
+
+def discriminator_steps(accuracy: float, settings: GANSettings) -> tuple[int, int]:
+    """Steps of discriminator and generator on a batch, by the share that the discriminator gets right.
+
+    Below `weak_accuracy` the discriminator makes `most_discriminator_steps`, above `strong_accuracy` what `when_strong`
+    says, else one. The guide asks for "down to 1" there, which is what it does anyway. Source: guide, section 3.
+    """
+    if accuracy < settings.weak_accuracy:
+        return settings.most_discriminator_steps, 1
+    if accuracy > settings.strong_accuracy:
+        return {"skip": (0, 1), "train_generator": (1, 2), "as_documented": (1, 1)}[settings.when_strong]
+    return 1, 1
+
+
+class GANTraining:
+    """The training of one GAN on the clips of a training split.
+
+    Weights, order of the clips and noise follow from the seed; each epoch has a stream of random numbers of its own, so
+    that a training restored from `state_dict` goes on as if it had never stopped.
+
+    Args:
+        settings: networks and training.
+        spectrograms: float32 [N, T, F] within -1 and 1.
+        conditions: labels float32 [N, K].
+        seed: of everything random.
+        device: where the networks are.
+
+    Raises:
+        ValueError: fewer than two clips.
+    """
+
+    def __init__(
+        self,
+        settings: GANSettings,
+        spectrograms: np.ndarray,
+        conditions: np.ndarray,
+        *,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        if len(spectrograms) < 2:
+            raise ValueError(f"gan: expected at least 2 training clips, got {len(spectrograms)}")
+        assert len(spectrograms) == len(conditions), (spectrograms.shape, conditions.shape)
+        assert np.abs(spectrograms).max() <= 1, "spectrograms have to be within -1 and 1, as the generator's are"
+        self.settings, self.seed, self.device = settings, seed, device or torch.device("cpu")
+        self.spectrograms, self.conditions = torch.from_numpy(spectrograms), torch.from_numpy(conditions)
+        shape = (*spectrograms.shape[1:], conditions.shape[1])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.generator = Generator(settings, *shape).to(self.device)
+            self.discriminator = Discriminator(settings, *shape).to(self.device)
+        rate, betas = settings.learning_rate, (settings.beta_1, BETA_2)
+        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), rate, betas)
+        rate *= settings.discriminator_rate_factor
+        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, betas)
+        self.rows: list[dict[str, Any]] = []
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return len(self.rows)
+
+    def one_epoch(self) -> dict[str, Any]:
+        """Train on every clip once; the row, which `rows` keeps.
+
+        It has `epoch` (from 1), `generator_loss` (mean over its steps), `discriminator_loss`, `accuracy_real` and
+        `accuracy_fake` (means over the batches, each judged before any step on it), `loss_ratio` (generator's over
+        discriminator's; both losses are ln 2 where the discriminator guesses), `generator_steps` and
+        `discriminator_steps`, both rates, and both mean gradient norms after clipping, None where no step was made.
+
+        Raises:
+            FloatingPointError: a loss is NaN or infinite.
+        """
+        epoch = self.epoch + 1
+        rng = _stream(self.seed, epoch)
+        factor = self.settings.decay ** (epoch - 1)
+        rates = {"generator": self.settings.learning_rate * factor}
+        rates["discriminator"] = rates["generator"] * self.settings.discriminator_rate_factor
+        for optimizer, rate in zip(
+            (self.generator_optimizer, self.discriminator_optimizer), rates.values(), strict=True
+        ):
+            optimizer.param_groups[0]["lr"] = rate
+        self.generator.train()
+        self.discriminator.train()
+        seen: dict[str, list[float]] = {name: [] for name in MEASURED}
+        for clips in _batches(len(self.spectrograms), self.settings.batch_size, rng):
+            self.step(self.spectrograms[clips].to(self.device), self.conditions[clips].to(self.device), rng, seen)
+        row: dict[str, Any] = {"epoch": epoch}
+        row |= {name: float(np.mean(values)) if values else None for name, values in seen.items()}
+        row["loss_ratio"] = row["generator_loss"] / max(row["discriminator_loss"], float(np.finfo(np.float32).tiny))
+        for name, rate in rates.items():
+            row[f"{name}_steps"] = len(seen[f"{name}_gradient_norm"])
+            row[f"{name}_learning_rate"] = rate
+        self.rows.append(row)
+        return row
+
+    def step(self, real: Tensor, conditions: Tensor, rng: torch.Generator, seen: dict[str, list[float]]) -> None:
+        """All steps on one batch, real [B, T, F] and conditions [B, K]; what is measured is appended to `seen`."""
+        judged = self.judge(real, conditions, rng)
+        seen["discriminator_loss"].append(self._finite("discriminator_loss", judged.loss))
+        seen["accuracy_real"].append(judged.accuracy_real)
+        seen["accuracy_fake"].append(judged.accuracy_fake)
+        accuracy = (judged.accuracy_real + judged.accuracy_fake) / 2
+        for_discriminator, for_generator = discriminator_steps(accuracy, self.settings)
+        for number in range(for_discriminator):
+            loss = self.judge(real, conditions, rng).loss if number else judged.loss
+            norm = self._update(self.discriminator, self.discriminator_optimizer, loss)
+            seen["discriminator_gradient_norm"].append(norm)
+        for _ in range(for_generator):
+            loss = self.deceive(conditions, rng)
+            seen["generator_loss"].append(self._finite("generator_loss", loss))
+            seen["generator_gradient_norm"].append(self._update(self.generator, self.generator_optimizer, loss))
+
+    def judge(self, real: Tensor, conditions: Tensor, rng: torch.Generator) -> Judgement:
+        """The discriminator on a batch and as many new spectrograms of the same labels, which get no gradient.
+
+        Its loss is the mean of the binary cross-entropies against 1 (real) and 0 (generated).
+        """
+        with torch.no_grad():
+            fake = self.generator(self._noise(len(real), rng), conditions)
+        logits = self.discriminator(torch.cat([real, fake]), torch.cat([conditions, conditions]))
+        on_real, on_fake = logits.split(len(real))
+        loss = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
+        loss = (loss + F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))) / 2
+        return Judgement(loss, (on_real > 0).float().mean().item(), (on_fake <= 0).float().mean().item())
+
+    def deceive(self, conditions: Tensor, rng: torch.Generator) -> Tensor:
+        """The generator's loss on new spectrograms: the cross-entropy of the discriminator's logits against 1."""
+        # The gradient passes through the discriminator, but none is needed of its own weights.
+        self.discriminator.requires_grad_(False)
+        logits = self.discriminator(self.generator(self._noise(len(conditions), rng), conditions), conditions)
+        self.discriminator.requires_grad_(True)
+        return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
+
+    @torch.no_grad()
+    def generate(self, conditions: np.ndarray, seed: int) -> np.ndarray:
+        """Spectrograms float32 [N, T, F] of labels [N, K], with batch-norm's moving statistics."""
+        self.generator.eval()
+        labels = torch.from_numpy(np.asarray(conditions, dtype=np.float32))
+        noise = torch.randn(len(labels), self.settings.latent_dim, generator=_stream(seed, 0))
+        parts = zip(noise.split(GENERATION_BATCH), labels.split(GENERATION_BATCH), strict=True)
+        return torch.cat([self.generator(a.to(self.device), b.to(self.device)).cpu() for a, b in parts]).numpy()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later epoch depends on, in tensors and plain values."""
+        return {name: getattr(self, name).state_dict() for name in KEPT} | {"rows": list(self.rows)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what `state_dict` gave."""
+        for name in KEPT:
+            getattr(self, name).load_state_dict(state[name])
+        self.rows = list(state["rows"])
+
+    def _noise(self, clips: int, rng: torch.Generator) -> Tensor:
+        return torch.randn(clips, self.settings.latent_dim, generator=rng).to(self.device)
+
+    def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+        """One step down the clipped gradient; its norm."""
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(network.parameters(), self.settings.clip_norm).item()
+        optimizer.step()
+        return min(norm, self.settings.clip_norm)
+
+    def _finite(self, name: str, loss: Tensor) -> float:
+        value = loss.item()
+        if not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value} in epoch {self.epoch + 1} of the GAN")
+        return value
+
+
+KEPT = ("generator", "discriminator", "generator_optimizer", "discriminator_optimizer")
+MEASURED = (
+    "generator_loss",
+    "discriminator_loss",
+    "accuracy_real",
+    "accuracy_fake",
+    "generator_gradient_norm",
+    "discriminator_gradient_norm",
+)
+
+
+def _stream(seed: int, number: int) -> torch.Generator:
+    """Random numbers of one epoch, on the CPU, so that every device sees the same."""
+    state = np.random.SeedSequence([seed, number]).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0] >> np.uint64(1)))
+
+
+def _batches(clips: int, batch_size: int, rng: torch.Generator) -> list[Tensor]:
+    """Shuffled indices; a last batch of one clip, too few for batch-norm, joins the one before."""
+    parts = list(torch.randperm(clips, generator=rng).split(batch_size))
+    if len(parts[-1]) == 1:
+        parts[-2:] = [torch.cat(parts[-2:])]
+    return parts
