@@ -263,6 +263,14 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
     "demo": {
         "data.group_column": "artist",
         "features.num_frames": 80,
+        "model.image_encoder": None,
+        "model.pretrained": False,
+        "model.unfreeze_epochs": [],
+        "model.image_size": 64,
+        "model.patch_size": 8,
+        "model.hidden_size": 64,
+        "model.num_layers": 4,
+        "model.num_heads": 4,
     },
     "demo_bimodal": {
         "data.text_column": "lyrics",

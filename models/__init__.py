@@ -5,4 +5,5 @@ MODELS: dict[str, tuple[str, str]] = {
     "crnn": ("models.crnn:CRNN", "models.settings:CRNNSettings"),
     "ser": ("models.ser:SER", "models.settings:SERSettings"),
     "bimodal": ("models.bimodal:Bimodal", "models.settings:BimodalSettings"),
+    "vit": ("models.vit:ViT", "models.settings:ViTSettings"),
 }

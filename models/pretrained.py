@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import inspect
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 from torch import nn
 
+PREPROCESSOR = "preprocessor_config.json"
 WEIGHTS = (".safetensors", ".bin")
 TEXT_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
 # Their positions are counted from the one behind the padding token's id.
@@ -20,7 +22,7 @@ LATER_POSITIONS = (
     "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-LAYERS = ("encoder.layer", "transformer.layer", "layers")  # BERT's and its kin's; DistilBERT's; ModernBERT's
+LAYERS = ("encoder.layer", "transformer.layer", "layers")  # BERT's and its kin's; DistilBERT's; ModernBERT's, ViT's
 Signature = tuple[tuple[str, int, int], ...]  # name, size, time of change in ns of each file; empty for a hub name
 
 
@@ -122,6 +124,35 @@ def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         raise ValueError(_lacking(name, setting, "a tokenizer (tokenizer.json, or vocab.txt)", files))
     return tokenizer
+
+
+def preprocessor_of(name: str, setting: str) -> dict[str, Any]:
+    """What preprocessor_config.json says of how images are prepared for a model; nothing where there is none.
+
+    Raises:
+        ValueError: no such model, a file that is no JSON; begins with `setting`.
+    """
+    found = signature(name, setting)
+    file = Path(name) / PREPROCESSOR if found else _loaded(_cached_preprocessor, name, setting)
+    if file is None or not Path(file).is_file():
+        return {}
+    try:
+        return dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{setting}: expected names with values in {file}, got: {error}") from None
+
+
+def _cached_preprocessor(name: str, local_files_only: bool = False) -> str | None:
+    """The file in the hub's cache, None where the hub has none; a file that is only not here yet is an OSError."""
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    if try_to_load_from_cache(name, PREPROCESSOR) is _CACHED_NO_EXIST:
+        return None
+    try:
+        return hf_hub_download(name, PREPROCESSOR, local_files_only=local_files_only)
+    except RemoteEntryNotFoundError:
+        return None
 
 
 def layers_of(encoder: nn.Module, setting: str = "model.text_layers") -> list[nn.Module]:

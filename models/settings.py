@@ -1,5 +1,6 @@
 """Settings of the models. Imports nothing heavy: `--help` reads it."""
 
+from itertools import pairwise
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -172,6 +173,7 @@ class GANSettings(BaseModel):
         [32, 64, 128, 256], min_length=4, max_length=4, description="channels of the discriminator's four convolutions"
     )
     batch_size: int = Field(16, ge=2, description="real clips per step; batch-norm needs two")
+    clips_per_real: float = Field(1.0, gt=0, le=10, description="clips that are made for each training clip")
     learning_rate: float = Field(2e-4, gt=0, description="the generator's, in the first epoch")
     discriminator_rate_factor: float = Field(0.5, gt=0, description="the discriminator's rate over the generator's")
     beta_1: float = Field(0.5, ge=0, lt=1, description="Adam's decay of the gradients' mean")
@@ -301,6 +303,54 @@ class BimodalSettings(BaseModel):
         if self.modalities == "both" and self.fusion == "cross_attention":
             return "states"
         return self.text_pooling
+
+
+class ViTSettings(BaseModel):
+    """A vision transformer on the picture of the spectrogram; a pretrained one is unfrozen in stages (ViT guide)."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    name: Literal["vit"] = Field("vit", description="model family")
+    image_encoder: str | None = Field(
+        "google/vit-base-patch16-224-in21k",
+        description="hub name or folder of a transformers ViT, DeiT or DINOv2; null: a ViT of the sizes below",
+    )
+    pretrained: bool = Field(True, description="false: random weights, all of them trained from the first epoch")
+    image_size: int = Field(224, ge=1, description="height and width of the picture (image_encoder=null)")
+    patch_size: int = Field(16, ge=1, description="height and width of a patch (image_encoder=null)")
+    hidden_size: int = Field(192, ge=1, description="values per patch (image_encoder=null)")
+    num_layers: int = Field(12, ge=1, description="transformer layers (image_encoder=null)")
+    num_heads: int = Field(3, ge=1, description="heads of the self-attention (image_encoder=null)")
+    unfreeze_epochs: list[int] = Field(
+        [8, 12, 16],
+        description="epochs from which on the last layer, the last two, the last three ... are trained; before the "
+        "first, and with [] always, the head alone is",
+    )
+    pooling: Literal["cls", "mean"] = Field("cls", description="state of the class token, or of all patches the mean")
+    head_units: list[int] = Field([], description="units of hidden layers before the output; [] for none")
+    head_dropout: float = Field(0.1, ge=0, lt=1, description="dropout before each layer of the head")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "ViTSettings":
+        if any(width < 1 for width in self.head_units):
+            raise ValueError(f"head_units: expected positive sizes, got {self.head_units}")
+        epochs = self.unfreeze_epochs
+        if any(later <= earlier for earlier, later in pairwise([0, *epochs])):
+            raise ValueError(f"unfreeze_epochs: expected epochs from 1, each later than the one before, got {epochs}")
+        if epochs and not self.pretrained:
+            raise ValueError(
+                f"unfreeze_epochs: expected [] with pretrained=false, whose random weights are all trained from the "
+                f"first epoch, got {epochs}"
+            )
+        if self.image_encoder is not None:
+            return self
+        if self.pretrained:
+            raise ValueError("image_encoder: expected a hub name or a folder with pretrained=true, got null")
+        for name, part in (("image_size", "patch_size"), ("hidden_size", "num_heads")):
+            whole, unit = getattr(self, name), getattr(self, part)
+            if whole % unit:
+                raise ValueError(f"{name}: expected a multiple of {part} ({unit}), got {whole}")
+        return self
 
 
 def _each(values: list[float] | list[int], blocks: int, expectation: str) -> None:

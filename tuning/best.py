@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from tuning import plots
 from tuning.class_metrics import confusion, softmax
 from tuning.config import Config
+from tuning.encoders import save_encoder
 from tuning.intervals import CONFIDENCE
 from tuning.search.folder import TrialRecord, read_progress, write_json, write_text
-from tuning.text_stage import save_encoder
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tuning.checks import validation_message
 from tuning.config import Config, parse_config
-from tuning.text_stage import with_saved_encoder
+from tuning.encoders import with_saved_encoder
 
 if TYPE_CHECKING:
     import torch

@@ -94,6 +94,9 @@ class OptimSettings(Settings):
     decay_rate: float = Field(0.96, gt=0, le=1, description="factor per decay_steps (exponential)")
     staircase: bool = Field(True, description="fall once per decay_steps, not at every step (exponential)")
     alpha: float = Field(0.1, ge=0, le=1, description="last rate as a share of learning_rate (cosine)")
+    restarts: Literal["none", "unfreezing"] = Field(
+        "none", description="unfreezing: begin anew whenever more of the model is trained, over what is left (cosine)"
+    )
     plateau_patience: int = Field(5, ge=1, description="lower after so many epochs without a better metric (plateau)")
     plateau_factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied with (plateau)")
     plateau_min_delta: float = Field(1e-4, ge=0, description="a smaller gain does not count as better (plateau)")
@@ -224,8 +227,8 @@ class Config(Settings):
             return self
         if self.split.inner_folds is not None:
             raise ValueError(
-                f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its own, "
-                f"got {share:g}"
+                f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
+                f"own, got {share:g}"
             )
         if self.features.name != "mel":
             raise ValueError(
@@ -234,6 +237,21 @@ class Config(Settings):
             )
         if self.task.name != "regression":
             raise ValueError("augment.synthetic_share: expected 0 for classification, since a GAN is asked for numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _unfreezing_within_the_epochs(self) -> "Config":
+        epochs: list[int] | None = getattr(self.model, "unfreeze_epochs", None)
+        if self.optim.restarts == "unfreezing" and (epochs is None or self.optim.schedule != "cosine"):
+            where = f"model.name={self.model.name}" if epochs is None else f"optim.schedule={self.optim.schedule}"
+            raise ValueError(
+                f"optim.restarts: expected none with {where} (it takes cosine and a model that is unfrozen in stages), "
+                "got unfreezing"
+            )
+        if epochs and epochs[-1] > self.training.epochs:
+            raise ValueError(
+                f"model.unfreeze_epochs: expected epochs up to training.epochs ({self.training.epochs}), got {epochs}"
+            )
         return self
 
     @model_validator(mode="after")

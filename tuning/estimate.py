@@ -140,7 +140,9 @@ def makespan(seconds: Sequence[float], places: int) -> float:
 def fewest_epochs(config: Config) -> int:
     """Epochs, over all models of a trial, before early stopping or a scheduler may end it."""
     training, folds = config.training, config.split.inner_folds or 1
-    fewest = training.epochs if training.patience is None else min(training.epochs, training.patience + 1)
+    unfreezing = max(getattr(config.model, "unfreeze_epochs", []), default=1)
+    stops = None if training.patience is None else max(training.patience + 1, unfreezing + training.patience - 1)
+    fewest = training.epochs if stops is None else min(training.epochs, stops)
     if config.search.scheduler not in ("asha", "hyperband", "median"):
         return fewest * folds
     # With inner folds a trial is stopped between two of them, else between two epochs.
@@ -388,8 +390,8 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     from ray import tune
 
     from tuning.config import parse_config
+    from tuning.encoders import located
     from tuning.stages import data_key, fetch
-    from tuning.text_stage import located
     from tuning.trial import make_training
 
     config = parse_config(spec["config"])
@@ -397,7 +399,10 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
     checkpoints = Path(spec["directory"]) / "checkpoints"
     read = fetch(data["data"][data_key(config)])
-    training = make_training(located(config, spec["text_encoder"]), read, checkpoints, device)
+    training = make_training(located(config, spec["encoder"]), read, checkpoints, device)
+    # The last epochs of a model that is unfrozen in stages take longest.
+    training.epoch = config.training.epochs
+    training.enter_stage()
     # Each worker of a group takes its part of a batch.
     clips = max(1, config.training.batch_size // data["workers"].workers_per_trial)
     training.forward.train()

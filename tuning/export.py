@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
 from tuning.command import run_command
-from tuning.text_stage import reads_text
+from tuning.encoders import reads_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

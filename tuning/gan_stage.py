@@ -173,11 +173,10 @@ def _show(
     folder: str, config: Config, training: Any, statistics: Any, real: np.ndarray, made: np.ndarray, figures: Any
 ) -> None:
     """Pictures of real and generated clips, and how the guide's five emotions look and sound."""
-    from datasets.inversion import EMOTIONS, to_audio
     from tuning import gan_plots
     from tuning.gan_quality import sub_scores
 
-    gan, names = config.gan, list(EMOTIONS)
+    gan = config.gan
     with tempfile.TemporaryDirectory() as place:
         path = Path(place)
         gan_plots.draw_profiles(path / "profiles.png", real, made)
@@ -188,21 +187,23 @@ def _show(
         shown = min(5, len(real))
         gan_plots.draw_pairs(path / "samples.png", real[:shown], made[:shown], [str(n + 1) for n in range(shown)])
         if config.task.targets == ["valence", "arousal"]:
-            _sound(path, config, training, statistics, names, EMOTIONS, to_audio)
+            _sound(path, config, training, statistics)
         for file in sorted(path.iterdir()):
             storage.write_bytes(folder, file.name, file.read_bytes())
 
 
-def _sound(
-    path: Path, config: Config, training: Any, statistics: Any, names: list[str], emotions: Any, to_audio: Any
-) -> None:
-    """A WAV file for each emotion, by Griffin-Lim."""
+def _sound(path: Path, config: Config, training: Any, statistics: Any) -> None:
+    """A WAV file for each of the guide's five emotions, by Griffin-Lim."""
     import numpy as np
     import soundfile
 
-    asked_for = np.array([emotions[name] for name in names], dtype=np.float32)
+    from datasets.inversion import TEST_EMOTIONS, to_audio
+
+    asked_for = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     spectrograms = unscaled(training.generate(asked_for, config.seed), statistics)
-    for name, decibels in zip(names, spectrograms, strict=True):
+    for name, decibels in zip(TEST_EMOTIONS, spectrograms, strict=True):
         waveform = to_audio(decibels, config.features, seed=config.seed)
         peak = max(float(np.abs(waveform).max()), 1e-9)
-        soundfile.write(path / f"{name}.wav", waveform / max(1.0, peak), config.features.sample_rate_hz, subtype="PCM_16")
+        soundfile.write(
+            path / f"{name}.wav", waveform / max(1.0, peak), config.features.sample_rate_hz, subtype="PCM_16"
+        )

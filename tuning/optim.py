@@ -7,7 +7,7 @@ the section `optim` with the same name.
 import functools
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -186,15 +186,19 @@ def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.opt
 def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]]:
     """The weights that are trained, in groups that the schedule's rate is multiplied for by their `rate_factor`.
 
-    It is 1, and for the model's `encoder_parameters()`, if it has any, what leads to `encoder_learning_rate`.
+    It is 1, and for the model's `encoder_parameters()` and what its `unfreezing()` names, if it has any, what leads to
+    `encoder_learning_rate`. From the epoch `first_epoch` on a group is trained. All groups are there from the start,
+    since an optimiser that is made anew loses the state of the weights that were trained before.
     """
-    pretrained = list(model.encoder_parameters()) if hasattr(model, "encoder_parameters") else []
-    known = {id(parameter) for parameter in pretrained}
+    stages = [(1, list(model.encoder_parameters()))] if hasattr(model, "encoder_parameters") else []
+    stages += list(model.unfreezing()) if hasattr(model, "unfreezing") else []
+    known = {id(parameter) for _, parameters in stages for parameter in parameters}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
-    groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0}]
-    if pretrained:
-        rate = settings.encoder_learning_rate or settings.learning_rate
-        groups.append({"params": pretrained, "rate_factor": rate / settings.learning_rate})
+    groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0, "first_epoch": 1}]
+    factor = (settings.encoder_learning_rate or settings.learning_rate) / settings.learning_rate
+    for epoch, parameters in stages:
+        if parameters:
+            groups.append({"params": parameters, "rate_factor": factor, "first_epoch": epoch})
     return groups
 
 
@@ -217,15 +221,21 @@ def exponential(
     return learning_rate * decay_rate**decays
 
 
-def cosine(step: int, learning_rate: float, *, total_steps: int, alpha: float = 0.1) -> float:
+def cosine(
+    step: int, learning_rate: float, *, total_steps: int, alpha: float = 0.1, restart_steps: Sequence[int] = ()
+) -> float:
     """Half a cosine from the learning rate down to `alpha` of it at `total_steps`, and constant from there.
 
-    `total_steps` is the real number of steps, batches per epoch times epochs. Source: guide part 8, schedule 2.
+    `total_steps` is the real number of steps, batches per epoch times epochs. At each of `restart_steps`, in order, it
+    begins anew, over the steps that are left. Source: guide part 8, schedule 2; the ViT guide, section 4.
 
     >>> [round(cosine(step, 1.0, total_steps=10), 3) for step in (0, 5, 10, 11)]
     [1.0, 0.55, 0.1, 0.1]
+    >>> [round(cosine(step, 1.0, total_steps=10, restart_steps=[6]), 3) for step in (0, 5, 6, 8, 10)]
+    [1.0, 0.55, 1.0, 0.55, 0.1]
     """
-    fraction = min(step, total_steps) / total_steps
+    start = max((restart for restart in restart_steps if restart <= step), default=0)
+    fraction = min(step - start, total_steps - start) / (total_steps - start)
     return learning_rate * (alpha + (1 - alpha) * (1 + math.cos(math.pi * fraction)) / 2)
 
 
@@ -251,14 +261,22 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 }
 
 
-def make_schedule(settings: OptimSettings, epochs: int, steps_per_epoch: int) -> Callable[[int, float], float]:
+def make_schedule(
+    settings: OptimSettings, epochs: int, steps_per_epoch: int, unfreezing: Iterable[int] = ()
+) -> Callable[[int, float], float]:
     """The schedule that the settings name, as a function of the steps done and the rate that it begins with.
 
     In the first `warmup_epochs` the rate rises in equal parts, from 1 / steps of it at the first step to the whole at
-    the last; the schedule begins after them, over the steps that are left.
+    the last; the schedule begins after them, over the steps that are left. At the start of each epoch of `unfreezing`,
+    counted from 1, `restarts=unfreezing` begins it anew, unless the rate still rises.
     """
     function, warmup = SCHEDULES[settings.schedule], min(settings.warmup_epochs, epochs - 1) * steps_per_epoch
-    lengths = {"total_steps": epochs * steps_per_epoch - warmup, "steps_per_epoch": steps_per_epoch}
+    starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in unfreezing if settings.restarts == "unfreezing"]
+    lengths = {
+        "total_steps": epochs * steps_per_epoch - warmup,
+        "steps_per_epoch": steps_per_epoch,
+        "restart_steps": [start for start in starts if start > 0],
+    }
     schedule = functools.partial(function, **_options(function, settings.model_dump() | lengths))
     if not warmup:
         return schedule

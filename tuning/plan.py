@@ -15,13 +15,17 @@ from datasets.storage import is_uri
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
 from tuning.distributions import LISTED, plain
+from tuning.encoders import check_images, reads_text
 from tuning.perturb import check_population
 from tuning.space import Space, flatten, load
 from tuning.tasks import Mode, check_metric
-from tuning.text_stage import check_text, reads_text, text_variants
+from tuning.text_stage import check_text, text_variants
 
 # Configurations that are checked one by one before the search; the others are checked as trials.
 CHECKED = 500
+
+# What an image encoder is checked by.
+IMAGES = ("model.image_encoder", "model.pretrained", "model.unfreeze_epochs")
 
 # Object stores that pyarrow opens; file:// is a folder treated like one.
 SCHEMES = ("s3", "gs", "file")
@@ -77,6 +81,7 @@ def make_plan(arguments: list[str]) -> Plan:
     _check_search(space, config)
     _check_encoders(space)
     _check_texts(space)
+    _check_images(space)
     mode = check_metric(space, config)
     points = planned_points(space, config)
     for point in points[:CHECKED]:
@@ -184,6 +189,13 @@ def _check_texts(space: Space) -> None:
         check_text([fixed, *text_variants(space).values()])
 
 
+def _check_images(space: Space) -> None:
+    """Every image encoder that a trial may ask for, and whether it has as many layers as are unfrozen."""
+    asked = {p: d for p, d in space.distributions.items() if p in IMAGES and d.kind in LISTED}
+    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in asked}
+    check_images(space.config(unsearched | point) for point in Space(space.settings, asked).grid())
+
+
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
         check_encoder(features.encoder, features.encoder_layer)
@@ -199,6 +211,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     try:
         _check_encoder(config.features)  # by settings of an earlier search, too
         check_text([config])
+        check_images([config])
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
         else:

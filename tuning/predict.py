@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from tuning.checks import UserError, nearest
 from tuning.command import USER_ERROR, run_command
-from tuning.text_stage import needs_text, text_batch
+from tuning.encoders import needs_text
+from tuning.text_stage import text_batch
 
 if TYPE_CHECKING:
     import numpy as np

@@ -139,7 +139,7 @@ def compare(
     largest, where, count = 0.0, "", 0
     for number, (old, new) in enumerate(zip(recorded, rows, strict=False), start=1):
         for name, value in old.items():
-            if not value or not (name in COMPARED or name.startswith("val_")):
+            if not value or not (name in COMPARED or name.startswith(("val_", "learning_rate_"))):
                 continue
             count += 1
             found = new.get(name)

@@ -136,15 +136,15 @@ def _finished_before(plan: Plan, folder: SearchFolder, fingerprint: dict[str, An
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:
-    from datasets.settings import CORPUS_DEFAULTS
     from tuning.distributions import plain
+    from tuning.space import brought_along
 
-    brought = CORPUS_DEFAULTS.get(plan.config.data.corpus, {})
     defaults = plan.space.fields
+    brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
     shortened = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
         for path, value in brought.items()
-        if path in defaults and path not in plan.overrides and not path.startswith("data.")
+        if path not in plan.overrides and not path.startswith("data.")
     ]
     if shortened:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
@@ -152,8 +152,9 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
 
 def _prepared(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Prepared]:
     """Features of every recording, with what was done in words."""
+    from tuning.encoders import reads_text
     from tuning.stages import prepare_features
-    from tuning.text_stage import TEXT, reads_text
+    from tuning.text_stage import TEXT
 
     began = time.monotonic()
     what = "features and lyrics of" if reads_text(plan.config) else "features of"

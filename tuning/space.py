@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from datasets.settings import CORPUS_DEFAULTS
+from models import MODELS
 from tuning.checks import UserError, cast, expectation, nearest, unknown_setting, validation_message
 from tuning.config import (
     PREPARED,
@@ -361,6 +362,13 @@ def read_recorded(file: Path) -> Space:
     return build_space(flatten(tree, fields), fields)
 
 
+def brought_along(corpus: str, model: str, fields: dict[str, FieldInfo]) -> dict[str, object]:
+    """What a corpus sets of a model's configuration; the sizes are those of the families, not of a user's own model."""
+    found = CORPUS_DEFAULTS.get(corpus, {})
+    is_own = model not in MODELS
+    return {p: v for p, v in found.items() if p in fields and not (is_own and p.startswith("model."))}
+
+
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
 
@@ -376,13 +384,14 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
-    fields = fields_of(given.get("model.name", model_named(tree)))
+    model = given.get("model.name", model_named(tree))
+    fields = fields_of(model)
     unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
     if unknown:
         raise UserError("\n".join(unknown))
     from_file = flatten(tree, fields)
     corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
-    brought = {path: value for path, value in CORPUS_DEFAULTS.get(str(corpus), {}).items() if path in fields}
+    brought = brought_along(str(corpus), str(model), fields)
     flat = from_file | brought | read_preset(run.preset, fields) | given
     space = build_space(flat, fields)
     name = run.name or Path(run.space).stem

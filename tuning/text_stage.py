@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import storage
@@ -24,6 +22,7 @@ from datasets.shard_task import PLAIN, Rows, make_shard_of
 from datasets.shards import CLIPS_PER_SHARD, Prepared, ShardInfo, make_missing, wanted_shards
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
+from tuning.encoders import DEMO, encoder_of, reads_text
 from tuning.space import Space
 
 if TYPE_CHECKING:
@@ -32,14 +31,7 @@ if TYPE_CHECKING:
 TEXT = "text:"  # begins the keys of texts among those of features
 VERSION = 1  # raised by hand when texts are read or encoded in another way
 SETTING = "model.text_encoder"
-SAVED = "text_encoder"  # in a folder best/
-DEMO = "demo"  # the encoder that the demo corpus makes
 DEMO_CORPUS = "demo_bimodal"
-
-
-def reads_text(config: Config) -> bool:
-    """Whether the configuration's model has an input for text."""
-    return hasattr(config.model, "text_input")
 
 
 def text_key(config: Config) -> str:
@@ -56,72 +48,6 @@ def text_variants(space: Space) -> dict[str, Config]:
     unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in prepared}
     configs = (space.config(unsearched | point) for point in Space(space.settings, prepared).grid())
     return {key: config for config in configs if (key := text_key(config))}
-
-
-def encoder_of(config: Config) -> str:
-    """The text encoder as any process here finds it: a folder by its absolute path, or a hub name."""
-    settings: Any = config.model
-    if settings.text_encoder == DEMO:
-        from datasets.demo_bimodal import encoder_folder
-
-        return _at_hand(encoder_folder(config.data))
-    folder = Path(settings.text_encoder).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else settings.text_encoder
-
-
-def located(config: Config, encoder: str | None = None) -> Config:
-    """The configuration with its text encoder where `encoder` says, by default as this process finds it.
-
-    Trials run in other folders, to which paths are not relative.
-    """
-    if not reads_text(config):
-        return config
-    model = config.model.model_copy(update={"text_encoder": encoder or encoder_of(config)})
-    return config.model_copy(update={"model": model})
-
-
-def needs_text(config: Config) -> bool:
-    """Whether predictions depend on text."""
-    return reads_text(config) and getattr(config.model, "modalities", "both") != "audio"
-
-
-def save_encoder(config: Config, folder: Path) -> None:
-    """Keep beside a model what it takes to read texts: the tokenizer, and a frozen encoder's weights."""
-    if not needs_text(config):
-        return
-    from models.pretrained import load_config, load_encoder, load_tokenizer, quiet
-
-    settings: Any = config.model
-    encoder, place = encoder_of(config), folder / SAVED
-    # Of an encoder that is trained the weights are among the model's.
-    load: Any = load_config if settings.text_input == "tokens" else load_encoder
-    tokenizer, encoder_or_settings = load_tokenizer(encoder, SETTING), load(encoder, SETTING)
-    with quiet():
-        tokenizer.save_pretrained(place)
-        encoder_or_settings.save_pretrained(place)
-
-
-def with_saved_encoder(config: Config, folder: Path) -> Config:
-    """The configuration of a saved model with the text encoder that lies beside it, if any."""
-    place = folder / SAVED
-    if not (needs_text(config) and place.is_dir()):
-        return config
-    settings: Any = config.model
-    # Weights that are the model's own are filled in afterwards.
-    own = {"text_pretrained": False} if settings.text_input == "tokens" else {}
-    changed = settings.model_copy(update={"text_encoder": str(place.absolute()), **own})
-    return config.model_copy(update={"model": changed})
-
-
-@functools.lru_cache(maxsize=4)
-def _at_hand(folder: str) -> str:
-    """A folder on this machine with what lies in a folder or bucket."""
-    if not storage.is_uri(folder):
-        return folder
-    local = tempfile.mkdtemp(prefix="text-encoder-")
-    for name in storage.list_names(folder):
-        storage.write_bytes(local, name, storage.read_bytes(folder, name))
-    return local
 
 
 def check_text(configs: Iterable[Config]) -> None:

@@ -62,7 +62,8 @@ class Training:
 
     Args:
         model: network that maps features [B, T, F], and num_frames [B], text and num_tokens where batches have them,
-            to outputs [B, K]; with `penalty()`, and `encoder_parameters()` where some weights came pretrained.
+            to outputs [B, K]; with `penalty()`, and `encoder_parameters()` where some weights came pretrained, or
+            `unfreezing()` where some are trained later than others.
         data: batches.
         task: loss and metrics.
         config: plain values of this trial.
@@ -94,8 +95,6 @@ class Training:
         self.device = device or torch.device("cpu")
         self.model: Any = model.to(self.device)
         self.forward: nn.Module = model
-        if world_size > 1:
-            self.forward = nn.parallel.DistributedDataParallel(model)
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
         fewest = 2 if has_batch_norm(model) else 1
@@ -104,8 +103,11 @@ class Training:
         self.training_loss = task.training_loss(data.train_targets)
         self.loss_per_clip = task.loss_per_clip()
         self.optimizer = make_optimizer(parameter_groups(model, config.optim), config.optim)
-        settings = config.training
-        self.schedule = make_schedule(config.optim, settings.epochs, data.num_batches(settings.batch_size, world_size))
+        settings, groups = config.training, self.optimizer.param_groups
+        # Epochs at whose start more of the model is trained.
+        self.unfreezing = sorted({group["first_epoch"] for group in groups if group["first_epoch"] > 1})
+        num_batches = data.num_batches(settings.batch_size, world_size)
+        self.schedule = make_schedule(config.optim, settings.epochs, num_batches, self.unfreezing)
         self.plateau = make_plateau(config.optim, mode)
         # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
         self.steps, self.base_rate = 0, config.optim.learning_rate
@@ -119,13 +121,16 @@ class Training:
         self.claim: Claim | None = None
         # The latest rows, last the one of `epoch`.
         self.recent: list[dict[str, Any]] = []
+        self.enter_stage()
+        if world_size > 1:
+            self.forward = nn.parallel.DistributedDataParallel(model)
 
     def run(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Train to the end; `report` gets one row per epoch.
 
         A row has `epoch` (from 1), `train_loss` and `penalty`, `val_loss` without penalties, the task's metrics
-        as `val_*`, `learning_rate` of the epoch's last step, `<metric>_best` and `best_epoch`, `seconds`, and
-        `finished`: empty, or why this was the last.
+        as `val_*`, `learning_rate` of the epoch's last step, and `learning_rate_stage_1`, ... of what is unfrozen in
+        stages (0 before), `<metric>_best` and `best_epoch`, `seconds`, and `finished`: empty, or why this was the last.
 
         Raises:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
@@ -153,8 +158,23 @@ class Training:
             self.save(improved=self.best_epoch == self.epoch)
         return row
 
+    def enter_stage(self) -> None:
+        """Train what is to be trained in `epoch`, and freeze what comes later, which then has no gradient."""
+        changed = False
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                changed |= parameter.requires_grad != self._is_trained(group)
+                parameter.requires_grad_(self._is_trained(group))
+        if changed and isinstance(self.forward, nn.parallel.DistributedDataParallel):
+            # It knows only the weights that required a gradient when it was made.
+            self.forward = nn.parallel.DistributedDataParallel(self.model)
+
+    def _is_trained(self, group: dict[str, Any]) -> bool:
+        return bool(group["first_epoch"] <= max(self.epoch, 1))
+
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the training split; the mean loss, and the penalty at its end."""
+        """One pass over the training split; the mean loss, the penalty at its end, and the last step's rates."""
+        self.enter_stage()
         self.forward.train()
         settings = self.config.training
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -171,12 +191,14 @@ class Training:
             if not math.isfinite(value):
                 raise FloatingPointError(f"{name} is {value} in epoch {self.epoch}")
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
-        return row
+        staged = [group for group in self.optimizer.param_groups if group["first_epoch"] > 1]
+        return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
 
     def step(self, batch: Batch) -> torch.Tensor:
         """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""
         for group in self.optimizer.param_groups:
-            group["lr"] = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
+            rate = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
+            group["lr"] = rate if self._is_trained(group) else 0.0
         self.steps += 1
         loss_sum = self.parts.run(batch, self._gradients)
         if self.config.optim.clip_norm is not None:
@@ -246,6 +268,8 @@ class Training:
                 f"{metric} is not defined in epoch {self.epoch}: are the predictions constant, "
                 "or a target's labels all on one side of 0?"
             )
+        if self.epoch in self.unfreezing:
+            self.wait = 0
         margin = settings.min_delta if self.mode == "max" else -settings.min_delta
         if self.mark is None or better(self.mode, value, self.mark + margin):
             self.mark, self.wait = value, 0
@@ -257,7 +281,11 @@ class Training:
             self.best, self.best_epoch = value, self.epoch
         if self.epoch >= settings.epochs:
             self.finished = f"all epochs{self._note()}"
-        elif settings.patience is not None and self.wait >= settings.patience:
+        elif (
+            settings.patience is not None
+            and self.wait >= settings.patience
+            and self.epoch >= max(self.unfreezing, default=1)
+        ):
             self.finished = f"early stopping{self._note()}"
         best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
         return {"epoch": self.epoch, **best, "finished": self.finished}

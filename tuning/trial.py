@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.config import Config, import_model, parse_config
+from tuning.encoders import located, reads_text
 from tuning.folds import FoldResults
 from tuning.stages import data_key, fetch
 from tuning.tasks import ranking_metrics, task_of
-from tuning.text_stage import located, reads_text
 from tuning.uploads import TrialUploads
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def train(
     Args:
         spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
             URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
-            came about; `clips_at_once`, most that fit into memory; `text_encoder`, where it lies.
+            came about; `clips_at_once`, most that fit into memory; `encoder`, where it lies.
         data: what `datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature variant.
         report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
@@ -50,7 +50,7 @@ def train(
     """
     import torch
 
-    config = located(parse_config(spec["config"]), spec.get("text_encoder"))
+    config = located(parse_config(spec["config"]), spec.get("encoder"))
     torch.set_num_threads(config.resources.cpus_per_worker)
     checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
     if spec.get("note"):

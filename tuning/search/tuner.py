@@ -16,6 +16,7 @@ from ray import tune
 from ray.tune.stopper import Stopper
 
 from tuning.config import Config
+from tuning.encoders import encoder_of
 from tuning.faults import QuietFile, StorageError, storage_fault
 from tuning.plan import Plan
 from tuning.search.events import write_experiment
@@ -32,7 +33,6 @@ from tuning.search.tracking import Tracking
 from tuning.search.view import View
 from tuning.space import Space
 from tuning.tasks import ranking_metrics
-from tuning.text_stage import encoder_of, reads_text
 from tuning.trial import run_trial
 
 log = logging.getLogger("tuning.search")
@@ -132,7 +132,7 @@ def run_search(
             "number": number,
             "params": params,
             "config": config.model_dump(mode="json"),
-            "text_encoder": encoder_of(config) if reads_text(config) else None,
+            "encoder": encoder_of(config),
             "directory": str(folder.trial(number).resolve()),
             "search": folder.name,
             "remote": folder.remote_checkpoints(number),
