@@ -271,6 +271,8 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "model.hidden_size": 64,
         "model.num_layers": 4,
         "model.num_heads": 4,
+        "gan.channels": [64, 32, 16, 8],
+        "gan.discriminator_channels": [8, 16, 32, 64],
     },
     "demo_bimodal": {
         "data.text_column": "lyrics",

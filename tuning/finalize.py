@@ -216,7 +216,9 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     """Training and validation clips to train on, with their bank; test clips in validation's place."""
     from datasets.reading import FeatureStatistics, read_part, read_versions
     from datasets.resident import ResidentData
+    from datasets.synthetic import Synthetic
     from datasets.text_data import Texts
+    from tuning.gan_stage import prepare_synthetic
     from tuning.search.starting import when_needed
     from tuning.stages import data_key, joined, prepare_banks, stored, variant_key
     from tuning.text_stage import text_key
@@ -230,10 +232,14 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     statistics = FeatureStatistics.of([(train.num_frames, train.features)])
     versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
     data = ResidentData(train, test, statistics, variant.num_frames, versions)
-    if not (key := text_key(config)):
-        return data
-    both: TrialData = joined(data, Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
-    return both
+    others: list[Any] = []
+    if key := text_key(config):
+        others.append(Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
+    if config.augment.synthetic_share > 0:  # those that the search drew from: their GAN saw its training clips alone
+        when_needed(config)(0, 1)
+        others.append(Synthetic.read(prepare_synthetic(variant, config, split)))
+    whole: TrialData = joined(data, *others)
+    return whole
 
 
 def _retrain(folder: SearchFolder, config: Config, data: TrialData, winner: TrialRecord) -> Any:

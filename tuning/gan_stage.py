@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # raised by hand when the GAN or what is made of it gives other clips than before
 KEY = "gan:"
-PROVENANCE, STATE, CURVES = "provenance.json", "state.pt", "curves.json"
+PROVENANCE, STATE, CURVES, QUALITY = "provenance.json", "state.pt", "curves.json", "quality.json"
 SHARE = "augment.synthetic_share"
 LIMIT = 3.0  # deviations from the mean that the GAN's -1 and 1 stand for
 LABEL_NOISE = 0.05  # standard deviation of what is added to a training label that a clip is asked to have
@@ -86,6 +86,12 @@ def prepare_synthetic(
     return folder
 
 
+def quality_of(folder: str) -> dict[str, Any]:
+    """The figures of a GAN's clips beside real ones."""
+    found: dict[str, Any] = json.loads(storage.read_bytes(folder, QUALITY))
+    return found
+
+
 def _fingerprint(prepared: Prepared, config: Config, sources: dict[str, str], part: Part, made: int) -> str:
     """Hash of all that the generated clips depend on."""
     targets = [[clip, *values] for clip, values in zip(part.ids.tolist(), part.targets.tolist(), strict=True)]
@@ -114,7 +120,7 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     count = min(len(real), len(generated))
     figures: dict[str, Any] = compare(real[:count], generated[:count])
     figures |= {"score": score(figures), "band": band(score(figures))}
-    storage.write_bytes(folder, "quality.json", json.dumps(figures, indent=1).encode())
+    storage.write_bytes(folder, QUALITY, json.dumps(figures, indent=1).encode())
     _show(folder, config, training, statistics, real[:count], generated[:count], figures)
     provenance = {
         "gan": config.gan.model_dump(mode="json"),

@@ -97,6 +97,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
     from tuning.leaderboard import write_leaderboard
     from tuning.search.folder import write_json
+    from tuning.search.generated import show_generated
     from tuning.stages import share_data, usable_split
 
     prepared = _prepared(plan, corpus, split)
@@ -110,11 +111,13 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
 
     start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
+    generated = _generated(plan, prepared, split)
     data, baseline = share_data(prepared, banks, split, plan.space, plan.config)
     # Only now, so that a command that was refused leaves no search that a better one would differ from.
     if not folder.exists:
         folder.create(plan.space, plan.overrides, fingerprint)
     write_json(folder.path / "baseline.json", baseline)
+    show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
     going_on = f", {done} of them done before" if done else ""
     print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){going_on}; ", end="")
@@ -144,7 +147,7 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
     shortened = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
         for path, value in brought.items()
-        if path not in plan.overrides and not path.startswith("data.")
+        if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
     ]
     if shortened:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
@@ -191,6 +194,27 @@ def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]
         effects = ", ".join(searched_effects(plan.space))
         print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
     return banks
+
+
+def _generated(plan: Plan, prepared: dict[str, Prepared], split: Split) -> list[str]:
+    """Where the clips of each GAN lie that trials draw from, with what was done in words."""
+    from tuning.gan_stage import quality_of
+    from tuning.stages import prepare_generated
+
+    began = time.monotonic()
+    trained: list[int] = []
+
+    def say() -> None:
+        if not trained:
+            print("prepare   training GANs on the training clips ...", flush=True)
+        trained.append(1)
+
+    folders = list(prepare_generated(plan.space, plan.config, prepared, split, say).values())
+    if folders:
+        shown = ", ".join(f"{q['score']:.0f} ({q['band']})" for q in map(quality_of, folders))
+        what = f"{len(trained)} trained, {len(folders) - len(trained)} reused"
+        print(f"gan       {what}; quality of 100: {shown}; {time.monotonic() - began:.1f} s")
+    return folders
 
 
 def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:

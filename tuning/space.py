@@ -392,6 +392,8 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     from_file = flatten(tree, fields)
     corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
     brought = brought_along(str(corpus), str(model), fields)
+    if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
+        brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
     flat = from_file | brought | read_preset(run.preset, fields) | given
     space = build_space(flat, fields)
     name = run.name or Path(run.space).stem

@@ -6,10 +6,10 @@ Four stages: the features of every recording, in as many variants as the space h
 
 from __future__ import annotations
 
-import functools
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -244,20 +244,21 @@ def prepare_generated(
     config: Config,
     prepared: dict[str, Prepared],
     split: Split,
-    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_begin: Callable[[], None] = lambda: None,
 ) -> dict[str, str]:
     """Make sure that every GAN that the trials draw from is trained; the folders of their clips by `generated_key`.
 
-    `on_progress(done, total)` counts GANs. Ray is running.
+    `on_begin` is called for each that is to be trained. Ray is running.
     """
     if most_synthetic(space, config) == 0:
         return {}
     wanted = {generated_key(variant): variant for variant in data_variants(space).values()}
-    folders = {}
-    for done, (key, variant) in enumerate(wanted.items()):
-        features = prepared[variant_key(stored(variant))]
-        folders[key] = prepare_synthetic(features, variant, split, functools.partial(on_progress, done, len(wanted)))
-    return folders
+
+    def make(variant: Config) -> str:
+        return prepare_synthetic(prepared[variant_key(stored(variant))], variant, split, on_begin)
+
+    with _lock(config.data.prepared), ThreadPoolExecutor(len(wanted)) as pool:  # of tasks that wait for Ray
+        return dict(zip(wanted, pool.map(make, wanted.values()), strict=True))
 
 
 def fetch(parts: list[Any]) -> Any:

@@ -1,0 +1,100 @@
+"""Generated clips among training clips: how many, which, on which scale, and never in validation."""
+
+import numpy as np
+import pytest
+import torch
+
+from datasets.reading import FeatureStatistics, Part
+from datasets.resident import ResidentData
+from datasets.synthetic import Synthetic, WithSynthetic
+
+FRAMES, FEATURES, REAL, MADE = 6, 3, 25, 17
+
+
+@pytest.fixture
+def data():
+    rng = np.random.default_rng(0)
+
+    def part(count, name):
+        ids = np.array([f"{name}{number}" for number in range(count)])
+        values = rng.normal(5, 2, (count, FRAMES, FEATURES)).astype(np.float32)
+        return Part(ids, values, np.full(count, FRAMES, np.int32), rng.uniform(-1, 1, (count, 2)).astype(np.float32))
+
+    train, val = part(REAL, "t"), part(7, "v")
+    real = ResidentData(train, val, FeatureStatistics.of([(train.num_frames, train.features)]), FRAMES)
+    made = rng.normal(9, 1, (MADE, FRAMES, FEATURES)).astype(np.float32)
+    labels = np.stack([np.arange(MADE), np.arange(MADE)], 1).astype(np.float32) + 100
+    return real, WithSynthetic(real, Synthetic(made, labels))
+
+
+def with_share(data, share):
+    return WithSynthetic(data[0], data[1].synthetic, share)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 1.0, 2.0])
+@pytest.mark.parametrize("batch_size", [4, 8, 64])
+def test_every_real_clip_once_and_so_many_generated_ones(data, share, batch_size):
+    mixed = with_share(data, share)
+    batches = list(mixed.train_batches(1, batch_size, seed=3))
+    assert len(batches) == mixed.num_batches(batch_size)
+    indices = torch.cat([batch["indices"] for batch in batches])
+    assert sorted(indices[indices >= 0].tolist()) == list(range(REAL))
+    assert int((indices < 0).sum()) == round(share * REAL)
+    assert all(batch["num_clips"] == len(batch["features"]) == len(batch["targets"]) for batch in batches)
+    # Each batch has its part of both, within a clip.
+    for batch in batches:
+        real = int((batch["indices"] >= 0).sum())
+        assert abs(int((batch["indices"] < 0).sum()) - share * real) <= 1
+
+
+def test_they_are_normalised_by_the_real_clips_statistics_and_keep_their_labels(data):
+    mixed = with_share(data, 1.0)
+    seen = []
+    for batch in mixed.train_batches(1, 10, seed=0):
+        for index, features, targets in zip(batch["indices"], batch["features"], batch["targets"], strict=True):
+            if index < 0:
+                number = int(targets[0]) - 100
+                seen.append(number)
+                own = mixed.synthetic.features[number]
+                expected = (own - mixed.inner.statistics.mean) / mixed.inner.statistics.std
+                assert np.allclose(features.numpy(), expected, atol=1e-5)
+    # 25 draws of 17: all of them once before any comes again.
+    assert sorted(seen[:MADE]) == list(range(MADE)) and len(seen) == REAL
+    assert mixed.statistics is data[0].statistics and mixed.num_train == REAL
+
+
+def test_an_epoch_follows_from_seed_and_number_alone(data):
+    mixed = with_share(data, 0.5)
+
+    def labels(epoch, seed):
+        return torch.cat([batch["targets"] for batch in mixed.train_batches(epoch, 8, seed)]).tolist()
+
+    assert labels(2, 1) == labels(2, 1) != labels(3, 1) != labels(3, 2)
+
+
+def test_workers_share_a_batch(data):
+    mixed = with_share(data, 1.0)
+    whole = [sorted(b["targets"][:, 0].tolist()) for b in mixed.train_batches(1, 8, seed=0, world_size=2)]
+    parts = [list(mixed.train_batches(1, 8, seed=0, rank=rank, world_size=2)) for rank in range(2)]
+    for both in zip(*parts, strict=True):
+        targets = torch.cat([part["targets"] for part in both])[:, 0].tolist()
+        assert sum(len(part["targets"]) for part in both) == both[0]["num_clips"] == both[1]["num_clips"]
+        assert len(set(targets)) == len(targets)
+    assert len(whole) == len(parts[0])
+
+
+def test_validation_is_of_real_clips_whatever_the_share(data):
+    for share in (0.0, 1.0):
+        mixed = with_share(data, share)
+        for one, other in zip(mixed.val_batches(4), data[0].val_batches(4), strict=True):
+            assert all(torch.equal(one[name], other[name]) for name in ("features", "targets", "indices"))
+    without = list(with_share(data, 0.0).train_batches(1, 8, seed=0))
+    for one, other in zip(without, data[0].train_batches(1, 8, seed=0), strict=True):
+        assert torch.equal(one["features"], other["features"])
+
+
+def test_what_is_written_is_read(data, tmp_path):
+    made = data[1].synthetic
+    made.write(str(tmp_path / "gan"))
+    found = Synthetic.read(str(tmp_path / "gan"))
+    assert (found.features == made.features).all() and (found.targets == made.targets).all()
