@@ -82,25 +82,29 @@ def sub_scores(figures: dict[str, float]) -> dict[str, float]:
     """Each figure of `compare` as a value from 0 to 1, the best.
 
     1 / (1 + x) for x the Fréchet excess, and for x the sum of the absolute differences of the moments; the smaller over
-    the larger for the two ratios; the correlation, or 0 below it.
+    the larger for the two ratios, squared for the smoothness, where noise shows first; the correlation, or 0 below it.
     """
     moments = abs(figures["mean_difference"]) + abs(figures["std_difference"])
     return {
         "frechet": 1 / (1 + max(0.0, figures["frechet_excess"])),
         "moments": 1 / (1 + moments),
-        "smoothness": _evenness(figures["smoothness_ratio"]),
+        "smoothness": _evenness(figures["smoothness_ratio"]) ** 2,
         "frequency": max(0.0, figures["frequency_correlation"]),
         "dynamic_range": _evenness(figures["dynamic_range_ratio"]),
     }
 
 
 def score(figures: dict[str, float]) -> float:
-    """Quality from 0 to 100: 100 times the mean of the five values of `sub_scores`, continuous throughout.
+    """Quality from 0 to 100, continuous throughout: 100 (f^2 m)^(1/3).
 
-    The guide names the five figures and the three bands, but no formula: this one is ours. Real clips against other
-    real clips come near 100, white noise below 50.
+    f is the Fréchet value of `sub_scores`, m the mean of the other four. The guide names the five figures and the three
+    bands, but no formula: this one is ours. A product, since neither may make up for the other: noise of the right
+    levels has good moments and a good range, and one real clip repeated has four good figures. On the demo's pieces
+    other real ones score 98, white noise 28, with the real levels of each mel 49, one real clip repeated 40.
     """
-    return float(100 * np.mean(list(sub_scores(figures).values())))
+    parts = sub_scores(figures)
+    frechet = parts.pop("frechet")
+    return float(100 * np.cbrt(frechet**2 * np.mean(list(parts.values()))))
 
 
 def band(score: float) -> str:
