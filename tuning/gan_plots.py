@@ -77,7 +77,7 @@ def draw_quality(file: Path, sub_scores: dict[str, float], score: float) -> None
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        names = [name.replace("_", " ") for name in sub_scores]
+        names = ["Fréchet" if name == "frechet" else name.replace("_", " ") for name in sub_scores]
         bars = axes.barh(names, [100 * value for value in sub_scores.values()], color=GENERATED_COLOUR)
         axes.bar_label(bars, fmt="%.0f", padding=4)
         for lowest, word in BANDS:

@@ -52,18 +52,20 @@ def test_frechet_distance_of_known_sets():
 
 
 def test_embedding_by_its_definition():
-    clips = np.random.default_rng(0).normal(size=(3, 7, 20))
+    clips = np.random.default_rng(0).normal(size=(3, 9, 20))
     found = embed(clips)
     assert found.shape == (3, 32)
     for clip, row in zip(clips, found, strict=True):
+        change = np.mean([np.abs(clip[t + 1] - clip[t]) for t in range(8)], axis=0)
+        curves = (clip.mean(0), 0, 12), (clip.std(0), 0, 6), (change, 0, 6), (clip.mean(1), 1, 9)
         expected = []
-        change = np.mean([np.abs(clip[t + 1] - clip[t]) for t in range(6)], axis=0)
-        for profile, count in ((clip.mean(0), 16), (clip.std(0), 8), (change, 8)):
-            for k in range(count):
-                wave = np.cos(np.pi * k * (2 * np.arange(20) + 1) / 40)
-                expected.append(profile @ wave * np.sqrt((1 if k == 0 else 2) / 20))
+        for curve, first, end in curves:
+            size = len(curve)
+            for k in range(first, end):
+                wave = np.cos(np.pi * k * (2 * np.arange(size) + 1) / (2 * size))
+                expected.append(np.mean(curve * wave) * (1 if k == 0 else np.sqrt(2)))
         np.testing.assert_allclose(row, expected, atol=1e-12)
-    assert embed(clips[:, :, :5]).shape == (3, 15)
+    assert embed(clips[:, :5, :5]).shape == (3, 19)
 
 
 def test_figures_by_their_definition():
@@ -101,13 +103,13 @@ PERFECT = {
     [
         ({}, 1, [1, 1, 1, 1]),
         ({"frechet_excess": -0.1}, 1, [1, 1, 1, 1]),
-        ({"frechet_excess": 3.0}, 0.25, [1, 1, 1, 1]),
+        ({"frechet_excess": 2.0}, 0.25, [1, 1, 1, 1]),
         ({"mean_difference": -0.5, "std_difference": 0.5}, 1, [0.5, 1, 1, 1]),
         ({"smoothness_ratio": 4.0}, 1, [1, 1 / 16, 1, 1]),
         ({"smoothness_ratio": 0.25}, 1, [1, 1 / 16, 1, 1]),
         ({"smoothness_ratio": 0.0}, 1, [1, 0, 1, 1]),
         ({"frequency_correlation": 0.5}, 1, [1, 1, 0.5, 1]),
-        ({"frequency_correlation": -0.5, "frechet_excess": 1.0}, 0.5, [1, 1, 0, 1]),
+        ({"frequency_correlation": -0.5, "frechet_excess": 2.0}, 0.25, [1, 1, 0, 1]),
         ({"dynamic_range_ratio": 2.0}, 1, [1, 1, 1, 0.5]),
     ],
 )
@@ -131,7 +133,7 @@ def test_bands():
 
 def test_score_has_no_steps():
     for name in PERFECT:
-        values = np.linspace(-3, 3, 6001)
+        values = np.linspace(-3, 1 if name.endswith("correlation") else 3, 6001)
         scores = np.array([score(PERFECT | {name: value}) for value in values])
         if name.endswith("ratio"):
             values, scores = values[values > 0.1], scores[values > 0.1]
@@ -141,15 +143,15 @@ def test_score_has_no_steps():
 
 def test_score_ranks_real_then_trained_then_noise(pieces):
     clips, labels = pieces
-    settings = GANSettings(channels=[64, 32, 32, 16], discriminator_channels=[16, 32, 32, 64], learning_rate=1e-3)
+    settings = GANSettings(channels=[32, 16, 16, 8], discriminator_channels=[8, 16, 16, 32], learning_rate=2e-3)
     training = GANTraining(settings, clips, labels, seed=0)
     untrained = score(compare(clips, training.generate(labels, 0)))
-    for _ in range(20):
+    for _ in range(10):
         training.one_epoch()
     trained = score(compare(clips, training.generate(labels, 0)))
     real = score(compare(clips[0::2], clips[1::2]))
     noise = score(compare(clips, np.random.default_rng(0).uniform(-1, 1, clips.shape)))
-    assert real > 90 > trained > 40 > max(noise, untrained)
+    assert real > 90 > trained > 33 > max(noise, untrained)
 
 
 def test_noise_and_repetition_are_poor(pieces):
@@ -166,11 +168,11 @@ def test_noise_and_repetition_are_poor(pieces):
         assert band(score(compare(clips, generated))) == "poor", name
 
 
-def test_the_number_of_clips_hardly_moves_the_excess(pieces):
+def test_few_clips_raise_the_distance_and_not_the_excess(pieces):
     clips, _ = pieces
-    blurred = 0.5 * clips + 0.5 * clips.mean(0)
-    many, few = compare(clips, blurred), compare(clips[:24], blurred[:24])
-    assert few["frechet_excess"] == pytest.approx(many["frechet_excess"], abs=0.15)
+    many, few = compare(clips[:48], clips[48:]), compare(clips[:24], clips[24:48])
+    assert few["frechet_distance"] > 1.3 * many["frechet_distance"]
+    assert abs(many["frechet_excess"]) < 0.1 and abs(few["frechet_excess"]) < 0.1
 
 
 def test_generated_constants_score_zero_not_nan():
