@@ -85,10 +85,7 @@ def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray"
     import librosa
     import numpy as np
 
-    filters = _mel_filters(
-        settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
-    )
-    mel = filters @ power
+    mel = mel_filters(settings) @ power
     if settings.db_reference == "peak":
         mel = mel / max(float(mel.max()), float(np.finfo(np.float32).tiny))
     decibels = librosa.power_to_db(mel, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
@@ -127,11 +124,17 @@ def deltas(static: "np.ndarray", num_valid: int, order: int) -> "np.ndarray":
     return found
 
 
+def mel_filters(settings: FeatureSettings) -> "np.ndarray":
+    """Triangular filters [num_mels, bins], slaney's scale and norm, from power spectra to mel powers."""
+    return _filters(
+        settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
+    )
+
+
 @lru_cache(maxsize=8)
-def _mel_filters(
+def _filters(
     sample_rate_hz: int, window_samples: int, num_mels: int, fmin_hz: float, fmax_hz: float | None
 ) -> "np.ndarray":
-    """Triangular filters [num_mels, bins], slaney's scale and norm."""
     from librosa.filters import mel
 
     return mel(sr=sample_rate_hz, n_fft=window_samples, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz)

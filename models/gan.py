@@ -57,7 +57,10 @@ class Generator(nn.Module):
         places = self.map_shape[0] * self.map_shape[1]
         self.projection = nn.Linear(settings.latent_dim + units, channels[0] * places)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels)
-        self.ups = nn.ModuleList(nn.ConvTranspose2d(a, b, 4, stride=2, padding=1) for a, b in pairwise([*channels, 1]))
+        # Batch-norm takes a bias before it away; Adam would drive it about by rounding errors.
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=b == 1) for a, b in pairwise([*channels, 1])
+        )
         self.attention = SpatialAttention(channels[1])
 
     def forward(self, noise: Tensor, conditions: Tensor) -> Tensor:

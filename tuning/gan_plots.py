@@ -70,14 +70,14 @@ def draw_amplitudes(file: Path, real: np.ndarray, generated: np.ndarray) -> None
 
 
 def draw_quality(file: Path, sub_scores: dict[str, float], score: float) -> None:
-    """Bars of what the quality score [0, 100] is the mean of, each within 0 and 1."""
+    """Bars of what the quality score [0, 100] is made of, each within 0 and 1."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(STYLE):
         figure = Figure(figsize=(7, 3.6), layout="constrained")
         axes = figure.add_subplot()
-        names = [name.replace("_", " ") for name in sub_scores]
+        names = ["Fréchet" if name == "frechet" else name.replace("_", " ") for name in sub_scores]
         bars = axes.barh(names, [100 * value for value in sub_scores.values()], color=GENERATED_COLOUR)
         axes.bar_label(bars, fmt="%.0f", padding=4)
         for lowest, word in BANDS:
@@ -85,7 +85,7 @@ def draw_quality(file: Path, sub_scores: dict[str, float], score: float) -> None
             axes.text(lowest + 1, -0.6, word, color=BEST_COLOUR, fontsize=9, va="bottom")
         axes.axvline(score, color="black", linewidth=1.5)
         axes.invert_yaxis()
-        axes.set(xlim=(0, 108), xlabel="closeness to the real clips; the line is the mean")
+        axes.set(xlim=(0, 108), xlabel="closeness to the real clips, 100 for equal; the line is the quality")
         axes.set_xticks(range(0, 101, 20))
         axes.set_title(f"quality {score:.0f} of 100: {band(score)}", pad=14)
         save_figure(figure, file)

@@ -8,24 +8,32 @@ from __future__ import annotations
 
 import numpy as np
 
-# Low coefficients kept of each profile over the mels: mean level, deviation over time, change from frame to frame.
-PROFILE_COEFFICIENTS = (16, 8, 8)
+# Low coefficients kept of each profile over the mels (mean level, deviation over time, change from frame to frame) and
+# of the level over time, whose mean is there already.
+PROFILE_COEFFICIENTS = (12, 6, 6)
+ENVELOPE_COEFFICIENTS = 8
+FRECHET_WEIGHT = 1.5  # with it noise stays poor that has the right levels in each mel
 BANDS = ((70.0, "excellent"), (50.0, "good"))
 FEWEST_CLIPS = 4
 
 
 def embed(spectrograms: np.ndarray) -> np.ndarray:
-    """Each spectrogram [N, T, F] as 32 values float64 (fewer of fewer than 16 mels).
+    """Each spectrogram [N, T, F] as 32 values float64 (fewer of few mels or frames).
 
-    Per mel the mean and the standard deviation over time and the mean absolute change from frame to frame; of each of
-    the three profiles the first 16, 8 and 8 coefficients of the orthonormal DCT-II over mels, its coarse shape.
+    Per mel the mean and the standard deviation over time and the mean absolute change from frame to frame, of which the
+    first 12, 6 and 6 coefficients of the orthonormal DCT-II over mels are kept; and of the mean level of each frame
+    coefficients 1 to 8 over time: without them clips that all beat at the same moments would seem fine. Divided by the
+    root of how many mels or frames there are, so that neither side outweighs the other.
     """
     from scipy.fft import dct
 
     values = spectrograms.astype(np.float64)
     profiles = (values.mean(1), values.std(1), np.abs(np.diff(values, axis=1)).mean(1))
-    kept = zip(profiles, PROFILE_COEFFICIENTS, strict=True)
-    return np.concatenate([dct(profile, norm="ortho", axis=1)[:, :count] for profile, count in kept], axis=1)
+    kept = [slice(count) for count in PROFILE_COEFFICIENTS]
+    curves = zip((*profiles, values.mean(2)), (*kept, slice(1, 1 + ENVELOPE_COEFFICIENTS)), strict=True)
+    return np.concatenate(
+        [dct(curve, norm="ortho", axis=1)[:, which] / np.sqrt(curve.shape[1]) for curve, which in curves], axis=1
+    )
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -81,26 +89,31 @@ def compare(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
 def sub_scores(figures: dict[str, float]) -> dict[str, float]:
     """Each figure of `compare` as a value from 0 to 1, the best.
 
-    1 / (1 + x) for x the Fréchet excess, and for x the sum of the absolute differences of the moments; the smaller over
-    the larger for the two ratios; the correlation, or 0 below it.
+    1 / (1 + x) for x 1.5 times the Fréchet excess, and for x the sum of the absolute differences of the moments; the
+    smaller over the larger for the two ratios, squared for the smoothness, where noise shows first; the correlation, or
+    0 below it.
     """
     moments = abs(figures["mean_difference"]) + abs(figures["std_difference"])
     return {
-        "frechet": 1 / (1 + max(0.0, figures["frechet_excess"])),
+        "frechet": 1 / (1 + FRECHET_WEIGHT * max(0.0, figures["frechet_excess"])),
         "moments": 1 / (1 + moments),
-        "smoothness": _evenness(figures["smoothness_ratio"]),
+        "smoothness": _evenness(figures["smoothness_ratio"]) ** 2,
         "frequency": max(0.0, figures["frequency_correlation"]),
         "dynamic_range": _evenness(figures["dynamic_range_ratio"]),
     }
 
 
 def score(figures: dict[str, float]) -> float:
-    """Quality from 0 to 100: 100 times the mean of the five values of `sub_scores`, continuous throughout.
+    """Quality from 0 to 100, continuous throughout: 100 (f^2 m)^(1/3).
 
-    The guide names the five figures and the three bands, but no formula: this one is ours. Real clips against other
-    real clips come near 100, white noise below 50.
+    f is the Fréchet value of `sub_scores`, m the mean of the other four. The guide names the five figures and the three
+    bands, but no formula: this one is ours. A product, since neither may make up for the other: noise of the right
+    levels has good moments and a good range, and one real clip repeated has four good figures. On 96 of the demo's
+    pieces other real ones score 99, white noise 26, with the real levels of each mel 45, one real clip repeated 34.
     """
-    return float(100 * np.mean(list(sub_scores(figures).values())))
+    parts = sub_scores(figures)
+    frechet = parts.pop("frechet")
+    return float(100 * np.cbrt(frechet**2 * np.mean(list(parts.values()))))
 
 
 def band(score: float) -> str:
