@@ -43,7 +43,9 @@ LEADING = (
     "fold_epochs",
     "finished",
 )
-# Of those, what TensorBoard's step or the trial's end says.
+# Begins the names of the rates of what is unfrozen in stages, which follow, too.
+STAGE_RATES = "learning_rate_"
+# Of the leading ones, what TensorBoard's step or the trial's end says.
 NO_CURVES = ("fold", "finished")
 
 
@@ -115,7 +117,8 @@ class Recorder(Callback):
         metrics = {name: value for name, value in result.items() if is_metric(name) and name != self._best}
         # The row says by itself that it is the last one, and why: a kill may come before the result is written.
         end = result.get("finished") or (STOPPED if record.number in self.stopping else "")
-        row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | metrics
+        rates = {name: value for name, value in result.items() if name.startswith(STAGE_RATES)}
+        row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | rates | metrics
         self._append(trial.trial_id, record, row)
         times.note(self.folder.trial(record.number), times.ROW, str(result.get("hostname", "")))
         # The row says so where the last epoch is kept, whether or not it is better.
