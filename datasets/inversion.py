@@ -22,18 +22,6 @@ TEST_EMOTIONS = {
 }
 
 
-def to_unit(decibels: "np.ndarray", lowest: float, highest: float) -> "np.ndarray":
-    """Levels as float32 within -1 (`lowest`) and 1 (`highest`); what lies beyond is clamped."""
-    import numpy as np
-
-    return np.clip(2 * (decibels - lowest) / (highest - lowest) - 1, -1, 1).astype(np.float32)
-
-
-def to_decibels(unit: "np.ndarray", lowest: float, highest: float) -> "np.ndarray":
-    """The inverse of `to_unit`."""
-    return lowest + (unit + 1) * (highest - lowest) / 2
-
-
 def to_audio(decibels: "np.ndarray", features: FeatureSettings, seed: int = 0, iterations: int = 32) -> "np.ndarray":
     """Waveform float32 [samples] of a mel spectrogram in dB [T, F], whose phase Griffin and Lim's iteration finds.
 

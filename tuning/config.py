@@ -230,10 +230,11 @@ class Config(Settings):
                 f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
                 f"own, got {share:g}"
             )
-        if self.features.name != "mel":
+        if self.features.name != "mel" or self.features.deltas:
+            got = f"{self.features.name} with deltas={self.features.deltas}"
             raise ValueError(
-                f"features.name: expected mel with augment.synthetic_share, since spectrograms are generated, "
-                f"got {self.features.name}"
+                f"features.name: expected mel without deltas with augment.synthetic_share, since spectrograms are "
+                f"generated, got {got}"
             )
         if self.task.name != "regression":
             raise ValueError("augment.synthetic_share: expected 0 for classification, since a GAN is asked for numbers")

@@ -201,15 +201,9 @@ def _show(
 def _sound(path: Path, config: Config, training: Any, statistics: Any) -> None:
     """A WAV file for each of the guide's five emotions, by Griffin-Lim."""
     import numpy as np
-    import soundfile
 
-    from datasets.inversion import TEST_EMOTIONS, to_audio
+    from datasets.inversion import TEST_EMOTIONS, write_sounds
 
-    asked_for = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
-    spectrograms = unscaled(training.generate(asked_for, config.seed), statistics)
-    for name, decibels in zip(TEST_EMOTIONS, spectrograms, strict=True):
-        waveform = to_audio(decibels, config.features, seed=config.seed)
-        peak = max(float(np.abs(waveform).max()), 1e-9)
-        soundfile.write(
-            path / f"{name}.wav", waveform / max(1.0, peak), config.features.sample_rate_hz, subtype="PCM_16"
-        )
+    conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
+    spectrograms = unscaled(training.generate(conditions, config.seed), statistics)
+    write_sounds(path, dict(zip(TEST_EMOTIONS, spectrograms, strict=True)), config.features)

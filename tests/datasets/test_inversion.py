@@ -13,8 +13,6 @@ from datasets.inversion import (
     power_behind,
     spectral_convergence,
     to_audio,
-    to_decibels,
-    to_unit,
     write_sounds,
 )
 from datasets.settings import FeatureSettings
@@ -62,14 +60,6 @@ def test_convergence_by_its_definition():
     assert spectral_convergence(waveform, decibels, FEATURES) == pytest.approx(0, abs=1e-3)
     # half the amplitude everywhere: half the magnitudes are missing
     assert spectral_convergence(0.5 * waveform, decibels, FEATURES) == pytest.approx(0.5, abs=1e-3)
-
-
-def test_scale_and_back():
-    decibels = np.array([[-90.0, -80.0, -30.0, 20.0, 25.0]])
-    unit = to_unit(decibels, -80, 20)
-    np.testing.assert_allclose(unit, [[-1, -1, 0, 1, 1]])
-    assert unit.dtype == np.float32
-    np.testing.assert_allclose(to_decibels(unit, -80, 20), [[-80, -80, -30, 20, 20]])
 
 
 def test_wav_files_keep_their_loudness_unless_clipped(decibels, tmp_path):

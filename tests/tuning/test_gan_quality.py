@@ -6,7 +6,6 @@ import scipy.linalg
 
 from datasets import demo
 from datasets.features import extract
-from datasets.inversion import to_unit
 from datasets.settings import FeatureSettings
 from models.settings import GANSettings
 from tuning.gan_quality import band, compare, embed, frechet_distance, score, sub_scores
@@ -24,7 +23,7 @@ def pieces():
         piece = demo.draw_piece(number % demo.NUM_ARTISTS, number // demo.NUM_ARTISTS, timbre)
         clips.append(extract(demo.render(piece, timbre, seconds=2).astype(np.float32), FEATURES, 32)[0])
         labels.append((piece.valence, piece.arousal))
-    return to_unit(np.stack(clips), -80, 20), np.array(labels, dtype=np.float32)
+    return np.clip((np.stack(clips) + 30) / 50, -1, 1).astype(np.float32), np.array(labels, dtype=np.float32)
 
 
 def vectors(seed, shape=(50, 6)):
