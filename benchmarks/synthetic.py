@@ -30,6 +30,7 @@ FIXED = (
     "augment.pitch_prob=0",
     "features.num_frames=200",
     "gan.epochs=20",
+    "gan.learning_rate=0.001",
     "gan.channels=[64, 32, 16, 8]",
     "gan.discriminator_channels=[8, 16, 32, 64]",
     "model.image_encoder=null",

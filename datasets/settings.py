@@ -271,6 +271,7 @@ CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
         "model.hidden_size": 64,
         "model.num_layers": 4,
         "model.num_heads": 4,
+        "gan.learning_rate": 0.001,
         "gan.channels": [64, 32, 16, 8],
         "gan.discriminator_channels": [8, 16, 32, 64],
     },

@@ -34,6 +34,7 @@ KEY = "gan:"
 PROVENANCE, STATE, CURVES, QUALITY = "provenance.json", "state.pt", "curves.json", "quality.json"
 SHARE = "augment.synthetic_share"
 LIMIT = 3.0  # deviations from the mean that the GAN's -1 and 1 stand for
+SHOWN = 5  # real clips beside generated ones of the same labels
 LABEL_NOISE = 0.05  # standard deviation of what is added to a training label that a clip is asked to have
 
 
@@ -121,7 +122,9 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     figures: dict[str, Any] = compare(real[:count], generated[:count])
     figures |= {"score": score(figures), "band": band(score(figures))}
     storage.write_bytes(folder, QUALITY, json.dumps(figures, indent=1).encode())
-    _show(folder, config, training, statistics, real[:count], generated[:count], figures)
+    shown = part.targets[:SHOWN]
+    pairs = (real[:SHOWN], training.generate(shown, config.seed), [_named(config, values) for values in shown])
+    _show(folder, config, training, statistics, (real[:count], generated[:count]), pairs, figures)
     provenance = {
         "gan": config.gan.model_dump(mode="json"),
         "seed": config.seed,
@@ -175,14 +178,18 @@ def _train(folder: str, config: Config, real: np.ndarray, targets: np.ndarray, d
     return training
 
 
+def _named(config: Config, values: np.ndarray) -> str:
+    return ", ".join(f"{target} {value:.1f}" for target, value in zip(config.task.targets, values, strict=True))
+
+
 def _show(
-    folder: str, config: Config, training: Any, statistics: Any, real: np.ndarray, made: np.ndarray, figures: Any
+    folder: str, config: Config, training: Any, statistics: Any, sets: Any, pairs: Any, figures: dict[str, Any]
 ) -> None:
     """Pictures of real and generated clips, and how the guide's five emotions look and sound."""
     from tuning import gan_plots
     from tuning.gan_quality import sub_scores
 
-    gan = config.gan
+    gan, (real, made) = config.gan, sets
     with tempfile.TemporaryDirectory() as place:
         path = Path(place)
         gan_plots.draw_profiles(path / "profiles.png", real, made)
@@ -190,8 +197,7 @@ def _show(
         gan_plots.draw_amplitudes(path / "amplitudes.png", real, made)
         gan_plots.draw_quality(path / "quality.png", sub_scores(figures), figures["score"])
         gan_plots.draw_training(path / "training.png", training.rows, gan.weak_accuracy, gan.strong_accuracy)
-        shown = min(5, len(real))
-        gan_plots.draw_pairs(path / "samples.png", real[:shown], made[:shown], [str(n + 1) for n in range(shown)])
+        gan_plots.draw_pairs(path / "samples.png", *pairs)
         if config.task.targets == ["valence", "arousal"]:
             _sound(path, config, training, statistics)
         for file in sorted(path.iterdir()):

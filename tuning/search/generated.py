@@ -14,6 +14,7 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
 from datasets import storage
+from datasets.synthetic import CELL
 from tuning.gan_stage import CURVES, PROVENANCE, quality_of
 from tuning.search.events import EventFile
 
@@ -28,10 +29,10 @@ def show_generated(search: Path, folders: Sequence[str]) -> None:
         if (place / PROVENANCE).exists():
             continue
         place.mkdir(parents=True, exist_ok=True)
-        names = sorted(name for name in storage.list_names(folder) if name.endswith(SHOWN) and "targets" not in name)
-        contents = {name: storage.read_bytes(folder, name) for name in names}
+        kept = (name for name in storage.list_names(folder) if name.endswith(SHOWN) and not name.startswith(CELL))
+        contents = {name: storage.read_bytes(folder, name) for name in sorted(kept)}
         _write_events(place, contents, quality_of(folder))
-        for name in sorted(names, key=lambda name: name == PROVENANCE):
+        for name in sorted(contents, key=lambda name: name == PROVENANCE):
             storage.write_bytes(str(place), name, contents[name])
 
 
