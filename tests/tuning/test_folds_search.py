@@ -58,7 +58,7 @@ def search(tmp_path, plan, data=None, *trainable):
 
 def test_nan_in_a_fold_fails_the_trial(ray_session, tmp_path):
     plan = plan_of()
-    shared = {data_key(plan.config): ray.put(Poisoned(folds_in_memory()))}
+    shared = {data_key(plan.config): [ray.put(Poisoned(folds_in_memory()))]}
     folder, (record,) = search(tmp_path, plan, shared)
     assert (record.status, record.epochs, record.folds) == ("failed", 1, NUM_FOLDS)
     assert "inner fold 2: train_loss is nan in epoch 1" in record.reason

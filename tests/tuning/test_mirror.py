@@ -151,7 +151,8 @@ def test_a_mirror_that_is_deleted_takes_nothing_with_it(bucket):
         begin(folder)
         run_a_trial(folder)
         folder.flush()
-        shutil.rmtree(folder.path)
+        while folder.path.exists():  # a copy that is under way may put a file into a folder that is being emptied
+            shutil.rmtree(folder.path, ignore_errors=True)
     assert content(bucket) >= {"config.yaml", "study.journal", "trials/0001/result.json"}
 
 
