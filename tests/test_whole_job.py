@@ -34,7 +34,7 @@ def test_the_demo_search_learns(tmp_path):
 
 
 def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
-    """Eight trials on Emotify, artists apart, fold 1 sealed; a third of the frames to be quick."""
+    """Five trials on Emotify, artists apart, fold 1 sealed; a third of the frames to be quick."""
     command(
         tmp_path,
         "space=crnn",
@@ -45,12 +45,12 @@ def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
         "split.test_fold=1",
         "features.hop_samples=2400",
         "features.num_frames=200",
-        "search.num_trials=8",
+        "search.num_trials=5",
     )
     folder = tmp_path / "results" / "crnn"
     rows = ranking(folder)
     constant = json.loads((folder / "baseline.json").read_text())
-    assert len(rows) == 8 and all(row["status"] == "done" for row in rows)
+    assert len(rows) == 5 and all(row["status"] == "done" for row in rows)
     assert float(rows[0]["val_loss"]) < 0.9 * constant["val_loss"]
     assert float(rows[0]["val_r2_arousal"]) > 0.15
     manifest = {row["file"]: row for row in csv.DictReader((recordings / "emotify" / "manifest.csv").open())}

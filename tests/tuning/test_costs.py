@@ -53,6 +53,7 @@ def test_costs_of_a_model_whose_weights_can_be_counted():
     assert 0.01 < cost_of(crnn, "latency_ms", 100, 10) < 1000
 
 
+@pytest.mark.slow
 def test_a_search_for_two_metrics(ray_session, tmp_path, tmp_path_factory):
     prepared = tmp_path_factory.getbasetemp() / "for-costs"
     arguments = [

@@ -96,6 +96,7 @@ def test_several_trials_predict_their_mean(finished, capsys):
     assert finalize.main([str(finished), "ensemble=x"]) == 2
 
 
+@pytest.mark.slow
 def test_the_best_trials_are_repeated_with_other_seeds(finished, tmp_path, capsys):
     import shutil
 

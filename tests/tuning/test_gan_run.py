@@ -40,6 +40,7 @@ def values(search):
     return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_it_is_trained_once_and_its_clips_make_a_difference(searched):
     folder, given, output = searched
     assert "gan       1 trained, 0 reused; quality of 100:" in output
@@ -53,6 +54,7 @@ def test_it_is_trained_once_and_its_clips_make_a_difference(searched):
     assert values(folder / "results" / "two") == rows
 
 
+@pytest.mark.slow
 def test_it_saw_the_training_clips_and_no_others(searched, tmp_path):
     folder, given, _ = searched
     corpus, split = read_corpus(make_plan(list(given)).config)
@@ -86,6 +88,7 @@ def _prepared(given, corpus, split):
     return found
 
 
+@pytest.mark.slow
 def test_pictures_sounds_and_curves_are_shown(searched):
     folder, _, _ = searched
     (place,) = (folder / "results" / "one" / "gan").iterdir()
@@ -113,6 +116,7 @@ def test_pictures_sounds_and_curves_are_shown(searched):
     assert events.Audio("gan/neutral")[0].encoded_audio_string == (place / "neutral.wav").read_bytes()
 
 
+@pytest.mark.slow
 def test_the_winner_is_reproduced_and_tested(searched, capsys):
     from tuning.finalize import main as finalize
     from tuning.reproduce import main as reproduce

@@ -60,6 +60,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_own_model_and_corpus_are_searched(folder):
     command = [sys.executable, "-m", "tuning.run", "space=own.yaml", "data.corpus=own_corpus:load"]
     (folder / "own.yaml").write_text(

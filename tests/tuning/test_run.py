@@ -82,6 +82,7 @@ def test_a_changed_space_is_refused_with_the_difference(grid):
     assert len(ranking(storage / "crnn_grid")) == 24
 
 
+@pytest.mark.slow
 def test_another_search_prepares_nothing_and_a_changed_feature_prepares_anew(tmp_path, grid, prepared):
     common = (f"storage={tmp_path}", f"data.prepared={prepared}", *TINY)
     output = run(*common, "name=again", "search.num_trials=1")
