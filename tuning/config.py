@@ -230,6 +230,11 @@ class Config(Settings):
                 f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
                 f"own, got {share:g}"
             )
+        if hasattr(self.model, "text_input"):
+            raise ValueError(
+                f"augment.synthetic_share: expected 0 with model.name={self.model.name}, no lyrics being made, "
+                f"got {share:g}"
+            )
         if self.features.name != "mel" or self.features.deltas:
             got = f"{self.features.name} with deltas={self.features.deltas}"
             raise ValueError(

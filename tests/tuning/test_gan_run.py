@@ -152,9 +152,10 @@ def test_a_gan_that_was_cut_off_goes_on(searched, tmp_path):
 BAD = {
     "folds": (["split.inner_folds=3"], "augment.synthetic_share: expected 0 with split.inner_folds"),
     "no spectrogram": (
-        ["features.name=mfcc"],
+        ["features.name=mfcc", "features.num_mfcc=8"],
         "features.name: expected mel without deltas with augment.synthetic_share",
     ),
+    "lyrics": (["space=bimodal"], "augment.synthetic_share: expected 0 with model.name=bimodal"),
     "channels": (["gan.channels=[8, 8]"], "gan.channels: expected"),
     "a range of epochs": (["gan.epochs={int: [2, 3]}"], "gan.epochs: expected grid or choice"),
 }
@@ -164,6 +165,8 @@ BAD = {
 def test_wrong_input_ends_before_work_starts(case, tmp_path, capsys):
     changes, message = BAD[case]
     given = dict(a.split("=", 1) for a in (*TINY, *changes, f"storage={tmp_path / 'results'}"))
+    if given["space"] == "bimodal":
+        given = {"space": "bimodal", "storage": given["storage"]}
     given["augment.synthetic_share"] = "1.0"
     given["search.algorithm"], given["search.num_trials"] = "random", "1"
     assert tune([f"{key}={value}" for key, value in given.items()]) == 2
