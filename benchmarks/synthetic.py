@@ -47,7 +47,7 @@ FIXED = (
     "optim.restarts=none",
     "optim.warmup_epochs=3",
     "training.batch_size=16",
-    "training.epochs=30",
+    "training.epochs=15",
     "training.patience=null",
     "training.keep=last",
 )
