@@ -27,7 +27,7 @@ def test_every_schedule_is_a_value_of_the_setting_and_its_options_are_settings()
     assert set(get_args(OptimSettings.model_fields["schedule"].annotation)) == set(SCHEDULES)
     for function in SCHEDULES.values():
         for name, parameter in list(inspect.signature(function).parameters.items())[2:]:
-            if name not in ("total_steps", "steps_per_epoch"):
+            if name not in ("total_steps", "steps_per_epoch", "restart_steps"):
                 assert OptimSettings.model_fields[name].get_default() == parameter.default
     rule = Plateau("min")
     fields = {name: OptimSettings.model_fields[f"plateau_{name}"] for name in ("patience", "factor", "min_delta")}
