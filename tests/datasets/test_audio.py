@@ -71,6 +71,7 @@ def test_middle_is_kept_and_blocks_join(monkeypatch):
     np.testing.assert_array_equal(cut, sound[5500:10500])
 
 
+@pytest.mark.slow
 def test_resampling_only_the_middle_equals_resampling_the_whole():
     import librosa
 

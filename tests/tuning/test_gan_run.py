@@ -129,7 +129,7 @@ def test_the_winner_is_reproduced_and_tested(searched, capsys):
     assert (folder / "results" / "one" / "best" / "model.safetensors").exists()
 
 
-def test_a_gan_that_was_cut_off_goes_on(searched, tmp_path):
+def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     """From its state after the first epoch, to the same clips."""
     import torch
 
