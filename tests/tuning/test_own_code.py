@@ -79,7 +79,8 @@ def test_own_model_and_corpus_are_searched(folder):
     [
         (
             ["model.name=crn"],
-            "model.name: expected one of crnn, ser, bimodal, vit, or package.module:Class, got crn; did you mean 'crnn'?",
+            "model.name: expected one of crnn, ser, bimodal, vit, or package.module:Class, got crn; "
+            "did you mean 'crnn'?",
         ),
         (["model.name=own_modle:Mean"], "model.name: expected a class, got 'own_modle:Mean' (no module 'own_modle')"),
         (["model.name=own_model:Maen"], "model.name: expected a class, got 'own_model:Maen' (no 'Maen' in own_model)"),
