@@ -192,6 +192,8 @@ def test_tensorboard(browser, search):
     rows = ranking(search)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(search), "--port", "0", "--load_fast", "false"]
     with Server(*command) as address:
+        # it answers before it has read every run, and the page asks once
+        wait_for(browser, lambda _: len(asked(f"{address}/data/plugin/scalars/tags") or ()) == 4, "four runs")
         browser.set_window_size(1900, 900)
         browser.get(f"{address}/#hparams")
         best = f"{float(rows[0]['val_loss']):.4f}"

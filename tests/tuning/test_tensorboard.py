@@ -97,7 +97,13 @@ def test_curves_and_hyperparameters_of_every_trial(tmp_path, board):
     output, errors = process.communicate(timeout=120)
     assert process.returncode == 0, output + errors
     server = Board(tmp_path / "crnn")
+
+    def all_is_read():
+        points = server.scalars("val/loss").values()
+        return len(points) == len(server.sessions()) == 3 and all(len(curve) == 120 for curve in points)
+
     try:
+        wait_until(all_is_read, server.process)  # it answers before it has read every run
         curves, sessions = server.scalars("val/loss"), server.sessions()
     finally:
         server.process.terminate()
