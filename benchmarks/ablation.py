@@ -14,7 +14,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.report import machine, publish, table
+from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
 from tuning.search.folder import SearchFolder
 
@@ -39,10 +39,7 @@ def measured(folder: SearchFolder) -> dict[int, float]:
     Raises:
         SystemExit: a trial failed.
     """
-    records = folder.records()
-    if failed := [record.number for record in records if METRIC not in record.metrics]:
-        raise SystemExit(f"{folder.path}: trials without a result: {failed}")
-    return {record.number: record.metrics[METRIC] for record in records}
+    return {record.number: record.metrics[METRIC] for record in whole_records(folder, METRIC)}
 
 
 def describe(found: list[dict[int, float]]) -> str:

@@ -8,6 +8,10 @@ import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tuning.search.folder import SearchFolder, TrialRecord
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -32,6 +36,18 @@ def machine(*packages: str) -> str:
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
     return f"{cpus} CPUs ({model}), {platform.system()}, Python {platform.python_version()}, {versions}"
+
+
+def whole_records(folder: SearchFolder, metric: str) -> list[TrialRecord]:
+    """The trials of a search that came to a result, every one.
+
+    Raises:
+        SystemExit: a trial failed.
+    """
+    records = folder.records()
+    if failed := [record.number for record in records if metric not in record.metrics]:
+        raise SystemExit(f"{folder.path}: trials without a result: {failed}")
+    return records
 
 
 def publish(text: str, out: str | None) -> None:

@@ -15,7 +15,7 @@ import statistics
 import sys
 from pathlib import Path
 
-from benchmarks.report import machine, publish, table
+from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
 from tuning.search.folder import SearchFolder
 
@@ -59,9 +59,7 @@ def measured(folder: SearchFolder) -> dict[float, dict[str, float]]:
     Raises:
         SystemExit: a trial failed.
     """
-    records = folder.records()
-    if failed := [record.number for record in records if "val_ccc" not in record.metrics]:
-        raise SystemExit(f"{folder.path}: trials without a result: {failed}")
+    records = whole_records(folder, "val_ccc")
     return {float(record.params["augment.synthetic_share"]): record.metrics for record in records}
 
 

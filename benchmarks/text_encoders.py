@@ -71,9 +71,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     began = time.perf_counter()
     rows = [encode_text(lyrics(number, tokens), encoder, tokens, config.model.text_input) for number in range(clips)]
     before = time.perf_counter() - began
-    values = np.stack([states for _, states in rows])
-    is_tokens = config.model.text_input == "tokens"
-    texts = Texts(ids, values[:, :, 0] if is_tokens else values, np.array([count for count, _ in rows], np.int32))
+    texts = Texts.of(ids, rows)
     targets = np.random.default_rng(0).uniform(-1, 1, (clips, 2)).astype(np.float32)
     silence = np.zeros((clips, 1, 1), dtype=np.float32)
     part = Part(ids, silence, np.ones(clips, np.int32), targets)
@@ -87,7 +85,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
         seconds.append(time.perf_counter() - began)
     trained = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
     return {
-        "before": 0.0 if is_tokens else before,
+        "before": 0.0 if config.model.text_input == "tokens" else before,
         "epoch": statistics.median(seconds),
         "spread": max(seconds) - min(seconds),
         "megabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,

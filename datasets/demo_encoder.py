@@ -6,12 +6,11 @@ that words of a kind get similar states, on lyrics that no song of the corpus ha
 
 import string
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from datasets import demo_lyrics, storage
+from datasets.encoder import one_thread
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +50,7 @@ def write(root: str, tokenizer: Any, model: Any) -> None:
 
 def pretrain() -> tuple[Any, Any]:
     """The tokenizer, and the BERT with the head that guesses masked words, trained; the same each time."""
+    import torch
     from transformers import BertConfig, BertForMaskedLM, BertModel
 
     texts = [demo_lyrics.draw(*SEED, number).text for number in range(NUM_LYRICS)]
@@ -68,27 +68,13 @@ def pretrain() -> tuple[Any, Any]:
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with _alone():
+    with one_thread(), torch.random.fork_rng(devices=[]):  # so that weights are the same each time
+        torch.manual_seed(0)
         model = BertForMaskedLM(config)
         model.bert.pooler = BertModel(config).pooler  # never trained, but else every loader would warn of its absence
         _place_by_waves(model.bert.embeddings.position_embeddings.weight)
         _train(model, tokenizer, tokenizer(texts, padding=True, return_tensors="pt"))
     return tokenizer, model.eval()
-
-
-@contextmanager
-def _alone() -> Iterator[None]:
-    """Torch on one thread and from a seed of its own, so that weights are the same; afterwards as before."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _tokenizer(texts: list[str]) -> Any:

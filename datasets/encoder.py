@@ -37,7 +37,7 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
     if shape.normalised:
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(VARIANCE_FLOOR))
     waveform = np.pad(waveform, (0, max(0, shape.field_samples - len(waveform))))
-    with _one_thread(), torch.inference_mode():
+    with one_thread(), torch.inference_mode():
         output = _model(encoder, signature(encoder))(torch.from_numpy(waveform)[None], output_hidden_states=True)
         states = output.hidden_states[layer][0].numpy()
     values = np.zeros((num_frames, shape.hidden_size), dtype=np.float32)
@@ -89,8 +89,8 @@ def _model(encoder: str, _: Signature) -> Any:
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: every core prepares recordings of its own, and sums are the same on any machine."""
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: every core prepares clips of its own, and sums are the same on any machine."""
     import torch
 
     before = torch.get_num_threads()

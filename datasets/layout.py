@@ -5,7 +5,7 @@ import io
 import math
 import os
 import posixpath
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from datasets import storage
@@ -257,20 +257,42 @@ def by_number(tables: Iterable[Table], column: str) -> dict[str, Row]:
 
     Raises ValueError for anything else in the column, and for a number that stands twice.
     """
+
+    def number(row: dict[str, str], place: str) -> str:
+        try:
+            return str(int(row[column]))
+        except ValueError:
+            raise ValueError(
+                f"data.root: expected a whole number in column '{column}', got '{row[column]}' at {place}"
+            ) from None
+
+    return _by_key(tables, column, number)
+
+
+def by_name(tables: Iterable[Table], column: str) -> dict[str, Row]:
+    """Rows by the text in a column, in the order of the tables.
+
+    Raises ValueError for an empty cell, and for a text that stands twice.
+    """
+    return _by_key(tables, column, lambda row, place: text_cell(row, "data.root", column, place))
+
+
+def _by_key(tables: Iterable[Table], column: str, key_of: Callable[[dict[str, str], str], str]) -> dict[str, Row]:
     found: dict[str, Row] = {}
     for table in tables:
         table.require([("data.root", column)])
         for place, row in table.rows:
-            try:
-                number = str(int(row[column]))
-            except ValueError:
-                raise ValueError(
-                    f"data.root: expected a whole number in column '{column}', got '{row[column]}' at {place}"
-                ) from None
-            if number in found:
-                raise ValueError(f"data.root: {column} {number} stands twice, at {found[number][0]} and {place}")
-            found[number] = (place, row)
+            key = key_of(row, place)
+            if key in found:
+                raise ValueError(f"data.root: {column} {key} stands twice, at {found[key][0]} and {place}")
+            found[key] = (place, row)
     return found
+
+
+def some(names: Sequence[str]) -> str:
+    """The first of names, and how many more there are, for a note."""
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return f"{', '.join(names[:SHOWN])}{more}"
 
 
 def unlabelled(found: Mapping[str, str], labelled: Iterable[str], folder: str) -> list[str]:
@@ -284,6 +306,5 @@ def unlabelled(found: Mapping[str, str], labelled: Iterable[str], folder: str) -
             f"data.root: none of the {len(found)} recordings in {folder} has a label; "
             f"expected names such as '{next(iter(labelled))}.mp3', got '{posixpath.basename(found[without[0]])}'"
         )
-    names = ", ".join(posixpath.basename(found[stem]) for stem in without[:SHOWN])
-    more = f" and {len(without) - SHOWN} more" if len(without) > SHOWN else ""
-    return [f"{len(without)} recordings in {folder} have no label and are left out: {names}{more}"] if without else []
+    names = some([posixpath.basename(found[stem]) for stem in without])
+    return [f"{len(without)} recordings in {folder} have no label and are left out: {names}"] if without else []

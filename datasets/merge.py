@@ -88,13 +88,7 @@ def _by_song(root: str, name: str, columns: Sequence[tuple[str, str]], key: str 
     """Rows of a table by the recording's id. Raises ValueError for one that stands twice."""
     table = layout.read_table(root, layout.find(root, name))
     table.require([("data.root", key), *columns])
-    found: Songs = {}
-    for place, row in table.rows:
-        song = layout.text_cell(row, "data.root", key, place)
-        if song in found:
-            raise ValueError(f"data.root: {key} {song} stands twice, at {found[song][0]} and {place}")
-        found[song] = (place, row)
-    return found
+    return layout.by_name([table], key)
 
 
 def _parts(root: str, split: str, edition: str) -> dict[str, str]:
@@ -132,10 +126,7 @@ def _group(song: str, row: Mapping[str, str], data: DataSettings) -> str | None:
 
 
 def _left_out(songs: Sequence[str], why: str) -> list[str]:
-    if not songs:
-        return []
-    more = f" and {len(songs) - layout.SHOWN} more" if len(songs) > layout.SHOWN else ""
-    return [f"{len(songs)} songs {why} and are left out: {', '.join(songs[: layout.SHOWN])}{more}"]
+    return [f"{len(songs)} songs {why} and are left out: {layout.some(songs)}"] if songs else []
 
 
 def _on_artists(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:

@@ -93,16 +93,36 @@ def prepare(
         },
         lambda done: on_progress(unread + done, len(corpus.clips)),
     )
-    num_extracted = extracted[PLAIN]
+    shape = (num_frames, features.num_features)
+    return collected(corpus, cells, data, index, mark, wanted, digests, unreadable, extracted[PLAIN], shape)
 
+
+def collected(
+    corpus: Corpus,
+    cells: Mapping[str, str],
+    data: DataSettings,
+    index: ShardIndex,
+    mark: str,
+    wanted: Mapping[str, tuple[str, Clips]],
+    digests: dict[str, str],
+    unreadable: Mapping[str, str],
+    num_extracted: int,
+    shape: tuple[int, int],
+) -> Prepared:
+    """What lies in the wanted shards, which are there now; clips that can't be used are listed in a table.
+
+    `unreadable` has the reasons of those that came into no shard; `shape` is frames and features of a clip.
+
+    Raises QuarantineError as `prepare` does.
+    """
     records = [index.records[shard] for shard in wanted]
     quarantine = dict(unreadable)
     for record in records:
         quarantine |= {clip: record.reasons[digest] for clip, digest in record.clips if digest in record.reasons}
-    table = write_quarantine(prepared, corpus, mark, quarantine)
+    table = write_quarantine(storage.absolute(data.prepared), corpus, mark, quarantine)
     check_quarantine(cells, quarantine, table, data)
     return Prepared(
-        root=folder,
+        root=index.folder,
         fingerprint=mark,
         shards=[ShardInfo(f"{r.shard}.parquet", r.cell, r.kept) for r in records if r.kept],
         quarantine=[(clip.id, quarantine[clip.id]) for clip in corpus.clips if clip.id in quarantine],
@@ -110,8 +130,8 @@ def prepare(
         digests=digests,
         num_extracted=num_extracted,
         num_reused=len(digests) - num_extracted,
-        num_frames=num_frames,
-        num_features=features.num_features,
+        num_frames=shape[0],
+        num_features=shape[1],
     )
 
 

@@ -1,6 +1,6 @@
 """Texts beside features: what belongs to each clip of a batch, from memory that all trials of a machine share."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -49,8 +49,15 @@ class Texts:
         whole = np.zeros((len(ids), longest, size), dtype=kind)
         for rows, values in parts:
             whole[rows, : values.shape[1]] = values
-        is_tokens = np.issubdtype(kind, np.integer)
-        return cls(np.array(ids), whole[:, :, 0] if is_tokens else whole, num_tokens)
+        return cls(np.array(ids), _flat(whole), num_tokens)
+
+    @classmethod
+    def of(cls, ids: "np.ndarray", rows: "Sequence[tuple[int, np.ndarray]]") -> "Texts":
+        """Texts of clips whose rows are how many tokens, and their numbers [tokens, 1] or states [tokens, size]."""
+        import numpy as np
+
+        values = np.stack([values for _, values in rows])
+        return cls(ids, _flat(values), np.array([count for count, _ in rows], dtype=np.int32))
 
     @property
     def num_bytes(self) -> int:
@@ -69,6 +76,13 @@ class Texts:
         if np.issubdtype(values.dtype, np.integer):
             values = values.astype(np.int64)
         return {"text": torch.from_numpy(values), "num_tokens": torch.from_numpy(num_tokens)}
+
+
+def _flat(values: "np.ndarray") -> "np.ndarray":
+    """Token numbers [clips, tokens, 1] as [clips, tokens]; states as they are."""
+    import numpy as np
+
+    return values[:, :, 0] if np.issubdtype(values.dtype, np.integer) else values
 
 
 @dataclass(frozen=True)

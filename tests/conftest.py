@@ -34,6 +34,22 @@ def recordings() -> Path:
     return folder
 
 
+@pytest.fixture
+def figures(monkeypatch):
+    """Every figure of matplotlib that was saved."""
+    from matplotlib.figure import Figure
+
+    saved = []
+
+    def savefig(figure, *arguments, **options):
+        saved.append(figure)
+        return original(figure, *arguments, **options)
+
+    original = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return saved
+
+
 @pytest.fixture(autouse=True)
 def no_page(request, monkeypatch):
     """Searches within a test leave report.html out: it takes a second, and its own tests write it."""

@@ -222,6 +222,15 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _no_mixture_of_texts(self) -> "Config":
+        if hasattr(self.model, "text_input") and self.augment.mixup_prob > 0:
+            raise ValueError(
+                f"augment.mixup_prob: expected 0 with model.name={self.model.name}, whose texts can't be mixed, "
+                f"got {self.augment.mixup_prob:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _clips_of_a_gan(self) -> "Config":
         if (share := self.augment.synthetic_share) == 0:
             return self

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.gan_quality import BANDS, band
-from tuning.plots import BEST_COLOUR, STYLE, save_figure
+from tuning.plots import BEST_COLOUR, picture
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,11 +20,7 @@ HISTOGRAM_BINS = 60
 
 def draw_pairs(file: Path, real: np.ndarray, generated: np.ndarray, names: Sequence[str]) -> None:
     """Real [N, T, F] and generated clips of the same labels side by side, a row for each of the N names."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(8.5, 0.8 + 1.7 * len(names)), layout="constrained")
+    with picture(file, (8.5, 0.8 + 1.7 * len(names))) as figure:
         axes = figure.subplots(len(names), 2, squeeze=False, sharex=True, sharey=True)
         for row, clips in zip(axes, zip(real, generated, strict=True), strict=True):
             for panel, clip in zip(row, clips, strict=True):
@@ -36,7 +32,6 @@ def draw_pairs(file: Path, real: np.ndarray, generated: np.ndarray, names: Seque
         for panel in axes[-1]:
             panel.set_xlabel("frame")
         figure.colorbar(image, ax=axes, shrink=0.8, label="level, scaled")
-        save_figure(figure, file)
 
 
 def draw_profiles(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
@@ -52,12 +47,9 @@ def draw_evolution(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
 def draw_amplitudes(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
     """How often each level occurs in the clips [N, T, F]."""
     import numpy as np
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+    with picture(file, (7, 4)) as figure:
         axes = figure.add_subplot()
         for clips, colour, label in _both(real, generated):
             shares = np.histogram(clips, edges)[0] / clips.size
@@ -66,16 +58,11 @@ def draw_amplitudes(file: Path, real: np.ndarray, generated: np.ndarray) -> None
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
         axes.set(xlabel="level, scaled", ylabel="share of all values", title="amplitudes")
         axes.legend(frameon=False)
-        save_figure(figure, file)
 
 
 def draw_quality(file: Path, sub_scores: dict[str, float], score: float) -> None:
     """Bars of what the quality score [0, 100] is made of, each within 0 and 1."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7, 3.6), layout="constrained")
+    with picture(file, (7, 3.6)) as figure:
         axes = figure.add_subplot()
         names = ["Fréchet" if name == "frechet" else name.replace("_", " ") for name in sub_scores]
         bars = axes.barh(names, [100 * value for value in sub_scores.values()], color=GENERATED_COLOUR)
@@ -88,7 +75,6 @@ def draw_quality(file: Path, sub_scores: dict[str, float], score: float) -> None
         axes.set(xlim=(0, 108), xlabel="closeness to the real clips, 100 for equal; the line is the quality")
         axes.set_xticks(range(0, 101, 20))
         axes.set_title(f"quality {score:.0f} of 100: {band(score)}", pad=14)
-        save_figure(figure, file)
 
 
 def draw_training(file: Path, rows: Sequence[dict[str, Any]], weak: float, strong: float) -> None:
@@ -100,12 +86,9 @@ def draw_training(file: Path, rows: Sequence[dict[str, Any]], weak: float, stron
         weak: accuracy below which the discriminator makes more steps.
         strong: accuracy above which it makes fewer, or the generator more.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    with rc_context(STYLE):
-        figure = Figure(figsize=(10, 6.5), layout="constrained")
+    with picture(file, (10, 6.5)) as figure:
         (losses, accuracies), (ratio, steps) = figure.subplots(2, 2, sharex=True)
         sides = (("generator", GENERATOR_COLOUR), ("discriminator", DISCRIMINATOR_COLOUR))
         for name, colour in sides:
@@ -127,7 +110,6 @@ def draw_training(file: Path, rows: Sequence[dict[str, Any]], weak: float, stron
         for panel in (losses, accuracies, ratio, steps):
             panel.grid(axis="y", color="0.9")
             panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        save_figure(figure, file)
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, colour: str, label: str) -> None:
@@ -138,11 +120,7 @@ def _curve(axes: Axes, rows: Sequence[dict[str, Any]], name: str, colour: str, l
 
 def _draw_means(file: Path, real: np.ndarray, generated: np.ndarray, place: str, title: str) -> None:
     """Means and deviations over the first axis [N, places]."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7, 4), layout="constrained")
+    with picture(file, (7, 4)) as figure:
         axes = figure.add_subplot()
         for values, colour, label in _both(real, generated):
             mean, deviation = values.mean(0), values.std(0)
@@ -151,7 +129,6 @@ def _draw_means(file: Path, real: np.ndarray, generated: np.ndarray, place: str,
         axes.set(xlabel=place, ylabel="mean level, scaled", title=title)
         axes.grid(axis="y", color="0.9")
         axes.legend(frameon=False)
-        save_figure(figure, file)
 
 
 def _both(real: np.ndarray, generated: np.ndarray) -> list[tuple[np.ndarray, str, str]]:

@@ -20,6 +20,7 @@ from datasets.digests import digest_of
 from datasets.synthetic import CELL, Synthetic
 from tuning.checks import UserError
 from tuning.config import Config
+from tuning.text_stage import gpus_of_a_task
 
 if TYPE_CHECKING:
     import numpy as np
@@ -67,17 +68,18 @@ def prepare_synthetic(
 
     from datasets.reading import read_part
 
-    sealed = {clip.id for clip in split.val + split.test}
-    part = read_part(prepared, split.train, sealed)
-    assert sealed.isdisjoint(part.ids.tolist())
-    sources = {clip: prepared.digests[clip] for clip in part.ids.tolist()}
-    made = max(1, round(config.gan.clips_per_real * len(part)))
-    mark = _fingerprint(prepared, config, sources, part, made)
+    sources = {clip.id: prepared.digests[clip.id] for clip in split.train}
+    made = max(1, round(config.gan.clips_per_real * len(sources)))
+    mark = _fingerprint(prepared, config, sources, split, made)
     folder = storage.below(storage.absolute(config.data.prepared), CELL, mark)
     if storage.exists(folder, PROVENANCE):
         return folder
     on_begin()
-    task = ray.remote(num_cpus=1, num_gpus=1 if ray.cluster_resources().get("GPU", 0) >= 1 else 0)(_make)
+    sealed = {clip.id for clip in split.val + split.test}
+    part = read_part(prepared, split.train, sealed)
+    assert sealed.isdisjoint(part.ids.tolist())
+    assert sources.keys() == set(part.ids.tolist()), "a clip of the split has no features"
+    task = ray.remote(num_cpus=1, num_gpus=gpus_of_a_task())(_make)
     try:
         ray.get(task.remote(folder, config.model_dump(mode="json"), part, made, sources))
     except ray.exceptions.RayTaskError as error:
@@ -93,9 +95,12 @@ def quality_of(folder: str) -> dict[str, Any]:
     return found
 
 
-def _fingerprint(prepared: Prepared, config: Config, sources: dict[str, str], part: Part, made: int) -> str:
+def _fingerprint(prepared: Prepared, config: Config, sources: dict[str, str], split: Split, made: int) -> str:
     """Hash of all that the generated clips depend on."""
-    targets = [[clip, *values] for clip, values in zip(part.ids.tolist(), part.targets.tolist(), strict=True)]
+    import numpy as np
+
+    # As they are read back from shards, in float32.
+    targets = [[clip.id, *np.array(clip.targets, dtype=np.float32).tolist()] for clip in split.train]
     settings = config.gan.model_dump(mode="json")
     matters = [prepared.fingerprint, sorted(sources.items()), sorted(targets), settings, config.seed, made, VERSION]
     return digest_of(json.dumps(matters))[:16]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import io
 import math
-import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from tuning.faults import whole_or_absent
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,16 +41,13 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
         clips: what was counted, for the title.
     """
     import numpy as np
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     total = table.sum(axis=1, keepdims=True)
     shares = np.divide(table, total, out=np.zeros(table.shape), where=total > 0)
     names, size = [_short(name) for name in classes], len(classes)
     labels = [f"{name} ({count})" for name, count in zip(names, total[:, 0].tolist(), strict=True)]
-    with rc_context(STYLE):
-        side = max(0.62 * size, 2.5)
-        figure = Figure(figsize=(side + 2.8, side + 1.7), layout="constrained")
+    side = max(0.62 * size, 2.5)
+    with picture(file, (side + 2.8, side + 1.7)) as figure:
         axes = figure.add_subplot()
         image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         axes.spines[:].set_visible(False)
@@ -67,7 +66,6 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
         bar = figure.colorbar(image, ax=axes, shrink=0.8, format=lambda share, _: f"{share:.0%}")
         bar.set_label("share of the true class")
         bar.outline.set_visible(False)
-        save_figure(figure, file)
 
 
 def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_epoch: int | None, title: str) -> None:
@@ -82,14 +80,11 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
         best_epoch: marked in both.
         title: above the picture.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
     panels = 1 if metric == "val_loss" else 2
     folds = any(row.get("fold") for row in rows)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(7, 1.2 + 2.8 * panels), layout="constrained")
+    with picture(file, (7, 1.2 + 2.8 * panels)) as figure:
         axes = figure.subplots(panels, 1, sharex=True, squeeze=False)[:, 0]
         _curve(axes[0], rows, "train_loss", TRAIN_COLOUR, "training")
         _curve(axes[0], rows, "val_loss", VAL_COLOUR, "validation")
@@ -109,7 +104,6 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
         axes[-1].set_xlabel("inner folds, the mean over so many" if folds else "epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.suptitle(title)
-        save_figure(figure, file)
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, str]], name: str, colour: str, label: str) -> None:
@@ -147,13 +141,10 @@ def draw_scatter(
         title: above the picture.
     """
     import numpy as np
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
 
     columns = min(len(names), 3)
     lines = math.ceil(len(names) / columns)
-    with rc_context(STYLE):
-        figure = Figure(figsize=(3.9 * columns + 0.3, 4.2 * lines + 0.4), layout="constrained")
+    with picture(file, (3.9 * columns + 0.3, 4.2 * lines + 0.4)) as figure:
         panels = figure.subplots(lines, columns, squeeze=False).ravel()
         for axes, name, true, found in zip(panels, names, targets.T, outputs.T, strict=False):
             low, high = (float(pick([pick(true), pick(found)])) for pick in (np.min, np.max))
@@ -168,7 +159,6 @@ def draw_scatter(
         for axes in panels[len(names) :]:
             axes.set_visible(False)
         figure.suptitle(title)
-        save_figure(figure, file)
 
 
 def _short(name: str) -> str:
@@ -176,12 +166,18 @@ def _short(name: str) -> str:
     return name if len(name) <= LONGEST_NAME else f"{name[: half - 1]}…{name[-half:]}"
 
 
-def save_figure(figure: Figure, file: Path) -> None:
-    """Write whole or not at all."""
-    content = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in other scripts: boxes, no more
-        figure.savefig(content, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
-    partial = file.with_name(f".{file.name}.partial")
-    partial.write_bytes(content.getvalue())
-    os.replace(partial, file)
+@contextmanager
+def picture(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
+    """A figure of so many inches, in one style, that is written at the end, whole or not at all."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure
+        content = io.BytesIO()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in other scripts: boxes, no more
+            figure.savefig(content, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
+    with whole_or_absent(file) as partial:
+        partial.write_bytes(content.getvalue())

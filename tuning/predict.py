@@ -250,6 +250,7 @@ def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.n
 
     from datasets.features import extract
     from datasets.resident import collate
+    from tuning.training import model_inputs
 
     features = model.config.features
     rows = []
@@ -258,11 +259,10 @@ def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.n
         rows.append((index, num_valid, values))
     no_targets = np.zeros((len(rows), 1), dtype=np.float32)
     batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
-    inputs = [batch["features"], batch["num_frames"]]
     if needs_text(model.config):
-        inputs += text_batch(texts, model.config)
+        batch |= text_batch(texts, model.config)
     with torch.no_grad():
-        outputs: np.ndarray = model.model(*inputs).numpy()
+        outputs: np.ndarray = model.model(*model_inputs(batch, torch.device("cpu"))).numpy()
     return outputs
 
 

@@ -11,15 +11,16 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 from datasets import storage
 from datasets.corpus import Clip, Corpus
 from datasets.digests import digest_files, digest_of
-from datasets.quarantine import check_quarantine, write_quarantine
+from datasets.encoder import one_thread
 from datasets.shard_index import ShardIndex
 from datasets.shard_task import PLAIN, Rows, make_shard_of
-from datasets.shards import CLIPS_PER_SHARD, Prepared, ShardInfo, make_missing, wanted_shards
+from datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
 from tuning.encoders import DEMO, encoder_of, reads_text
@@ -60,10 +61,6 @@ def check_text(configs: Iterable[Config]) -> None:
         if not reads_text(config):
             continue
         settings: Any = config.model
-        if config.augment.mixup_prob > 0:
-            raise UserError(
-                f"augment.mixup_prob: expected 0 with model.name={settings.name}, whose texts can't be mixed"
-            )
         if settings.text_encoder == DEMO:
             if config.data.corpus != DEMO_CORPUS:
                 raise UserError(
@@ -112,7 +109,7 @@ def prepare_texts(
     files = {clip.id: _text(clip) for clip in corpus.clips}
     of_file, unreadable = digest_files(corpus.root, sorted(set(files.values())), prepared)
     digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
-    quarantine = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
+    reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
     encoder = encoder_of(config)
     mark = _fingerprint(encoder, settings)
     index = ShardIndex.read(storage.below(prepared, "texts", mark))
@@ -123,28 +120,16 @@ def prepare_texts(
         {PLAIN: index},
         wanted,
         {"text": asked},
-        lambda done: on_progress(len(quarantine) + done, len(corpus.clips)),
+        lambda done: on_progress(len(reasons) + done, len(corpus.clips)),
         task=make_text_shard,
         files=files,
-        num_gpus=0 if settings.text_input == "tokens" else _gpus(),
+        num_gpus=0 if settings.text_input == "tokens" else gpus_of_a_task(),
     )
-    records = [index.records[shard] for shard in wanted]
-    for record in records:
-        quarantine |= {clip: record.reasons[digest] for clip, digest in record.clips if digest in record.reasons}
-    table = write_quarantine(prepared, corpus, f"texts-{mark}", quarantine)
-    check_quarantine(cells, quarantine, table, config.data)
-    return Prepared(
-        root=index.folder,
-        fingerprint=mark,
-        shards=[ShardInfo(f"{r.shard}.parquet", r.cell, r.kept) for r in records if r.kept],
-        quarantine=[(clip.id, quarantine[clip.id]) for clip in corpus.clips if clip.id in quarantine],
-        quarantine_table=table,
-        digests={},  # songs with the same words are not the same recording
-        num_extracted=extracted[PLAIN],
-        num_reused=len(digests) - extracted[PLAIN],
-        num_frames=settings.max_tokens,
-        num_features=1,
+    found = collected(
+        *(corpus, cells, config.data, index, f"texts-{mark}", wanted, digests, reasons, extracted[PLAIN]),
+        shape=(settings.max_tokens, 1),
     )
+    return replace(found, digests={})  # songs with the same words are not the same recording
 
 
 def _text(clip: Clip) -> str:
@@ -152,8 +137,8 @@ def _text(clip: Clip) -> str:
     return clip.text
 
 
-def _gpus() -> float:
-    """What a task that runs the encoder asks for: a GPU where there is one."""
+def gpus_of_a_task() -> float:
+    """What a task that runs a network before the search asks for: a GPU where there is one."""
     import ray
 
     return 1 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1 else 0
@@ -200,14 +185,9 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
         numbers = np.zeros((max_tokens, 1), dtype=np.int32)
         numbers[: len(tokens), 0] = tokens
         return len(tokens), numbers
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # every core encodes texts of its own, and sums are the same on any machine
-    try:
-        with torch.inference_mode():
-            ids = torch.tensor([tokens], device=next(model.parameters()).device)
-            output = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].cpu().numpy()
-    finally:
-        torch.set_num_threads(threads)
+    with one_thread(), torch.inference_mode():
+        ids = torch.tensor([tokens], device=next(model.parameters()).device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].cpu().numpy()
     if wanted == "states":
         states = np.zeros((max_tokens, output.shape[1]), dtype=np.float32)
         states[: len(output)] = output
@@ -215,20 +195,16 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
     return 1, output[:1] if wanted == "cls" else output.mean(axis=0, keepdims=True)
 
 
-def text_batch(texts: Sequence[str], config: Config) -> list[Any]:
+def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
     """What a model reads of texts, `text` and `num_tokens` of a batch."""
     import numpy as np
 
     from datasets.text_data import Texts
 
-    settings: Any = config.model
-    rows = [encode_text(text, encoder_of(config), settings.max_tokens, settings.text_input) for text in texts]
-    values = np.stack([values for _, values in rows])
+    settings, encoder = cast(Any, config.model), encoder_of(config)
+    rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input) for text in texts]
     places = np.arange(len(rows))
-    is_tokens = settings.text_input == "tokens"
-    together = Texts(places, values[:, :, 0] if is_tokens else values, np.array([count for count, _ in rows]))
-    batch = together.batch(places)
-    return [batch["text"], batch["num_tokens"]]
+    return Texts.of(places, rows).batch(places)
 
 
 @functools.lru_cache(maxsize=1)

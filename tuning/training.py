@@ -223,10 +223,9 @@ class Training:
         return sum(loss_sums[1:], loss_sums[0])
 
     def _loss_sum(self, batch: Batch) -> torch.Tensor:
-        features = batch["features"].to(self.device, non_blocking=True)
         targets = batch["targets"].to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            outputs = self.forward(features, *_others(batch, self.device))
+            outputs = self.forward(*model_inputs(batch, self.device))
         losses = self.training_loss(outputs.float(), targets)
         if "partner_targets" in batch:  # every clip was mixed with another, whose loss counts for the rest
             partners = self.training_loss(outputs.float(), batch["partner_targets"].to(self.device))
@@ -241,7 +240,7 @@ class Training:
 
     def _outputs(self, batch: Batch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.model(batch["features"].to(self.device), *_others(batch, self.device)).float()
+            return self.model(*model_inputs(batch, self.device)).float()
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
@@ -366,10 +365,11 @@ def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
         torch.save(state, stream)
 
 
-def _others(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What a model reads beside the features, in the order of its arguments."""
+def model_inputs(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What a model reads of a batch, in the order of its arguments."""
+    features = batch["features"].to(device, non_blocking=True)
     # Numbers are left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
-    found = (batch["num_frames"],) if "num_frames" in batch else ()
+    found = (features, batch["num_frames"]) if "num_frames" in batch else (features,)
     return (*found, batch["text"].to(device, non_blocking=True), batch["num_tokens"]) if "text" in batch else found
 
 

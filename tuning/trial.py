@@ -83,10 +83,13 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
     name = config.search.second_metric
     assert name is not None
     model = build_model(config, cropped.num_features)
-    others: tuple[Any, ...] = ()
+    others: list[Any] = []
     if reads_text(config):
-        batch = next(iter(cropped.val_batches(1)))
-        others = batch["num_frames"], batch["text"], batch["num_tokens"]
+        import torch
+
+        from tuning.training import model_inputs
+
+        _, *others = model_inputs(next(iter(cropped.val_batches(1))), torch.device("cpu"))
     found = cost_of(model, name, config.features.num_frames, cropped.num_features, others)
     return lambda row: report(row | {name: found})
 

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from tuning import gan_plots
 
@@ -19,20 +18,6 @@ ROWS = [
     }
     for epoch in range(1, 6)
 ]
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Every figure that was saved."""
-    saved = []
-
-    def savefig(figure, *arguments, **options):
-        saved.append(figure)
-        return original(figure, *arguments, **options)
-
-    original = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 @pytest.fixture(scope="module")

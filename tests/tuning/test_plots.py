@@ -2,23 +2,8 @@
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure
 
 from tuning import plots
-
-
-@pytest.fixture
-def figures(monkeypatch):
-    """Every figure that was saved."""
-    saved = []
-
-    def savefig(figure, *arguments, **options):
-        saved.append(figure)
-        return original(figure, *arguments, **options)
-
-    original = Figure.savefig
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return saved
 
 
 def texts(axes):
