@@ -25,6 +25,12 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
+def prepared(tmp_path_factory) -> Path:
+    """Folder of prepared features that searches of several files share; what tests the preparing has its own."""
+    return tmp_path_factory.mktemp("prepared")
+
+
+@pytest.fixture(scope="session")
 def recordings() -> Path:
     """Folder with real corpora, which are not part of the project."""
     default = Path(__file__).parents[2] / "shared" / "data"

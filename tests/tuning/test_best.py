@@ -20,10 +20,10 @@ CLASSES = sorted(EMOTIONS)
 
 
 @pytest.fixture(scope="module")
-def job(ray_session, tmp_path_factory):
+def job(ray_session, tmp_path_factory, prepared):
     """Storage of a finished search and what its finalize printed."""
     folder = tmp_path_factory.mktemp("classes")
-    common = (f"storage={folder}", f"data.prepared={folder}/prepared", "name=ser", *TINY[1:3])
+    common = (f"storage={folder}", f"data.prepared={prepared}", "name=ser", *TINY[1:3])
     task = ("task.name=classification", "data.corpus=demo_speech", "features.num_frames=40", "search.metric=val_uar")
     plain = ("model.dense_dropout=0", "model.lstm_dropout=0", "model.conv_dropout=[0]", "training.epochs=3")
     arguments = (*common, *task, *plain, "search.num_trials=2")
@@ -93,13 +93,13 @@ def test_the_table_shows_the_metrics_of_classes(job, capsys):
     assert metrics["constant"]["test_uar"] == pytest.approx(0.2)
 
 
-def test_a_model_read_back_gives_the_saved_probabilities(job):
+def test_a_model_read_back_gives_the_saved_probabilities(job, prepared):
     state = torch.get_rng_state()
     model, config, labels, statistics, num_frames = load_best(job / "ser" / "best")
     assert num_frames == 40
     assert torch.equal(state, torch.get_rng_state())
     assert labels == CLASSES == config.task.classes and not model.training
-    settings, root = config.features, next((job / "prepared" / "corpora").iterdir())
+    settings, root = config.features, next((prepared / "corpora").glob("demo_speech-*"))
     rows = read(job / "ser" / "best" / "test_predictions.csv")
     assert len(rows) == 60
     for row in rows:

@@ -13,10 +13,10 @@ from tuning.checks import UserError
 
 
 @pytest.fixture(scope="module")
-def finished(ray_session, tmp_path_factory):
+def finished(ray_session, tmp_path_factory, prepared):
     """Folder of a finished search on the demo corpus."""
     folder = tmp_path_factory.mktemp("job")
-    arguments = (f"storage={folder}", f"data.prepared={folder}/prepared", "search.num_trials=2", *TINY)
+    arguments = (f"storage={folder}", f"data.prepared={prepared}", "search.num_trials=2", *TINY)
     run(*arguments)
     return folder / "crnn"
 
@@ -46,7 +46,7 @@ def test_the_winner_is_tested_once_and_the_look_is_recorded(finished, capsys):
     assert len(looks) == 2 and looks[0]["metrics"] == looks[1]["metrics"]  # the same seed, the same model
 
 
-def test_saved_weights_give_the_saved_predictions(finished):
+def test_saved_weights_give_the_saved_predictions(finished, prepared):
     import torch
     from omegaconf import OmegaConf
     from safetensors.torch import load_file
@@ -65,7 +65,7 @@ def test_saved_weights_give_the_saved_predictions(finished):
     model.load_state_dict(load_file(best / "model.safetensors"))
     model.eval()
     row = next(csv.DictReader((best / "test_predictions.csv").open()))
-    file = next((finished.parent / "prepared" / "corpora").iterdir()) / row["clip"]
+    file = next((prepared / "corpora").glob("demo-*")) / row["clip"]
     keep = num_samples(config.features.num_frames, config.features)
     waveform = decode(file.read_bytes(), config.features.sample_rate_hz, config.data, keep)
     values, _ = extract(waveform, config.features, config.features.num_frames)

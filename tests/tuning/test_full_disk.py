@@ -87,14 +87,11 @@ def row_of(epoch):
     return row | {"val_loss_best": 1 / epoch, "best_epoch": epoch, "finished": "all epochs" if epoch == 4 else ""}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("before", "how"),
-    [
-        pytest.param(True, "full", id="checkpoint-full"),
-        pytest.param(False, "read-only", id="row-read-only", marks=pytest.mark.slow),
-        pytest.param(True, "read-only", id="checkpoint-read-only", marks=pytest.mark.slow),
-        pytest.param(False, "full", id="row-full", marks=pytest.mark.slow),
-    ],
+    [(True, "full"), (False, "full"), (True, "read-only"), (False, "read-only")],
+    ids=["checkpoint-full", "row-full", "checkpoint-read-only", "row-read-only"],
 )
 def test_a_search_stops_and_goes_on_when_there_is_room_again(ray_session, disk, how, before, capfd):
     """The trial's checkpoint is the first that the disk refuses, or the driver's row of an epoch."""

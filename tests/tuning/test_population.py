@@ -30,15 +30,11 @@ def ranking(folder):
     return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    return tmp_path_factory.mktemp("prepared")
-
-
 def last(folder):
     return torch.load(folder / "checkpoints" / "last.pt", weights_only=True)
 
 
+@pytest.mark.slow
 def test_a_poor_trial_takes_over_in_a_search(ray_session, tmp_path, prepared):
     fewer = (*(a for a in SPACE if "num_trials" not in a), "search.num_trials=2", "search.exploit_share=0.5")
     run(*fewer, TINY[0], "training.epochs=3", f"storage={tmp_path}", f"data.prepared={prepared}")

@@ -14,7 +14,7 @@ from tuning import finalize, predict
 
 
 @pytest.fixture(scope="module")
-def job(ray_session, tmp_path_factory):
+def job(ray_session, tmp_path_factory, prepared):
     """Storage of a finalised search over lengths, rates and classes; two models predict together."""
     folder = tmp_path_factory.mktemp("predict")
     space = folder / "space.yaml"
@@ -25,7 +25,7 @@ def job(ray_session, tmp_path_factory):
         "  {features.num_frames: 24, features.sample_rate_hz: 22050}]}\n"
     )
     task = ("task.name=classification", "data.corpus=demo_speech", "name=speech")
-    run(f"space={space}", f"storage={folder}", f"data.prepared={folder}/prepared", *task, *TINY[1:])
+    run(f"space={space}", f"storage={folder}", f"data.prepared={prepared}", *task, *TINY[1:])
     assert finalize.main([str(folder / "speech"), "ensemble=2"]) == 0
     return folder
 
@@ -36,30 +36,30 @@ def best(job, tmp_path):
     return shutil.copytree(job / "speech" / "best", tmp_path / "best")
 
 
-def recordings(job):
+@pytest.fixture
+def tested(job, prepared):
     """The test clips' files, by clip, with what finalize wrote of them."""
     rows = list(csv.DictReader((job / "speech" / "best" / "test_predictions.csv").open()))
-    root = next((job / "prepared" / "corpora").iterdir())
+    root = next((prepared / "corpora").glob("demo_speech-*"))
     return {root / row["clip"]: row for row in rows}
 
 
-def test_test_clips_get_what_finalize_said_of_them(job, best, tmp_path, capsys):
-    wanted = recordings(job)
+def test_test_clips_get_what_finalize_said_of_them(tested, best, tmp_path, capsys):
     out = tmp_path / "found.csv"
-    assert predict.main([str(best), *map(str, wanted), f"out={out}"]) == 0
-    assert f"predictions of {len(wanted)} recordings: {out}" in capsys.readouterr().out
+    assert predict.main([str(best), *map(str, tested), f"out={out}"]) == 0
+    assert f"predictions of {len(tested)} recordings: {out}" in capsys.readouterr().out
     found = list(csv.DictReader(out.open()))
-    assert [row["file"] for row in found] == [str(file) for file in wanted]
+    assert [row["file"] for row in found] == [str(file) for file in tested]
     classes = json.loads((best / "labels.json").read_text())["classes"]
-    for row, said in zip(found, wanted.values(), strict=True):
+    for row, said in zip(found, tested.values(), strict=True):
         assert row["predicted"] == said["predicted"]
         for name in ("confidence", *(f"p_{label}" for label in classes)):
             assert float(row[name]) == pytest.approx(float(said[name]), abs=1e-5)
 
 
-def test_a_long_recording_in_windows(job, best, tmp_path, capsys):
+def test_a_long_recording_in_windows(tested, best, tmp_path, capsys):
     """A clip, silence, another clip: windows are as long as the longest member hears, the last ends at the end."""
-    first, second = list(recordings(job))[:2]
+    first, second = list(tested)[:2]
     parts = [soundfile.read(first)[0], np.zeros(5 * 16000), soundfile.read(second)[0]]
     long = tmp_path / "long.flac"
     soundfile.write(long, np.concatenate(parts), 16000)
@@ -79,9 +79,9 @@ def test_a_long_recording_in_windows(job, best, tmp_path, capsys):
     assert all(0.2 <= row["confidence"] <= 1 for row in rows if row not in silent)
 
 
-def test_without_steps_the_middle_is_judged(job, best, tmp_path, capsys):
+def test_without_steps_the_middle_is_judged(tested, best, tmp_path, capsys):
     """What lies beyond the middle window changes nothing."""
-    sound, rate = soundfile.read(next(iter(recordings(job))))
+    sound, rate = soundfile.read(next(iter(tested)))
     sound = np.concatenate([sound] * 3)
     keep = 39 * 800
     start = (len(sound) - keep) // 2
@@ -96,17 +96,17 @@ def test_without_steps_the_middle_is_judged(job, best, tmp_path, capsys):
     assert rows[0]["end_seconds"] - rows[0]["start_seconds"] == pytest.approx(39 * 800 / 16000, abs=1e-3)
 
 
-def test_a_table_is_printed(job, best, capsys):
-    file = next(iter(recordings(job)))
+def test_a_table_is_printed(tested, best, capsys):
+    file = next(iter(tested))
     assert predict.main([str(best), str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split()[:5] == ["file", "start,", "s", "end,", "s"] and lines[1].startswith(str(file))
 
 
-def test_a_recording_that_cannot_be_used_stops_no_other(job, best, tmp_path, capsys):
+def test_a_recording_that_cannot_be_used_stops_no_other(tested, best, tmp_path, capsys):
     bad = tmp_path / "bad.wav"
     bad.write_bytes(b"RIFF\x00\x00")
-    file = next(iter(recordings(job)))
+    file = next(iter(tested))
     assert predict.main([str(best), str(bad), str(file), "format=csv"]) == 2
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 2 and str(file) in printed.out
@@ -133,16 +133,16 @@ def test_wrong_input_is_refused_in_one_message(best, capsys, arguments, message)
     assert printed.out == "" and printed.err.startswith("error: ") and message.format(best=best) in printed.err
 
 
-def test_a_model_made_with_other_features_is_refused(job, best, capsys):
+def test_a_model_made_with_other_features_is_refused(tested, best, capsys):
     config = best / "config.yaml"
     config.write_text(config.read_text().replace("hop_samples: 800", "hop_samples: 400"))
-    assert predict.main([str(best), str(next(iter(recordings(job))))]) == 2
+    assert predict.main([str(best), str(next(iter(tested)))]) == 2
     error = capsys.readouterr().err
     assert "features.json: expected the features of config.yaml, got a model made with others" in error
     assert "features.hop_samples is 400 there and 800 here" in error
 
 
-def test_a_model_whose_weights_are_gone_is_refused(job, best, capsys):
+def test_a_model_whose_weights_are_gone_is_refused(tested, best, capsys):
     (best / "model.safetensors").unlink()
-    assert predict.main([str(best), str(next(iter(recordings(job))))]) == 2
+    assert predict.main([str(best), str(next(iter(tested)))]) == 2
     assert f"{Path(best) / 'model.safetensors'}: expected weights in safetensors" in capsys.readouterr().err

@@ -11,10 +11,10 @@ from tuning.search.folder import SearchFolder
 
 
 @pytest.fixture(scope="module")
-def searches(ray_session, tmp_path_factory):
+def searches(ray_session, tmp_path_factory, prepared):
     """Storage of three searches: stopped by ASHA, inner folds, and an augmented one."""
     storage = tmp_path_factory.mktemp("reproduce")
-    common = (f"storage={storage}", f"data.prepared={storage}/prepared", *TINY[:3])
+    common = (f"storage={storage}", f"data.prepared={prepared}", *TINY[:3])
     asha = ("search.scheduler=asha", "search.grace_epochs=1", "search.num_trials=4", "training.epochs=4")
     run("name=asha", "search.reduction_factor=2", *asha, *common)
     run("name=folds", "split.inner_folds=3", "search.num_trials=1", "training.epochs=2", *common)

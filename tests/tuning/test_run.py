@@ -11,12 +11,6 @@ import pytest
 from tests.command import TINY, run, start, wait_until
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory):
-    """Folder of prepared features that the commands of this file share."""
-    return tmp_path_factory.mktemp("prepared")
-
-
 def ranking(folder):
     return list(csv.DictReader((folder / "leaderboard.csv").open()))
 
@@ -83,8 +77,9 @@ def test_a_changed_space_is_refused_with_the_difference(grid):
 
 
 @pytest.mark.slow
-def test_another_search_prepares_nothing_and_a_changed_feature_prepares_anew(tmp_path, grid, prepared):
-    common = (f"storage={tmp_path}", f"data.prepared={prepared}", *TINY)
+def test_another_search_prepares_nothing_and_a_changed_feature_prepares_anew(ray_session, tmp_path):
+    common = (f"storage={tmp_path}", f"data.prepared={tmp_path / 'prepared'}", *TINY)
+    run(*common, "search.num_trials=1")
     output = run(*common, "name=again", "search.num_trials=1")
     assert "nothing to prepare: all 240 recordings are reused" in output
     output = run(*common, "name=other", "features.num_mfcc=20", "search.num_trials=1")
@@ -129,8 +124,8 @@ def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, t
 
 
 def test_same_seed_same_losses_at_any_concurrency(ray_session, tmp_path, prepared):
-    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=4", "features.num_frames=32")
-    common += ("training.epochs=3", "model.conv_filters={choice: [[8, 16], [16, 16]]}")
+    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=3", "features.num_frames=16")
+    common += ("training.epochs=2", "model.conv_filters={choice: [[8, 16], [16, 16]]}")
     run(*common, "name=one", "search.max_concurrent=1")
     run(*common, "name=two", "search.max_concurrent=2")
     run(*common, "name=other", "search.max_concurrent=2", "seed=43")
