@@ -57,9 +57,6 @@ class Lease:
         if others := self._others():
             self.release()
             self._refuse(next(iter(others.values()))[0])
-        for file in storage.list_files(self.location):  # of drivers that are no more
-            if file.endswith(HELD) and file != self.owner + HELD:
-                storage.delete(self.location, file)
 
     def renew(self) -> None:
         """Say that this driver is alive."""
@@ -80,14 +77,21 @@ class Lease:
         storage.delete(self.location, self.owner + HELD)
 
     def _others(self) -> dict[str, tuple[str, int]]:
-        """Fresh leases of others: who they are and when they were last renewed, in the store's time."""
+        """Fresh leases of others: who they are and when they were last renewed, in the store's time.
+
+        What drivers that are no more left behind, also one that was killed while it looked, is deleted.
+        """
         storage.write_bytes(self.location, self.owner + CLOCK, b"-")
         files = storage.list_files(self.location)
         now = files.pop(self.owner + CLOCK).mtime_ns
         storage.delete(self.location, self.owner + CLOCK)
         fresh = {}
         for file, stat in files.items():
-            if file.endswith(HELD) and file != self.owner + HELD and now - stat.mtime_ns < EXPIRY_SECONDS * 1e9:
+            if file == self.owner + HELD:
+                continue
+            if now - stat.mtime_ns >= EXPIRY_SECONDS * 1e9:
+                storage.delete(self.location, file)
+            elif file.endswith(HELD):
                 try:
                     fresh[file] = (storage.read_bytes(self.location, file).decode(), stat.mtime_ns)
                 except FileNotFoundError:  # given back since the listing
