@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from collections.abc import Iterator, Sequence
@@ -175,9 +174,6 @@ def picture(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained")
         yield figure
-        content = io.BytesIO()
-        with warnings.catch_warnings():
+        with whole_or_absent(file) as partial, warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in other scripts: boxes, no more
-            figure.savefig(content, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)
-    with whole_or_absent(file) as partial:
-        partial.write_bytes(content.getvalue())
+            figure.savefig(partial, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)

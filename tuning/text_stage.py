@@ -125,11 +125,12 @@ def prepare_texts(
         files=files,
         num_gpus=0 if settings.text_input == "tokens" else gpus_of_a_task(),
     )
+    shape = (settings.max_tokens, 1)
     found = collected(
-        *(corpus, cells, config.data, index, f"texts-{mark}", wanted, digests, reasons, extracted[PLAIN]),
-        shape=(settings.max_tokens, 1),
+        corpus, cells, config.data, index, f"texts-{mark}", wanted, digests, reasons, extracted[PLAIN], shape
     )
-    return replace(found, digests={})  # songs with the same words are not the same recording
+    # No digests: songs with the same words are not the same recording.
+    return replace(found, fingerprint=mark, digests={})
 
 
 def _text(clip: Clip) -> str:

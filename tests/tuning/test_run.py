@@ -124,8 +124,8 @@ def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, t
 
 
 def test_same_seed_same_losses_at_any_concurrency(ray_session, tmp_path, prepared):
-    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=3", "features.num_frames=16")
-    common += ("training.epochs=2", "model.conv_filters={choice: [[8, 16], [16, 16]]}")
+    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=4", "features.num_frames=32")
+    common += ("training.epochs=3", "model.conv_filters={choice: [[8, 16], [16, 16]]}")
     run(*common, "name=one", "search.max_concurrent=1")
     run(*common, "name=two", "search.max_concurrent=2")
     run(*common, "name=other", "search.max_concurrent=2", "seed=43")
