@@ -3,8 +3,6 @@
 import io
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 
 TINY = (
@@ -31,13 +29,3 @@ def run(*arguments: str, code: int = 0) -> str:
     assert found == code, f"exit code {found}\n{output.getvalue()}"
     assert "Traceback" not in output.getvalue()
     return output.getvalue()
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    """Wait for a condition while a process runs."""
-    for _ in range(1200):
-        if condition():
-            return
-        assert process.poll() is None, f"ended before: {process.communicate()}"
-        time.sleep(0.1)  # between two looks at another process's files
-    raise AssertionError("not within two minutes")

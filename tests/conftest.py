@@ -8,6 +8,8 @@ import pytest
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # One thread each, as in a trial: two cores are shared by several processes here.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How long Ray waits for a node that it starts: this machine may be busy.
+os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 
 
 @pytest.fixture(scope="session")

@@ -11,8 +11,9 @@ import sys
 import pytest
 
 from datasets import storage
-from tests.command import TINY, wait_until
+from tests.command import TINY
 from tests.s3 import s3_server
+from tests.waiting import PATIENCE, wait_until
 from tuning.search.folder import read_progress
 from tuning.search.mirror import mirror_root
 from tuning.uploads import TrialUploads
@@ -41,7 +42,7 @@ def command(module, *arguments):
 
 
 def complete(s3, module, *arguments):
-    done = subprocess.run(command(module, *arguments), env=s3, capture_output=True, text=True, timeout=600)
+    done = subprocess.run(command(module, *arguments), env=s3, capture_output=True, text=True, timeout=PATIENCE)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 

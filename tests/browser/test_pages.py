@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import TINY, run
+from tests.waiting import PATIENCE
 from tests.written_search import write_search
 
 pytestmark = pytest.mark.slow
@@ -161,7 +162,7 @@ def test_a_report_of_a_thousand_trials_runs_no_text_of_the_user(browser, tmp_pat
 def asked(address):
     """What a server answers; None while it is not there yet."""
     try:
-        with urllib.request.urlopen(address, timeout=30) as answer:
+        with urllib.request.urlopen(address, timeout=PATIENCE) as answer:
             return json.load(answer)
     except urllib.error.URLError:
         return None

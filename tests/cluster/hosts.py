@@ -13,11 +13,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import PATIENCE, wait_until
 
 PROJECT = Path(__file__).parents[2]
 PYTHON = Path(sys.executable)
@@ -27,7 +28,7 @@ SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/l
 
 def run(*command: object, **options) -> subprocess.CompletedProcess[str]:
     """A command that must succeed; what it printed is in the error otherwise."""
-    options = {"check": True, "timeout": 60} | options
+    options = {"check": True, "timeout": PATIENCE} | options
     check = options.pop("check")
     words = [str(word) for word in command]
     done = subprocess.run(words, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **options)
@@ -61,11 +62,15 @@ class Host:
     home: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def ssh(self, key: Path, command: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def ssh(self, key: Path, command: str) -> subprocess.CompletedProcess[str]:
         """Run a command as `ray exec` does: in a login shell that reads ~/.bashrc."""
         options = ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
         script = f"bash --login -i -c {shlex.quote('source ~/.bashrc; ' + command)}"
-        return run("ssh", *options, "-i", key, f"root@{self.address}", script, check=False, timeout=timeout)
+        return run("ssh", *options, "-i", key, f"root@{self.address}", script, check=False)
+
+    def processes(self, key: Path) -> str:
+        """What runs on it."""
+        return self.ssh(key, "ps ax").stdout
 
     def nodes(self, key: Path) -> set[str]:
         """Addresses of the Ray nodes that this head knows."""
@@ -75,12 +80,9 @@ class Host:
         assert lines, done.stdout
         return {node["NodeManagerAddress"] for node in json.loads(lines[0].removeprefix("NODES")) if node["Alive"]}
 
-    def wait_for_nodes(self, key: Path, wanted: set[str], seconds: float = 300) -> None:
+    def wait_for_nodes(self, key: Path, wanted: set[str]) -> None:
         """Wait until exactly these nodes make up the cluster of this head."""
-        deadline = time.monotonic() + seconds
-        while (found := self.nodes(key)) != wanted:
-            assert time.monotonic() < deadline, f"{found}, expected {wanted}\n{self.autoscaler_log()}"
-            time.sleep(2)
+        wait_until(lambda: self.nodes(key) == wanted, told=self.autoscaler_log)
 
     def was_set_up(self) -> None:
         """Check what the setup commands of our files leave on every node."""
@@ -166,10 +168,7 @@ class Hosts:
                  "sh", "-c", script],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 30
-        while host.ssh(self.key, "true").returncode:
-            assert time.monotonic() < deadline, (home / "sshd.log").read_text()
-            time.sleep(0.3)
+        wait_until(lambda: host.ssh(self.key, "true").returncode == 0, told=(home / "sshd.log").read_text)
         return host
 
     def answer_to(self, host: Host, *addresses: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import uuid
@@ -15,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tests.cluster.hosts import PYTHON
+from tests.waiting import PATIENCE, wait_until
 
 MARK = "TUNING_TEST_CLUSTER"
 
@@ -48,7 +48,8 @@ def started_head(
     """
     mark = uuid.uuid4().hex
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    head = Head(kept | {"RAY_USAGE_STATS_ENABLED": "0"} | environment | {MARK: mark})
+    kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    head = Head(kept | environment | {MARK: mark})
     before(head)
     # The path of a socket below it has at most 107 characters.
     folder = Path(tempfile.mkdtemp(prefix="aeray", dir="/tmp"))
@@ -62,10 +63,11 @@ def started_head(
     with log.open("wb") as stream:
         process = subprocess.Popen(command, env=head.environment, stdout=stream, stderr=stream, start_new_session=True)
     try:
-        deadline = time.monotonic() + 120
-        while "Ray runtime started" not in log.read_text() or (dashboard and not answers(head.dashboard)):
-            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.5)
+        wait_until(
+            lambda: "Ray runtime started" in log.read_text() and (not dashboard or answers(head.dashboard)),
+            process,
+            log.read_text,
+        )
         yield head
     finally:
         process.send_signal(signal.SIGTERM)
@@ -74,7 +76,7 @@ def started_head(
         for number in marked(mark):
             with suppress(ProcessLookupError):
                 os.kill(number, signal.SIGKILL)
-        process.wait(timeout=20)
+        process.wait(timeout=PATIENCE)
         shutil.rmtree(folder, ignore_errors=True)
 
 

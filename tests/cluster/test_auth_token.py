@@ -8,6 +8,7 @@ import pytest
 from tests.cluster.hosts import PYTHON, TOKEN, copy_project
 from tests.cluster.ray_heads import started_head
 from tests.command import TINY
+from tests.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -30,7 +31,7 @@ def submit(head, home, mode, *words):
         *(words or ("--", "echo", "it", "ran")),
     ]
     environment = head.environment | {"HOME": home, "RAY_AUTH_MODE": mode}
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=400)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def test_a_job_without_the_token_is_refused(tmp_path):

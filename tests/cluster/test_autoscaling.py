@@ -8,13 +8,13 @@ import csv
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import yaml
 
 from tests.cluster.ray_heads import started_head
 from tests.command import TINY
+from tests.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -56,15 +56,12 @@ def test_the_cluster_grows_with_the_search_and_shrinks_after_it(tmp_path):
             capture_output=True,
             text=True,
             check=False,
-            timeout=600,
+            timeout=PATIENCE,
         )
         print(done.stdout)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"1 CPU per trial, {WORKERS} at once" in done.stdout
-        deadline = time.monotonic() + 180
-        while alive(head.address) > 1:
-            assert time.monotonic() < deadline, "the nodes were not given back"
-            time.sleep(1)
+        wait_until(lambda: alive(head.address) == 1)  # the nodes are given back
         ended.set()
         watching.join()
         assert max(sizes) == 1 + WORKERS

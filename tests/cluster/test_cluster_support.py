@@ -11,6 +11,7 @@ import yaml
 
 from tests.cluster.hosts import PROJECT, copy_project
 from tests.cluster.ray_heads import started_head
+from tests.waiting import PATIENCE
 from tuning.checks import UserError
 from tuning.config import Config, parse_config
 from tuning.search import cluster
@@ -148,7 +149,7 @@ def test_starting_ray_here_leaves_a_guarded_token(tmp_path):
     code = "from tuning.search.resources import start_ray; from tuning.config import Config; start_ray(Config()); "
     code += "import ray; print(ray.get(ray.remote(lambda: 'works').remote()))"
     command = [sys.executable, "-c", code]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=180)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0 and "works" in done.stdout, done.stderr
     assert rights(tmp_path / ".ray" / "auth_token") == 0o600
 
@@ -167,5 +168,5 @@ def test_a_worker_imports_what_the_driver_has(tmp_path):
         environment = head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(project)}
         command = [sys.executable, "-c", code]
         options = {"cwd": elsewhere, "env": environment, "capture_output": True, "text": True, "check": False}
-        done = subprocess.run(command, timeout=240, **options)
+        done = subprocess.run(command, timeout=PATIENCE, **options)
     assert done.returncode == 0 and "of the driver" in done.stdout, done.stderr

@@ -7,7 +7,6 @@ for), a GPU.
 
 import subprocess
 import threading
-import time
 from dataclasses import dataclass, field
 
 import pytest
@@ -15,6 +14,7 @@ import yaml
 
 from tests.cluster.hosts import PROJECT, PYTHON, Host, Hosts, copy_project, need_hosts, run, users_machine
 from tests.cluster.ray_heads import answers, free_port
+from tests.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -79,10 +79,7 @@ def cloud(tmp_path):
         hosts.variables = KEYS | {"AWS_ENDPOINT_URL": cloud.endpoint}
         for _ in range(2):
             hosts.add()
-        deadline = time.monotonic() + 60
-        while not answers(cloud.endpoint):
-            assert time.monotonic() < deadline, (tmp_path / "moto.log").read_text()
-            time.sleep(0.5)
+        wait_until(lambda: answers(cloud.endpoint), server, (tmp_path / "moto.log").read_text)
         booting = threading.Thread(target=cloud.boot, daemon=True)
         booting.start()
         yield cloud
@@ -114,7 +111,7 @@ def test_every_step_of_up_and_down(cloud, tmp_path):
     options = {"cwd": project, "env": environment}
     ray = PYTHON.parent / "ray"
 
-    up = run(ray, "up", "-y", file, timeout=420, **options).stdout
+    up = run(ray, "up", "-y", file, **options).stdout
     print(up)
     assert not cloud.failed, cloud.failed
     for step in range(1, 8):
@@ -132,9 +129,9 @@ def test_every_step_of_up_and_down(cloud, tmp_path):
     assert "MPS" not in up
     capacity = "from tuning.search.resources import *; from tuning.config import Config; start_ray(Config()); "
     capacity += "print(cluster_resources())"
-    done = run(ray, "exec", file, f"python -c '{capacity}'", timeout=120, **options).stdout
+    done = run(ray, "exec", file, f"python -c '{capacity}'", **options).stdout
     # One worker is there, eight of 8 CPUs and a GPU each may come.
     assert "(64.0, 8.0)" in done
 
-    print(run(ray, "down", "-y", file, timeout=240, **options).stdout)
+    print(run(ray, "down", "-y", file, **options).stdout)
     assert {found["State"]["Name"] for found in cloud.instances()} <= {"shutting-down", "terminated"}

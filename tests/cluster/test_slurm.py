@@ -55,7 +55,7 @@ def test_a_search_within_one_job(hosts, tmp_path):
     given = " ".join(f"{name}='{value}'" for name, value in variables.items())
     command = f"env {given} bash {project}/deploy/slurm.sh space=crnn search.num_trials=3 {' '.join(map(repr, TINY))}"
     # The batch script itself runs on the first node.
-    done = hosts.hosts[0].ssh(hosts.key, command, timeout=600)
+    done = hosts.hosts[0].ssh(hosts.key, command)
     print(done.stdout)
     assert done.returncode == 0, done.stdout
     assert "1 CPU per trial, 2 at once" in done.stdout

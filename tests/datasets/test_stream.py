@@ -17,6 +17,7 @@ from datasets.settings import AugmentSettings, DataSettings, SplitSettings
 from datasets.shards import prepare
 from datasets.splits import cells, split_clips
 from datasets.stream import StreamedData, choose_loading, num_bytes, open_data
+from tests.waiting import PATIENCE
 
 FRAMES = 24
 NUM_CLIPS = 40
@@ -210,7 +211,7 @@ def test_streams_while_trials_hold_every_cpu(streamed):
     def trial(data):
         return [sum(len(batch["targets"]) for batch in data.train_batches(epoch, 5, 0)) for epoch in range(2)]
 
-    assert ray.get(trial.remote(streamed), timeout=60) == [24, 24]
+    assert ray.get(trial.remote(streamed), timeout=PATIENCE) == [24, 24]
 
 
 def test_a_slow_shard_does_not_change_the_order(streamed, monkeypatch, ray_session):

@@ -60,7 +60,6 @@ def kill_busy_node(cluster, nodes, folder, killed):
 
 def main(storage):
     """Search, kill, and tell what every trial trained where."""
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a machine that others use
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Lost nodes are noticed after three seconds, not after thirty.

@@ -48,7 +48,7 @@ def groups():
     """States of the placement groups that are there, and the CPUs that are free, once they came to rest."""
     import ray
 
-    for _ in range(60):
+    for _ in range(600):
         left = [g["state"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
         free = ray.available_resources().get("CPU", 0.0)
         if not left and free == 2.0:
@@ -63,7 +63,6 @@ def search(storage):
 
     from tuning.search.resources import ENVIRONMENT
 
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a machine that others use
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.init(address="local", num_cpus=2, log_to_driver=False, logging_level="ERROR")

@@ -4,13 +4,13 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.s3 import s3_server
+from tests.waiting import wait_until
 from tuning import doctor
 from tuning.checkup import access, cluster_file, gpus, machine, nodes, stores
 
@@ -218,10 +218,7 @@ def test_mps_where_trials_share_a_gpu(tmp_path):
     shutil.copy(shutil.which("sleep"), tmp_path / "nvidia-cuda-mps-control")
     daemon = subprocess.Popen([tmp_path / "nvidia-cuda-mps-control", "60"])
     try:
-        for _ in range(100):
-            if gpus.check_mps(0.25).level == "ok":
-                break
-            time.sleep(0.05)  # a process that has just begun has no name for a moment
+        wait_until(lambda: gpus.check_mps(0.25).level == "ok")  # one that has just begun has no name for a moment
         assert gpus.check_mps(0.25) == ("ok", "mps", "runs; 4 trials share a GPU", "")
     finally:
         daemon.kill()

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.waiting import PATIENCE
+
 
 @pytest.mark.slow
 def test_trials_of_a_killed_node_go_on_elsewhere_from_their_checkpoints(tmp_path):
     script = Path(__file__).with_name("cluster_search.py")
     command = [sys.executable, str(script), str(tmp_path)]
     root = script.parents[2]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root, timeout=PATIENCE)
     assert done.returncode == 0, done.stderr[-3000:]
     # Ray may print after the script has.
     found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))

@@ -4,11 +4,11 @@ order, who may work on it, and what another machine finds."""
 import json
 import shutil
 import threading
-import time
 
 import pytest
 
 from datasets import storage
+from tests.waiting import PATIENCE, wait_until
 from tuning.checks import UserError
 from tuning.plan import make_plan
 from tuning.search import lease, mirror
@@ -53,10 +53,7 @@ def test_what_is_written_is_in_the_bucket_while_the_search_runs(bucket):
     with open_folder(bucket, "s") as folder:
         begin(folder)
         run_a_trial(folder)
-        for _ in range(200):
-            if "trials/0001/result.json" in content(bucket):
-                break
-            time.sleep(0.05)  # until the thread has uploaded
+        wait_until(lambda: "trials/0001/result.json" in content(bucket))
         assert content(bucket) == {
             *("config.yaml", "fingerprint.json", "study.journal"),
             *(f"trials/0001/{name}" for name in ("params.json", "progress.csv", "error.txt", "result.json")),
@@ -107,9 +104,8 @@ def test_a_kill_between_any_two_uploads_leaves_no_trial_without_its_study(bucket
     """Each prefix of the uploads is a state that a search can go on from."""
     written = []
     upload = storage.write_bytes
+    monkeypatch.setattr(mirror, "INTERVAL", 1e6)
     with open_folder(bucket, "s") as folder:
-        monkeypatch.setattr(mirror, "INTERVAL", 60)
-        time.sleep(0.2)  # until the thread has seen the new interval
         begin(folder)
         run_a_trial(folder)
         run_a_trial(folder, 2)
@@ -248,7 +244,7 @@ def test_a_second_driver_on_another_machine_is_refused(bucket, tmp_path, monkeyp
 
 
 def test_a_dead_drivers_lease_expires(bucket, monkeypatch):
-    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 1.0)
+    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 3.0)
     storage.write_bytes(f"{bucket}/.s.lease", "gone.clock", b"-")  # it was killed while it looked at the time
     Lease(f"{bucket}/.s.lease", "gone", "s").renew()
     said = []
@@ -276,10 +272,8 @@ def contest(location):
             refused.set()
             return
         won.append(who)
-        for _ in range(100):  # alive while the other looks, for two seconds if it does not give way
+        while not refused.wait(0.02) and len(won) < 2:  # alive while the other looks
             own.renew()
-            if refused.wait(0.02):
-                return
 
     threads = [threading.Thread(target=contend, args=(who,)) for who in ("one", "two")]
     for thread in threads:
@@ -298,7 +292,7 @@ def test_a_driver_that_slept_gives_way(bucket, monkeypatch):
     begin(folder)
     folder.flush()
     Lease(folder._lease.location, "other", "s").renew()
-    assert told.wait(timeout=20)
+    assert told.wait(PATIENCE)
     write_text(folder.path / "config.yaml", "seed: 9\n")
     with pytest.raises(UserError, match="another process that took it over"):
         folder.__exit__()

@@ -1,11 +1,11 @@
 """A search in MLflow: read back by MLflow's own client, the figures are those of progress.csv, each of them once."""
 
 import importlib.util
-import time
 
 import pytest
 
 from tests.tuning.test_status import ARGUMENTS, write_search, write_trial
+from tests.waiting import wait_until
 from tuning.checks import UserError
 from tuning.plan import make_plan
 from tuning.search.folder import SearchFolder, read_progress
@@ -103,10 +103,7 @@ def test_a_server_that_is_gone_is_one_note(folder, monkeypatch):
     write_search(folder)
     notes = []
     with Tracking("http://127.0.0.1:9", folder, notes.append):
-        for _ in range(300):
-            if notes:
-                break
-            time.sleep(0.1)  # until the thread has tried
+        wait_until(lambda: bool(notes))  # the thread has tried
     assert len(notes) == 1 and notes[0].startswith("mlflow: not logged, tried again later")
 
 

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from tests.waiting import PATIENCE
 from tuning.checks import UserError
 from tuning.plan import make_plan
 
@@ -68,7 +69,7 @@ def test_own_model_and_corpus_are_searched(folder):
         "model: {name: 'own_model:Mean', width: {choice: [4, 8]}}\n"
         "training: {epochs: 2}\nsearch: {algorithm: random, num_trials: 2}\n"
     )
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = list(csv.DictReader((folder / "results" / "own" / "leaderboard.csv").open()))
     assert {row["model.width"] for row in rows} == {"4", "8"} and {row["status"] for row in rows} == {"done"}

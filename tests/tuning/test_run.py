@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from tests.command import TINY, run, start, wait_until
+from tests.command import TINY, run, start
+from tests.waiting import PATIENCE, wait_until
 
 
 def ranking(folder):
@@ -109,7 +110,7 @@ def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, t
     second = run(*arguments, code=2)
     assert "name: expected a search that nobody works on, got 'cut'" in second and f"process {process.pid}" in second
     process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in errors
     assert "to go on: python -m tuning.run" in output
     cut = {row["trial"]: row for row in ranking(tmp_path / "cut")}

@@ -9,7 +9,8 @@ import urllib.request
 
 import pytest
 
-from tests.command import TINY, start, wait_until
+from tests.command import TINY, start
+from tests.waiting import PATIENCE, wait_until
 
 STATUSES = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
 
@@ -30,7 +31,7 @@ class Board:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(f"{self.address}/data/plugin/{path}", data=data)
         request.add_header("Content-Type", "application/json")
-        with urllib.request.urlopen(request, timeout=30) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             return json.load(answer)
 
     def scalars(self, tag):
@@ -94,7 +95,7 @@ def test_curves_and_hyperparameters_of_every_trial(tmp_path, board):
     assert not (trials / "0003" / "result.json").exists(), "the search was over before TensorBoard was asked"
     assert "model.lstm_dropout" in live["trials/0001"][0] and "best/val_loss" in live["trials/0001"][1]
 
-    output, errors = process.communicate(timeout=120)
+    output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, output + errors
     server = Board(tmp_path / "crnn")
 

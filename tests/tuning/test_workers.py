@@ -18,6 +18,7 @@ from models.crnn import CRNN
 from models.ser import SER
 from models.settings import CRNNSettings, SERSettings
 from tests.tuning.test_training import Clips, config_of, rows_of, without_seconds
+from tests.waiting import PATIENCE
 from tuning.tasks import task_of
 from tuning.training import Training
 from tuning.workers import worker_error
@@ -126,7 +127,7 @@ def test_of_several_workers_errors_the_one_that_tells_most_is_passed_on():
 def test_a_search_with_groups_stops_trials_survives_a_lost_worker_and_leaves_no_group(tmp_path):
     script = Path(__file__).with_name("group_search.py")
     command = [sys.executable, str(script), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=600)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=PATIENCE)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
     assert found["killed"] == 1 and "goes on from its last checkpoint: its worker died" in done.stdout
