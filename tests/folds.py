@@ -10,7 +10,7 @@ from tests.command import TINY
 from tuning.folds import ResidentFolds
 from tuning.plan import make_plan
 
-SHORT = (*TINY[:-1], "model.dense_units=[4]", "training.patience=null", "training.epochs=3")
+SHORT = (*TINY[:-1], "search.max_concurrent=1", "model.dense_units=[4]", "training.patience=null", "training.epochs=3")
 NUM_FOLDS = 3
 
 

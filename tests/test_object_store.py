@@ -11,20 +11,21 @@ import sys
 import pytest
 
 from datasets import storage
-from tests.command import TINY
+from tests.command import ONE_AT_A_TIME, TINY
 from tests.s3 import s3_server
 from tests.waiting import PATIENCE, wait_until
 from tuning.search.folder import read_progress
 from tuning.search.mirror import mirror_root
 from tuning.uploads import TrialUploads
 
-EPOCHS = 12
+EPOCHS = 40
 STORAGE = "s3://emotion/searches"
 SEARCH = (
     "data.prepared=s3://emotion/prepared",
     "search.num_trials=4",
     "name=far",
     *TINY[:-1],
+    ONE_AT_A_TIME,  # so that a kill comes between two of them
     f"training.epochs={EPOCHS}",
 )
 

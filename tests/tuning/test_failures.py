@@ -8,10 +8,9 @@ import time
 
 import pytest
 import ray
-import torch
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
-from tests.tuning.test_search import ONE_AT_A_TIME, TWO_AT_A_TIME, begin, study_of
+from tests.tuning.test_search import begin, study_of
 from tuning.leaderboard import write_leaderboard
 from tuning.search.failures import Failures
 from tuning.search.folder import read_progress
@@ -58,14 +57,17 @@ def fail(how):
     if how == "killed":
         os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(60)  # until the signal comes
+    import torch  # here, since the trials that need none begin sooner without it
+
     raise {
         "nan": FloatingPointError("train_loss is nan in epoch 3"),
         "cuda": torch.OutOfMemoryError("CUDA out of memory. Tried"),
     }[how]
 
 
-def search(tmp_path, faults, *arguments, resources=TWO_AT_A_TIME):
-    plan, folder = begin(tmp_path, f"training.epochs={EPOCHS}", *arguments)
+def search(tmp_path, faults, *arguments, concurrent=1):
+    plan, folder = begin(tmp_path, f"training.epochs={EPOCHS}", f"search.max_concurrent={concurrent}", *arguments)
+    resources = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=concurrent)
     reason = run_search(folder, plan, faults, resources, counting)
     assert reason == ""
     return folder, {record.number: record for record in write_leaderboard(folder, "val_loss", "min", {"val_loss": 1})}
@@ -78,7 +80,7 @@ def trained(folder, number):
 @pytest.mark.parametrize("scheduler", [pytest.param("none", marks=pytest.mark.slow), "asha"])
 def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint(ray_session, tmp_path, capsys, scheduler):
     faults = {2: {"how": "killed", "epoch": 3, "times": 2}}
-    folder, records = search(tmp_path, faults, "search.num_trials=3", f"search.scheduler={scheduler}")
+    folder, records = search(tmp_path, faults, "search.num_trials=3", f"search.scheduler={scheduler}", concurrent=2)
     assert records[2].status == "done" and records[2].epochs == EPOCHS
     assert [int(row["epoch"]) for row in read_progress(folder.trial(2))] == list(range(1, EPOCHS + 1))
     assert trained(folder, 2) == list(range(1, EPOCHS + 1)), "no epoch is trained again"
@@ -117,7 +119,7 @@ def test_too_little_memory_ends_a_trial_with_that_reason_and_not_the_search(ray_
 @pytest.mark.parametrize("seconds", [0.05])
 def test_an_actor_that_dies_between_two_trials_costs_no_trial(ray_session, tmp_path, seconds):
     faults = {1: {"after": seconds}, 2: {"after": seconds}}
-    folder, records = search(tmp_path, faults, "search.num_trials=5", resources=ONE_AT_A_TIME)
+    folder, records = search(tmp_path, faults, "search.num_trials=5")
     assert {record.status for record in records.values()} == {"done"}
     assert all(trained(folder, number) == list(range(1, EPOCHS + 1)) for number in records)
 
@@ -141,6 +143,8 @@ def judge(error, share=0.0, max_restarts=1, workers=1):
 
 
 def test_short_memory_on_a_share_of_a_gpu_leads_to_a_larger_one_up_to_the_whole():
+    import torch
+
     decisions, trial, _ = judge(torch.OutOfMemoryError("CUDA out of memory"), share=0.3)
     assert decisions == [True, True, False]
     assert trial.config["gpus_per_worker"] == 1.0

@@ -113,20 +113,19 @@ def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, t
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in errors
     assert "to go on: python -m tuning.run" in output
-    cut = {row["trial"]: row for row in ranking(tmp_path / "cut")}
-    assert cut["1"]["status"] == "running" and cut["1"]["reason"] == "interrupted"
-    reached = int(cut["1"]["epochs"])
-    assert reached >= 3
+    (cut,) = [row for row in ranking(tmp_path / "cut") if row["status"] != "done"]  # the first, or already the second
+    assert (cut["status"], cut["reason"]) == ("running", "interrupted") and 0 < int(cut["epochs"]) < 60
     run(*arguments)
     rows = ranking(tmp_path / "cut")
     assert [row["status"] for row in rows] == ["done"] * 2
+    progress = tmp_path / "cut" / "trials" / f"{int(cut['trial']):04d}" / "progress.csv"
     epochs = [int(row["epoch"]) for row in csv.DictReader(progress.open())]
     assert epochs == list(range(1, 61))
 
 
 def test_same_seed_same_losses_at_any_concurrency(ray_session, tmp_path, prepared):
-    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=4", "features.num_frames=32")
-    common += ("training.epochs=3", "model.conv_filters={choice: [[8, 16], [16, 16]]}")
+    common = (f"storage={tmp_path}", f"data.prepared={prepared}", "search.num_trials=4", TINY[0], TINY[2])
+    common += ("training.epochs=3", "model.conv_filters={choice: [[4, 8], [8, 8]]}")
     run(*common, "name=one", "search.max_concurrent=1")
     run(*common, "name=two", "search.max_concurrent=2")
     run(*common, "name=other", "search.max_concurrent=2", "seed=43")

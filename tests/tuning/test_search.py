@@ -22,7 +22,6 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 BASELINE = {"val_loss": 1.0}
 ONE_AT_A_TIME = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=1)
-TWO_AT_A_TIME = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=2)
 
 
 def curve(spec, epoch):
@@ -55,8 +54,10 @@ def begin(tmp_path, *arguments):
     return plan, folder
 
 
-def search(tmp_path, *arguments, resources=TWO_AT_A_TIME, data=None):
-    plan, folder = begin(tmp_path, *arguments)
+def search(tmp_path, *arguments, concurrent=1, data=None):
+    """One trial at a time unless it matters: another process takes longer to begin than these trials."""
+    plan, folder = begin(tmp_path, f"search.max_concurrent={concurrent}", *arguments)
+    resources = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=concurrent)
     reason = run_search(folder, plan, data or {}, resources, formula)
     return plan, folder, write_leaderboard(folder, "val_loss", "min", BASELINE), reason
 
@@ -119,7 +120,7 @@ def test_what_ended_is_not_run_again_and_more_trials_extend(ray_session, tmp_pat
 
 def test_asha_stops_poor_trials_early(ray_session, tmp_path):
     arguments = ("search.num_trials=12", "training.epochs=9", "search.scheduler=asha", "search.grace_epochs=1")
-    _, folder, ranked, _ = search(tmp_path, *arguments, resources=ONE_AT_A_TIME)
+    _, folder, ranked, _ = search(tmp_path, *arguments)
     stopped = [record for record in ranked if record.status == "stopped"]
     assert stopped and all(record.epochs in (1, 3) and record.reason == "scheduler" for record in stopped)
     assert ranked[0].status == "done" and ranked[0].epochs == 9
@@ -129,7 +130,7 @@ def test_asha_stops_poor_trials_early(ray_session, tmp_path):
 
 def test_median_stopping_stops_poor_trials_early(ray_session, tmp_path):
     arguments = ("search.num_trials=10", "training.epochs=6", "search.scheduler=median", "search.grace_epochs=2")
-    _, _, ranked, _ = search(tmp_path, *arguments, resources=ONE_AT_A_TIME)
+    _, _, ranked, _ = search(tmp_path, *arguments)
     assert {record.status for record in ranked} == {"done", "stopped"}
     assert min(record.epochs for record in ranked) >= 2
 
@@ -144,7 +145,6 @@ def test_optuna_samplers_by_name_with_known_points_first(ray_session, tmp_path, 
         "training.epochs=1",
         "optim.learning_rate={loguniform: [1e-5, 1]}",
         "search.points_to_evaluate=[{optim.learning_rate: 0.001, model.lstm_dropout: 0.3}]",
-        resources=ONE_AT_A_TIME,
     )
     assert len(ranked) == 6
     first = folder.records()[0]
@@ -180,7 +180,6 @@ def test_conditional_settings_under_optuna(ray_session, tmp_path):
         "training.epochs=1",
         "optim.name={choice: [adam, sgd]}",
         "optim.momentum={uniform: [0.8, 0.99], when: {optim.name: sgd}}",
-        resources=ONE_AT_A_TIME,
     )
     assert {record.params["optim.name"] for record in ranked} == {"adam", "sgd"}
     assert all(("optim.momentum" in r.params) == (r.params["optim.name"] == "sgd") for r in ranked)
@@ -202,6 +201,6 @@ def test_a_time_budget_ends_the_search_and_it_goes_on(ray_session, tmp_path):
 
 def test_random_trials_are_the_same_at_any_concurrency(ray_session, tmp_path):
     arguments = ("search.num_trials=5", "training.epochs=2")
-    _, _, one, _ = search(tmp_path, *arguments, "name=one", resources=ONE_AT_A_TIME)
-    _, _, two, _ = search(tmp_path, *arguments, "name=two", resources=TWO_AT_A_TIME)
+    _, _, one, _ = search(tmp_path, *arguments, "name=one")
+    _, _, two, _ = search(tmp_path, *arguments, "name=two", concurrent=2)
     assert [(r.number, r.params, r.metrics) for r in one] == [(r.number, r.params, r.metrics) for r in two]
