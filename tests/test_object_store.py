@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -75,7 +76,9 @@ def test_a_search_in_a_bucket_goes_on_elsewhere_after_a_kill(s3, tmp_path):
     shutil.rmtree(mirror_root(STORAGE))  # another machine
 
     output = complete(s3, "tuning.run", *arguments)
-    assert f"{len(ended)} of them done before" in output and "nothing to prepare" in output
+    # One more where the kill came between a trial's last row and its result, which the row is enough for.
+    done = re.search(r"(\d) of them done before", output)
+    assert len(ended) <= int(done[1]) < 4 and "nothing to prepare" in output
     assert "storage   s3://emotion/searches/far; mirrored in" in output
     after = {name: storage.read_bytes(f"{STORAGE}/far", name) for name in storage.list_files(f"{STORAGE}/far")}
     for name in ended:
