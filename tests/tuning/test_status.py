@@ -183,7 +183,11 @@ def test_ctrl_c_is_how_one_stops_looking(folder):
     terminal, inside = pty.openpty()
     with held(folder):
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuning.status", str(folder.path), "watch=5"], stdout=inside, stderr=inside
+            [sys.executable, "-m", "tuning.status", str(folder.path), "watch=5"],
+            stdout=inside,
+            stderr=inside,
+            # Where tests run in the background, a shell has told them to ignore Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         os.close(inside)
         output = b""
