@@ -142,6 +142,7 @@ def test_the_token_is_for_its_owner_alone(tmp_path, monkeypatch):
     assert rights(other) == 0o644
 
 
+@pytest.mark.slow
 def test_starting_ray_here_leaves_a_guarded_token(tmp_path):
     """In a process and a home of its own, since the token is read once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}

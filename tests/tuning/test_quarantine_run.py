@@ -84,6 +84,7 @@ def test_too_many_bad_recordings_stop_the_command_and_nothing_is_left_behind(ray
     run(*arguments(corpus, "all"), "data.max_quarantined_share=0.25")  # the same name with a better setting
 
 
+@pytest.mark.slow
 def test_a_changed_file_prepares_that_file_and_belongs_to_another_search(ray_session, corpus):
     allowed = "data.max_quarantined_share=0.25"
     assert "37 recordings prepared, 0 reused" in run(*arguments(corpus, "one"), allowed)

@@ -187,6 +187,7 @@ def test_the_test_of_the_winner(tmp_path):
     assert "looked at 2 times, last on 2026-03-03" in " ".join(page.texts["test"].split())
 
 
+@pytest.mark.slow
 def test_a_thousand_trials_fit(tmp_path):
     folder, _ = write_search(tmp_path, "space=crnn_full", count=1000, epochs=100)
     began = time.monotonic()
