@@ -28,6 +28,7 @@ SEARCH = (
     *TINY[:-1],
     ONE_AT_A_TIME,  # so that a kill comes between two of them
     f"training.epochs={EPOCHS}",
+    "training.patience=null",
 )
 
 
