@@ -72,7 +72,7 @@ def test_prices_are_no_part_of_a_search():
 @pytest.mark.slow
 def test_a_probe_with_prices_prepares_and_leaves_nothing(ray_session, tmp_path):
     prices = ("resources.price_per_hour=2.5", "resources.currency=EUR")
-    places = (f"storage={tmp_path}/r", f"data.prepared={tmp_path}/p", *TINY)
+    places = (f"storage={tmp_path}/r", f"data.prepared={tmp_path}/p", "search.max_concurrent=2", *TINY)
     output = run("--dry-run", "probe=true", "search.num_trials=4", *places, *prices)
     assert "4 of 4 trials probed, 2 at once; preparation" in output and "from a few recordings" in output
     assert "a trial with all 2 epochs" in output and "the search: at most about" in output
