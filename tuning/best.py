@@ -81,17 +81,18 @@ def write_test(
     best: Path,
     config: Config,
     winner: TrialRecord,
-    epochs: int,
+    trained: list[dict[str, int]],
     tested: Tested,
     repeated: dict[str, Any] | None = None,
 ) -> None:
     """Metrics and a line for each test clip; of classification also the confusions and the errors.
 
-    `repeated` is what repetitions of the best trials said, if there were any.
+    `trained` has trial, seed and epochs of each retrained model, the winner first; `repeated` what repetitions of the
+    best trials said, if there were any.
     """
-    figures = {"trial": winner.number, "epochs": epochs, "validation": winner.metrics}
+    figures: dict[str, Any] = {**trained[0], "validation": winner.metrics}
     if len(tested.trials) > 1:
-        figures |= {"ensemble": tested.trials, "winner_alone": tested.winner_alone}
+        figures |= {"ensemble": tested.trials, "members": trained, "winner_alone": tested.winner_alone}
     if repeated is not None:
         figures |= {"repeated": repeated}
     bootstrap = {"groups": tested.num_groups, "confidence": CONFIDENCE, "intervals": tested.intervals}

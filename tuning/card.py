@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.best import PRINTED, Tested
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def write_card(
+    best: Path,
     folder: SearchFolder,
     config: Config,
     winner: TrialRecord,
@@ -24,7 +26,7 @@ def write_card(
     repeated: dict[str, Any] | None,
     num_parameters: int,
 ) -> None:
-    """Write best/MODEL_CARD.md, after the model and its test."""
+    """Write MODEL_CARD.md of a search's best/ into the folder `best`, after the model and its test."""
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
     lines += ["## What it is", "", *_what(config, tested, num_parameters), ""]
@@ -39,7 +41,7 @@ def write_card(
     packages = environment()["packages"]
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     lines += [f"Made with Python {environment()['python']}, {versions}.", ""]
-    write_text(folder.path / "best" / "MODEL_CARD.md", "\n".join(lines))
+    write_text(best / "MODEL_CARD.md", "\n".join(lines))
 
 
 def _parts(split: Split) -> list[tuple[str, Any]]:
@@ -60,11 +62,12 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
 
 def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated: dict[str, Any] | None) -> list[str]:
     metric = config.search.metric
+    in_the_mean = " in the repetitions, in the mean" if repeated is not None else ""
     lines = [
         f"- Trial {winner.number} of {len(folder.records())} ({config.search.algorithm}, scheduler "
         f"{config.search.scheduler}), chosen by {metric} on validation: {winner.metrics[metric]:.4f}. The test clips "
         "lay in files that the search never opened.",
-        "- Retrained on training and validation clips for as many epochs as its best took.",
+        f"- Retrained on training and validation clips for as many epochs as its best took{in_the_mean}.",
     ]
     if repeated is not None:
         n, others = len(repeated["seeds"]), repeated["not_told_apart"]

@@ -1,4 +1,4 @@
-"""A model that finalize left in best/, read back: `load_best("results/NAME/best")`."""
+"""Models that finalize left in best/, read back: `load_best("results/NAME/best")`; and what they say of a batch."""
 
 from __future__ import annotations
 
@@ -12,9 +12,15 @@ from tuning.config import Config, parse_config
 from tuning.encoders import with_saved_encoder
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
     from datasets.reading import FeatureStatistics
+    from datasets.resident import Batch
+
+# Clips that a saved model judges at a time, in its test and in every prediction: sums of other sizes may differ in the
+# last bit.
+CLIPS_PER_BATCH = 64
 
 
 class Best(NamedTuple):
@@ -50,6 +56,30 @@ def load_best(path: str | Path) -> Best:
     labels = _labels(path / "labels.json", config)
     _fill(model, weights, path / "model.safetensors")
     return Best(model.eval(), config, labels, statistics, num_frames)
+
+
+def member_folders(best: Path) -> list[Path]:
+    """Folders of the models in a folder best/ that predict together, in the order in which they are averaged."""
+    return [best, *sorted(path.parent for path in best.glob("members/*/config.yaml"))]
+
+
+def outputs_of(best: Best, batch: Batch) -> np.ndarray:
+    """Outputs float32 [B, K] of a saved model for a batch of at most CLIPS_PER_BATCH clips, on the CPU.
+
+    The same for the same batch in any process: on as many threads as in training, since each adds up a part.
+    """
+    import torch
+
+    from tuning.training import model_inputs
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(best.config.resources.cpus_per_worker)
+    try:
+        with torch.no_grad():
+            outputs: np.ndarray = best.model(*model_inputs(batch, torch.device("cpu"))).numpy()
+    finally:
+        torch.set_num_threads(threads)
+    return outputs
 
 
 def _config(file: Path) -> Config:

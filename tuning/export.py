@@ -63,7 +63,9 @@ def _main(arguments: list[str]) -> None:
             f"expected the packages of the extra 'onnx', got none of {', '.join(missing)}; "
             "install them: pip install 'audio-emotion-tuning[onnx]'"
         )
-    for folder in [best, *sorted(path.parent for path in best.glob("members/*/config.yaml"))]:
+    from tuning.checkpoint import member_folders
+
+    for folder in member_folders(best):
         difference, clips, lengths = export(folder)
         print(f"exported  {folder / FILE}: {lengths}")
         print(f"compared  with PyTorch on {clips}: largest difference {difference:.1e}")

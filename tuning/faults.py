@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -75,6 +76,27 @@ def whole_or_absent(file: Path) -> Iterator[Path]:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def folder_anew(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill that takes the place of `folder` at the end, with nothing of an earlier one left.
+
+    An error, or a kill, leaves the earlier one as it was.
+    """
+    fresh, earlier = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "earlier"))
+    if earlier.exists() and not folder.exists():  # a kill came between the two renamings below
+        earlier.rename(folder)
+    try:
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        yield fresh
+        if folder.exists():
+            folder.rename(earlier)
+        fresh.rename(folder)
+    finally:
+        for leftover in (fresh, earlier):
+            shutil.rmtree(leftover, ignore_errors=True)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import datetime
 import json
 import sys
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,23 +15,29 @@ from tuning.command import run_command
 from tuning.config import Config
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from datasets.corpus import Corpus
     from datasets.resident import TrialData
     from datasets.splits import Split
-    from tuning.search.folder import SearchFolder, TrialRecord
+    from tuning.replicates import Candidate, Replicate
+    from tuning.search.folder import SearchFolder
     from tuning.space import Space
+    from tuning.training import Training
 
 USAGE = """\
 python -m tuning.finalize results/NAME [top=K seeds=N] [ensemble=K] [again=true]
 
 With top=K the K best trials are first repeated with N other seeds (3 unless given) on the search's own split, and the
-winner is the one with the best mean; who can't be told apart from it is said. Without, it is the best trial.
+winner is the one with the best mean; who can't be told apart from it is said. Without, it is the best trial. Trials of
+equal settings count as one.
 
 Retrains the winner on the search's training and validation clips, for as many epochs as its best one took (after inner
-folds: as the folds' best ones took in the mean), tests it once on the sealed test clips, and writes
-results/NAME/best/. With ensemble=K the K best trials are retrained and predict together. Intervals of the test figures
-are by bootstrap over speakers or artists. A second look at the test is refused unless again=true; every look is
-recorded. A search in an object store is named s3://bucket/prefix/NAME.
+folds, or repeated: as the best ones took in the mean), tests it once on the sealed test clips, and writes
+results/NAME/best/ anew. With ensemble=K the K best trials are retrained and predict together; after top= they are
+ordered as the repetitions say. Intervals of the test figures are by bootstrap over speakers or artists. A second look
+at the test is refused unless again=true; every look is recorded. A search in an object store is named
+s3://bucket/prefix/NAME.
 
 best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
 confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
@@ -87,30 +94,72 @@ def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
     return options, paths
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What models are retrained and tested on: the search's space, its corpus and split, and the features."""
+
+    space: Space
+    corpus: Corpus
+    split: Split
+    variants: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a model is trained without validation clips.
+
+    Args:
+        epochs: how many.
+        base_rates: what the schedule begins each epoch with, where a plateau lowered it by looking at validation clips;
+            else empty.
+        pace: training clips of the search for each clip that it is retrained on.
+    """
+
+    epochs: int
+    base_rates: list[float]
+    pace: float = 1.0
+
+
+@dataclass(frozen=True)
+class Member:
+    """A retrained model, saved and tested: N clips, labels [N, targets], outputs [N, K]."""
+
+    number: int  # of the trial
+    seed: int
+    epochs: int
+    ids: list[str]
+    targets: np.ndarray
+    outputs: np.ndarray
+    constant: dict[str, float]
+    num_parameters: int
+
+
 def finalize(
     folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
 ) -> dict[str, float]:
-    """Retrain the winner, or the best `ensemble` trials, test, write `best/`; the test's metrics.
+    """Retrain the winner, or the best `ensemble` configurations, test, write `best/`; the test's metrics.
 
-    The winner is the best trial, or of the `top` best ones, each repeated with `seeds` other seeds, that with the best
-    mean. Several trials are one predictor: the mean of their outputs, of classes of their probabilities.
+    The winner is the best trial's configuration, or of the `top` best ones, each repeated with `seeds` other seeds,
+    that with the best mean; trials of equal settings are one configuration. Several are one predictor: the mean of
+    their outputs, of classes of their probabilities.
 
     Raises:
         UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
             or a second look at them.
     """
-    import numpy as np
-
-    from tuning.best import Tested, draw, print_scores, write_model, write_test
+    from tuning.best import Tested, draw, print_scores, write_test
     from tuning.card import write_card
+    from tuning.checkpoint import member_folders
+    from tuning.faults import folder_anew
     from tuning.intervals import group_intervals
     from tuning.plan import read_corpus
     from tuning.recorded import space_of
+    from tuning.replicates import Replicate
     from tuning.report import write_or_note
     from tuning.search.folder import write_json
     from tuning.search.starting import when_needed
     from tuning.stages import corpus_fingerprint, prepare_features, usable_split
-    from tuning.training import VALIDATION_BATCH
+    from tuning.tasks import task_of
 
     looks_file = folder.path / "test_looks.json"
     looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
@@ -120,99 +169,147 @@ def finalize(
             f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
         )
     space = space_of(folder)
-    chosen = _top(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
-    corpus, split = read_corpus(chosen[0][1])
-    folder.check_identity(space, corpus_fingerprint(corpus, chosen[0][1]))
-    prepared = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
-    split = usable_split(split, prepared)
-    if not split.test:
+    chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    corpus, split = read_corpus(chosen[0].config)
+    folder.check_identity(space, corpus_fingerprint(corpus, chosen[0].config))
+    variants = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
+    known = Prepared(space, corpus, usable_split(split, variants), variants)
+    if not known.split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
-    repeated = _repeat(folder, space, chosen[:top], seeds, corpus, split, prepared) if top > 1 else None
-    if repeated is not None:
-        chosen.insert(0, chosen.pop(next(i for i, (r, _) in enumerate(chosen) if r.number == repeated["winner"])))
+    # What a configuration's course is learnt from: its training in the search, or its replicates where there are any.
+    runs = {candidate.number: [Replicate(candidate.record, folder)] for candidate in chosen}
+    repeated = None
+    if top > 1:
+        in_order, replicates, repeated = _repeat(folder, chosen[:top], seeds, known)
+        chosen, runs = in_order + chosen[top:], runs | replicates
     chosen = chosen[:ensemble]
-    winner, config = chosen[0]
-    best, members = folder.path / "best", []
-    for record, settings in chosen:
-        known = _data(space, prepared, corpus, split, settings)
-        training = _retrain(folder, settings, known, record)
-        data = training.data
-        batches = data.val_batches(VALIDATION_BATCH)
-        members.append(np.concatenate([training.predict(batch).cpu().numpy() for batch in batches]))
-        place = best if record is winner else best / "members" / f"{record.number:04d}"
-        write_model(place, settings, training.model, data.statistics, known.frames)
-        if record is winner:
-            task, epochs, ids, targets = training.task, training.epoch, data.val_ids.tolist(), data.val_targets
-            constant = task.constant_baseline(data.train_targets, targets)
-            num_parameters = sum(p.numel() for p in training.model.parameters() if p.requires_grad)
-    outputs = task.mean_outputs(members)
-    metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
-    alone = {f"test_{name}": value for name, value in task.metrics(targets, members[0]).items()}
-    numbers = [record.number for record, _ in chosen]
-    looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
-    # Recorded before anything is shown: a look counts even if what follows fails.
-    write_json(looks_file, looks)
-    folder.flush()
-    constant = {f"test_{name.removeprefix('val_')}": value for name, value in constant.items()}
-    group_of = {clip.id: clip.group for clip in split.test}
-    groups = [group_of[clip] for clip in ids]
-    intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
-    intervals = {f"test_{name}": interval for name, interval in intervals.items()}
-    tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
-    write_test(best, config, winner, epochs, tested, repeated)
-    print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
-    print_scores(config, winner, tested)
-    draw(best, config, winner, folder.trial(winner.number), tested)
-    write_card(folder, config, winner, corpus, split, tested, repeated, num_parameters)
+    winner, config = chosen[0].record, chosen[0].config
+    task = task_of(config)
+    with folder_anew(folder.path / "best") as best:
+        courses = {each.number: course_of(each.config, runs[each.number], known.split) for each in chosen}
+        members = train_members(best, chosen, courses, known)
+        first = members[best]
+        outputs = task.mean_outputs([members[place].outputs for place in member_folders(best)])
+        ids, targets = first.ids, first.targets
+        metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
+        alone = {f"test_{name}": value for name, value in task.metrics(targets, first.outputs).items()}
+        numbers = [candidate.number for candidate in chosen]
+        looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
+        # Recorded before anything is shown: a look counts even if what follows fails.
+        write_json(looks_file, looks)
+        folder.flush()
+        constant = {f"test_{name.removeprefix('val_')}": value for name, value in first.constant.items()}
+        group_of = {clip.id: clip.group for clip in known.split.test}
+        groups = [group_of[clip] for clip in ids]
+        intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
+        intervals = {f"test_{name}": interval for name, interval in intervals.items()}
+        tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
+        trained = [{"trial": each.number, "seed": each.seed, "epochs": each.epochs} for each in members.values()]
+        write_test(best, config, winner, trained, tested, repeated)
+        print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
+        print_scores(config, winner, tested)
+        draw(best, config, winner, folder.trial(winner.number), tested)
+        write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
     write_or_note(folder)
-    print(f"model     {best}")
+    print(f"model     {folder.path / 'best'}")
     return metrics
 
 
 def _repeat(
-    folder: SearchFolder,
-    space: Space,
-    chosen: list[tuple[TrialRecord, Config]],
-    seeds: int,
-    corpus: Corpus,
-    split: Split,
-    prepared: dict[str, Any],
-) -> dict[str, Any]:
-    """The trials repeated, and who won, for the record."""
+    folder: SearchFolder, chosen: list[Candidate], seeds: int, known: Prepared
+) -> tuple[list[Candidate], dict[int, list[Replicate]], dict[str, Any]]:
+    """The candidates by the mean of their replicates, best first; the replicates by number; both for the record."""
     from tuning.config import RunSettings
     from tuning.plan import Plan
     from tuning.replicates import choose, replicate, written
     from tuning.tasks import check_metric
 
-    config, records = space.fixed(), [record for record, _ in chosen]
-    mode = check_metric(space, config)
-    plan = Plan(RunSettings(name=folder.name), space, config, mode, {}, 0)
-    scores = replicate(folder, plan, records, seeds, corpus, split, prepared)
-    return written(records, scores, choose(records, scores, config.search.metric, mode), config)
+    config = known.space.fixed()
+    mode = check_metric(known.space, config)
+    plan = Plan(RunSettings(name=folder.name), known.space, config, mode, {}, 0)
+    replicates = replicate(folder, plan, chosen, seeds, known.corpus, known.split, known.variants)
+    decision = choose(chosen, replicates, config.search.metric, mode)
+    by_number = {candidate.number: row for candidate, row in zip(chosen, replicates, strict=True)}
+    return [chosen[index] for index in decision.order], by_number, written(chosen, replicates, decision, config)
 
 
 def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _top(folder: SearchFolder, space: Space, option: str, count: int) -> list[tuple[TrialRecord, Config]]:
-    """The best trials with their configurations, the winner first."""
-    from tuning.recorded import config_of, with_results
+def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
+    """The best different configurations of the trials, best first."""
+    from tuning.replicates import candidates, listed
 
-    ranked = with_results(folder, space)
+    found = candidates(folder, space)
     running = [record.number for record in folder.records() if not record.is_final]
-    if running or not ranked:
+    if running or not found:
         raise UserError(
             f"{folder.path}: expected a finished search with a winner, got "
             f"{f'trials that have not ended ({running})' if running else 'no trial with a result'}"
         )
-    if len(ranked) < count:
-        raise UserError(f"{option}: expected at most the {len(ranked)} trials with a result, got {count}")
-    return [(record, config_of(folder, record.number)) for record in ranked[:count]]
+    if len(found) < count:
+        different = " and settings that no better one has" if any(each.repeats for each in found) else ""
+        raise UserError(f"{option}: expected at most the {len(found)} trials with a result{different}, got {count}")
+    for candidate in found[:count]:
+        if candidate.repeats and count > 1:
+            print(f"note      {listed((candidate.number, *candidate.repeats))} have equal settings: one candidate")
+    return found[:count]
 
 
-def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, config: Config) -> TrialData:
+def train_members(
+    best: Path, chosen: Sequence[Candidate], courses: Mapping[int, Course], known: Prepared
+) -> dict[Path, Member]:
+    """Retrain, save and test the chosen configurations, by folder: the first in `best`, the others in best/members/.
+
+    One that differs only by settings without effect gets another seed, since an ensemble of the same network twice is
+    that network.
+    """
+    import numpy as np
+
+    found: dict[Path, Member] = {}
+    for candidate in chosen:
+        place = best / "members" / f"{candidate.number:04d}" if found else best
+        course, config = courses[candidate.number], candidate.config
+        member = _train_member(place, candidate.number, config, course, known)
+        others = found.values()
+        twin = next((each for each in others if np.array_equal(each.outputs, member.outputs)), None)
+        if twin is not None:
+            seed = config.seed + len(found)
+            print(f"note      trial {candidate.number} has the network of trial {twin.number}: again with seed {seed}")
+            member = _train_member(place, candidate.number, config.model_copy(update={"seed": seed}), course, known)
+        found[place] = member
+    return found
+
+
+def _train_member(place: Path, number: int, config: Config, course: Course, known: Prepared) -> Member:
+    """Train, save, and test what was saved."""
+    import numpy as np
+
+    from tuning.best import write_model
+    from tuning.checkpoint import CLIPS_PER_BATCH, load_best, outputs_of
+
+    data = _data(known, config)
+    print(f"retrain   trial {number} for {course.epochs} epochs on {data.num_train} clips", flush=True)
+    training = retrain(config, data, course)
+    heard: Any = training.data
+    write_model(place, config, training.model, heard.statistics, data.frames)
+    saved = load_best(place)
+    outputs = np.concatenate([outputs_of(saved, batch) for batch in heard.val_batches(CLIPS_PER_BATCH)])
+    return Member(
+        number,
+        config.seed,
+        course.epochs,
+        data.val_ids.tolist(),
+        data.val_targets,
+        outputs,
+        training.task.constant_baseline(data.train_targets, data.val_targets),
+        sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+    )
+
+
+def _data(known: Prepared, config: Config) -> TrialData:
     """Training and validation clips to train on, with their bank; test clips in validation's place."""
     from datasets.reading import FeatureStatistics, read_part, read_versions
     from datasets.resident import ResidentData
@@ -223,63 +320,71 @@ def _data(space: Space, prepared: dict[str, Any], corpus: Corpus, split: Split, 
     from tuning.stages import data_key, joined, prepare_banks, stored, variant_key
     from tuning.text_stage import text_key
 
-    variant = prepared[variant_key(stored(config))]
-    known = replace(split, train=split.train + split.val, val=[])
-    bank = prepare_banks(space, config, corpus, known, when_needed(config)).get(data_key(config), {})
+    split, variant = known.split, known.variants[variant_key(stored(config))]
+    whole = replace(split, train=split.train + split.val, val=[])
+    bank = prepare_banks(known.space, config, known.corpus, whole, when_needed(config)).get(data_key(config), {})
     sealed = {clip.id for clip in split.test}
-    train = read_part(variant, known.train, sealed)
+    train = read_part(variant, whole.train, sealed)
     test = read_part(variant, split.test, sealed=())
     statistics = FeatureStatistics.of([(train.num_frames, train.features)])
     versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
     data = ResidentData(train, test, statistics, variant.num_frames, versions)
     others: list[Any] = []
     if key := text_key(config):
-        others.append(Texts.read(prepared[key], {clip.id for clip in known.train + split.test}, sealed=()))
+        others.append(Texts.read(known.variants[key], {clip.id for clip in whole.train + split.test}, sealed=()))
     if config.augment.synthetic_share > 0:  # those that the search drew from: their GAN saw its training clips alone
         when_needed(config)(0, 1)
         others.append(Synthetic.read(prepare_synthetic(variant, config, split)))
-    whole: TrialData = joined(data, *others)
-    return whole
+    found: TrialData = joined(data, *others)
+    return found
 
 
-def _retrain(folder: SearchFolder, config: Config, data: TrialData, winner: TrialRecord) -> Any:
-    """The winner trained for the epochs that its best took; no clip decides when to stop.
-
-    A rate that was lowered by looking at validation clips is replayed from the trial's record.
-    """
+def retrain(config: Config, data: TrialData, course: Course) -> Training:
+    """A training that has run its course; no clip decided when to stop."""
     import torch
 
     from tuning.trial import make_training
 
-    epochs, rates = _epochs_and_rates(folder, winner)
+    # The exponential schedule counts steps, of which an epoch over more clips has more.
+    steps = max(1, round(config.optim.decay_steps / course.pace))
+    paced = config.model_copy(update={"optim": config.optim.model_copy(update={"decay_steps": steps})})
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = make_training(config, data, checkpoints=None, device=device)
-    print(f"retrain   trial {winner.number} for {epochs} epochs on {data.num_train} clips", flush=True)
-    for epoch in range(1, epochs + 1):
+    training = make_training(paced, data, checkpoints=None, device=device)
+    for epoch in range(1, course.epochs + 1):
         training.epoch = epoch
-        if config.optim.schedule == "plateau":
-            training.base_rate = rates[epoch - 1]
+        if course.base_rates:
+            training.base_rate = course.base_rates[epoch - 1]
         training.train_epoch()
     return training
 
 
-def _epochs_and_rates(folder: SearchFolder, winner: TrialRecord) -> tuple[int, list[float]]:
-    """How long to train and the learning rate of each epoch, as the winner's record has them.
+def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course:
+    """How a configuration is retrained, from the records of its trainings.
 
-    After inner folds: the mean of the folds' best epochs, a half rounded up, and the median of the folds' rates, a
-    fold whose training had ended counting with its last.
+    For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
+    each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from tuning.folds import FoldResults, rounded_mean
+    from tuning.folds import FoldResults, median_rates, rounded_mean
+    from tuning.optim import base_rates
     from tuning.search.folder import read_progress
 
-    path = folder.trial(winner.number)
-    rows = read_progress(path)
-    if winner.folds is None:
-        assert winner.best_epoch is not None
-        return winner.best_epoch, [float(row["learning_rate"]) for row in rows]
-    epochs = rounded_mean(int(row["fold_epochs"]) for row in rows)
-    return epochs, FoldResults(winner.folds, file=path / "checkpoints" / FoldResults.FILE).median_rates(epochs)
+    best_epochs, curves = [], []
+    for run in runs:
+        path = run.folder.trial(run.record.number)
+        rows = read_progress(path)
+        if run.record.folds is None:
+            assert run.record.best_epoch is not None
+            best_epochs.append(run.record.best_epoch)
+            curves.append([float(row["learning_rate"]) for row in rows])
+        else:
+            best_epochs += [int(row["fold_epochs"]) for row in rows]
+            curves += FoldResults(run.record.folds, file=path / "checkpoints" / FoldResults.FILE).rates
+    epochs, folds, whole = rounded_mean(best_epochs), config.split.inner_folds, len(split.train) + len(split.val)
+    bases = []
+    if config.optim.schedule == "plateau":
+        bases = median_rates([base_rates(rates, config.optim, config.training.epochs) for rates in curves], epochs)
+    return Course(epochs, bases, pace=len(split.train) / whole if folds is None else (folds - 1) / folds)
 
 
 if __name__ == "__main__":

@@ -185,6 +185,11 @@ def rounded_mean(counts: Iterable[int]) -> int:
     return math.floor(statistics.mean(counts) + 0.5)
 
 
+def median_rates(curves: Sequence[Sequence[float]], num_epochs: int) -> list[float]:
+    """The median learning rate of several trainings in each epoch; one that had ended counts with its last."""
+    return [statistics.median(rates[min(n, len(rates) - 1)] for rates in curves) for n in range(num_epochs)]
+
+
 def mean_and_std(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
     """Mean and population standard deviation of each validation metric that is defined in every row."""
     names = [name for name in rows[0] if name.startswith("val_") and all(name in row for row in rows)]
@@ -263,10 +268,10 @@ class FoldResults:
         with whole_or_absent(self.file) as partial:
             partial.write_text(json.dumps([asdict(fold) for fold in self.folds]), encoding="utf-8")
 
-    def median_rates(self, num_epochs: int) -> list[float]:
-        """The median over the folds of the learning rate in each epoch; a fold that had ended counts with its last."""
-        done = [fold.rates for fold in self.folds[: self.num_finished]]
-        return [statistics.median(rates[min(n, len(rates) - 1)] for rates in done) for n in range(num_epochs)]
+    @property
+    def rates(self) -> list[list[float]]:
+        """The learning rate at the end of each epoch of each finished fold."""
+        return [fold.rates for fold in self.folds[: self.num_finished]]
 
     def row(self) -> dict[str, Any]:
         """What the trial reports after its latest finished fold.

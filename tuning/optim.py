@@ -283,6 +283,25 @@ def make_schedule(
     return lambda done, rate: rate * (done + 1) / warmup if done < warmup else schedule(done - warmup, rate)
 
 
+def base_rates(rates: Sequence[float], settings: OptimSettings, epochs: int) -> list[float]:
+    """The rate that the schedule began each epoch with, from the rates that ended them: without the warm-up's ramp.
+
+    What `Plateau` made of the learning rate, for a training that follows a recorded one: as such a base it gives these
+    rates again.
+
+    Args:
+        rates: of the last step of each epoch, from the first on.
+        settings: of a schedule that is constant after its warm-up, as `plateau` is.
+        epochs: most epochs of the training that they were recorded of.
+
+    >>> base_rates([0.5, 1.0, 1.0, 0.1], OptimSettings(schedule="plateau", warmup_epochs=2), epochs=9)
+    [1.0, 1.0, 1.0, 0.1]
+    """
+    # Where an epoch ends the ramp has come as far for any number of steps in it.
+    schedule = make_schedule(settings, epochs, steps_per_epoch=1)
+    return [rate / schedule(epoch, 1.0) for epoch, rate in enumerate(rates)]
+
+
 @dataclass
 class Plateau:
     """Lowers the learning rate when a metric has not become better for `patience` epochs, as Keras does.

@@ -32,7 +32,6 @@ Numbers stand on the scale that the model was trained on, of classes there is th
 that can't be used is named with the reason, the others are predicted; the exit code is then 2.
 """
 FORMATS = ("table", "csv", "json")
-CLIPS_PER_BATCH = 64
 
 
 @dataclass
@@ -139,11 +138,10 @@ class Predictor:
     """
 
     def __init__(self, best: Path) -> None:
-        from tuning.checkpoint import load_best
+        from tuning.checkpoint import load_best, member_folders
         from tuning.tasks import task_of
 
-        members = sorted(path.parent for path in best.glob("members/*/config.yaml"))
-        self.models: list[Best] = [load_best(path) for path in (best, *members)]
+        self.models: list[Best] = [load_best(path) for path in member_folders(best)]
         self.labels, self.config = self.models[0].labels, self.models[0].config
         self.task = task_of(self.config)
         self.is_classes = self.config.task.name == "classification"
@@ -215,6 +213,8 @@ class Predictor:
 
     def predict(self, windows: list[Window]) -> None:
         """Fill in the windows' outputs."""
+        from tuning.checkpoint import CLIPS_PER_BATCH
+
         heard = [window for window in windows if window.waveforms]
         for start in range(0, len(heard), CLIPS_PER_BATCH):
             batch = heard[start : start + CLIPS_PER_BATCH]
@@ -246,11 +246,10 @@ class Predictor:
 def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.ndarray:
     """Outputs [N, K] of one model for waveforms [samples] at its rate, and the texts that belong to them."""
     import numpy as np
-    import torch
 
     from datasets.features import extract
     from datasets.resident import collate
-    from tuning.training import model_inputs
+    from tuning.checkpoint import outputs_of
 
     features = model.config.features
     rows = []
@@ -261,9 +260,7 @@ def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.n
     batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
     if needs_text(model.config):
         batch |= text_batch(texts, model.config)
-    with torch.no_grad():
-        outputs: np.ndarray = model.model(*model_inputs(batch, torch.device("cpu"))).numpy()
-    return outputs
+    return outputs_of(model, batch)
 
 
 def _seconds(raw: bytes) -> float:

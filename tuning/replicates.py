@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from tuning.checks import UserError
@@ -10,6 +12,7 @@ from tuning.config import Config
 from tuning.decide import Decision, decide
 from tuning.distributions import Distribution, plain
 from tuning.plan import Plan
+from tuning.recorded import config_of, with_results
 from tuning.space import Space
 from tuning.tasks import Mode
 
@@ -21,9 +24,53 @@ if TYPE_CHECKING:
 FOLDER = "replicates"
 
 
-def replicate_space(space: Space, chosen: list[TrialRecord], seeds: list[int]) -> Space:
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration that may win, as its best trial has it.
+
+    Args:
+        record: the trial.
+        config: its settings.
+        repeats: numbers of the other trials with the same settings and so, the seed being the same, the same network.
+    """
+
+    record: TrialRecord
+    config: Config
+    repeats: tuple[int, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The trial's number, by which the candidate is named."""
+        return self.record.number
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One training of a candidate with a seed of its own: its record, and the folder that it lies in."""
+
+    record: TrialRecord
+    folder: SearchFolder
+
+
+def candidates(folder: SearchFolder, space: Space) -> list[Candidate]:
+    """The different configurations of the trials with a result, best first."""
+    found: dict[str, Candidate] = {}
+    for record in with_results(folder, space):
+        config = config_of(folder, record.number)
+        known = found.setdefault(_identity(config), Candidate(record, config))
+        if known.record is not record:
+            found[_identity(config)] = replace(known, repeats=(*known.repeats, record.number))
+    return list(found.values())
+
+
+def _identity(config: Config) -> str:
+    """What makes two trainings the same one: every setting, but for how the search proceeds and what a trial takes."""
+    return json.dumps(config.model_dump(mode="json", exclude={"search", "resources"}), sort_keys=True)
+
+
+def replicate_space(space: Space, chosen: Sequence[Candidate], seeds: list[int]) -> Space:
     """A space whose only trials are the chosen ones with each of the seeds."""
-    points = [record.params | {"seed": seed} for record in chosen for seed in seeds]
+    points = [candidate.record.params | {"seed": seed} for candidate in chosen for seed in seeds]
     search = {
         "search.algorithm": "random",
         "search.scheduler": "none",
@@ -43,32 +90,36 @@ def other_seeds(config: Config, count: int) -> list[int]:
 def replicate(
     folder: SearchFolder,
     plan: Plan,
-    chosen: list[TrialRecord],
+    chosen: Sequence[Candidate],
     num_seeds: int,
     corpus: Corpus,
     split: Split,
     prepared: dict[str, Any],
-) -> list[list[float]]:
-    """Train each of the chosen trials with `num_seeds` seeds that the search did not use; their scores [k, n].
+) -> list[list[Replicate]]:
+    """Train each of the chosen configurations with `num_seeds` seeds that the search did not use: replicates [k][n].
 
     Interrupted, the same call goes on; what was trained is not trained again.
 
     Raises:
-        UserError: a repetition failed, or they were stopped.
+        UserError: a replicate failed, or they were stopped.
     """
+    from datasets.digests import digest_of
     from tuning.search.folder import SearchFolder
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.starting import when_needed
     from tuning.search.tuner import run_search
     from tuning.stages import corpus_fingerprint, prepare_banks, share_data
 
-    config = plan.config
-    space = replicate_space(plan.space, chosen, other_seeds(config, num_seeds))
+    config, seeds = plan.config, other_seeds(plan.config, num_seeds)
+    space = replicate_space(plan.space, chosen, seeds)
     count = len(chosen) * num_seeds
-    names = "-".join(str(record.number) for record in chosen)
-    with SearchFolder(folder.path / FOLDER, f"trials-{names}-seeds-{num_seeds}") as own:
+    wanted = [[_identity(space.config(each.record.params | {"seed": seed})) for seed in seeds] for each in chosen]
+    # Named by what is trained, so that replicates of other settings are never taken for these.
+    names = "-".join(str(candidate.number) for candidate in chosen)
+    name = f"trials-{names}-seeds-{num_seeds}-{digest_of(*(each for row in wanted for each in row))[:8]}"
+    with SearchFolder(folder.path / FOLDER, name) as own:
         if sum(record.is_final for record in own.records()) < count:
-            print(f"repeat    {len(chosen)} best trials with {num_seeds} seeds each", flush=True)
+            print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
             start_ray(config)
             banks = prepare_banks(plan.space, config, corpus, split, when_needed(config))
             data, _ = share_data(prepared, banks, split, plan.space, config)
@@ -79,53 +130,66 @@ def replicate(
                 own, replace(plan, space=space, config=space.fixed(), total=count), data, resources
             ):
                 raise UserError(f"{own.path}: stopped ({reason}); the same command goes on")
-        return _scores(own, config.search.metric, len(chosen), num_seeds)
+        trained = _trained(own, config.search.metric)
+        return [[trained[identity] for identity in row] for row in wanted]
 
 
-def _scores(own: SearchFolder, metric: str, num_chosen: int, num_seeds: int) -> list[list[float]]:
-    records = own.records()
-    for record in records:
+def _trained(own: SearchFolder, metric: str) -> dict[str, Replicate]:
+    """The replicates by what was trained, their settings and seed.
+
+    Raises:
+        UserError: one failed.
+    """
+    found = {}
+    for record in own.records():
         if metric not in record.metrics or record.status == "failed":
             raise UserError(
                 f"{own.trial(record.number)}: expected every repetition to come to a result, got a failed one "
                 f"({record.reason}); choose fewer trials (top=), so that this one is not among them"
             )
-    values = [record.metrics[metric] for record in records]
-    return [values[number * num_seeds : (number + 1) * num_seeds] for number in range(num_chosen)]
+        found[_identity(config_of(own, record.number))] = Replicate(record, own)
+    return found
 
 
-def choose(chosen: list[TrialRecord], scores: list[list[float]], metric: str, mode: Mode) -> Decision:
-    """Decide between the repeated trials, and say how sure that is."""
-    decision = decide(scores, mode)
+def choose(chosen: Sequence[Candidate], replicates: list[list[Replicate]], metric: str, mode: Mode) -> Decision:
+    """Decide between the configurations by their replicates, and say how sure that is."""
+    decision = decide([[each.record.metrics[metric] for each in row] for row in replicates], mode)
     n = decision.num_scores
-    for place, number in enumerate(decision.order, start=1):
-        half = f" ± {decision.half_widths[number]:.4f}" if decision.half_widths else ""
-        then = chosen[number].metrics[metric]
+    for place, index in enumerate(decision.order, start=1):
+        half = f" ± {decision.half_widths[index]:.4f}" if decision.half_widths else ""
+        then = chosen[index].record.metrics[metric]
         print(
-            f"  {place}. trial {chosen[number].number}: {metric} {decision.means[number]:.4f}{half} "
+            f"  {place}. trial {chosen[index].number}: {metric} {decision.means[index]:.4f}{half} "
             f"over {n} seeds (in the search {then:.4f})"
         )
-    winner, others = chosen[decision.winner].number, [chosen[number].number for number in decision.not_told_apart]
+    winner, others = chosen[decision.winner].number, [chosen[index].number for index in decision.not_told_apart]
     if n > 1 and len(chosen) > 1:
         if others:
-            print(f"winner    trial {winner}, not told apart from {_listed(others)} (95 %, all comparisons together)")
+            print(f"winner    trial {winner}, not told apart from {listed(others)} (95 %, all comparisons together)")
         else:
             print(f"winner    trial {winner}, better than each of the others (95 %, all comparisons together)")
         print(f"          a difference of {plain(decision.detectable)} would be found in 4 of 5 such comparisons")
     return decision
 
 
-def _listed(numbers: list[int]) -> str:
+def listed(numbers: Sequence[int]) -> str:
+    """Trials in words: "trial 3", "trials 1, 3"."""
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
-def written(chosen: list[TrialRecord], scores: list[list[float]], decision: Decision, config: Config) -> dict[str, Any]:
-    """The repetitions for the record."""
+def written(
+    chosen: Sequence[Candidate], replicates: list[list[Replicate]], decision: Decision, config: Config
+) -> dict[str, Any]:
+    """The replicates for the record."""
+    metric = config.search.metric
     return {
-        "metric": config.search.metric,
+        "metric": metric,
         "seeds": other_seeds(config, decision.num_scores),
-        "scores": {str(record.number): row for record, row in zip(chosen, scores, strict=True)},
+        "scores": {
+            str(candidate.number): [each.record.metrics[metric] for each in row]
+            for candidate, row in zip(chosen, replicates, strict=True)
+        },
         "winner": chosen[decision.winner].number,
-        "not_told_apart": [chosen[number].number for number in decision.not_told_apart],
+        "not_told_apart": [chosen[index].number for index in decision.not_told_apart],
         "detectable": decision.detectable,
     }

@@ -12,7 +12,7 @@ from datasets.reading import Part, Versions
 from datasets.resident import ResidentData
 from datasets.settings import AugmentSettings
 from tests.folds import NUM_FOLDS, folds_in_memory, plan_of
-from tuning.folds import FoldResults, mean_and_std, rounded_mean
+from tuning.folds import FoldResults, mean_and_std, median_rates, rounded_mean
 from tuning.tasks import task_of
 from tuning.training import Training
 from tuning.trial import build_model, train
@@ -162,4 +162,4 @@ def test_rates_are_the_median_of_the_folds():
             ended = "yes" if epoch == len(rates) else ""
             row = {"epoch": epoch, "best_epoch": 1, "seconds": 1.0, "learning_rate": rate, "finished": ended}
             results.add(row)
-    assert results.median_rates(5) == [0.8, 0.8, 0.2, 0.2, 0.2]
+    assert median_rates(results.rates, 5) == [0.8, 0.8, 0.2, 0.2, 0.2]
