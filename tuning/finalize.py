@@ -112,12 +112,12 @@ class Course:
         epochs: how many.
         base_rates: what the schedule begins each epoch with, where a plateau lowered it by looking at validation clips;
             else empty.
-        pace: training clips of the search for each clip that it is retrained on.
+        steps: of an epoch in the search, which was over fewer clips.
     """
 
     epochs: int
     base_rates: list[float]
-    pace: float = 1.0
+    steps: int
 
 
 @dataclass(frozen=True)
@@ -346,11 +346,11 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     from tuning.trial import make_training
 
     # The exponential schedule counts steps, of which an epoch over more clips has more.
-    steps = max(1, round(config.optim.decay_steps / course.pace))
-    paced = config.model_copy(update={"optim": config.optim.model_copy(update={"decay_steps": steps})})
+    longer = data.num_batches(config.training.batch_size) / course.steps
+    optim = config.optim.model_copy(update={"decay_steps": max(1, round(config.optim.decay_steps * longer))})
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = make_training(paced, data, checkpoints=None, device=device)
+    training = make_training(config.model_copy(update={"optim": optim}), data, checkpoints=None, device=device)
     for epoch in range(1, course.epochs + 1):
         training.epoch = epoch
         if course.base_rates:
@@ -365,6 +365,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
+    from datasets.resident import batch_bounds
     from tuning.folds import FoldResults, median_rates, rounded_mean
     from tuning.optim import base_rates
     from tuning.search.folder import read_progress
@@ -380,11 +381,13 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
         else:
             best_epochs += [int(row["fold_epochs"]) for row in rows]
             curves += FoldResults(run.record.folds, file=path / "checkpoints" / FoldResults.FILE).rates
-    epochs, folds, whole = rounded_mean(best_epochs), config.split.inner_folds, len(split.train) + len(split.val)
-    bases = []
+    epochs, bases = rounded_mean(best_epochs), []
     if config.optim.schedule == "plateau":
         bases = median_rates([base_rates(rates, config.optim, config.training.epochs) for rates in curves], epochs)
-    return Course(epochs, bases, pace=len(split.train) / whole if folds is None else (folds - 1) / folds)
+    num_clips, folds = len(split.train), config.split.inner_folds
+    if folds is not None:
+        num_clips = (len(split.train) + len(split.val)) * (folds - 1) // folds
+    return Course(epochs, bases, len(batch_bounds(num_clips, config.training.batch_size)))
 
 
 if __name__ == "__main__":
