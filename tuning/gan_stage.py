@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from datasets.reading import Part
     from datasets.shards import Prepared
     from datasets.splits import Split
-    from tuning.space import Space
 
 VERSION = 1  # raised by hand when the GAN or what is made of it gives other clips than before
 KEY = "gan:"
@@ -42,12 +41,6 @@ LABEL_NOISE = 0.05  # standard deviation of what is added to a training label th
 def gan_key(config: Config) -> str:
     """Names the generated clips that a configuration's trials draw from, if they draw any."""
     return KEY + json.dumps(config.gan.model_dump(mode="json"), sort_keys=True)
-
-
-def most_synthetic(space: Space, config: Config) -> float:
-    """The largest share of generated clips that a trial may ask for."""
-    searched = space.distributions.get(SHARE)
-    return float(max(searched.values)) if searched else config.augment.synthetic_share
 
 
 def prepare_synthetic(

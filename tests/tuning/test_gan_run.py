@@ -10,8 +10,12 @@ import soundfile
 from command import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from datasets.reading import FeatureStatistics, Part
+from datasets.resident import ResidentData
+from tuning.config import parse_config
 from tuning.plan import make_plan, read_corpus
 from tuning.run import main as tune
+from tuning.trial import cropped_data
 
 TINY = (
     "space=vit_gan", "search.algorithm=grid", "search.num_trials=null", "augment.synthetic_share={grid: [0.0, 1.0]}",
@@ -133,8 +137,6 @@ def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     """From its state after the first epoch, to the same clips."""
     import torch
 
-    from datasets.reading import Part
-    from tuning.config import parse_config
     from tuning.gan_stage import _train
 
     config = parse_config({"gan": {"epochs": 3, "channels": [4, 4, 4, 4], "discriminator_channels": [4, 4, 4, 4]}})
@@ -147,6 +149,24 @@ def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     went_on = _train(str(tmp_path / "cut"), config, part.features, part.targets, device)
     assert went_on.rows == whole.rows
     assert (went_on.generate(part.targets, 1) == whole.generate(part.targets, 1)).all()
+
+
+FOLLOWS = ("augment.synthetic_share=${augment.mask_prob}", "augment.mask_prob={grid: [0.0, 0.5]}")
+
+
+def test_a_share_that_follows_a_searched_setting_has_a_gan():
+    output = run("--dry-run", *(a for a in TINY if "synthetic_share" not in a), *FOLLOWS)
+    assert "a GAN, trained once on the training clips; up to 0.5 of its clips for each real one" in output
+
+
+def test_a_share_without_generated_clips_is_an_error():
+    config = parse_config({"augment": {"synthetic_share": 0.5}, "features": {"name": "mel", "num_frames": 4}})
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4, config.features.num_features)).astype(np.float32)
+    part = Part(np.arange(3), values, np.full(3, 4, np.int32), np.zeros((3, 2), np.float32))
+    data = ResidentData(part, part, FeatureStatistics.of([(part.num_frames, part.features)]), 4)
+    with pytest.raises(ValueError, match=r"augment.synthetic_share: expected 0 where no clips were generated, got 0.5"):
+        cropped_data(data, config)
 
 
 BAD = {

@@ -11,6 +11,8 @@ from tuning import space as spaces
 from tuning.checks import UserError
 from tuning.config import flattened, nested
 from tuning.plan import make_plan, planned_points
+from tuning.stages import data_key, data_variants, searched_effects
+from tuning.text_stage import text_key, text_variants
 
 
 def load(*arguments):
@@ -147,6 +149,43 @@ def test_a_condition_may_name_a_setting_that_refers_to_a_searched_one():
     assert all(("optim.momentum" in point) == (point["training.batch_size"] == 16) for point in points)
     configs = list(space.variants(("optim.momentum",)))
     assert [(c.training.batch_size, c.optim.momentum) for c in configs] == [(16, 0.8), (16, 0.9), (32, None)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["features.name=mel", "features.num_mels=${training.batch_size}"],
+        ["augment.freq_masks=${model.kernel_size}", "model.kernel_size={choice: [3, 5]}"],
+        ["features.num_mfcc={choice: [13, 20], when: {training.batch_size: 64}}"],
+        ["features.name={choice: [mel, mfcc]}", "features.num_mfcc={choice: [13, 20], when: {features.name: mfcc}}"],
+        [
+            "augment.versions=${optim.step_epochs}",
+            "optim.step_epochs=${training.patience}",
+            "training.patience={choice: [1, 2], when: {training.batch_size: 32}}",
+        ],
+        ["space=bimodal", "model.max_tokens=${training.batch_size}", "training.batch_size={choice: [16, 32]}"],
+        [
+            "space=bimodal",
+            "model.max_tokens={choice: [16, 32], when: {training.batch_size: 8}}",
+            "training.batch_size={choice: [16, 8]}",
+        ],
+    ],
+)
+def test_what_every_trial_reads_is_among_what_is_prepared(arguments):
+    space = load(*arguments)
+    variants, texts = data_variants(space), text_variants(space)
+    trials = [space.config(point) for point in itertools.islice(space.samples(1), 40)]
+    assert {data_key(trial) for trial in trials} <= set(variants)
+    assert {text_key(trial) for trial in trials} <= {"", *texts}
+    assert all(trial.features.num_frames <= variants[data_key(trial)].features.num_frames for trial in trials)
+
+
+def test_an_effect_whose_probability_follows_a_searched_setting_may_be_drawn():
+    assert searched_effects(load("augment.noise_prob=${augment.mask_prob}")) == ["noise"]
+    assert searched_effects(load("augment.noise_prob=${.mask_prob}", "augment.mask_prob={choice: [0, 0.5]}")) == [
+        "noise"
+    ]
+    assert searched_effects(load("augment.noise_prob=${.mixup_prob}", "augment.mixup_prob={choice: [0.0]}")) == []
 
 
 def test_the_documented_grid_is_the_product_written_out():
