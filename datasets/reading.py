@@ -37,8 +37,7 @@ class FeatureStatistics:
 
         count, mean, squares = 0, np.zeros(1), np.zeros(1)
         for num_frames, features in rows:
-            valid = np.arange(features.shape[1]) < np.asarray(num_frames)[:, None]
-            frames = features[valid].astype(np.float64)
+            frames = features[valid_frames(num_frames, features.shape[1])].astype(np.float64)
             part_mean = frames.mean(axis=0)
             total = count + len(frames)
             squares = squares + ((frames - part_mean) ** 2).sum(axis=0)
@@ -48,6 +47,13 @@ class FeatureStatistics:
         assert count, "statistics of no frames"
         std = np.maximum(np.sqrt(squares / count), STD_FLOOR)
         return cls(mean.astype(np.float32), std.astype(np.float32))
+
+
+def valid_frames(num_frames: "np.ndarray", frames: int) -> "np.ndarray":
+    """Which of `frames` are within a clip and which beyond its end, bool [rows, frames], by its valid ones [rows]."""
+    import numpy as np
+
+    return np.arange(frames) < np.asarray(num_frames)[:, None]
 
 
 @dataclass(frozen=True)

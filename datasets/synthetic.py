@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 
 from datasets.audio import Segment
 from datasets.resident import Batch, Padding, collate
-from datasets.shard_index import Record, read_shard, tensor, write_shard
+from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
 from datasets.storage import read_bytes
 from datasets.wrapped import Wrapped
 
@@ -26,10 +26,12 @@ class Synthetic:
     Args:
         features: float32 [clips, frames, features].
         targets: what they were asked to be, float32 [clips, targets].
+        num_frames: valid frames of each, int32 [clips]; silence follows.
     """
 
     features: "np.ndarray"
     targets: "np.ndarray"
+    num_frames: "np.ndarray"
 
     @classmethod
     def read(cls, folder: str) -> "Synthetic":
@@ -37,19 +39,16 @@ class Synthetic:
         import numpy as np
 
         known = json.loads(read_bytes(folder, f"{CELL}.targets.json"))
-        features = tensor(read_shard(folder, f"{CELL}.parquet", ["features"]))
-        return cls(np.array(features), np.array(known, dtype=np.float32))
+        table = read_shard(folder, f"{CELL}.parquet", ["num_frames", "features"])
+        return cls(np.array(tensor(table)), np.array(known, dtype=np.float32), counts(table))
 
     def write(self, folder: str) -> None:
         """Write the clips as one shard, the targets first: a shard with a record is whole."""
-        import numpy as np
-
         from datasets import storage
 
         storage.write_bytes(folder, f"{CELL}.targets.json", json.dumps(self.targets.tolist()).encode())
         names = [(f"{CELL}/{number:05d}", f"{number:05d}") for number in range(len(self.features))]
-        counts = np.full(len(names), self.features.shape[1], dtype=np.int32)
-        write_shard(folder, Record(CELL, CELL, names, {}, len(names)), counts, self.features)
+        write_shard(folder, Record(CELL, CELL, names, {}, len(names)), self.num_frames, self.features)
 
     @property
     def num_bytes(self) -> int:
@@ -62,6 +61,7 @@ class WithSynthetic(Wrapped):
     """Any `TrialData` whose training batches have `share` generated clips for each real one.
 
     They are drawn from the seed and the epoch's number, each once before any comes again; `indices` are -1 for them.
+    In a global batch they come after its real clips.
     Statistics, labels and everything of validation are the real clips'.
     """
 
@@ -77,7 +77,7 @@ class WithSynthetic(Wrapped):
 
     def num_batches(self, batch_size: int, world_size: int = 1) -> int:
         """Training batches of one epoch."""
-        return self.inner.num_batches(self._real(batch_size), world_size)
+        return self.inner.num_batches(self._real(batch_size, world_size), world_size)
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
@@ -90,18 +90,19 @@ class WithSynthetic(Wrapped):
             return
         drawn = self._drawn(epoch, seed)
         real = done = 0
-        for batch in self.inner.train_batches(epoch, self._real(batch_size), seed, rank, world_size):
+        for batch in self.inner.train_batches(epoch, self._real(batch_size, world_size), seed, rank, world_size):
             real += batch["num_clips"]
             until = round(real * self.share)
             rows = drawn[done:until]
-            added = self._generated(rows[rank::world_size])
+            # Those of the global batch's places rank, rank + world_size, ... that come after its real clips.
+            added = self._generated(rows[(rank - batch["num_clips"]) % world_size :: world_size])
             joined = {name: torch.cat([batch[name], added[name]]) for name in added}
             yield batch | joined | {"num_clips": batch["num_clips"] + len(rows)}
             done = until
 
-    def _real(self, batch_size: int) -> int:
-        """Real clips of a batch."""
-        return max(1, round(batch_size / (1 + self.share)))
+    def _real(self, batch_size: int, world_size: int) -> int:
+        """Real clips of a global batch, one at least for each worker."""
+        return max(world_size, round(batch_size / (1 + self.share)))
 
     def _drawn(self, epoch: int, seed: int) -> "np.ndarray":
         """Which generated clips an epoch has, in order."""
@@ -114,7 +115,7 @@ class WithSynthetic(Wrapped):
     def _generated(self, rows: "np.ndarray") -> Batch:
         import torch
 
-        frames = self.synthetic.features.shape[1]
-        clips = [(int(row), frames, self.synthetic.features[row]) for row in rows]
-        batch = collate(clips, self.synthetic.targets, self.statistics, self.frames, self.padding, self.segment)
+        made = self.synthetic
+        clips = [(int(row), int(made.num_frames[row]), made.features[row]) for row in rows]
+        batch = collate(clips, made.targets, self.statistics, self.frames, self.padding, self.segment)
         return batch | {"indices": torch.full((len(rows),), -1, dtype=torch.int64)}

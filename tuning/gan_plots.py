@@ -1,4 +1,7 @@
-"""Pictures of a GAN's training and of what it draws beside real clips, as PNG. Spectrograms are within -1 and 1."""
+"""Pictures of a GAN's training and of what it draws beside real clips, as PNG. Spectrograms are within -1 and 1.
+
+Frames beyond a clip's end are masked (`numpy.ma`) and left out.
+"""
 
 from __future__ import annotations
 
@@ -52,7 +55,8 @@ def draw_amplitudes(file: Path, real: np.ndarray, generated: np.ndarray) -> None
     with picture(file, (7, 4)) as figure:
         axes = figure.add_subplot()
         for clips, colour, label in _both(real, generated):
-            shares = np.histogram(clips, edges)[0] / clips.size
+            levels = np.ma.compressed(clips)
+            shares = np.histogram(levels, edges)[0] / levels.size
             axes.stairs(shares, edges, fill=True, alpha=0.25, color=colour)
             axes.stairs(shares, edges, color=colour, label=label)
         axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")

@@ -1,5 +1,7 @@
 """How much generated spectrograms are like real ones: five figures, and a score of 0 to 100.
 
+Where clips are shorter than others, frames beyond a clip's end are masked (`numpy.ma`) and count nowhere.
+
 Figures of two GANs may be compared when they come of equally many clips and the same features: the embedding behind
 the Fréchet distance is fixed, without weights or seed, but that distance falls as clips grow more numerous.
 """
@@ -22,18 +24,26 @@ def embed(spectrograms: np.ndarray) -> np.ndarray:
 
     Per mel the mean and the standard deviation over time and the mean absolute change from frame to frame, of which the
     first 12, 6 and 6 coefficients of the orthonormal DCT-II over mels are kept; and of the mean level of each frame
-    coefficients 1 to 8 over time: without them clips that all beat at the same moments would seem fine. Divided by the
-    root of how many mels or frames there are, so that neither side outweighs the other.
+    coefficients 1 to 8 over its own time, 0 where it is too short for them: without them clips that all beat at the
+    same moments would seem fine. Divided by the root of how many mels or frames there are, so that neither side
+    outweighs the other.
     """
+    values = spectrograms.astype(np.float64)
+    profiles = (values.mean(1), values.std(1), np.abs(np.ma.diff(values, axis=1)).mean(1))
+    curves = zip(profiles, PROFILE_COEFFICIENTS, strict=True)
+    parts = [_coefficients(np.ma.filled(curve, 0.0))[:, :count] for curve, count in curves]
+    envelopes = np.zeros((len(values), min(ENVELOPE_COEFFICIENTS, values.shape[1] - 1)))
+    for kept, levels in zip(envelopes, values.mean(2), strict=True):
+        found = _coefficients(np.ma.compressed(levels)[None])[0, 1 : 1 + len(kept)]
+        kept[: len(found)] = found
+    return np.concatenate([*parts, envelopes], axis=1)
+
+
+def _coefficients(curves: np.ndarray) -> np.ndarray:
+    """The orthonormal DCT-II of each row, divided by the root of its length."""
     from scipy.fft import dct
 
-    values = spectrograms.astype(np.float64)
-    profiles = (values.mean(1), values.std(1), np.abs(np.diff(values, axis=1)).mean(1))
-    kept = [slice(count) for count in PROFILE_COEFFICIENTS]
-    curves = zip((*profiles, values.mean(2)), (*kept, slice(1, 1 + ENVELOPE_COEFFICIENTS)), strict=True)
-    return np.concatenate(
-        [dct(curve, norm="ortho", axis=1)[:, which] / np.sqrt(curve.shape[1]) for curve, which in curves], axis=1
-    )
+    return dct(curves, norm="ortho", axis=1) / np.sqrt(curves.shape[1])
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
@@ -69,17 +79,18 @@ def compare(real: np.ndarray, generated: np.ndarray) -> dict[str, float]:
     if len(real) < FEWEST_CLIPS or real.shape[1] < 2:
         raise ValueError(f"gan: expected at least {FEWEST_CLIPS} clips of 2 frames to compare, got {real.shape[:2]}")
     real, generated = real.astype(np.float64), generated.astype(np.float64)
-    changes = [float(np.abs(np.diff(values, axis=1)).mean()) for values in (real, generated)]
-    spans = [float(np.subtract(*np.percentile(values, (95, 5)))) for values in (real, generated)]
+    levels = [np.ma.compressed(values) for values in (real, generated)]
+    changes = [_change(values) for values in (real, generated)]
+    spans = [float(np.subtract(*np.percentile(values, (95, 5)))) for values in levels]
     vectors = embed(real), embed(generated)
     if min(changes[0], spans[0]) == 0 or vectors[0].var(0).sum() == 0:
         raise ValueError("gan: expected real clips that differ and change over time, got constant ones")
-    deviation = real.std()
+    deviation = levels[0].std()
     return {
         "frechet_distance": frechet_distance(*vectors),
         "frechet_excess": _excess(*vectors),
-        "mean_difference": float((generated.mean() - real.mean()) / deviation),
-        "std_difference": float((generated.std() - deviation) / deviation),
+        "mean_difference": float((levels[1].mean() - levels[0].mean()) / deviation),
+        "std_difference": float((levels[1].std() - deviation) / deviation),
         "smoothness_ratio": changes[1] / changes[0],
         "frequency_correlation": _correlation(real.mean((0, 1)), generated.mean((0, 1))),
         "dynamic_range_ratio": spans[1] / spans[0],
@@ -119,6 +130,12 @@ def score(figures: dict[str, float]) -> float:
 def band(score: float) -> str:
     """The guide's word for a score: excellent from 70, good from 50, else poor."""
     return next((word for lowest, word in BANDS if score >= lowest), "poor")
+
+
+def _change(values: np.ndarray) -> float:
+    """Mean absolute change from frame to frame; 0 of clips of one frame."""
+    changes = np.ma.compressed(np.abs(np.ma.diff(values, axis=1)))
+    return float(changes.mean()) if len(changes) else 0.0
 
 
 def _excess(real: np.ndarray, generated: np.ndarray) -> float:

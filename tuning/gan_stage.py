@@ -12,6 +12,7 @@ import io
 import json
 import tempfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     from datasets.reading import Part
     from datasets.shards import Prepared
     from datasets.splits import Split
-    from tuning.space import Space
 
-VERSION = 1  # raised by hand when the GAN or what is made of it gives other clips than before
+VERSION = 2  # raised by hand when the GAN or what is made of it gives other clips than before
 KEY = "gan:"
 PROVENANCE, STATE, CURVES, QUALITY = "provenance.json", "state.pt", "curves.json", "quality.json"
 SHARE = "augment.synthetic_share"
@@ -42,12 +42,6 @@ LABEL_NOISE = 0.05  # standard deviation of what is added to a training label th
 def gan_key(config: Config) -> str:
     """Names the generated clips that a configuration's trials draw from, if they draw any."""
     return KEY + json.dumps(config.gan.model_dump(mode="json"), sort_keys=True)
-
-
-def most_synthetic(space: Space, config: Config) -> float:
-    """The largest share of generated clips that a trial may ask for."""
-    searched = space.distributions.get(SHARE)
-    return float(max(searched.values)) if searched else config.augment.synthetic_share
 
 
 def prepare_synthetic(
@@ -108,6 +102,7 @@ def _fingerprint(prepared: Prepared, config: Config, sources: dict[str, str], sp
 
 def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dict[str, str]) -> None:
     """Train, generate, judge, and write it all; provenance last, without which it is not there."""
+    import numpy as np
     import torch
 
     from datasets.reading import FeatureStatistics
@@ -118,17 +113,20 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = FeatureStatistics.of([(part.num_frames, part.features)])
-    real = scaled(part.features, statistics)
-    training = _train(folder, config, real, part.targets, device)
-    targets = asked(part.targets, made, config.seed)
-    generated = training.generate(targets, config.seed)
-    Synthetic(unscaled(generated, statistics), targets).write(folder)
+    part = scaled(part, statistics)
+    training = _train(folder, config, part, device)
+    targets, num_frames = asked(part, made, config.seed)
+    real = _heard(part.features, part.num_frames)
+    generated = _heard(training.generate(targets, num_frames, config.seed), num_frames)
+    features = np.ma.filled(unscaled(generated, statistics), config.features.db_floor)  # silence, as after recordings
+    Synthetic(features, targets, num_frames).write(folder)
     count = min(len(real), len(generated))
     figures: dict[str, Any] = compare(real[:count], generated[:count])
     figures |= {"score": score(figures), "band": band(score(figures))}
     storage.write_bytes(folder, QUALITY, json.dumps(figures, indent=1).encode())
-    shown = part.targets[:SHOWN]
-    pairs = (real[:SHOWN], training.generate(shown, config.seed), [_named(config, values) for values in shown])
+    shown, ends = part.targets[:SHOWN], part.num_frames[:SHOWN]
+    drawn = _heard(training.generate(shown, ends, config.seed), ends)
+    pairs = (real[:SHOWN], drawn, [_named(config, values) for values in shown])
     _show(folder, config, training, statistics, (real[:count], generated[:count]), pairs, figures)
     provenance = {
         "gan": config.gan.model_dump(mode="json"),
@@ -140,11 +138,18 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     storage.write_bytes(folder, PROVENANCE, json.dumps(provenance, indent=1).encode())
 
 
-def scaled(features: np.ndarray, statistics: Any) -> np.ndarray:
-    """Features [N, T, F] as the GAN has them: in deviations from the training clips' mean, LIMIT of which are 1."""
+def scaled(part: Part, statistics: Any) -> Part:
+    """Clips as the GAN has them: in deviations from the training clips' mean, LIMIT of which are 1.
+
+    Beyond a clip's end they are 0, as generated ones are, so that a GAN learns nothing of padding.
+    """
     import numpy as np
 
-    return np.clip((features - statistics.mean) / (LIMIT * statistics.std), -1, 1).astype(np.float32)
+    from datasets.reading import valid_frames
+
+    features = np.clip((part.features - statistics.mean) / (LIMIT * statistics.std), -1, 1).astype(np.float32)
+    features[~valid_frames(part.num_frames, features.shape[1])] = 0
+    return replace(part, features=features)
 
 
 def unscaled(spectrograms: np.ndarray, statistics: Any) -> np.ndarray:
@@ -154,23 +159,37 @@ def unscaled(spectrograms: np.ndarray, statistics: Any) -> np.ndarray:
     return (spectrograms * (LIMIT * statistics.std) + statistics.mean).astype(np.float32)
 
 
-def asked(targets: np.ndarray, count: int, seed: int) -> np.ndarray:
-    """What clips are to be generated for, [count, K]: training clips' labels with some noise, within their range."""
+def asked(part: Part, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """What clips are to be generated for, and their valid frames, [count, K] and [count].
+
+    The labels are training clips' with some noise, within their range; each clip is as long as the one whose label it
+    has.
+    """
     import numpy as np
 
-    rng = np.random.default_rng([seed, count])
+    targets, rng = part.targets, np.random.default_rng([seed, count])
     rows = rng.permutation(np.resize(np.arange(len(targets)), count))
     noisy = targets[rows] + rng.normal(0, LABEL_NOISE, (count, targets.shape[1]))
-    return np.clip(noisy, targets.min(axis=0), targets.max(axis=0)).astype(np.float32)
+    return np.clip(noisy, targets.min(axis=0), targets.max(axis=0)).astype(np.float32), part.num_frames[rows]
 
 
-def _train(folder: str, config: Config, real: np.ndarray, targets: np.ndarray, device: Any) -> Any:
+def _heard(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
+    """Spectrograms [N, T, F] whose frames beyond each clip's end are masked."""
+    import numpy as np
+
+    from datasets.reading import valid_frames
+
+    beyond = ~valid_frames(num_frames, spectrograms.shape[1])[..., None]
+    return np.ma.masked_array(spectrograms, np.broadcast_to(beyond, spectrograms.shape))
+
+
+def _train(folder: str, config: Config, real: Part, device: Any) -> Any:
     """The GAN, trained to its last epoch; its state is kept after each, so that a training that was cut off goes on."""
     import torch
 
     from tuning.gan_training import GANTraining
 
-    training = GANTraining(config.gan, real, targets, seed=config.seed, device=device)
+    training = GANTraining(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
         raw = io.BytesIO(storage.read_bytes(folder, STATE))
         training.load_state_dict(torch.load(raw, map_location=device, weights_only=True))
@@ -210,11 +229,12 @@ def _show(
 
 
 def _sound(path: Path, config: Config, training: Any, statistics: Any) -> None:
-    """A WAV file for each of the guide's five emotions, by Griffin-Lim."""
+    """A WAV file for each of the guide's five emotions, by Griffin-Lim, of the training clips' median length."""
     import numpy as np
 
     from datasets.inversion import TEST_EMOTIONS, write_sounds
 
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
-    spectrograms = unscaled(training.generate(conditions, config.seed), statistics)
-    write_sounds(path, dict(zip(TEST_EMOTIONS, spectrograms, strict=True)), config.features)
+    frames = max(2, int(np.median(training.clips.num_frames)))
+    drawn = training.generate(conditions, np.full(len(conditions), frames), config.seed)[:, :frames]
+    write_sounds(path, dict(zip(TEST_EMOTIONS, unscaled(drawn, statistics), strict=True)), config.features)

@@ -18,6 +18,14 @@ BETA_2 = 0.999
 GENERATION_BATCH = 64
 
 
+class Clips(NamedTuple):
+    """Real clips: spectrograms [B, T, F] that are 0 beyond their ends, labels [B, K], valid frames [B]."""
+
+    spectrograms: Tensor
+    conditions: Tensor
+    num_frames: Tensor
+
+
 class Judgement(NamedTuple):
     """What the discriminator makes of a batch: its loss with a gradient, and the shares it gets right."""
 
@@ -47,8 +55,9 @@ class GANTraining:
 
     Args:
         settings: networks and training.
-        spectrograms: float32 [N, T, F] within -1 and 1.
+        spectrograms: float32 [N, T, F] within -1 and 1, 0 beyond a clip's end.
         conditions: labels float32 [N, K].
+        num_frames: valid frames of each clip, int [N].
         seed: of everything random.
         device: where the networks are.
 
@@ -61,16 +70,17 @@ class GANTraining:
         settings: GANSettings,
         spectrograms: np.ndarray,
         conditions: np.ndarray,
+        num_frames: np.ndarray,
         *,
         seed: int,
         device: torch.device | None = None,
     ) -> None:
         if len(spectrograms) < 2:
             raise ValueError(f"gan: expected at least 2 training clips, got {len(spectrograms)}")
-        assert len(spectrograms) == len(conditions), (spectrograms.shape, conditions.shape)
+        assert len(spectrograms) == len(conditions) == len(num_frames), (spectrograms.shape, conditions.shape)
         assert np.abs(spectrograms).max() <= 1, "spectrograms have to be within -1 and 1, as the generator's are"
         self.settings, self.seed, self.device = settings, seed, device or torch.device("cpu")
-        self.spectrograms, self.conditions = torch.from_numpy(spectrograms), torch.from_numpy(conditions)
+        self.clips = Clips(torch.from_numpy(spectrograms), torch.from_numpy(conditions), torch.tensor(num_frames))
         shape = (*spectrograms.shape[1:], conditions.shape[1])
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -110,8 +120,8 @@ class GANTraining:
         self.generator.train()
         self.discriminator.train()
         seen: dict[str, list[float]] = {name: [] for name in MEASURED}
-        for clips in _batches(len(self.spectrograms), self.settings.batch_size, rng):
-            self.step(self.spectrograms[clips].to(self.device), self.conditions[clips].to(self.device), rng, seen)
+        for numbers in _batches(len(self.clips.spectrograms), self.settings.batch_size, rng):
+            self.step(Clips(*(values[numbers].to(self.device) for values in self.clips)), rng, seen)
         row: dict[str, Any] = {"epoch": epoch}
         row |= {name: float(np.mean(values)) if values else None for name, values in seen.items()}
         row["loss_ratio"] = row["generator_loss"] / max(row["discriminator_loss"], float(np.finfo(np.float32).tiny))
@@ -121,52 +131,59 @@ class GANTraining:
         self.rows.append(row)
         return row
 
-    def step(self, real: Tensor, conditions: Tensor, rng: torch.Generator, seen: dict[str, list[float]]) -> None:
-        """All steps on one batch, real [B, T, F] and conditions [B, K]; what is measured is appended to `seen`."""
-        judged = self.judge(real, conditions, rng)
+    def step(self, real: Clips, rng: torch.Generator, seen: dict[str, list[float]]) -> None:
+        """All steps on one batch; what is measured is appended to `seen`."""
+        judged = self.judge(real, rng)
         seen["discriminator_loss"].append(self._finite("discriminator_loss", judged.loss))
         seen["accuracy_real"].append(judged.accuracy_real)
         seen["accuracy_fake"].append(judged.accuracy_fake)
         accuracy = (judged.accuracy_real + judged.accuracy_fake) / 2
         for_discriminator, for_generator = discriminator_steps(accuracy, self.settings)
         for number in range(for_discriminator):
-            loss = self.judge(real, conditions, rng).loss if number else judged.loss
+            loss = self.judge(real, rng).loss if number else judged.loss
             norm = self._update(self.discriminator, self.discriminator_optimizer, loss)
             seen["discriminator_gradient_norm"].append(norm)
         for _ in range(for_generator):
-            loss = self.deceive(conditions, rng)
+            loss = self.deceive(real, rng)
             seen["generator_loss"].append(self._finite("generator_loss", loss))
             seen["generator_gradient_norm"].append(self._update(self.generator, self.generator_optimizer, loss))
 
-    def judge(self, real: Tensor, conditions: Tensor, rng: torch.Generator) -> Judgement:
-        """The discriminator on a batch and as many new spectrograms of the same labels, which get no gradient.
+    def judge(self, real: Clips, rng: torch.Generator) -> Judgement:
+        """The discriminator on a batch and as many new spectrograms of its labels and lengths, which get no gradient.
 
         Its loss is the mean of the binary cross-entropies against 1 (real) and 0 (generated).
         """
         with torch.no_grad():
-            fake = self.generator(self._noise(len(real), rng), conditions)
-        logits = self.discriminator(torch.cat([real, fake]), torch.cat([conditions, conditions]))
-        on_real, on_fake = logits.split(len(real))
+            fake = self._draw(real, rng)
+        logits = self.discriminator(torch.cat([real.spectrograms, fake]), torch.cat([real.conditions] * 2))
+        on_real, on_fake = logits.split(len(fake))
         loss = F.binary_cross_entropy_with_logits(on_real, torch.ones_like(on_real))
         loss = (loss + F.binary_cross_entropy_with_logits(on_fake, torch.zeros_like(on_fake))) / 2
         return Judgement(loss, (on_real > 0).float().mean().item(), (on_fake <= 0).float().mean().item())
 
-    def deceive(self, conditions: Tensor, rng: torch.Generator) -> Tensor:
-        """The generator's loss on new spectrograms: the cross-entropy of the discriminator's logits against 1."""
+    def deceive(self, like: Clips, rng: torch.Generator) -> Tensor:
+        """The generator's loss on new spectrograms of a batch's labels and lengths.
+
+        The cross-entropy of the discriminator's logits against 1.
+        """
         # The gradient passes through the discriminator, but none is needed of its own weights.
         self.discriminator.requires_grad_(False)
-        logits = self.discriminator(self.generator(self._noise(len(conditions), rng), conditions), conditions)
+        logits = self.discriminator(self._draw(like, rng), like.conditions)
         self.discriminator.requires_grad_(True)
         return F.binary_cross_entropy_with_logits(logits, torch.ones_like(logits))
 
     @torch.no_grad()
-    def generate(self, conditions: np.ndarray, seed: int) -> np.ndarray:
-        """Spectrograms float32 [N, T, F] of labels [N, K], with batch-norm's moving statistics."""
+    def generate(self, conditions: np.ndarray, num_frames: np.ndarray, seed: int) -> np.ndarray:
+        """Spectrograms float32 [N, T, F] of labels [N, K], with batch-norm's moving statistics.
+
+        Each is 0 beyond its `num_frames` [N].
+        """
         self.generator.eval()
         labels = torch.from_numpy(np.asarray(conditions, dtype=np.float32))
         noise = torch.randn(len(labels), self.settings.latent_dim, generator=_stream(seed, 0))
         parts = zip(noise.split(GENERATION_BATCH), labels.split(GENERATION_BATCH), strict=True)
-        return torch.cat([self.generator(a.to(self.device), b.to(self.device)).cpu() for a, b in parts]).numpy()
+        drawn = torch.cat([self.generator(a.to(self.device), b.to(self.device)).cpu() for a, b in parts])
+        return _ended(drawn, torch.tensor(num_frames)).numpy()
 
     def state_dict(self) -> dict[str, Any]:
         """All that a later epoch depends on, in tensors and plain values."""
@@ -178,8 +195,10 @@ class GANTraining:
             getattr(self, name).load_state_dict(state[name])
         self.rows = list(state["rows"])
 
-    def _noise(self, clips: int, rng: torch.Generator) -> Tensor:
-        return torch.randn(clips, self.settings.latent_dim, generator=rng).to(self.device)
+    def _draw(self, like: Clips, rng: torch.Generator) -> Tensor:
+        """New spectrograms of a batch's labels and lengths."""
+        noise = torch.randn(len(like.conditions), self.settings.latent_dim, generator=rng).to(self.device)
+        return _ended(self.generator(noise, like.conditions), like.num_frames)
 
     def _update(self, network: nn.Module, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
         """One step down the clipped gradient; its norm."""
@@ -205,6 +224,12 @@ MEASURED = (
     "generator_gradient_norm",
     "discriminator_gradient_norm",
 )
+
+
+def _ended(spectrograms: Tensor, num_frames: Tensor) -> Tensor:
+    """The spectrograms [B, T, F] with 0 beyond the valid frames [B] of each."""
+    heard = torch.arange(spectrograms.shape[1], device=spectrograms.device) < num_frames[:, None]
+    return spectrograms * heard[..., None]
 
 
 def _stream(seed: int, number: int) -> torch.Generator:

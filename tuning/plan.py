@@ -162,9 +162,7 @@ def _check_search(space: Space, config: Config) -> None:
 
 def _check_encoders(space: Space) -> None:
     """Every speech encoder and layer that a trial may ask for, since all are prepared before the first."""
-    searched = Space(space.settings, {p: d for p, d in space.distributions.items() if p.startswith("features.")})
-    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in searched.distributions}
-    variants = [space.config(unsearched | point).features for point in searched.grid()]
+    variants = [config.features for config in space.variants("features.")]
     # Not a trial's own check: where the name is searched, the encoder is idle in the trials with another.
     if all(features.name != "encoder" for features in variants):
         for features in variants:
@@ -188,9 +186,7 @@ def _check_texts(space: Space) -> None:
 
 def _check_images(space: Space) -> None:
     """Every image encoder that a trial may ask for, and whether it has as many layers as are unfrozen."""
-    asked = {p: d for p, d in space.distributions.items() if p in IMAGES and d.kind in LISTED}
-    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in asked}
-    check_images(space.config(unsearched | point) for point in Space(space.settings, asked).grid())
+    check_images(space.variants(IMAGES))
 
 
 def _check_encoder(features: FeatureSettings) -> None:

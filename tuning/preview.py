@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuning.config import Config
 from tuning.distributions import plain
 from tuning.folds import describe_parts
-from tuning.gan_stage import most_synthetic
+from tuning.gan_stage import SHARE
 from tuning.plan import Plan, planned_points, read_corpus, with_classes
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.stages import data_variants, generated_key, searched_effects
@@ -33,7 +33,7 @@ def preview(plan: Plan) -> None:
     )
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
-    if most := most_synthetic(plan.space, config):
+    if most := plan.space.largest(SHARE):
         count = len({generated_key(variant) for variant in data_variants(plan.space).values()})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")

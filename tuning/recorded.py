@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from tuning.checks import UserError
-from tuning.config import Config, parse_config
+from tuning.config import Config, flattened, nested, parse_config
 from tuning.leaderboard import rank
-from tuning.search.folder import SearchFolder, TrialRecord
+from tuning.search.folder import SearchFolder, TrialRecord, read_record
 from tuning.space import Space, read_recorded
 from tuning.tasks import check_metric
 
@@ -36,9 +36,15 @@ def space_of(folder: SearchFolder) -> Space:
 
 
 def config_of(folder: SearchFolder, number: int) -> Config:
-    """A trial's configuration."""
+    """A trial's configuration; of one that a population changed on the way, that of its best epoch."""
     params = json.loads((folder.trial(number) / "params.json").read_text(encoding="utf-8"))
-    return parse_config(params["config"])
+    best = read_record(folder.trial(number)).params
+    if best == params["searched"]:
+        return parse_config(params["config"])
+    space = space_of(folder)
+    then, now = (flattened(space.config(each).model_dump(mode="json")) for each in (best, params["searched"]))
+    changed = {path: value for path, value in then.items() if value != now[path]}
+    return parse_config(nested(flattened(params["config"]) | changed))
 
 
 def with_results(folder: SearchFolder, space: Space) -> list[TrialRecord]:

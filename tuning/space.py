@@ -3,10 +3,10 @@
 import importlib.resources
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_origin
+from typing import Any, TypeGuard, get_origin
 
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
@@ -32,6 +32,7 @@ from tuning.texts import read_yaml, text_settings
 MAX_REDRAWS = 200
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_WORD = re.compile(r"[\w.]+")
 
 
 @dataclass(frozen=True)
@@ -66,20 +67,96 @@ class Space:
         Raises:
             UserError: the values do not go together, with the path and the expectation.
         """
+        try:
+            return parse_config(nested(self._resolved(params)))
+        except ValidationError as error:
+            raise UserError(validation_message(error)) from None
+
+    def behind(self, path: str) -> list[str]:
+        """The searched settings that a setting's value hangs on: itself, those that it refers to, their conditions'.
+
+        Empty where the setting is the same in all trials.
+        """
+        found: list[str] = []
+        seen, waiting = set(), [path]
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen:
+                continue
+            seen.add(current)
+            if current in self.distributions:
+                found.append(current)
+                waiting += self.distributions[current].when
+            else:
+                waiting += self._referred(current)
+        return found
+
+    def varied(self, prefixes: str | tuple[str, ...] = "") -> dict[str, list[str]]:
+        """The settings whose paths begin so and that differ between trials, each with what is `behind` it."""
+        paths = (path for path in [*self.settings, *self.distributions] if path.startswith(prefixes))
+        return {path: searched for path in paths if (searched := self.behind(path))}
+
+    def values(self, path: str) -> list[Any]:
+        """What a setting may be in some trial: of a range both ends, and the default where conditions may not hold."""
+        if distribution := self.distributions.get(path):
+            return [*distribution.values, *([self._default(path)] if distribution.when else [])]
+        names = self._referred(path)
+        points = itertools.product(*(self.values(name) for name in names))
+        return [self._value(path, dict(zip(names, point, strict=True))) for point in points]
+
+    def largest(self, path: str) -> Any:
+        """The largest value that a number may have in some trial; None where it is null in all."""
+        return max((value for value in self.values(path) if value is not None), default=None)
+
+    def variants(self, prefixes: str | tuple[str, ...]) -> Iterator[Config]:
+        """A configuration for each combination of listed values that the settings whose paths begin so hang on.
+
+        All else that is searched stands at its first or lowest value.
+
+        Raises:
+            UserError: as `config`.
+        """
+        searched = {path for behind in self.varied(prefixes).values() for path in behind}
+        listed = {path for path in searched if self.distributions[path].kind in LISTED}
+        return (self.config(point) for point in self.grid(listed))
+
+    def _referred(self, path: str) -> list[str]:
+        """The settings that a plain one refers to, also within a longer text or as `${.sibling}`."""
+        text = self.settings.get(path)
+        if not _refers(text):
+            return []
+        found: dict[str, None] = {}
+        fields, section = self.fields, path.rpartition(".")[0]
+        for word in _WORD.findall(text.replace("[", ".").replace("]", "")):
+            name = f"{section}{word}" if re.match(r"\.\w", word) else word.lstrip(".")
+            setting = ".".join(name.split(".")[:2])  # what follows is a place in a list
+            if setting in fields:
+                found[setting] = None
+        return list(found)
+
+    def _default(self, path: str) -> Any:
+        return self.fields[path].get_default(call_default_factory=True)
+
+    def _value(self, path: str, params: dict[str, Any]) -> Any:
+        """A setting's value with the searched ones at `params`; its default where neither it nor they have it."""
+        if path not in params and path not in self.settings:
+            return self._default(path)
+        value = params.get(path, self.settings.get(path))
+        return cast(path, self._resolved(params)[path], self.fields[path]) if _refers(value) else value
+
+    def _resolved(self, params: dict[str, Any]) -> dict[str, Any]:
+        """All values by dotted path, with the searched settings at `params` and references replaced."""
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
         flat = {**self.settings, **params}
         found = self._looked_up(flat)
-        values = nested(found or flat)
+        if found is not None or not any(_refers(value) for value in self.settings.values()):
+            return found or flat
         try:
-            if found is None and any(isinstance(value, str) and "${" in value for value in self.settings.values()):
-                whole = OmegaConf.merge(OmegaConf.create(nested(self._defaults())), OmegaConf.create(values))
-                resolved = OmegaConf.to_container(whole, resolve=True)
-                values = nested({p: flattened(resolved)[p] for p in flattened(values)})  # type: ignore[arg-type]
-            return parse_config(values)
-        except ValidationError as error:
-            raise UserError(validation_message(error)) from None
+            whole = OmegaConf.merge(OmegaConf.create(nested(self._defaults())), OmegaConf.create(nested(flat)))
+            resolved: Any = OmegaConf.to_container(whole, resolve=True)
+            return {path: flattened(resolved)[path] for path in flat}
         except OmegaConfBaseException as error:
             path = getattr(error, "full_key", None) or "space"
             raise UserError(f"{path}: expected a reference to a setting, got: {str(error).splitlines()[0]}") from None
@@ -103,30 +180,34 @@ class Space:
 
     def is_active(self, path: str, params: dict[str, Any]) -> bool:
         """Whether a distribution's conditions hold for the values drawn so far."""
-        defaults = self.fields
-        for condition, allowed in self.distributions[path].when.items():
-            default = defaults[condition].get_default(call_default_factory=True)
-            if params.get(condition, self.settings.get(condition, default)) not in allowed:
-                return False
-        return True
+        conditions = self.distributions[path].when.items()
+        return all(self._value(condition, params) in allowed for condition, allowed in conditions)
 
     def in_order(self) -> list[str]:
-        """The searched paths, each after those that its conditions name."""
+        """The searched paths, each after those that its conditions hang on."""
         ordered: list[str] = []
         waiting = list(self.distributions)
+        conditions = {
+            path: {searched for condition in distribution.when for searched in self.behind(condition)}
+            for path, distribution in self.distributions.items()
+        }
         while waiting:
-            ready = [p for p in waiting if not any(c in waiting for c in self.distributions[p].when)]
+            ready = [path for path in waiting if conditions[path].isdisjoint(waiting)]
             if not ready:
                 raise UserError(f"{waiting[0]}: when: expected no circle of conditions, got {', '.join(waiting)}")
             ordered += ready
             waiting = [p for p in waiting if p not in ready]
         return ordered
 
-    def grid(self) -> list[dict[str, Any]]:
-        """The exact product, conditional settings only where they are active; the first path varies slowest."""
+    def grid(self, varied: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """The exact product, conditional settings only where they are active; the first path varies slowest.
+
+        `varied`: those that are to vary, the others at their first or lowest value; all unless given.
+        """
         points: list[dict[str, Any]] = [{}]
         for path in self.in_order():
-            values = self.distributions[path].values
+            distribution = self.distributions[path]
+            values = distribution.values if varied is None or path in varied else (distribution.at(0.0),)
             points = [
                 {**point, **({path: value} if active else {})}
                 for point in points
@@ -182,6 +263,11 @@ class Space:
             return flattened(parse_config(nested(named)).model_dump(mode="json"))
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
+
+
+def _refers(value: Any) -> TypeGuard[str]:
+    """Whether a value as it is written refers to others."""
+    return isinstance(value, str) and "${" in value
 
 
 def known_spaces() -> list[str]:
@@ -289,15 +375,17 @@ def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
                 distributions[path] = _checked(path, parse_at(path, value), fields)
             elif isinstance(value, dict) and get_origin(fields[path].annotation) is not dict:
                 raise UserError(_no_distribution(path, value, fields))
-            elif isinstance(value, str) and "${" in value:
+            elif _refers(value):
                 settings[path] = value
             else:
                 settings[path] = cast(path, value, fields[path])
         except UserError as error:
             problems.append(str(error))
+    space = Space(settings, distributions)
+    problems = problems or [found for path in flat if (found := _unfit(path, space))]
     if problems:
         raise UserError("\n".join(problems))
-    return Space(settings, distributions)
+    return space
 
 
 def parse_at(path: str, value: dict[str, Any]) -> Distribution:
@@ -313,12 +401,16 @@ def _no_distribution(path: str, value: dict[str, Any], fields: dict[str, FieldIn
     return f"{wanted}, got {plain(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
 
 
+_PLAIN = f"expected a plain value (searched may be {', '.join(SEARCHABLE)})"
+_PREPARED_FIRST = "expected grid or choice, since every variant is prepared first"
+
+
 def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]) -> Distribution:
     section, kind = path.split(".")[0], distribution.kind
     if section not in SEARCHABLE:
-        raise UserError(f"{path}: expected a plain value (searched may be {', '.join(SEARCHABLE)}), got {kind}")
+        raise UserError(f"{path}: {_PLAIN}, got {kind}")
     if path.startswith(PREPARED) and kind not in LISTED:
-        raise UserError(f"{path}: expected grid or choice, since every variant is prepared first, got {kind}")
+        raise UserError(f"{path}: {_PREPARED_FIRST}, got {kind}")
     fitting: tuple[str, ...] = LISTED
     if fields[path].annotation is int:
         fitting += ("int", "logint")
@@ -333,6 +425,17 @@ def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]
             raise UserError(f"{path}: when: {unknown_setting(condition, fields)}")
         when[condition] = tuple(cast(f"{path}: when: {condition}", value, fields[condition]) for value in allowed)
     return Distribution(kind, values, when)
+
+
+def _unfit(path: str, space: Space) -> str:
+    """What is wrong with a setting that hangs on searched ones as it might not be searched itself; or nothing."""
+    for searched in space.behind(path):
+        got = f"one that hangs on {searched} ({space.distributions[searched].kind})"
+        if path.split(".")[0] not in SEARCHABLE:
+            return f"{path}: {_PLAIN}, got {got}"
+        if path.startswith(PREPARED) and space.distributions[searched].kind not in LISTED:
+            return f"{path}: {_PREPARED_FIRST}, got {got}"
+    return ""
 
 
 def model_named(tree: dict[str, Any]) -> Any:

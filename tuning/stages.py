@@ -31,7 +31,7 @@ from datasets.text_data import Texts, WithText
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
 from tuning.folds import FoldsWithText, constant_baseline, open_folds
-from tuning.gan_stage import gan_key, most_synthetic, prepare_synthetic
+from tuning.gan_stage import SHARE, gan_key, prepare_synthetic
 from tuning.space import Space
 from tuning.tasks import task_of
 from tuning.text_stage import prepare_texts, text_key, text_variants
@@ -85,10 +85,8 @@ def stored(config: Config) -> FeatureSettings:
 
 def data_variants(space: Space) -> dict[str, Config]:
     """A configuration for each `data_key` that the trials may ask for, each at the longest searched length."""
-    searched = Space(space.settings, {p: d for p, d in space.distributions.items() if p.startswith(PREPARED)})
     variants: dict[str, Config] = {}
-    for point in searched.grid():
-        config = space.config({p: d.at(0.0) for p, d in space.distributions.items()} | point)
+    for config in space.variants(PREPARED):
         known = variants.get(key := data_key(config))
         if known is None or config.features.num_frames > known.features.num_frames:
             variants[key] = config
@@ -108,14 +106,10 @@ def feature_variants(space: Space) -> dict[str, FeatureSettings]:
 
 def searched_effects(space: Space) -> list[str]:
     """The wave effects that some trial may draw, in a fixed order."""
-    certain = space.fixed().augment.model_copy(
-        update={
-            path.removeprefix("augment."): float(max(distribution.values))
-            for path, distribution in space.distributions.items()
-            if path.startswith("augment.") and path.endswith("_prob")
-        }
-    )
-    return list(certain.effects())
+    settings = space.fixed().augment
+    names = [name for name in type(settings).model_fields if name.endswith("_prob")]
+    likeliest = settings.model_copy(update={name: space.largest(f"augment.{name}") for name in names})
+    return list(likeliest.effects())
 
 
 def prepare_features(
@@ -250,7 +244,7 @@ def prepare_generated(
 
     `on_begin` is called for each that is to be trained. Ray is running.
     """
-    if most_synthetic(space, config) == 0:
+    if space.largest(SHARE) == 0:
         return {}
     wanted = {generated_key(variant): variant for variant in data_variants(space).values()}
 

@@ -10,11 +10,11 @@ import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from tuning.checks import UserError, nearest
 from tuning.class_metrics import class_metric_modes, classification_metrics, softmax
-from tuning.config import Config, LossSettings, TaskSettings, flattened
+from tuning.config import Config, LossSettings, TaskSettings
 from tuning.metrics import has_both_sides, metric_modes, regression_metrics
 from tuning.space import Space
 
@@ -214,7 +214,7 @@ def check_metric(space: Space, config: Config) -> Mode:
     """
     classes = config.task.name == "classification"
     if not classes:
-        losses, weights = (_values_of(space, config, path) for path in ("loss.name", "loss.weights"))
+        losses, weights = (space.values(path) for path in ("loss.name", "loss.weights"))
         for loss, each in itertools.product(losses, weights):
             _check_weights(loss, each, config.task.targets)
     metric = config.search.metric
@@ -223,19 +223,13 @@ def check_metric(space: Space, config: Config) -> Mode:
         return "max"  # whether there is such a class is seen when the corpus is read
     if metric not in modes:
         raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
-    varied = [path for path in IN_VALIDATION_LOSS if path in space.distributions]
+    varied = [path for path in IN_VALIDATION_LOSS if space.behind(path)]
     if metric == "val_loss" and varied:
         raise UserError(
             f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
             f"{', '.join(varied)} (searched); use {'val_uar' if classes else 'val_rmse or val_ccc'}"
         )
     return modes[metric]
-
-
-def _values_of(space: Space, config: Config, path: str) -> Sequence[Any]:
-    """What a listed setting may be in a trial."""
-    searched = space.distributions.get(path)
-    return searched.values if searched else [flattened(config.model_dump())[path]]
 
 
 def _check_weights(loss: str, weights: list[float], targets: list[str]) -> None:

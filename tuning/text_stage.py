@@ -45,10 +45,8 @@ def text_key(config: Config) -> str:
 
 def text_variants(space: Space) -> dict[str, Config]:
     """A configuration for each `text_key` that the trials may ask for."""
-    prepared = {p: d for p, d in space.distributions.items() if p.startswith("model.") and p.startswith(PREPARED)}
-    unsearched = {p: d.at(0.0) for p, d in space.distributions.items() if p not in prepared}
-    configs = (space.config(unsearched | point) for point in Space(space.settings, prepared).grid())
-    return {key: config for config in configs if (key := text_key(config))}
+    of_texts = tuple(prefix for prefix in PREPARED if prefix.startswith("model."))
+    return {key: config for config in space.variants(of_texts) if (key := text_key(config))}
 
 
 def check_text(configs: Iterable[Config]) -> None:

@@ -95,7 +95,11 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
 
 
 def cropped_data(data: Any, config: Config) -> Any:
-    """What a configuration's model reads of its data: its frames, with wave effects, masks and mixup."""
+    """What a configuration's model reads of its data: its frames, with generated clips, wave effects, masks and mixup.
+
+    Raises:
+        ValueError: the data lack what the configuration asks for.
+    """
     from datasets.augmented import augment_data
     from datasets.synthetic import WithSynthetic
 
@@ -103,6 +107,10 @@ def cropped_data(data: Any, config: Config) -> Any:
     cropped = data.crop(features.num_frames, features.padding, features.segment)
     if isinstance(cropped, WithSynthetic):
         cropped = replace(cropped, share=config.augment.synthetic_share)
+    elif config.augment.synthetic_share > 0:
+        raise ValueError(
+            f"augment.synthetic_share: expected 0 where no clips were generated, got {config.augment.synthetic_share:g}"
+        )
     return augment_data(cropped, features, config.augment)
 
 

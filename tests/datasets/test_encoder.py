@@ -181,6 +181,10 @@ def test_a_replaced_model_is_loaded_anew(tmp_path):
         ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found neither"),
         ({"encoder": "TMP/tiny", "encoder_layer": 3}, r"features.encoder_layer: expected -1 \(the last\) to 2 .*got 3"),
         ({"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 2, 3]}"}, "features.encoder_layer: .* got 3"),
+        (
+            {"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 3], when: {training.batch_size: 16}}"},
+            "features.encoder_layer: .* got 3",
+        ),
         ({"encoder": "TMP/text"}, "features.encoder: expected one of hubert, wav2vec2, wavlm, got .* a bert"),
         ({"encoder": "TMP/broken"}, "features.encoder: '.*broken' can't be loaded"),
     ],

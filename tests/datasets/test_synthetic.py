@@ -1,11 +1,15 @@
 """Generated clips among training clips: how many, which, on which scale, and never in validation."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from datasets.augmented import AugmentedData
 from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
+from datasets.settings import AugmentSettings, FeatureSettings
 from datasets.synthetic import Synthetic, WithSynthetic
 
 FRAMES, FEATURES, REAL, MADE = 6, 3, 25, 17
@@ -24,7 +28,7 @@ def data():
     real = ResidentData(train, val, FeatureStatistics.of([(train.num_frames, train.features)]), FRAMES)
     made = rng.normal(9, 1, (MADE, FRAMES, FEATURES)).astype(np.float32)
     labels = np.stack([np.arange(MADE), np.arange(MADE)], 1).astype(np.float32) + 100
-    return real, WithSynthetic(real, Synthetic(made, labels))
+    return real, WithSynthetic(real, Synthetic(made, labels, np.full(MADE, FRAMES, np.int32)))
 
 
 def with_share(data, share):
@@ -98,3 +102,69 @@ def test_what_is_written_is_read(data, tmp_path):
     made.write(str(tmp_path / "gan"))
     found = Synthetic.read(str(tmp_path / "gan"))
     assert (found.features == made.features).all() and (found.targets == made.targets).all()
+    shorter = replace(made, num_frames=np.arange(MADE, dtype=np.int32) % FRAMES + 1)
+    shorter.write(str(tmp_path / "shorter"))
+    assert (Synthetic.read(str(tmp_path / "shorter")).num_frames == shorter.num_frames).all()
+
+
+@pytest.mark.parametrize(("frames", "segment"), [(FRAMES, "middle"), (4, "middle"), (4, "start")])
+def test_a_generated_clip_ends_where_it_should(data, frames, segment):
+    """What is cut is cut of its valid frames, as of a recording's."""
+    ends = np.arange(MADE, dtype=np.int32) % FRAMES + 1
+    mixed = replace(with_share(data, 1.0), synthetic=replace(data[1].synthetic, num_frames=ends))
+    seen = set()
+    for batch in mixed.crop(frames, "masked", segment).train_batches(1, 10, seed=0):
+        for index, features, targets, kept in zip(
+            *(batch[name] for name in ("indices", "features", "targets", "num_frames")), strict=True
+        ):
+            if index < 0:
+                number = int(targets[0]) - 100
+                own = mixed.synthetic.features[number]
+                start = (ends[number] - kept) // 2 if segment == "middle" else 0
+                assert kept == min(ends[number], frames)
+                expected = (own[start : start + kept] - mixed.statistics.mean) / mixed.statistics.std
+                np.testing.assert_allclose(features[:kept], expected, atol=1e-5)
+                assert not features[kept:].any()
+                seen.add(number)
+    assert len(seen) == MADE
+
+
+FEATURES_OF = FeatureSettings(name="mel", num_mels=FEATURES, num_frames=FRAMES)
+
+
+@pytest.mark.parametrize("share", [0.25, 1.0, 3.0])
+@pytest.mark.parametrize("workers", [2, 3])
+def test_a_clip_of_a_batch_has_the_same_mask_on_one_and_on_several_workers(data, share, workers):
+    settings = AugmentSettings(mask_prob=0.7, time_masks=2, time_mask_frames=3, freq_masks=1, freq_mask_bands=2)
+    masked = AugmentedData(with_share(data, share), FEATURES_OF, settings)
+    size = round(8 * (1 + share))  # eight real clips, and three batches of them with any number of workers
+    whole = list(masked.train_batches(1, size, seed=4))
+    parts = [list(masked.train_batches(1, size, seed=4, rank=rank, world_size=workers)) for rank in range(workers)]
+    assert len(whole) == len(parts[0]) == 3
+    for number, batch in enumerate(whole):
+        assert (batch["features"] == 0).any()
+        for rank, part in enumerate(parts):
+            assert part[number]["num_clips"] == batch["num_clips"]
+            for name in ("features", "targets", "indices", "num_frames"):
+                assert torch.equal(part[number][name], batch[name][rank::workers]), name
+
+
+def test_mixup_takes_generated_clips_on_every_worker(data):
+    settings = AugmentSettings(mixup_prob=1.0)
+    mixed = AugmentedData(with_share(data, 1.0), FEATURES_OF, settings)
+    parts = [list(mixed.train_batches(1, 10, seed=0, rank=rank, world_size=2)) for rank in range(2)]
+    for both in zip(*parts, strict=True):
+        assert both[0]["mix"] == both[1]["mix"]
+        assert sum(len(part["partner_targets"]) for part in both) == both[0]["num_clips"]
+        for part in both:
+            assert part["features"].shape[0] == len(part["targets"]) == len(part["partner_targets"])
+
+
+@pytest.mark.parametrize(("batch_size", "share"), [(2, 3.0), (4, 10.0), (3, 1.0)])
+def test_every_worker_has_a_real_clip_of_every_batch(data, batch_size, share):
+    mixed = with_share(data, share)
+    parts = [list(mixed.train_batches(1, batch_size, seed=0, rank=rank, world_size=2)) for rank in range(2)]
+    assert len(parts[0]) == len(parts[1]) == mixed.num_batches(batch_size, 2)
+    assert all((batch["indices"] >= 0).any() for part in parts for batch in part)
+    real = torch.cat([batch["indices"] for part in parts for batch in part])
+    assert sorted(real[real >= 0].tolist()) == list(range(REAL))

@@ -217,6 +217,14 @@ BAD = {
     "no network": (["model.text_encoder=nobody/nothing"], "hf download nobody/nothing"),
     "demo elsewhere": (["model.text_encoder=demo"], "which data.corpus=demo_bimodal brings along"),
     "too many tokens": (["model.text_encoder=TMP/bert", "model.max_tokens=4096"], "model.max_tokens: expected at most"),
+    "too many tokens in some trials": (
+        [
+            "model.text_encoder=TMP/bert",
+            "model.max_tokens=${training.batch_size}",
+            "training.batch_size={choice: [16, 4096]}",
+        ],
+        "got 4096",
+    ),
     "too many layers": (["model.text_encoder=TMP/bert", "model.text_layers=9"], "model.text_layers: expected -1"),
     "mixup": (["model.text_encoder=TMP/bert", "augment.mixup_prob=0.5"], "augment.mixup_prob: expected 0 with"),
     "random and frozen": (

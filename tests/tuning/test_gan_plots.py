@@ -61,6 +61,24 @@ def test_amplitudes_are_shares(tmp_path, figures, clips):
     assert values[(edges[1:] < -0.55) | (edges[:-1] > 0.55)].sum() == 0
 
 
+def test_what_follows_a_short_clip_is_left_out(tmp_path, figures, clips):
+    ends = np.array([12, 4, 7, 1, 9])
+    over = np.broadcast_to((np.arange(12) >= ends[:, None])[..., None], clips[0].shape)
+    real, fake = (np.ma.masked_array(np.where(over, -1.0, x), over) for x in clips)
+    gan_plots.draw_profiles(tmp_path / "p.png", real, fake)
+    gan_plots.draw_evolution(tmp_path / "e.png", real, fake)
+    gan_plots.draw_amplitudes(tmp_path / "a.png", real, fake)
+    gan_plots.draw_pairs(tmp_path / "s.png", real[:2], fake[:2], ["sad_calm", "neutral"])
+    expected = np.mean([clip[:end].mean(0) for clip, end in zip(clips[0], ends, strict=True)], axis=0)
+    np.testing.assert_allclose(figures[0].axes[0].lines[0].get_ydata(), expected)
+    levels = [clips[0][ends > frame, frame].mean() for frame in range(12)]
+    np.testing.assert_allclose(figures[1].axes[0].lines[0].get_ydata(), levels)
+    heard = np.concatenate([clip[:end].ravel() for clip, end in zip(clips[1], ends, strict=True)])
+    stairs = figures[2].axes[0].patches[-1].get_data()
+    np.testing.assert_allclose(stairs.values, np.histogram(heard, stairs.edges)[0] / heard.size)
+    assert figures[3].axes[2].images[0].get_array().mask[:, 4:].all()
+
+
 def test_bars_of_the_quality(tmp_path, figures):
     parts = {"frechet": 0.4, "moments": 0.9, "smoothness": 0.8, "frequency": 1.0, "dynamic_range": 0.0}
     gan_plots.draw_quality(tmp_path / "q.png", parts, 62.0)

@@ -87,6 +87,27 @@ def test_figures_by_their_definition():
     assert figures["frechet_excess"] == pytest.approx(expected)
 
 
+def ended(clips, ends, beyond):
+    """The clips with frames `beyond` their ends, masked."""
+    over = np.broadcast_to((np.arange(clips.shape[1]) >= ends[:, None])[..., None], clips.shape)
+    return np.ma.masked_array(np.where(over, beyond, clips), over)
+
+
+def test_frames_beyond_a_clip_s_end_count_nowhere():
+    rng = np.random.default_rng(0)
+    real, fake = rng.normal(size=(8, 12, 6)) + np.arange(6) / 3, rng.normal(size=(8, 12, 6)) + np.arange(6) / 5
+    ends, others = np.array([12, 3, 7, 1, 9, 12, 2, 5]), np.array([4, 12, 8, 6, 1, 2, 12, 10])
+    figures = compare(ended(real, ends, 0.0), ended(fake, others, 0.0))
+    assert figures == compare(ended(real, ends, 1e3), ended(fake, others, -1e3))
+    assert all(np.isfinite(list(figures.values())))
+    levels = [np.concatenate([c[:n] for c, n in zip(x, m, strict=True)]) for x, m in ((real, ends), (fake, others))]
+    assert figures["mean_difference"] == pytest.approx((levels[1].mean() - levels[0].mean()) / levels[0].std())
+    # Of clips of the same length, the same as without what follows.
+    whole, cut = ended(real, np.full(8, 10), 7.0), ended(fake, np.full(8, 10), -7.0)
+    assert compare(whole, cut) == pytest.approx(compare(real[:, :10], fake[:, :10]))
+    np.testing.assert_allclose(embed(whole), embed(real[:, :10]), atol=1e-12)
+
+
 PERFECT = {
     "frechet_excess": 0.0,
     "mean_difference": 0.0,
@@ -143,11 +164,12 @@ def test_score_has_no_steps():
 def test_score_ranks_real_then_trained_then_noise(pieces):
     clips, labels = pieces
     settings = GANSettings(channels=[32, 16, 16, 8], discriminator_channels=[8, 16, 16, 32], learning_rate=2e-3)
-    training = GANTraining(settings, clips, labels, seed=0)
-    untrained = score(compare(clips, training.generate(labels, 0)))
+    ends = np.full(len(clips), clips.shape[1])
+    training = GANTraining(settings, clips, labels, ends, seed=0)
+    untrained = score(compare(clips, training.generate(labels, ends, 0)))
     for _ in range(10):
         training.one_epoch()
-    trained = score(compare(clips, training.generate(labels, 0)))
+    trained = score(compare(clips, training.generate(labels, ends, 0)))
     real = score(compare(clips[0::2], clips[1::2]))
     noise = score(compare(clips, np.random.default_rng(0).uniform(-1, 1, clips.shape)))
     assert real > 90 > trained > 33 > max(noise, untrained)

@@ -10,8 +10,12 @@ import soundfile
 from command import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from datasets.reading import FeatureStatistics, Part
+from datasets.resident import ResidentData
+from tuning.config import parse_config
 from tuning.plan import make_plan, read_corpus
 from tuning.run import main as tune
+from tuning.trial import cropped_data
 
 TINY = (
     "space=vit_gan", "search.algorithm=grid", "search.num_trials=null", "augment.synthetic_share={grid: [0.0, 1.0]}",
@@ -133,20 +137,74 @@ def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     """From its state after the first epoch, to the same clips."""
     import torch
 
-    from datasets.reading import Part
-    from tuning.config import parse_config
     from tuning.gan_stage import _train
 
     config = parse_config({"gan": {"epochs": 3, "channels": [4, 4, 4, 4], "discriminator_channels": [4, 4, 4, 4]}})
     rng = np.random.default_rng(0)
-    part = Part(np.arange(12), rng.uniform(-1, 1, (12, 16, 16)).astype(np.float32), None, np.zeros((12, 2), np.float32))
+    features, targets = rng.uniform(-1, 1, (12, 16, 16)).astype(np.float32), np.zeros((12, 2), np.float32)
+    part = Part(np.arange(12), features, np.full(12, 16, np.int32), targets)
     device = torch.device("cpu")
-    whole = _train(str(tmp_path / "whole"), config, part.features, part.targets, device)
+    whole = _train(str(tmp_path / "whole"), config, part, device)
     short = config.model_copy(update={"gan": config.gan.model_copy(update={"epochs": 1})})
-    _train(str(tmp_path / "cut"), short, part.features, part.targets, device)
-    went_on = _train(str(tmp_path / "cut"), config, part.features, part.targets, device)
+    _train(str(tmp_path / "cut"), short, part, device)
+    went_on = _train(str(tmp_path / "cut"), config, part, device)
     assert went_on.rows == whole.rows
-    assert (went_on.generate(part.targets, 1) == whole.generate(part.targets, 1)).all()
+    wanted = part.targets, part.num_frames, 1
+    assert (went_on.generate(*wanted) == whole.generate(*wanted)).all()
+
+
+def short_recordings(beyond):
+    """Clips of 3 to 16 frames, each with a label of its own and `beyond` after its end."""
+    rng = np.random.default_rng(0)
+    ends = np.array([16, 3, 9, 12, 5, 16, 7, 11, 4, 6, 14, 8], np.int32)
+    features = rng.uniform(-60, -5, (12, 16, 16)).astype(np.float32)
+    features[np.arange(16) >= ends[:, None]] = beyond
+    return Part(np.arange(12), features, ends, np.linspace(-1, 1, 24).reshape(12, 2).astype(np.float32))
+
+
+def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
+    from datasets.synthetic import Synthetic
+    from tuning.gan_stage import _make
+
+    config = parse_config(
+        {
+            "features": {"name": "mel", "num_mels": 16, "num_frames": 16},
+            "gan": {"epochs": 2, "channels": [4, 4, 4, 4], "discriminator_channels": [4, 4, 4, 4], "batch_size": 4},
+        }
+    )
+    tree, real = config.model_dump(mode="json"), short_recordings(config.features.db_floor)
+    _make(str(tmp_path / "silence"), tree, real, 24, {})
+    _make(str(tmp_path / "noise"), tree, short_recordings(3.0), 24, {})
+    for name in ("synthetic.parquet", "quality.json", "curves.json", "neutral.wav", "profiles.png"):
+        assert (tmp_path / "silence" / name).read_bytes() == (tmp_path / "noise" / name).read_bytes(), name
+    made = Synthetic.read(str(tmp_path / "silence"))
+    # Each is as long as the training clip whose label it was asked with, which has a little noise.
+    nearest = np.abs(made.targets[:, None] - real.targets).sum(-1).argmin(1)
+    assert (made.num_frames == real.num_frames[nearest]).mean() > 0.8
+    assert sorted(made.num_frames) == sorted([*real.num_frames, *real.num_frames])
+    beyond = np.arange(16) >= made.num_frames[:, None]
+    assert (made.features[beyond] == config.features.db_floor).all()
+    assert (made.features[~beyond] > config.features.db_floor).all()
+    frames = soundfile.info(tmp_path / "silence" / "neutral.wav").frames
+    assert frames == (int(np.median(real.num_frames)) - 1) * config.features.hop_samples
+
+
+FOLLOWS = ("augment.synthetic_share=${augment.mask_prob}", "augment.mask_prob={grid: [0.0, 0.5]}")
+
+
+def test_a_share_that_follows_a_searched_setting_has_a_gan():
+    output = run("--dry-run", *(a for a in TINY if "synthetic_share" not in a), *FOLLOWS)
+    assert "a GAN, trained once on the training clips; up to 0.5 of its clips for each real one" in output
+
+
+def test_a_share_without_generated_clips_is_an_error():
+    config = parse_config({"augment": {"synthetic_share": 0.5}, "features": {"name": "mel", "num_frames": 4}})
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(3, 4, config.features.num_features)).astype(np.float32)
+    part = Part(np.arange(3), values, np.full(3, 4, np.int32), np.zeros((3, 2), np.float32))
+    data = ResidentData(part, part, FeatureStatistics.of([(part.num_frames, part.features)]), 4)
+    with pytest.raises(ValueError, match=r"augment.synthetic_share: expected 0 where no clips were generated, got 0.5"):
+        cropped_data(data, config)
 
 
 BAD = {

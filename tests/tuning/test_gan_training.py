@@ -10,7 +10,7 @@ import torch
 
 from models.settings import GANSettings
 from tuning import gan_training
-from tuning.gan_training import GANTraining, Judgement, discriminator_steps
+from tuning.gan_training import Clips, GANTraining, Judgement, discriminator_steps
 
 SMALL = GANSettings(
     latent_dim=6,
@@ -22,11 +22,13 @@ SMALL = GANSettings(
 )
 
 
-def data(clips=12, frames=16, features=18):
+def data(clips=12, frames=16, features=18, ends=None):
     rng = np.random.default_rng(0)
     conditions = rng.uniform(-1, 1, (clips, 2)).astype(np.float32)
     waves = np.sin(np.arange(frames)[:, None] * (1 + conditions[:, 0, None, None]) + np.arange(features) / 3)
-    return (0.8 * waves).astype(np.float32), conditions
+    ends = np.full(clips, frames) if ends is None else ends
+    waves[np.arange(frames) >= ends[:, None]] = 0
+    return (0.8 * waves).astype(np.float32), conditions, ends
 
 
 def make(settings=SMALL, seed=0, **sizes):
@@ -62,7 +64,7 @@ def test_one_batch_written_out(clip):
 
     rng = gan_training._stream(0, 1)
     order = torch.randperm(12, generator=rng)
-    real, conditions = training.spectrograms[order], training.conditions[order]
+    real, conditions = training.clips.spectrograms[order], training.clips.conditions[order]
     fake = generator(torch.randn(12, 6, generator=rng), conditions).detach()
     logits = discriminator(torch.cat([real, fake]), torch.cat([conditions, conditions]))
     loss = (cross_entropy(logits[:12], 1) + cross_entropy(logits[12:], 0)) / 2
@@ -101,14 +103,14 @@ def close(network, moved):
 
 def test_each_step_moves_its_own_network():
     training = make(SMALL)
-    real, conditions, rng = training.spectrograms[:4], training.conditions[:4], torch.Generator().manual_seed(0)
+    some, rng = Clips(*(values[:4] for values in training.clips)), torch.Generator().manual_seed(0)
     before = weights(training.generator), weights(training.discriminator)
-    loss = training.judge(real, conditions, rng).loss
+    loss = training.judge(some, rng).loss
     training._update(training.discriminator, training.discriminator_optimizer, loss)
     assert changed(before[0], training.generator) == set()
     assert changed(before[1], training.discriminator) == set(before[1])
     after = weights(training.discriminator)
-    training._update(training.generator, training.generator_optimizer, training.deceive(conditions, rng))
+    training._update(training.generator, training.generator_optimizer, training.deceive(some, rng))
     assert changed(after, training.discriminator) == set()
     # behind gamma, which is 0 at first, nothing has a gradient yet
     still = {f"attention.{name}.weight" for name in ("query", "key", "value", "output")}
@@ -184,8 +186,8 @@ def test_goes_on_after_a_kill_to_the_same_bits():
     for name in ("generator", "discriminator"):
         ours, theirs = getattr(second, name).state_dict(), getattr(whole, name).state_dict()
         assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    conditions = data()[1]
-    assert np.array_equal(second.generate(conditions, 5), whole.generate(conditions, 5))
+    wanted = data()[1:]
+    assert np.array_equal(second.generate(*wanted, 5), whole.generate(*wanted, 5))
 
 
 def test_the_seed_decides_and_other_random_numbers_are_left_alone():
@@ -201,15 +203,38 @@ def test_the_seed_decides_and_other_random_numbers_are_left_alone():
 def test_generated_clips_depend_on_seed_and_labels_alone():
     training = make(SMALL)
     training.one_epoch()
-    conditions = data(70)[1]
-    drawn = training.generate(conditions, 1)
+    _, conditions, ends = data(70)
+    drawn = training.generate(conditions, ends, 1)
     assert drawn.shape == (70, 16, 18) and drawn.dtype == np.float32 and np.abs(drawn).max() <= 1
-    assert np.array_equal(drawn, training.generate(conditions, 1))
-    assert not np.allclose(drawn, training.generate(conditions, 2))
-    assert not np.allclose(drawn, training.generate(-conditions, 1))
+    assert np.array_equal(drawn, training.generate(conditions, ends, 1))
+    assert not np.allclose(drawn, training.generate(conditions, ends, 2))
+    assert not np.allclose(drawn, training.generate(-conditions, ends, 1))
     # batch-norm's moving statistics: who else is drawn does not matter
     others = np.concatenate([conditions[:3], -conditions[3:]])
-    np.testing.assert_allclose(training.generate(others, 1)[:3], drawn[:3], atol=1e-5)
+    np.testing.assert_allclose(training.generate(others, ends, 1)[:3], drawn[:3], atol=1e-5)
+    # a shorter clip is the beginning of a longer one
+    shorter = training.generate(conditions, np.full(70, 9), 1)
+    assert np.array_equal(shorter[:, :9], drawn[:, :9]) and not shorter[:, 9:].any()
+
+
+def test_the_discriminator_sees_real_and_generated_clips_end_at_the_same_frames():
+    ends = np.array([16, 5, 9, 16, 1, 12, 3, 7, 16, 2, 11, 4])
+    training = GANTraining(SMALL, *data(ends=ends), seed=0)
+    order = torch.cat(gan_training._batches(12, 4, gan_training._stream(0, 1))).tolist()
+    seen = []
+    training.discriminator.register_forward_hook(lambda network, given, logits: seen.append(given[0].detach()))
+    training.one_epoch()
+    beyond = torch.arange(16) >= torch.tensor(ends[order])[:, None]
+    batches = [beyond[start : start + 4] for start in (0, 4, 8)]
+    heard = 0
+    for spectrograms in seen:
+        # the discriminator's have the batch twice, real and generated
+        lengths = next((b for b in batches if not spectrograms[b.repeat(len(spectrograms) // 4, 1)].any()), None)
+        assert lengths is not None
+        within = ~lengths.repeat(len(spectrograms) // 4, 1)
+        assert spectrograms[within].ne(0).float().mean() > 0.9
+        heard += 1
+    assert heard >= 6
 
 
 def test_every_clip_once_and_no_batch_of_one():

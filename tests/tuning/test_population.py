@@ -13,10 +13,14 @@ from tests.command import TINY, run
 from tests.tuning import test_search
 from tuning.checks import UserError
 from tuning.distributions import Distribution
+from tuning.leaderboard import as_rows
 from tuning.perturb import _moved, explore, may_change
 from tuning.plan import make_plan
-from tuning.search.folder import read_progress, write_json
-from tuning.search.population import Population, current_params, exploits
+from tuning.recorded import config_of
+from tuning.search.exploits import current_params, exploits, params_in
+from tuning.search.folder import read_progress, read_record, write_json
+from tuning.search.population import Population
+from tuning.search.recorder import Recorder
 
 SPACE = (
     "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "model.dense_l2=0.001", "training.batch_size=32",
@@ -67,8 +71,10 @@ def test_a_population_takes_the_same_course_at_any_concurrency_and_is_extended(r
         assert float(rows[loser][epoch]["learning_rate"]) == pytest.approx(entry["after"]["optim.learning_rate"])
     shown = {int(row["trial"]): row for row in ranking(tmp_path / "one")}
     for number in {number for number, _ in taken}:
-        final = exploits(trials / f"{number:04d}")[-1]["after"]
-        assert {path: float(shown[number][path]) for path in final} == pytest.approx(final)
+        entries = exploits(trials / f"{number:04d}")
+        final = entries[-1]["after"]
+        best = next((e["before"] for e in entries if int(shown[number]["best_epoch"]) <= e["epoch"]), final)
+        assert {path: float(shown[number][path]) for path in best} == pytest.approx(best)
         params = json.loads((trials / f"{number:04d}" / "params.json").read_text())
         assert params["searched"] == final
         assert params["config"]["optim"]["learning_rate"] == final["optim.learning_rate"]
@@ -96,7 +102,7 @@ class Few:
         self.trials = {}
 
     def spec(self, number, params):
-        return {"number": number, "params": params, "config": {"optim": {}}}
+        return {"number": number, "params": params, "config": self.plan.space.config(params).model_dump(mode="json")}
 
     def begin(self, number):
         drawn = {"model.lstm_dropout": 0.1 * number, "optim.learning_rate": 0.001 * number}
@@ -104,7 +110,7 @@ class Few:
         params = current_params(path) or drawn
         trial = SimpleNamespace(config=self.spec(number, params), status=Trial.RUNNING, should_recover=lambda: False)
         trial.set_config = lambda spec: setattr(trial, "config", spec)
-        write_json(path / "params.json", {"searched": params, "config": {}})
+        write_json(path / "params.json", {"searched": params, "config": trial.config["config"]})
         self.trials[number] = trial
         self.scheduler.on_trial_add(None, trial)
 
@@ -123,10 +129,11 @@ class Few:
             None, self.trials[number], {"epoch": epoch, "val_loss": loss, "finished": finished}
         )
         path = self.folder.trial(number)
-        if epoch > len(read_progress(path)):
+        if epoch > len(known := [float(row["val_loss"]) for row in read_progress(path)]):
             header = "" if epoch > 1 else "epoch,seconds,best_epoch,finished,val_loss\n"
+            best = min(range(epoch), key=[*known, loss].__getitem__) + 1
             with (path / "progress.csv").open("a") as stream:
-                stream.write(f"{header}{epoch},0.1,{epoch},{finished},{loss}\n")
+                stream.write(f"{header}{epoch},0.1,{best},{finished},{loss}\n")
         return decision
 
     def to_the_wait(self):
@@ -157,6 +164,60 @@ def test_trials_wait_for_each_other_and_the_poorest_takes_over(tmp_path):
     assert chosen is few.trials[2]
     few.trials[2].status = few.trials[3].status = Trial.RUNNING
     assert few.scheduler.choose_trial_to_run(controller).config["params"] == entry["after"]
+
+
+def test_a_trial_has_its_best_value_with_the_settings_of_that_epoch(tmp_path):
+    few = Few(tmp_path)
+    few.to_the_wait()
+    few.report(1, 2, 1.0)
+    path = few.folder.trial(4)
+    [entry] = exploits(path)
+    before, after = entry["before"], entry["after"]
+    few.begin(4)  # it goes on, from where the corpus lies now
+    params = json.loads((path / "params.json").read_text())
+    params["config"]["data"]["prepared"] = "elsewhere"
+    write_json(path / "params.json", params)
+
+    def shown():
+        [row] = [row for row in as_rows(few.folder.records(), "val_loss", "min") if row["trial"] == 4]
+        config = config_of(few.folder, 4)
+        assert config.data.prepared == "elsewhere"
+        # The dense layers' dropout follows that of the others.
+        assert config.model.dense_dropout == config.model.lstm_dropout
+        assert row["model.lstm_dropout"] == config.model.lstm_dropout
+        assert row["optim.learning_rate"] == config.optim.learning_rate
+        return row["val_loss"], row["best_epoch"], {path: row[path] for path in after}
+
+    assert shown() == (4.0, 1, before)
+    few.report(4, 3, 9.0)
+    assert shown() == (4.0, 1, before)
+    assert few.spec(4, current_params(path))["params"] == after == Few(tmp_path).scheduler.params[4]
+    write_json(path / "result.json", read_record(path).written())
+    assert shown() == (4.0, 1, before)
+    (path / "result.json").unlink()
+    few.report(4, 4, 0.5)
+    assert shown() == (0.5, 4, after)
+    assert [params_in(path, epoch) for epoch in (1, 2, 3, None)] == [before, before, after, after]
+    assert params_in(few.folder.trial(1), 1) == {}
+
+
+def test_the_live_view_shows_the_settings_of_the_best_epoch(tmp_path):
+    few, seen = Few(tmp_path), []
+    recorder = Recorder(few.folder, "val_loss", "min", lambda record, event: seen.append((event, dict(record.params))))
+    first, other = ({"model.lstm_dropout": d, "optim.learning_rate": 0.001} for d in (0.2, 0.3))
+    trial = SimpleNamespace(trial_id="a", config=few.spec(1, first))
+
+    def row(epoch, loss, best):
+        result = {"epoch": epoch, "seconds": 0.1, "best_epoch": best, "finished": "", "val_loss": loss}
+        recorder.on_trial_result(0, [], trial, result)
+        return seen[-1]
+
+    recorder.on_trial_start(0, [], trial)
+    assert row(1, 1.0, 1) == ("epoch", first)
+    trial.config = few.spec(1, other)
+    recorder.on_trial_start(0, [], trial)
+    assert row(2, 2.0, 1) == ("epoch", first)
+    assert row(3, 0.5, 3) == ("epoch", other)
 
 
 def test_a_trial_that_ends_is_not_waited_for(tmp_path):
@@ -215,6 +276,14 @@ def test_only_what_can_change_while_training_may_be_searched():
     with pytest.raises(UserError, match=r"^model.lstm_units: expected one value for scheduler pbt"):
         make_plan([*common, "search.scheduler=pbt", "model.lstm_units={choice: [[8, 4], [16, 8]]}"])
     make_plan([*common, "search.scheduler=asha", "model.lstm_units={choice: [[8, 4], [16, 8]]}"])
+    spectrograms = ["features.name=mel", "augment.mask_prob={choice: [0.0, 0.5]}"]
+    with pytest.raises(UserError, match=r"^augment.synthetic_share: expected one value for scheduler pbt"):
+        make_plan([*SPACE, *spectrograms, "augment.synthetic_share={choice: [0.0, 0.5]}"])
+    with pytest.raises(UserError, match=r"^augment.synthetic_share: .*, got one that hangs on augment.mask_prob$"):
+        make_plan([*SPACE, *spectrograms, "augment.synthetic_share=${augment.mask_prob}"])
+    with pytest.raises(UserError, match=r"^optim.alpha: .*, got one that hangs on model.lstm_dropout$"):
+        make_plan([*SPACE, "optim.alpha=${model.lstm_dropout}"])
+    make_plan([*SPACE, *spectrograms, "augment.synthetic_share=0.5"])
     cases = {
         "search.perturb_epochs: expected below training.epochs": ["training.epochs=2"],
         "split.inner_folds: expected null": ["split.inner_folds=3"],

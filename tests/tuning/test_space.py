@@ -11,6 +11,8 @@ from tuning import space as spaces
 from tuning.checks import UserError
 from tuning.config import flattened, nested
 from tuning.plan import make_plan, planned_points
+from tuning.stages import data_key, data_variants, searched_effects
+from tuning.text_stage import text_key, text_variants
 
 
 def load(*arguments):
@@ -47,6 +49,8 @@ def load(*arguments):
         ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
         ("loss.name={choice: [mse, huber]}", "search.metric: expected a metric that is comparable across trials"),
         ("loss.delta={uniform: [0.5, 2]}", "contains loss.delta (searched); use val_rmse or val_ccc"),
+        ("seed=${training.batch_size}", "got one that hangs on training.batch_size (choice)"),
+        ("training.patience=${training.patience}", "training.patience: expected a reference to a setting"),
         ("--dryrun", "--dryrun: expected key=value or a flag"),
     ],
 )
@@ -88,6 +92,100 @@ def test_a_value_in_place_of_a_distribution_narrows_the_space():
 def test_references_follow_the_searched_setting_and_can_be_replaced():
     assert load().config({"model.lstm_dropout": 0.25}).model.dense_dropout == 0.25
     assert load("model.dense_dropout=0.1").config({"model.lstm_dropout": 0.25}).model.dense_dropout == 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "searched", "values"),
+    [
+        (["training.epochs=${training.batch_size}"], ["training.batch_size"], [16, 32, 64]),
+        (["training.epochs=${.batch_size}"], ["training.batch_size"], [16, 32, 64]),
+        (["training.epochs=${training[batch_size]}"], ["training.batch_size"], [16, 32, 64]),
+        (["training.epochs=1${training.batch_size}"], ["training.batch_size"], [116, 132, 164]),
+        (["training.epochs=${model.lstm_units.1}"], ["model.lstm_units"], [32, 48, 64, 80]),
+        (
+            ["training.epochs=${optim.decay_steps}", "optim.decay_steps=${training.batch_size}"],
+            ["training.batch_size"],
+            [16, 32, 64],
+        ),
+        (["training.epochs=${optim.decay_steps}"], [], [1000]),
+        (["training.epochs={int: [5, 9]}"], ["training.epochs"], [5, 9]),
+        (
+            ["training.epochs={int: [5, 9], when: {training.batch_size: 16}}"],
+            ["training.epochs", "training.batch_size"],
+            [5, 9, 50],
+        ),
+        (["training.epochs=7"], [], [7]),
+        (["training.patience=${training.epochs}", "training.epochs=7"], [], [7]),
+    ],
+)
+def test_what_a_setting_hangs_on_and_may_be(arguments, searched, values):
+    space = load(*arguments)
+    path = arguments[0].partition("=")[0]
+    assert space.behind(path) == searched and space.values(path) == values
+    assert space.largest(path) == max(values)
+    assert space.varied(path) == ({path: searched} if searched else {})
+    drawn = [flattened(space.config(point).model_dump())[path] for point in itertools.islice(space.samples(1), 8)]
+    assert min(values) <= min(drawn) and max(drawn) <= max(values)
+
+
+@pytest.mark.parametrize(
+    "argument", ["features.num_mels=${training.epochs}", "gan.epochs={choice: [2, 3], when: {training.epochs: 20}}"]
+)
+def test_what_is_prepared_hangs_on_no_range(argument):
+    with pytest.raises(UserError, match=r"expected grid or choice, .*, got one that hangs on training.epochs \(int\)"):
+        load(argument, "training.epochs={int: [20, 30]}")
+    load(argument, "training.epochs={choice: [20, 30]}")
+
+
+def test_a_condition_may_name_a_setting_that_refers_to_a_searched_one():
+    space = load(
+        "space=crnn_grid",
+        "optim.momentum={grid: [0.8, 0.9], when: {optim.decay_steps: 16}}",
+        "optim.decay_steps=${training.batch_size}",
+        "training.batch_size={grid: [16, 32]}",
+    )
+    points = space.grid()
+    assert len(points) == 24 * (2 + 1)
+    assert all(("optim.momentum" in point) == (point["training.batch_size"] == 16) for point in points)
+    configs = list(space.variants(("optim.momentum",)))
+    assert [(c.training.batch_size, c.optim.momentum) for c in configs] == [(16, 0.8), (16, 0.9), (32, None)]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["features.name=mel", "features.num_mels=${training.batch_size}"],
+        ["augment.freq_masks=${model.kernel_size}", "model.kernel_size={choice: [3, 5]}"],
+        ["features.num_mfcc={choice: [13, 20], when: {training.batch_size: 64}}"],
+        ["features.name={choice: [mel, mfcc]}", "features.num_mfcc={choice: [13, 20], when: {features.name: mfcc}}"],
+        [
+            "augment.versions=${optim.step_epochs}",
+            "optim.step_epochs=${training.patience}",
+            "training.patience={choice: [1, 2], when: {training.batch_size: 32}}",
+        ],
+        ["space=bimodal", "model.max_tokens=${training.batch_size}", "training.batch_size={choice: [16, 32]}"],
+        [
+            "space=bimodal",
+            "model.max_tokens={choice: [16, 32], when: {training.batch_size: 8}}",
+            "training.batch_size={choice: [16, 8]}",
+        ],
+    ],
+)
+def test_what_every_trial_reads_is_among_what_is_prepared(arguments):
+    space = load(*arguments)
+    variants, texts = data_variants(space), text_variants(space)
+    trials = [space.config(point) for point in itertools.islice(space.samples(1), 40)]
+    assert {data_key(trial) for trial in trials} <= set(variants)
+    assert {text_key(trial) for trial in trials} <= {"", *texts}
+    assert all(trial.features.num_frames <= variants[data_key(trial)].features.num_frames for trial in trials)
+
+
+def test_an_effect_whose_probability_follows_a_searched_setting_may_be_drawn():
+    assert searched_effects(load("augment.noise_prob=${augment.mask_prob}")) == ["noise"]
+    assert searched_effects(load("augment.noise_prob=${.mask_prob}", "augment.mask_prob={choice: [0, 0.5]}")) == [
+        "noise"
+    ]
+    assert searched_effects(load("augment.noise_prob=${.mixup_prob}", "augment.mixup_prob={choice: [0.0]}")) == []
 
 
 def test_the_documented_grid_is_the_product_written_out():

@@ -48,6 +48,13 @@ def test_a_loss_that_varies_ranks_by_another_metric(path):
         assert plan(f"{path}={SEARCHED[path]}", f"search.metric={metric}").mode == mode
 
 
+def test_a_loss_that_follows_a_searched_setting_varies_too():
+    follows = ["loss.delta=${optim.epsilon}", "optim.epsilon={uniform: [0.5, 2]}"]
+    with pytest.raises(UserError, match=r"which contains loss.delta \(searched\)"):
+        plan(*follows)
+    assert plan(*follows, "search.metric=val_rmse").mode == "min"
+
+
 def test_all_varied_settings_are_named():
     with pytest.raises(UserError, match=r"which contains loss.name, loss.weights \(searched\)"):
         plan(*[f"{path}={SEARCHED[path]}" for path in ("loss.weights", "loss.name")])

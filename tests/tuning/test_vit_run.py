@@ -125,6 +125,10 @@ def test_what_is_missing_is_said_before_the_search(tmp_path, monkeypatch):
     refused("did you mean '.*/good'", f"model.image_encoder={tmp_path}/goood", STAGES)
     stages = "model.unfreeze_epochs={choice: [[2], [1, 2, 3, 4, 5]]}"
     refused(r"at most 4 epochs, one for each layer .*\[1, 2, 3, 4, 5\]", stages, f"model.image_encoder={good}")
+    sometimes = "model.unfreeze_epochs={choice: [[2], [1, 2, 3, 4, 5]], when: {optim.weight_decay: 0.1}}"
+    longer = (*(a for a in SMALL if "epochs" not in a), "optim.weight_decay={choice: [0.0, 0.1]}", sometimes)
+    with pytest.raises(UserError, match=r"at most 4 epochs, one for each layer .*\[1, 2, 3, 4, 5\]"):
+        make_plan([*longer, f"model.image_encoder={good}"])
     with pytest.raises(UserError, match=r"unfreeze_epochs: expected \[\] with pretrained=false"):
         make_plan(["space=vit", STAGES])  # the demo's ViT begins with random weights
     refused("model.unfreeze_epochs: expected one value for scheduler pbt", STAGES, f"model.image_encoder={good}",

@@ -30,6 +30,7 @@ from tuning.config import NOT_IDENTITY, nested
 from tuning.costs import COSTS
 from tuning.distributions import plain
 from tuning.faults import whole_lines, whole_or_absent
+from tuning.search.exploits import params_in
 from tuning.search.repeated import Repeated
 from tuning.space import Space, read_recorded
 
@@ -232,12 +233,16 @@ def is_metric(name: str) -> bool:
 
 
 def read_record(folder: Path) -> TrialRecord:
-    """One trial from its folder: `result.json`, or `progress.csv` where it was cut off, perhaps after its last row."""
+    """One trial from its folder: `result.json`, or `progress.csv` where it was cut off, perhaps after its last row.
+
+    Settings that a population changed on the way are those of the best epoch, as the metrics are.
+    """
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
     folds = params["config"].get("split", {}).get("inner_folds")
     if (folder / "result.json").exists():
         result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        return TrialRecord(params=params["searched"], folds=folds, **result)
+        searched = params_in(folder, result["best_epoch"]) or params["searched"]
+        return TrialRecord(params=searched, folds=folds, **result)
     record = TrialRecord(number=int(folder.name), params=params["searched"], folds=folds)
     rows = read_progress(folder)
     if rows:
@@ -249,6 +254,7 @@ def read_record(folder: Path) -> TrialRecord:
         record.reason = rows[-1].get("finished") or ""
         if record.reason:
             record.status = "stopped" if record.reason == STOPPED else "done"
+    record.params = params_in(folder, record.best_epoch) or record.params
     return record
 
 

@@ -24,20 +24,14 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from tuning.config import Config
 from tuning.distributions import fraction
 from tuning.perturb import explore
+from tuning.search.exploits import FILE, current_params, exploits
 from tuning.search.folder import SearchFolder, TrialRecord, read_progress, write_json
 from tuning.space import Space
 from tuning.tasks import Mode
 
 log = logging.getLogger("tuning.search")
 
-FILE = "exploits.json"  # in a trial's folder: what it took over, when, from whom, and the settings before and after
 STATE = "population.json"  # in the search's: the last epoch after which all that was to be taken over was
-
-
-def exploits(folder: Path) -> list[dict[str, Any]]:
-    """What a trial took over, in order: `epoch`, `trial`, `before`, `after`."""
-    file = folder / FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else []
 
 
 def take_over(folder: Path, donor: Path, rate: float) -> None:
@@ -215,9 +209,3 @@ class Population(FIFOScheduler):
         write_json(folder / "params.json", {"searched": after, "config": spec["config"]})
         self.params[number] = after
         log.info("trial %d takes over trial %d after epoch %d: %s", number, best, epoch, json.dumps(after))
-
-
-def current_params(folder: Path) -> dict[str, Any]:
-    """The searched settings that a trial took over last; empty where it did not."""
-    taken = exploits(folder)
-    return taken[-1]["after"] if taken else {}

@@ -91,8 +91,7 @@ class Recorder(Callback):
 
     def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Write the parameters and open the event file."""
-        if trial.trial_id in self.records:  # paused, and perhaps given other settings
-            self.records[trial.trial_id].params = trial.config["params"]
+        if trial.trial_id in self.records:  # paused, and perhaps given other settings, which its next epochs have
             times.note(self.folder.trial(trial.config["number"]), times.BEGAN)
             return
         spec = trial.config
@@ -106,7 +105,7 @@ class Recorder(Callback):
         record = read_record(path)
         self.records[trial.trial_id], self.began[trial.trial_id] = record, time.monotonic()
         self.events[trial.trial_id] = TrialEvents(path, record)
-        log.info("trial %d began: %s", record.number, json.dumps(record.params))
+        log.info("trial %d began: %s", record.number, json.dumps(spec["params"]))
         self.on_change(record, "began")
 
     def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
@@ -125,7 +124,7 @@ class Recorder(Callback):
         kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
         improved = kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
         if improved:
-            record.metrics, record.best_epoch = metrics, result["epoch"]
+            record.metrics, record.best_epoch, record.params = metrics, result["epoch"], trial.config["params"]
         record.epochs = result["epoch"]
         shown = {name: value for name, value in row.items() if name not in NO_CURVES}
         self.events[trial.trial_id].epoch(shown, metrics if improved else {})

@@ -20,11 +20,12 @@ from tuning.encoders import encoder_of
 from tuning.faults import QuietFile, StorageError, storage_fault
 from tuning.plan import Plan
 from tuning.search.events import write_experiment
+from tuning.search.exploits import current_params
 from tuning.search.failures import Failures, losses_end_trials_alone
 from tuning.search.folder import SearchFolder
 from tuning.search.groups import orphans_released
 from tuning.search.panel import Standing
-from tuning.search.population import Population, current_params
+from tuning.search.population import Population
 from tuning.search.recorder import Recorder, settle
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
