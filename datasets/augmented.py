@@ -32,9 +32,10 @@ def augment_data(data: TrialData, features: FeatureSettings, settings: AugmentSe
 class AugmentedData(Wrapped):
     """Any `TrialData` whose training batches are masked and mixed; validation batches are only cut to the features.
 
-    Masks are drawn from the seed, the epoch and the batch's number, for the global batch: the same after resuming and
-    for any number of workers. A mixed batch says `mix`, the share of each clip, and `partner_targets` float32
-    [batch, targets] of the clips that the rest comes from: its loss is mix * loss(targets) + (1 - mix) *
+    Masks are drawn from the seed, the epoch and the batch's number, for the global batch: the same after resuming. They
+    are the same for any number of workers, too, but for an epoch's last two batches: whether these are one depends on
+    the number of workers (`batch_bounds`). A mixed batch says `mix`, the share of each clip, and `partner_targets`
+    float32 [batch, targets] of the clips that the rest comes from: its loss is mix * loss(targets) + (1 - mix) *
     loss(partner_targets). Its num_frames are those of the longer one of each pair.
     """
 

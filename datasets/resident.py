@@ -60,8 +60,8 @@ class ResidentData:
     """Both splits in memory; put into Ray's object store once, all trials of a machine read the same copy.
 
     An epoch is a full permutation, drawn from the seed and the epoch's number. So are the wave effects of an
-    `augmented` one: the same after resuming, for any batch size and any number of workers. Statistics are those of
-    the clips as they are.
+    `augmented` one, for each clip: the same after resuming, for any batch size and any number of workers. Statistics
+    are those of the clips as they are.
     """
 
     train: Part

@@ -81,7 +81,11 @@ class OptimSettings(Settings):
     momentum: float | None = Field(None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)")
     nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
-    weight_decay: float = Field(0.0, ge=0, description="decay of all weights, apart from the gradient (adam)")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="decay of all weights: apart from the gradient (adam), or that share added to it (rmsprop, sgd)",
+    )
     schedule: Literal["constant", "exponential", "cosine", "plateau", "step"] = Field(
         "constant", description="how the learning rate changes: at every step, or after epochs without gain (plateau)"
     )

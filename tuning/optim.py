@@ -45,11 +45,13 @@ class KerasSGD(torch.optim.Optimizer):
     """SGD whose velocity holds the learning rate: v = momentum * v - lr * g, as Keras does.
 
     The weights move by v, or with Nesterov by momentum * v - lr * g. PyTorch's velocity holds bare gradients, so
-    there a change of the rate acts at once on all past gradients; here it acts on the new ones only.
+    there a change of the rate acts at once on all past gradients; here it acts on the new ones only. With
+    `weight_decay` g is the gradient plus weight_decay * w, as in PyTorch.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float, nesterov: bool) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "nesterov": nesterov})
+    def __init__(self, params: Any, lr: float, momentum: float, nesterov: bool, weight_decay: float) -> None:
+        settings = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "weight_decay": weight_decay}
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -78,11 +80,12 @@ class KerasRMSprop(torch.optim.Optimizer):
 
     PyTorch adds epsilon to the root, which for gradients near zero is another step: 3e-4 against 1e-7 as the
     least denominator. With momentum the weights move by -m, m = momentum * m + step; as in `KerasSGD` it holds the
-    learning rate.
+    learning rate, and g the weights' decay.
     """
 
-    def __init__(self, params: Any, lr: float, rho: float, momentum: float, eps: float) -> None:
-        super().__init__(params, {"lr": lr, "rho": rho, "momentum": momentum, "eps": eps})
+    def __init__(self, params: Any, lr: float, rho: float, momentum: float, eps: float, weight_decay: float) -> None:
+        settings = {"lr": lr, "rho": rho, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, settings)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -115,8 +118,12 @@ def _evaluate(closure: Callable[[], Any] | None) -> Any:
 
 
 def _with_gradients(group: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+    """A group's weights that have gradients, and those, plus `weight_decay` times the weights where it is not 0."""
     parameters = [p for p in group["params"] if p.grad is not None]
-    return parameters, [p.grad for p in parameters]
+    gradients = [p.grad for p in parameters]
+    if group["weight_decay"] != 0 and parameters:
+        return parameters, list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
+    return parameters, gradients
 
 
 def _state(optimizer: torch.optim.Optimizer, parameters: list[Tensor], name: str) -> list[Tensor]:
@@ -152,10 +159,18 @@ def adam(
 
 
 def sgd(
-    parameters: Parameters, learning_rate: float, *, momentum: float = 0.9, nesterov: bool = True
+    parameters: Parameters,
+    learning_rate: float,
+    *,
+    momentum: float = 0.9,
+    nesterov: bool = True,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Gradient descent with momentum as Keras computes it. Source: guide part 8, optimiser 3."""
-    return KerasSGD(parameters, lr=learning_rate, momentum=momentum, nesterov=nesterov)
+    """Gradient descent with momentum as Keras computes it. Source: guide part 8, optimiser 3.
+
+    With `weight_decay` so much of each weight is added to its gradient, as PyTorch does: an L2 penalty of half of it.
+    """
+    return KerasSGD(parameters, lr=learning_rate, momentum=momentum, nesterov=nesterov, weight_decay=weight_decay)
 
 
 def rmsprop(
@@ -165,9 +180,15 @@ def rmsprop(
     rho: float = 0.9,
     momentum: float = 0.0,
     epsilon: float = 1e-7,
+    weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """RMSprop as Keras computes it, not centred. Source: guide part 8, optimiser 2."""
-    return KerasRMSprop(parameters, lr=learning_rate, rho=rho, momentum=momentum, eps=epsilon)
+    """RMSprop as Keras computes it, not centred. Source: guide part 8, optimiser 2.
+
+    With `weight_decay` so much of each weight is added to its gradient, as in `sgd`.
+    """
+    return KerasRMSprop(
+        parameters, lr=learning_rate, rho=rho, momentum=momentum, eps=epsilon, weight_decay=weight_decay
+    )
 
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {

@@ -70,7 +70,8 @@ class Training:
         mode: direction of `config.search.metric`.
         device: where the model runs.
         checkpoints: folder for `best.pt` and `last.pt`, none to keep nothing.
-        rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch.
+        rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch, and
+            draws its dropout from a stream of its own.
         splits: whether a batch that does not fit into memory is trained in parts, whose gradients add up to the whole
             batch's. Batch-norm sees the parts: its statistics are then those of fewer clips. Several workers wait for
             each other's steps, so there running out of memory is an error and `clips_at_once` says what fits.
@@ -175,6 +176,7 @@ class Training:
     def train_epoch(self) -> dict[str, float]:
         """One pass over the training split; the mean loss, the penalty at its end, and the last step's rates."""
         self.enter_stage()
+        self._draw_apart()
         self.forward.train()
         settings = self.config.training
         total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -193,6 +195,15 @@ class Training:
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         staged = [group for group in self.optimizer.param_groups if group["first_epoch"] > 1]
         return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
+
+    def _draw_apart(self) -> None:
+        """Give another worker than the first random numbers of its own for the epoch: its clips have other dropout.
+
+        All workers begin with the same seed, for equal weights, and a checkpoint has the first one's random state.
+        """
+        if self.rank > 0:
+            key = np.random.SeedSequence([self.config.seed, self.epoch, self.rank])
+            torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
     def step(self, batch: Batch) -> torch.Tensor:
         """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""

@@ -169,15 +169,25 @@ def test_draws_follow_seed_epoch_and_batch(settings):
     assert not same(drawn(), drawn(seed=4))
 
 
-def test_masks_do_not_depend_on_the_number_of_workers():
+@pytest.mark.parametrize(("batch_size", "sizes"), [(8, [8, 8, 8, 6]), (9, [9, 9, 12])])
+def test_masks_do_not_depend_on_the_number_of_workers_but_where_a_rest_joins(batch_size, sizes):
+    """A rest of 3 clips is a batch of its own for one worker, and joins the batch before it for two."""
     features = features_named("mfcc")
     inner = resident(stored_features(features, MASKS))
     data = AugmentedData(inner, features, MASKS)
-    alone = list(data.train_batches(2, 8, 1))
-    workers = [list(data.train_batches(2, 8, 1, rank, 2)) for rank in range(2)]
-    for whole, left, right in zip(alone, *workers, strict=True):
-        torch.testing.assert_close(whole["features"][0::2], left["features"], atol=1e-5, rtol=0)
-        torch.testing.assert_close(whole["features"][1::2], right["features"], atol=1e-5, rtol=0)
+    alone = list(data.train_batches(2, batch_size, 1))
+    left, right = (list(data.train_batches(2, batch_size, 1, rank, 2)) for rank in range(2))
+    assert [batch["num_clips"] for batch in left] == sizes
+    alike = [n for n, size in enumerate(sizes) if alone[n]["num_clips"] == size]
+    assert len(alike) == len(alone) if batch_size == 8 else alike == [0, 1]
+    for n in alike:
+        torch.testing.assert_close(alone[n]["features"][0::2], left[n]["features"], atol=1e-5, rtol=0)
+        torch.testing.assert_close(alone[n]["features"][1::2], right[n]["features"], atol=1e-5, rtol=0)
+    if batch_size == 9:
+        joined = torch.empty(12, *left[2]["features"].shape[1:])
+        joined[0::2], joined[1::2] = left[2]["features"], right[2]["features"]
+        apart = torch.cat([alone[2]["features"], alone[3]["features"]])
+        assert not torch.equal(joined == 0, apart == 0)
 
 
 def test_mixup_is_the_formula():

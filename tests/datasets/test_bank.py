@@ -237,9 +237,12 @@ def test_draws_follow_seed_and_epoch_and_nothing_else(data):
 
     assert same(rows_of(augmented.train_batches(3, 8, 1)))
     assert same(rows_of(augmented.train_batches(3, 5, 1)))
-    workers = [rows_of(augmented.train_batches(3, 8, 1, rank, 2)) for rank in range(2)]
-    assert workers[0].keys().isdisjoint(workers[1])
-    assert same(workers[0] | workers[1])
+    joining = len(data.train_ids) // 2 - 1  # leaves a rest of 2 or 3 clips, which joins another batch for two workers
+    assert augmented.num_batches(joining, 2) < augmented.num_batches(joining)
+    for batch_size in (8, joining):
+        workers = [rows_of(augmented.train_batches(3, batch_size, 1, rank, 2)) for rank in range(2)]
+        assert workers[0].keys().isdisjoint(workers[1])
+        assert same(workers[0] | workers[1])
     assert not same(rows_of(augmented.train_batches(4, 8, 1)))
     assert not same(rows_of(augmented.train_batches(3, 8, 2)))
 

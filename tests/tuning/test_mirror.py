@@ -62,6 +62,19 @@ def test_what_is_written_is_in_the_bucket_while_the_search_runs(bucket):
     assert "trials/0001/result.json" not in content(bucket)
 
 
+def test_a_table_that_was_written_anew_with_more_columns_is_in_the_bucket_whole(bucket):
+    with open_folder(bucket, "s") as folder:
+        begin(folder)
+        run_a_trial(folder)
+        wait_until(lambda: "trials/0001/progress.csv" in content(bucket))
+        longer = "epoch,val_r2\n1,\n2,0.5\n"
+        write_text(folder.trial(1) / "progress.csv", longer)
+        place = storage.below(bucket, "s")
+        wait_until(lambda: storage.read_bytes(place, "trials/0001/progress.csv").decode() == longer)
+        (folder.trial(1) / "progress.csv.17.partial").write_text("epoch,val_")
+    assert not [name for name in content(bucket) if "partial" in name]
+
+
 def test_another_machine_finds_the_search(bucket):
     with open_folder(bucket, "s") as folder:
         begin(folder)

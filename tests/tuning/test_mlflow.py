@@ -1,5 +1,6 @@
 """A search in MLflow: read back by MLflow's own client, the figures are those of progress.csv, each of them once."""
 
+import csv
 import importlib.util
 
 import pytest
@@ -63,6 +64,22 @@ def test_a_run_for_each_trial_with_the_figures_of_its_folder(uri, folder):
         assert run.data.params == {"optim.learning_rate": "0.01"}
         assert run.data.tags["search"] == "s" and run.info.run_name == f"s-{number:04d}"
     assert [runs[n].info.status for n in (1, 2, 3, 4)] == ["FINISHED", "FINISHED", "RUNNING", "FAILED"]
+
+
+def test_cells_without_a_number_are_no_figures(uri, folder):
+    write_search(folder)
+    file = folder.trial(3) / "progress.csv"
+    rows = read_progress(folder.trial(3))
+    with file.open("w", newline="") as stream:
+        writer = csv.DictWriter(stream, [*rows[0], "val_r2", "remark"], restval="")
+        writer.writeheader()
+        writer.writerows([*rows[:-1], rows[-1] | {"val_r2": 0.5, "remark": "calm"}])
+    look(uri, folder)
+    client, runs = runs_of(uri)
+    metrics = runs[3].data.metrics
+    assert metrics["val_r2"] == 0.5 and "remark" not in metrics
+    history = client.get_metric_history(runs[3].info.run_id, "val_r2")
+    assert [entry.step for entry in history] == [len(rows)]
 
 
 def test_a_search_that_goes_on_logs_nothing_twice(uri, folder):

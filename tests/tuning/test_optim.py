@@ -50,11 +50,13 @@ def start() -> list[torch.Tensor]:
 
 
 def walk(
-    make: Callable[[list[torch.Tensor]], torch.optim.Optimizer], reload_at: int | None = None
+    make: Callable[[list[torch.Tensor]], torch.optim.Optimizer],
+    reload_at: int | None = None,
+    rates: list[float] = RATES,
 ) -> list[list[torch.Tensor]]:
     weights = [value.clone().requires_grad_() for value in start()]
     optimizer, path = make(weights), []
-    for step, (rate, grads) in enumerate(zip(RATES, gradients(), strict=True)):
+    for step, (rate, grads) in enumerate(zip(rates, gradients(), strict=True)):
         if step == reload_at:
             file = io.BytesIO()
             torch.save(optimizer.state_dict(), file)
@@ -88,10 +90,33 @@ def test_steps_equal_keras_while_the_rate_changes(name, options, reference):
             )
 
 
-@pytest.mark.parametrize(("name", "options"), [case[:2] for case in CASES])
+# Weight decay, which Keras only has apart from the gradient; at a constant rate both velocities move the weights alike.
+DECAYED = [
+    ("sgd", {"momentum": 0.0}, lambda weights: torch.optim.SGD(weights, weight_decay=0.3)),
+    ("sgd", {}, lambda weights: torch.optim.SGD(weights, momentum=0.9, nesterov=True, weight_decay=0.3)),
+    ("sgd", {"nesterov": False}, lambda weights: torch.optim.SGD(weights, momentum=0.9, weight_decay=0.3)),
+    ("rmsprop", {"epsilon": 1e-30}, lambda weights: torch.optim.RMSprop(weights, alpha=0.9, eps=0, weight_decay=0.3)),
+    (
+        "rmsprop",
+        {"momentum": 0.5, "epsilon": 1e-30},
+        lambda weights: torch.optim.RMSprop(weights, alpha=0.9, eps=0, momentum=0.5, weight_decay=0.3),
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "reference"), DECAYED)
+def test_weight_decay_of_sgd_and_rmsprop_is_that_of_torch(name, options, reference):
+    settings = OptimSettings(name=name, weight_decay=0.3, **options)
+    ours = walk(lambda weights: make_optimizer(weights, settings), rates=[RATES[0]] * STEPS)
+    for step, theirs in zip(ours, walk(reference, rates=[RATES[0]] * STEPS), strict=True):
+        for x, y in zip(step, theirs, strict=True):
+            torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(("name", "options"), [case[:2] for case in [*CASES, *DECAYED]])
 def test_a_restored_optimiser_continues_to_the_last_bit(name, options):
     def make(weights: list[torch.Tensor]) -> torch.optim.Optimizer:
-        return OPTIMIZERS[name](weights, RATES[0], **options)
+        return OPTIMIZERS[name](weights, RATES[0], **{"weight_decay": 0.25} | options)
 
     for a, b in zip(walk(make), walk(make, reload_at=25), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))

@@ -225,6 +225,62 @@ def test_a_row_that_a_kill_tore_is_cut_off_and_said_again(tmp_path):
     assert repair_progress(tmp_path) == []
 
 
+class Sparse(Search):
+    """A metric that is not defined before the third epoch, and names that nobody knows, one of them of no number."""
+
+    def row(self, number, epoch):
+        row = super().row(number, epoch) | {"pid": 4242, "config": {}, "done": False, "training_iteration": epoch}
+        row |= {"val_r2": 1 / epoch} if epoch >= 3 else {}
+        row |= {"gradient_norm": 0.5 * epoch} if epoch in (2, 5) else {}
+        return row | ({"remark": "a, b"} if epoch == 4 else {})
+
+
+NO_SCHEDULER = (*ASHA, "search.scheduler=none", "training.epochs=6")
+
+
+@pytest.mark.parametrize("kill_after", [1, 2, 3, 5])
+def test_what_is_first_reported_in_a_later_epoch_is_kept_with_and_without_a_kill(tmp_path, kill_after):
+    calm, cut = Sparse(tmp_path / "calm", *NO_SCHEDULER), Sparse(tmp_path / "cut", *NO_SCHEDULER)
+    for epoch in range(1, 7):
+        calm.step(1, epoch)
+        cut.step(1, epoch)
+        if epoch == kill_after:
+            cut = Sparse(tmp_path / "cut", *NO_SCHEDULER)
+    one, two = ((s.folder.trial(1) / "progress.csv").read_bytes() for s in (calm, cut))
+    assert one == two
+    rows = read_progress(calm.folder.trial(1))
+    columns = ["epoch", "seconds", "best_epoch", "finished", "val_loss", "gradient_norm", "val_r2", "remark"]
+    assert list(rows[0]) == columns
+    assert [row["val_r2"] for row in rows] == ["", "", *(repr(1 / epoch) for epoch in (3, 4, 5, 6))]
+    assert [row["gradient_norm"] for row in rows] == ["", "1.0", "", "", "2.5", ""]
+    assert [row["remark"] for row in rows] == ["", "", "", "a, b", "", ""]
+    assert [r.metrics for r in calm.folder.records()] == [r.metrics for r in cut.folder.records()]
+    told = calm.folder.records()[0].metrics
+    assert told.keys() == {"val_loss", "val_r2"}  # the fourth epoch is the best
+    (calm.folder.trial(1) / "result.json").unlink()
+    assert read_record(calm.folder.trial(1)).metrics == told
+
+
+def test_a_kill_before_a_longer_header_stands_leaves_the_file_as_it_was(tmp_path, monkeypatch):
+    search = Sparse(tmp_path, *NO_SCHEDULER)
+    search.step(1, 1)
+    file = search.folder.trial(1) / "progress.csv"
+    before = file.read_bytes()
+
+    def kill(*paths):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as killed:
+        killed.setattr("os.replace", kill)
+        with pytest.raises(KeyboardInterrupt):
+            search.step(1, 2)
+    assert file.read_bytes() == before
+    again = Sparse(tmp_path, *NO_SCHEDULER)
+    for epoch in range(2, 7):
+        again.step(1, epoch)
+    assert [row["gradient_norm"] for row in read_progress(file.parent)] == ["", "1.0", "", "", "2.5", ""]
+
+
 def searcher_of(plan, folder):
     study = open_study(folder.path / "study.journal", folder.name, plan.mode)
     records = folder.records()

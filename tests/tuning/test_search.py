@@ -85,6 +85,9 @@ def test_a_grid_runs_every_configuration_once(ray_session, tmp_path):
     assert list(rows[0]) == leading + list(plan.space.distributions)
     assert [int(row["rank"]) for row in rows] == list(range(1, 25))
     assert len(study_of(folder).trials) == 24
+    # Whatever the trial said but the running best, and nothing that Tune adds.
+    columns = ["epoch", "train_loss", "seconds", "best_epoch", "finished", "val_loss", "val_rmse"]
+    assert list(read_progress(folder.trial(1))[0]) == columns
 
 
 def nested(params):

@@ -358,9 +358,10 @@ def test_a_training_that_another_process_goes_on_with_writes_no_more(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"best.pt", "last.pt"}
 
 
-def test_weights_that_were_taken_over_are_trained_with_the_trial_s_own_settings(tmp_path):
-    training(scheduled("constant", optim__weight_decay=0.5), folder=tmp_path).run(lambda row: None)
-    other = training(scheduled("constant", optim__weight_decay=0.25), folder=tmp_path)
+@pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
+def test_weights_that_were_taken_over_are_trained_with_the_trial_s_own_settings(tmp_path, name):
+    training(scheduled("constant", optim__name=name, optim__weight_decay=0.5), folder=tmp_path).run(lambda row: None)
+    other = training(scheduled("constant", optim__name=name, optim__weight_decay=0.25), folder=tmp_path)
     other.resume()
     assert {group["weight_decay"] for group in other.optimizer.param_groups} == {0.25}
     assert other.optimizer.state  # and the moments are those of the checkpoint

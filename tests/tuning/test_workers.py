@@ -3,6 +3,7 @@
 SyncBatchNorm raises on CPU and batch-norm's statistics are a worker's own, so models are compared without batch-norm.
 """
 
+import itertools
 import json
 import math
 import subprocess
@@ -45,6 +46,32 @@ def training(name, rank=0, world_size=1, folder=None):
     return run
 
 
+class Dropped(torch.nn.Module):
+    """A model that keeps which inputs its dropout took away, by batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.dropout, self.output, self.masks = torch.nn.Dropout(0.5), torch.nn.Linear(4, 2), []
+
+    def forward(self, features):
+        kept = self.dropout(features)
+        if self.training:
+            self.masks.append(kept == 0)  # no feature is 0 by itself
+        return self.output(kept.mean(dim=1))
+
+    def penalty(self):
+        return 0.0
+
+
+def dropping(rank=0, world_size=1, folder=None):
+    """Batches of 4 clips, so that both workers have 2 of each."""
+    torch.manual_seed(0)
+    config = config_of(training__epochs=4, training__patience=None, training__batch_size=4)
+    return Training(
+        Dropped(), Clips(), task_of(config), config, "min", rank=rank, world_size=world_size, checkpoints=folder
+    )
+
+
 class CutOffError(Exception):
     """The workers were lost."""
 
@@ -70,6 +97,18 @@ def worker(rank, folder):
         except CutOffError:
             found["rest"] = rows_of(training(name, rank, 2, Path(folder) / name))
         torch.save(found, f"{folder}/{name}-{rank}.pt")
+    found = {}
+    for cut_after in (None, 2):
+        kept = Path(folder) / "dropped" if cut_after else None
+        run = dropping(rank, 2, kept)
+        run.resume()
+        while not run.finished and run.epoch != cut_after:
+            run.one_epoch()
+        if cut_after:
+            run = dropping(rank, 2, kept)
+            rows_of(run)
+        found[cut_after] = {"masks": run.model.masks, "weights": run.model.state_dict()}
+    torch.save(found, f"{folder}/dropped-{rank}.pt")
     torch.distributed.destroy_process_group()
 
 
@@ -106,6 +145,19 @@ def test_two_workers_go_on_from_their_last_checkpoint(group, name):
     for rank in (0, 1):
         found = torch.load(group / f"{name}-{rank}.pt", weights_only=False)
         assert without_seconds(found["rest"])[-2:] == without_seconds(found["rows"])[-2:]
+
+
+def test_workers_draw_different_dropout_and_the_same_again_after_resuming(group):
+    """Three batches an epoch, four epochs; the second time cut off after two."""
+    zero, one = (torch.load(group / f"dropped-{rank}.pt", weights_only=False) for rank in (0, 1))
+    masks = [*zero[None]["masks"], *one[None]["masks"]]
+    assert len(masks) == 24 and {mask.shape for mask in masks} == {(2, 8, 4)}
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(masks, 2))
+    for found in (zero, one):
+        assert len(found[2]["masks"]) == 6
+        assert all(torch.equal(a, b) for a, b in zip(found[None]["masks"][6:], found[2]["masks"], strict=True))
+    for name, value in zero[None]["weights"].items():
+        assert torch.equal(value, one[None]["weights"][name]) and torch.equal(value, one[2]["weights"][name])
 
 
 def test_of_several_workers_errors_the_one_that_tells_most_is_passed_on():

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
+from ray.tune.result import AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_ID
 
-from tuning.faults import faults_name
+from tuning.faults import faults_name, whole_or_absent
 from tuning.search import times
 from tuning.search.events import TrialEvents
 from tuning.search.folder import (
@@ -22,6 +23,7 @@ from tuning.search.folder import (
     TrialRecord,
     cut_to_lines,
     is_metric,
+    read_progress,
     read_record,
     repair_progress,
     write_json,
@@ -31,7 +33,7 @@ from tuning.tasks import Mode, better
 
 log = logging.getLogger("tuning.search")
 
-# Columns of progress.csv that stand first, where present; the metrics follow.
+# Columns of progress.csv that stand first, where present; the metrics follow, then whatever else a training reports.
 LEADING = (
     "epoch",
     "fold",
@@ -45,6 +47,9 @@ LEADING = (
 )
 # Begins the names of the rates of what is unfrozen in stages, which follow, too.
 STAGE_RATES = "learning_rate_"
+# What Tune adds to a row: no columns. Of what a training reports, only the running best of the ranking metric is none,
+# being the metric in the row that `best_epoch` names.
+OF_TUNE = frozenset((*AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_ID))
 # Of the leading ones, what TensorBoard's step or the trial's end says.
 NO_CURVES = ("fold", "finished")
 
@@ -113,11 +118,13 @@ class Recorder(Callback):
         record = self.records[trial.trial_id]
         if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
             return
-        metrics = {name: value for name, value in result.items() if is_metric(name) and name != self._best}
+        told = {name: value for name, value in result.items() if name not in OF_TUNE and name != self._best}
+        metrics = {name: value for name, value in told.items() if is_metric(name)}
         # The row says by itself that it is the last one, and why: a kill may come before the result is written.
-        end = result.get("finished") or (STOPPED if record.number in self.stopping else "")
-        rates = {name: value for name, value in result.items() if name.startswith(STAGE_RATES)}
-        row = {name: result[name] for name in LEADING if name in result} | {"finished": end} | rates | metrics
+        end = told.get("finished") or (STOPPED if record.number in self.stopping else "")
+        rates = {name: value for name, value in told.items() if name.startswith(STAGE_RATES)}
+        row = {name: told[name] for name in LEADING if name in told} | {"finished": end} | rates | metrics
+        row |= {name: value for name, value in told.items() if name not in row}
         self._append(trial.trial_id, record, row)
         times.note(self.folder.trial(record.number), times.ROW, str(result.get("hostname", "")))
         # The row says so where the last epoch is kept, whether or not it is better.
@@ -126,7 +133,7 @@ class Recorder(Callback):
         if improved:
             record.metrics, record.best_epoch, record.params = metrics, result["epoch"], trial.config["params"]
         record.epochs = result["epoch"]
-        shown = {name: value for name, value in row.items() if name not in NO_CURVES}
+        shown = {name: value for name, value in row.items() if name not in NO_CURVES and not isinstance(value, str)}
         self.events[trial.trial_id].epoch(shown, metrics if improved else {})
         self.on_change(record, "epoch")
 
@@ -135,12 +142,22 @@ class Recorder(Callback):
         return f"{self.metric}_best"
 
     def _append(self, trial_id: str, record: TrialRecord, row: dict[str, Any]) -> None:
-        file = self.folder.trial(record.number) / "progress.csv"
-        with faults_name(file), file.open("a", newline="", encoding="utf-8") as stream:
-            if not self.columns[trial_id]:
-                self.columns[trial_id] = list(row)
-                csv.writer(stream).writerow(row)
-            csv.DictWriter(stream, self.columns[trial_id], restval="", extrasaction="ignore").writerow(row)
+        """Add a row to `progress.csv`; with a name that has no column yet, in a file written anew, whole or not at all.
+
+        A metric is undefined in some epochs, perhaps in the first.
+        """
+        path = self.folder.trial(record.number)
+        file, known = path / "progress.csv", self.columns[trial_id]
+        columns = [*known, *(name for name in row if name not in known)]
+        if columns == known:
+            with faults_name(file), file.open("a", newline="", encoding="utf-8") as stream:
+                csv.DictWriter(stream, columns, restval="").writerow(row)
+            return
+        with whole_or_absent(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, columns, restval="")
+            writer.writeheader()
+            writer.writerows([*read_progress(path), row])
+        self.columns[trial_id] = columns
 
     def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
         """Write the result: done where the training ended by itself, else stopped by the scheduler."""

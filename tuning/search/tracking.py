@@ -150,8 +150,17 @@ class Tracking:
             step = int(row["epoch"])
             if step <= self.rows.get(number, 0):
                 continue
-            figures = {name: float(cell) for name, cell in row.items() if name not in NO_METRICS and cell}
+            cells = {name: cell for name, cell in row.items() if name not in NO_METRICS and cell}
+            figures = {name: float(cell) for name, cell in cells.items() if _is_number(cell)}
             metrics = [Metric(name, value, began + step, step) for name, value in figures.items()]
             for start in range(0, len(metrics), MOST_METRICS):
                 self._client.log_batch(self.runs[number], metrics=metrics[start : start + MOST_METRICS])
             self.rows[number] = step
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
