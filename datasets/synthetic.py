@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from datasets.audio import Segment
-from datasets.resident import Batch, Padding, collate
+from datasets.resident import Batch, Padding, batch_bounds, collate
 from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
 from datasets.storage import read_bytes
 from datasets.wrapped import Wrapped
@@ -56,6 +56,16 @@ class Synthetic:
         return self.features.nbytes
 
 
+def real_clips(batch_size: int, share: float, world_size: int = 1) -> int:
+    """Real clips of a global batch that has `share` generated ones for each, one at least for each worker."""
+    return max(world_size, round(batch_size / (1 + share))) if share else batch_size
+
+
+def steps_of_epoch(num_real: int, batch_size: int, share: float, world_size: int = 1) -> int:
+    """Training batches of an epoch over so many real clips, with `share` generated ones for each."""
+    return len(batch_bounds(num_real, real_clips(batch_size, share, world_size), world_size))
+
+
 @dataclass(frozen=True)
 class WithSynthetic(Wrapped):
     """Any `TrialData` whose training batches have `share` generated clips for each real one.
@@ -77,7 +87,7 @@ class WithSynthetic(Wrapped):
 
     def num_batches(self, batch_size: int, world_size: int = 1) -> int:
         """Training batches of one epoch."""
-        return self.inner.num_batches(self._real(batch_size, world_size), world_size)
+        return self.inner.num_batches(real_clips(batch_size, self.share, world_size), world_size)
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
@@ -90,7 +100,9 @@ class WithSynthetic(Wrapped):
             return
         drawn = self._drawn(epoch, seed)
         real = done = 0
-        for batch in self.inner.train_batches(epoch, self._real(batch_size, world_size), seed, rank, world_size):
+        for batch in self.inner.train_batches(
+            epoch, real_clips(batch_size, self.share, world_size), seed, rank, world_size
+        ):
             real += batch["num_clips"]
             until = round(real * self.share)
             rows = drawn[done:until]
@@ -99,10 +111,6 @@ class WithSynthetic(Wrapped):
             joined = {name: torch.cat([batch[name], added[name]]) for name in added}
             yield batch | joined | {"num_clips": batch["num_clips"] + len(rows)}
             done = until
-
-    def _real(self, batch_size: int, world_size: int) -> int:
-        """Real clips of a global batch, one at least for each worker."""
-        return max(world_size, round(batch_size / (1 + self.share)))
 
     def _drawn(self, epoch: int, seed: int) -> "np.ndarray":
         """Which generated clips an epoch has, in order."""

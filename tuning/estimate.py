@@ -21,8 +21,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from datasets.synthetic import steps_of_epoch
 from tuning.config import Config
 from tuning.plan import Plan, planned_points
+from tuning.space import Space
+from tuning.stopping import earliest_end, first_stop
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +33,6 @@ if TYPE_CHECKING:
     from datasets.corpus import Clip, Corpus
     from datasets.splits import Split
     from tuning.search.resources import Resources
-    from tuning.space import Space
 
 # Trials that are probed, unless more run at once; and no more than that many at once.
 PROBED, MOST_AT_ONCE = 8, 16
@@ -51,7 +53,7 @@ class Probe:
     step: float
     validation: float  # of the whole validation split
     report: float  # an epoch's checkpoint and its way to the driver
-    num_steps: int  # of an epoch
+    num_steps: float  # of an epoch; with inner folds their mean
 
     @property
     def epoch(self) -> float:
@@ -70,10 +72,9 @@ class Estimate:
         end: after the last trial.
         probes: the trials that were measured.
         concurrent: trials at once.
-        total: trials of the search.
         models: that a trial trains, one after the other.
-        epochs: most of a model.
-        fewest: epochs of a model before anything may end it.
+        longest: most epochs of each trial of the search, over all its models.
+        shortest: epochs of each trial, over all its models, before anything may end it.
         budget: most seconds for the trials, or None.
         num_machines: that the search keeps busy.
         price: of a machine for an hour, or None.
@@ -86,10 +87,9 @@ class Estimate:
     end: float
     probes: list[Probe]
     concurrent: int
-    total: int
     models: int
-    epochs: int
-    fewest: int
+    longest: list[int]
+    shortest: list[int]
     budget: float | None
     num_machines: int
     price: float | None
@@ -117,12 +117,12 @@ class Estimate:
     @property
     def most(self) -> float:
         """If every trial trains all epochs."""
-        return self.seconds([self.models * self.epochs] * self.total)
+        return self.seconds(self.longest)
 
     @property
     def least(self) -> float:
         """If every trial ends as early as anything may end it."""
-        return self.seconds([self.fewest] * self.total)
+        return self.seconds(self.shortest)
 
     def cost(self, seconds: float) -> float | None:
         """The machines' price for so long."""
@@ -139,27 +139,56 @@ def makespan(seconds: Sequence[float], places: int) -> float:
 
 def fewest_epochs(config: Config) -> int:
     """Epochs, over all models of a trial, before early stopping or a scheduler may end it."""
-    training, folds = config.training, config.split.inner_folds or 1
-    unfreezing = max(getattr(config.model, "unfreeze_epochs", []), default=1)
-    stops = None if training.patience is None else max(training.patience + 1, unfreezing + training.patience - 1)
-    fewest = training.epochs if stops is None else min(training.epochs, stops)
-    if config.search.scheduler not in ("asha", "hyperband", "median"):
-        return fewest * folds
-    # With inner folds a trial is stopped between two of them, else between two epochs.
-    return fewest if config.split.inner_folds else min(fewest, config.search.grace_epochs)
+    folds, stop = config.split.inner_folds, first_stop(config, config.training.epochs)
+    fewest = earliest_end(config.training, getattr(config.model, "unfreeze_epochs", []))
+    if folds is not None:
+        return fewest * (folds if stop is None else stop)
+    return fewest if stop is None else min(fewest, stop)
+
+
+def trial_epochs(space: Space, config: Config, total: int) -> tuple[list[int], list[int]]:
+    """Most epochs of each trial of a search, over all its models, and the fewest before anything may end it.
+
+    Those of a trial that is not known before are the most and the fewest of any.
+
+    Raises:
+        UserError: the values of a trial that is known before do not go together.
+    """
+    bounds = [_bounds(space, point) for point in planned_points(space, config)]
+    bounds += [_bounds(space, {})] * (total - len(bounds))
+    return [most for most, _ in bounds], [fewest for _, fewest in bounds]
+
+
+def _bounds(space: Space, point: dict[str, Any]) -> tuple[int, int]:
+    """Most and fewest epochs of the trials that have a point's values, which may leave some to be drawn."""
+    left = {path: d for path, d in space.distributions.items() if path not in point}
+    if not any(space.is_active(path, point) for path in left):
+        config = space.config(point)
+        return config.training.epochs * (config.split.inner_folds or 1), fewest_epochs(config)
+    config, space = space.fixed(), Space({**space.settings, **point}, left)
+    # Each of them at its smallest gives the fewest: none of the rules ends a training earlier for a larger one.
+    patience = min(space.values("training.patience"), key=lambda epochs: math.inf if epochs is None else epochs)
+    update = {"epochs": min(space.values("training.epochs")), "patience": patience}
+    shortest = config.model_copy(update={"training": config.training.model_copy(update=update)})
+    if hasattr(config.model, "unfreeze_epochs"):
+        stages = min(space.values("model.unfreeze_epochs"), key=lambda epochs: max(epochs, default=1))
+        shortest.model = config.model.model_copy(update={"unfreeze_epochs": stages})
+    return int(space.largest("training.epochs")) * (config.split.inner_folds or 1), fewest_epochs(shortest)
 
 
 def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
     """Run the small search; leaves nothing behind but, with everything prepared, nothing was prepared either.
 
     Raises:
-        UserError: the resources do not allow a trial, the recordings can't be used, or no probed trial came to a step.
+        UserError: the resources do not allow a trial, the recordings can't be used, the values of a trial do not go
+            together, or no probed trial came to a step.
     """
     import ray
 
     from tuning.checks import UserError
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
 
+    longest, shortest = trial_epochs(plan.space, plan.config, plan.total)
     began = time.perf_counter()
     start_ray(plan.config)
     from tuning.search.tuner import run_search  # timed with the rest, as the real search imports it, too
@@ -202,10 +231,9 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
         last,
         [replace(probe, number=record.number) for probe, record in zip(probes, records, strict=True)],
         resources.concurrent,
-        plan.total,
         config.split.inner_folds or 1,
-        config.training.epochs,
-        fewest_epochs(config),
+        longest,
+        shortest,
         minutes * 60 if minutes else None,
         _num_machines(resources, here),
         config.resources.price_per_hour,
@@ -237,7 +265,7 @@ def _timeline(
             step=values["val_probe_step"],
             validation=values["val_probe_validation"],
             report=values["val_probe_report"],
-            num_steps=round(values["val_probe_steps"]),
+            num_steps=values["val_probe_steps"],
         )
         for values in measured
     ]
@@ -268,20 +296,22 @@ def _scratch(plan: Plan) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _probing(plan: Plan, split: Split, at_once: int, scratch: Path) -> tuple[Plan, int, int]:
-    """The small search: some of the real one's trials, one model each; and clips that each model trains and validates.
+def _probing(plan: Plan, split: Split, at_once: int, scratch: Path) -> tuple[Plan, list[int], float]:
+    """The small search: some of the real one's trials, one model each; and clips that a trial's models are trained on.
 
-    Known trials come from the front of the list, where the real search begins.
+    The last is how many a model validates, the mean over the models. Known trials come from the front of the list,
+    where the real search begins.
     """
-    from tuning.space import Space
+    from datasets.splits import inner_folds
 
     count = min(plan.total, max(at_once, at_once * math.ceil(PROBED / at_once)))
     known = planned_points(plan.space, plan.config)
     drawn = known if len(known) >= count else list(_drawn(plan.space, plan.config.seed, known, count))
-    folds = plan.config.split.inner_folds
-    num_train, num_val = len(split.train), len(split.val)
-    if folds is not None:
-        num_train, num_val = (num_train + num_val) * (folds - 1) // folds, (num_train + num_val) // folds
+    settings = plan.config.split
+    models = [(split.train, split.val)]
+    if settings.inner_folds is not None:
+        models = inner_folds(split, settings.inner_folds, settings.seed)
+    num_train, num_val = [len(train) for train, _ in models], statistics.mean(len(val) for _, val in models)
     changed: dict[str, Any] = {
         "split.inner_folds": None,
         "search.algorithm": "random",
@@ -381,8 +411,8 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
 
     Args:
         spec: as for `run_trial`.
-        data: references by `data_key` (`data`), clips that a model of the real search trains and validates
-            (`num_train`, `num_val`), and the real `resources` (`workers`).
+        data: references by `data_key` (`data`), clips that each model of the real trial is trained on (`num_train`),
+            how many a model validates (`num_val`), and the real `resources` (`workers`).
     """
     began_at, began = time.time(), time.perf_counter()
     import ray
@@ -429,7 +459,11 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
         training.save(improved=epoch == 1)
         if epoch == REPORTS:
             found = {"setup": setup, "step": statistics.mean(steps), "validation": validation}
-            steps_of_epoch = math.ceil(data["num_train"] / config.training.batch_size)
+            workers = data["workers"].workers_per_trial
+            steps_of_epoch = statistics.mean(
+                steps_of_epoch(count, config.training.batch_size, config.augment.synthetic_share, workers)
+                for count in data["num_train"]
+            )
             found |= {"report": statistics.mean(reports), "steps": steps_of_epoch}
             row |= {f"val_probe_{name}": value for name, value in found.items()}
             row |= {BEGAN: began_at, ENDED: time.time(), "finished": "probed"}

@@ -343,10 +343,12 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     """A training that has run its course; no clip decided when to stop."""
     import torch
 
+    from datasets.synthetic import steps_of_epoch
     from tuning.trial import make_training
 
     # The exponential schedule counts steps, of which an epoch over more clips has more.
-    longer = data.num_batches(config.training.batch_size) / course.steps
+    steps = steps_of_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
+    longer = steps / course.steps
     optim = config.optim.model_copy(update={"decay_steps": max(1, round(config.optim.decay_steps * longer))})
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -365,7 +367,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from datasets.resident import batch_bounds
+    from datasets.synthetic import steps_of_epoch
     from tuning.folds import FoldResults, median_rates, rounded_mean
     from tuning.optim import base_rates
     from tuning.search.folder import read_progress
@@ -387,7 +389,8 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     num_clips, folds = len(split.train), config.split.inner_folds
     if folds is not None:
         num_clips = (len(split.train) + len(split.val)) * (folds - 1) // folds
-    return Course(epochs, bases, len(batch_bounds(num_clips, config.training.batch_size)))
+    steps = steps_of_epoch(num_clips, config.training.batch_size, config.augment.synthetic_share)
+    return Course(epochs, bases, steps)
 
 
 if __name__ == "__main__":

@@ -28,9 +28,8 @@ def preview(plan: Plan) -> None:
     print(
         f"search    {plan.name}: {plan.total} trials ({config.search.algorithm}, scheduler {config.search.scheduler})"
     )
-    print(
-        f"          ranked by {config.search.metric} ({direction} is better), at most {config.training.epochs} epochs"
-    )
+    longest = plan.space.largest("training.epochs")
+    print(f"          ranked by {config.search.metric} ({direction} is better), at most {longest} epochs")
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
     if most := plan.space.largest(SHARE):
@@ -77,15 +76,16 @@ def _probe(plan: Plan) -> None:
 
 def print_estimate(found: Estimate) -> None:
     """An estimate in words, with what it does not know."""
-    trials = [seconds / found.models for seconds in found.trials([found.models * found.epochs] * found.total)]
+    trials = [seconds / found.models for seconds in found.trials(found.longest)]
+    epochs = [count // found.models for count in found.longest]
+    several = f"its {min(epochs)} to {max(epochs)}" if min(epochs) < max(epochs) else f"all {max(epochs)}"
     of_folds = f" for each of {found.models} models" if found.models > 1 else ""
     parts = [f"start {found.start + found.end:.0f} s"]
     if found.preparation:
         parts.insert(0, f"preparation {found.preparation:.0f} s, from a few recordings")
-    print(
-        f"estimate  {len(found.probes)} of {found.total} trials probed, {found.concurrent} at once; {'; '.join(parts)}"
-    )
-    print(f"          a trial with all {found.epochs} epochs: {_range(trials)} s{of_folds}")
+    probed = f"{len(found.probes)} of {len(found.longest)} trials probed, {found.concurrent} at once"
+    print(f"estimate  {probed}; {'; '.join(parts)}")
+    print(f"          a trial with {several} epochs: {_range(trials)} s{of_folds}")
     least, most = found.least, found.most
     print(f"          the search: at most about {_time(most)}", end="")
     if least < 0.95 * most:

@@ -18,6 +18,7 @@ from tuning.config import Config
 from tuning.faults import whole_or_absent
 from tuning.micro_batches import Batch, Parts, has_batch_norm
 from tuning.optim import make_optimizer, make_plateau, make_schedule, parameter_groups
+from tuning.stopping import next_wait, why_ended
 from tuning.tasks import Mode, Task, better
 
 # Clips per validation batch: memory, not results, depends on it.
@@ -278,25 +279,17 @@ class Training:
                 f"{metric} is not defined in epoch {self.epoch}: are the predictions constant, "
                 "or a target's labels all on one side of 0?"
             )
-        if self.epoch in self.unfreezing:
-            self.wait = 0
         margin = settings.min_delta if self.mode == "max" else -settings.min_delta
-        if self.mark is None or better(self.mode, value, self.mark + margin):
-            self.mark, self.wait = value, 0
-        else:
-            self.wait += 1
+        gained = self.mark is None or better(self.mode, value, self.mark + margin)
+        if gained:
+            self.mark = value
+        self.wait = next_wait(self.wait, self.epoch, gained, self.unfreezing)
         if self.plateau:
             self.base_rate = self.plateau.after_epoch(value, self.base_rate)
         if settings.keep == "last" or better(self.mode, value, self.best):
             self.best, self.best_epoch = value, self.epoch
-        if self.epoch >= settings.epochs:
-            self.finished = f"all epochs{self._note()}"
-        elif (
-            settings.patience is not None
-            and self.wait >= settings.patience
-            and self.epoch >= max(self.unfreezing, default=1)
-        ):
-            self.finished = f"early stopping{self._note()}"
+        if ended := why_ended(settings, self.epoch, self.wait, self.unfreezing):
+            self.finished = f"{ended}{self._note()}"
         best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
         return {"epoch": self.epoch, **best, "finished": self.finished}
 

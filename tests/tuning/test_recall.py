@@ -36,7 +36,7 @@ def spec(number, params):
 
 def scheduler_of(plan, folder=None):
     past = recorded_rows(folder, folder.records(), plan.config) if folder else {}
-    made = make_scheduler(plan.config, past)
+    made = make_scheduler(plan.space, plan.config, past)
     assert made.set_search_properties("val_loss_best", "min")
     return made
 

@@ -98,6 +98,19 @@ def test_a_search_that_another_process_runs(folder, capsys):
     assert f"process {process.pid} on {socket.gethostname()} works on it" in output
 
 
+def test_a_searched_number_of_epochs_is_each_trials_own(folder, capsys):
+    epochs = "training.epochs={choice: [2, 70]}"
+    plan = make_plan([*ARGUMENTS[:-1], epochs, f"storage={folder.storage}"])
+    folder.create(plan.space, plan.overrides, {"corpus": "none", "num_clips": 0})
+    folder.begin_run(4, 0, "1 CPU per trial, 2 at once")
+    for number, params in enumerate(({"training.epochs": 2}, {"training.epochs": 70}, {}), start=1):
+        write_trial(folder, number, [0.7], ended=False)
+        write_json(folder.trial(number) / "params.json", {"searched": params, "config": {}})
+    output = shown(capsys, folder.path)
+    for line in ("trial    1  epoch 1/2", "trial    2  epoch 1/70", "trial    3  epoch 1/70"):
+        assert line in output
+
+
 def test_a_search_that_was_killed_says_how_to_go_on(folder, capsys):
     plan = write_search(folder)
     with held(folder):

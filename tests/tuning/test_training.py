@@ -22,6 +22,7 @@ class Clips:
     """Clips in memory whose targets depend on the features' mean."""
 
     def __init__(self, num_clips=12, frames=8, seed=0):
+        self.num_train = num_clips
         rng = np.random.default_rng(seed)
         level = rng.normal(size=(num_clips, 1, 1)).astype(np.float32)
         self.features = torch.from_numpy(level + 0.1 * rng.normal(size=(num_clips, frames, 4)).astype(np.float32))

@@ -15,7 +15,7 @@ from tiny_vit import write_image_encoder
 from models.vit import ViT
 from tests.tuning.test_training import Clips, rows_of, without_seconds
 from tuning.config import OptimSettings, nested, parse_config
-from tuning.finalize import _retrain
+from tuning.finalize import Course, retrain
 from tuning.optim import make_schedule, parameter_groups
 from tuning.tasks import task_of
 from tuning.training import RECENT, Training
@@ -212,12 +212,7 @@ def test_a_retraining_goes_through_the_same_stages(folder, monkeypatch):
     """As after a search: epoch by epoch, without validation or checkpoints."""
     config = config_of(folder, **SHORT)
     monkeypatch.setattr("tuning.trial.make_training", lambda config, data, **_: training(config))
-    monkeypatch.setattr("tuning.finalize._epochs_and_rates", lambda *_: (4, []))
-
-    class Winner:
-        number, num_train = 1, 8
-
-    found = _retrain(None, config, Winner, Winner)
+    found = retrain(config, Clips(), Course(4, [], steps=1))
     expected = training(config)
     for _ in range(4):
         expected.one_epoch()

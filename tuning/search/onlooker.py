@@ -115,7 +115,7 @@ class Onlooker:
             total=total,
             metric=config.search.metric,
             mode=check_metric(space, config),
-            epochs=config.training.epochs,
+            epochs=int(space.largest("training.epochs")),
             resources=run.get("resources", ""),
             records={record.number: record for record in records},
             earlier=run.get("ended_before", 0),

@@ -25,7 +25,7 @@ class Standing:
         total: number of trials of the whole search.
         metric: what ranks the trials.
         mode: its direction.
-        epochs: most epochs of a trial.
+        epochs: most epochs of a trial whose number of epochs is not searched itself.
         resources: what a trial takes and how many run at once, in words.
         records: the trials that were begun, by number.
         earlier: number of trials that an earlier run brought to their end.
@@ -146,4 +146,5 @@ def _times(standing: Standing) -> str:
 def _progress(standing: Standing, record: TrialRecord) -> str:
     value = record.metrics.get(standing.metric)
     now = f"  {standing.metric} {value:.4f}" if value is not None else ""
-    return f"trial {record.number:4d}  {record.unit} {record.epochs}/{record.folds or standing.epochs}{now}"
+    most = record.folds or record.params.get("training.epochs", standing.epochs)
+    return f"trial {record.number:4d}  {record.unit} {record.epochs}/{most}{now}"

@@ -15,6 +15,8 @@ from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianSt
 from tuning.config import Config
 from tuning.distributions import fraction
 from tuning.search.folder import SearchFolder, TrialRecord, read_progress
+from tuning.space import Space
+from tuning.stopping import first_stop
 
 
 @dataclass(frozen=True)
@@ -142,20 +144,23 @@ class Median(Recalling, MedianStoppingRule):
         """Nothing: Ray adds the last row a second time here, which would count twice in the mean of the curve."""
 
 
-def make_scheduler(config: Config, past: Past) -> TrialScheduler:
+def make_scheduler(space: Space, config: Config, past: Past) -> TrialScheduler:
     """The search's scheduler, which compares running bests at equal epochs, or with inner folds means at equal folds.
 
     A full-length trial ends by itself: a scheduler that stopped it at its last epoch would make a finished trial look
-    stopped. `pbt` is not made here, since it acts on the trials' folders.
+    stopped. Where the number of epochs is searched, rungs reach the largest; a trial with fewer ends by itself, too.
+    `pbt` is not made here, since it acts on the trials' folders.
 
     Args:
+        space: what is searched.
         config: of the search.
         past: what earlier runs recorded.
     """
     search, folds = config.search, config.split.inner_folds
-    unit, longest, grace = "epoch", config.training.epochs, min(search.grace_epochs, config.training.epochs)
-    if folds is not None:
-        unit, longest, grace = "fold", folds, 1
+    unit, longest = ("epoch", int(space.largest("training.epochs"))) if folds is None else ("fold", folds)
+    grace = first_stop(config, longest)
+    if grace is None:
+        return FIFOScheduler()
     if search.scheduler in ("asha", "hyperband"):
         fitting = int(math.log(longest / grace) / math.log(search.reduction_factor)) + 1  # as Ray counts rungs
         return Halving(
@@ -168,7 +173,5 @@ def make_scheduler(config: Config, past: Past) -> TrialScheduler:
             brackets=min(search.brackets, fitting) if search.scheduler == "hyperband" else 1,
             stop_last_trials=False,
         )
-    if search.scheduler == "median":
-        # Without a time slice no trial is paused for want of others to compare with: it would begin again each time.
-        return Median(unit, past, config.seed, grace_period=grace, min_samples_required=3, min_time_slice=math.inf)
-    return FIFOScheduler()
+    # Without a time slice no trial is paused for want of others to compare with: it would begin again each time.
+    return Median(unit, past, config.seed, grace_period=grace, min_samples_required=3, min_time_slice=math.inf)

@@ -145,7 +145,7 @@ def run_search(
     if config.search.scheduler == "pbt":
         scheduler = Population(space, config, mode, folder, records, total, resources.concurrent, make_spec)
     else:
-        scheduler = make_scheduler(config, recorded_rows(folder, records, config))
+        scheduler = make_scheduler(space, config, recorded_rows(folder, records, config))
     limit, waiting = resources.concurrent + _look_ahead(config), getattr(scheduler, "num_waiting", lambda: 0)
     searcher = StudySearcher(space, config, study, total, ended, make_spec, limit, waiting)
     minutes = config.search.time_budget_minutes
@@ -153,7 +153,8 @@ def run_search(
     words = f"{resources} per trial, {resources.concurrent} at once"
     folder.begin_run(total, len(ended), words)
     known = {record.number: record for record in records}
-    with View(Standing(folder.name, total, metric, mode, config.training.epochs, words, known, len(ended))) as view:
+    longest = int(space.largest("training.epochs"))
+    with View(Standing(folder.name, total, metric, mode, longest, words, known, len(ended))) as view:
         recorder = Recorder(folder, metric, mode, view.update, getattr(scheduler, "stopping", ()))
         failures = Failures(resources, config.resources.max_restarts, request.for_fault, view.say)
         with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say):
