@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks.report import publish, table
+from datasets.audio import Segment, kept_span
 from datasets.corpus import Clip
 from datasets.reading import scan
 from datasets.resident import checked_crop
@@ -89,29 +90,24 @@ def read_parts(search: Search) -> tuple[Part, Part]:
     variants = prepare_features(search.space, config, corpus, split, when_needed(config))
     split = usable_split(split, variants)
     prepared = variants[variant_key(stored(search.config))]
-    frames = checked_crop(search.config.features.num_frames, prepared.num_frames)
-    return read_part(prepared, split, split.train, frames), read_part(prepared, split, split.val, frames)
+    features = search.config.features
+    frames, segment = checked_crop(features.num_frames, prepared.num_frames), features.segment
+    train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))
+    return train, val
 
 
-def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int) -> Part:
-    """One part's statistics over the middle `frames`, and targets, in the order of the shards."""
+def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int, segment: Segment) -> Part:
+    """One part's statistics over the `frames` that a model sees, and targets, in the order of the shards."""
     targets = {clip.id: clip.targets for clip in clips}
     sealed = {clip.id for clip in split.test}
     statistics, wanted = [], []
     for ids, num_frames, features in scan(prepared, targets, sealed):
         wanted += [targets[clip] for clip in ids]
         statistics += [
-            clip_statistics(middle(values, num_valid, frames))
+            clip_statistics(values[kept_span(num_valid, frames, segment)])
             for values, num_valid in zip(features, num_frames.tolist(), strict=True)
         ]
     return np.stack(statistics), np.array(wanted, dtype=np.float32)
-
-
-def middle(values: np.ndarray, num_valid: int, frames: int) -> np.ndarray:
-    """What a model sees of a clip: the middle `frames` of its valid ones, [at most frames, features]."""
-    kept = min(num_valid, frames)
-    start = (num_valid - kept) // 2
-    return values[start : start + kept]
 
 
 def clip_statistics(values: np.ndarray) -> np.ndarray:

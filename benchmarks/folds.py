@@ -24,7 +24,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from benchmarks.baselines import SVR_C, clip_statistics, middle, svr_outputs
+from benchmarks.baselines import SVR_C, clip_statistics, svr_outputs
 from benchmarks.report import machine, publish, table
 from datasets.reading import scan
 from tuning import finalize, run
@@ -62,7 +62,7 @@ def svm_fold(storage: str, fold: str, overrides: list[str], clips: list[str]) ->
     statistics: dict[str, np.ndarray] = {}
     for ids, num_frames, features in scan(prepared, {clip.id for clip in corpus.clips}, sealed=()):
         for clip, valid, values in zip(ids, num_frames.tolist(), features, strict=True):
-            statistics[clip] = clip_statistics(middle(values, valid, prepared.num_frames))
+            statistics[clip] = clip_statistics(values[:valid])
     known = split.train + split.val
     train = np.stack([statistics[clip.id] for clip in known]), np.array([clip.targets for clip in known])
     test = np.stack([statistics[clip] for clip in clips])

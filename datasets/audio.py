@@ -2,7 +2,7 @@
 
 import io
 import math
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from datasets.settings import DataSettings
 
@@ -24,49 +24,82 @@ class AudioError(ValueError):
         self.detail = detail
 
 
+class Excerpt(NamedTuple):
+    """What is kept of a recording, and where in it that begins."""
+
+    waveform: "np.ndarray"  # mono float32 [samples] at the rate that was asked for
+    start_seconds: float
+
+
 def decode(
     raw: bytes,
     sample_rate_hz: int,
     quality: DataSettings,
     keep_samples: int | None = None,
-    segment: Segment = "middle",
+    segment: Segment | None = None,
+    trim_db: float | None = None,
 ) -> "np.ndarray":
-    """Mono float32 waveform [samples] at `sample_rate_hz`: a segment of `keep_samples` of a longer recording.
+    """The waveform of `excerpt`; without `keep_samples` the whole recording, for which no segment is needed."""
+    if segment is None and keep_samples is not None:
+        raise TypeError(f"segment: expected middle or start, of which {keep_samples} samples are kept, got none")
+    return excerpt(raw, sample_rate_hz, quality, keep_samples, segment or "middle", trim_db).waveform
 
-    The whole recording is read and checked, though only the segment is resampled: a seek past the damage
-    would take for whole what is not. Raises AudioError when it is empty, can't be decoded, is truncated, too
-    short, non-finite, has too many channels, or is silent in the part that is kept.
+
+def excerpt(
+    raw: bytes,
+    sample_rate_hz: int,
+    quality: DataSettings,
+    keep_samples: int | None,
+    segment: Segment,
+    trim_db: float | None,
+) -> Excerpt:
+    """Mono waveform at `sample_rate_hz`: a segment of `keep_samples` of a longer recording.
+
+    With `trim_db` of what is left when both ends of the whole recording are cut where they stay so many decibels below
+    its loudest passage. All is read and checked, though without `trim_db` only the segment is resampled: a seek past
+    the damage would take for whole what is not. Raises AudioError when the recording is empty, can't be decoded, is
+    truncated, too short, non-finite, has too many channels, or is silent in the part that is kept.
     """
-    waveform, rate = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
+    read_samples = keep_samples if trim_db is None else None
+    waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, read_samples, segment)
     if rate != sample_rate_hz:
         import librosa
 
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
-    waveform = cut(waveform, keep_samples, segment)
+    sound = slice(0, len(waveform)) if trim_db is None else _sound(waveform, trim_db)
+    span = kept_span(sound.stop - sound.start, keep_samples, segment)
+    waveform = waveform[sound][span]
     peak = float(abs(waveform).max())
     if peak < 10 ** (quality.silence_dbfs / 20):
         level = f"{20 * math.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
         raise AudioError("silent", f"peak {level}, expected at least {quality.silence_dbfs:g} dBFS")
-    return waveform
+    return Excerpt(waveform, start / rate + (sound.start + span.start) / sample_rate_hz)
 
 
-def cut(waveform: "np.ndarray", num_samples: int | None, segment: Segment = "middle") -> "np.ndarray":
+def cut(waveform: "np.ndarray", num_samples: int, segment: Segment) -> "np.ndarray":
     """The segment of `num_samples` of a waveform [samples], or all of a shorter one."""
-    if num_samples is None or len(waveform) <= num_samples:
-        return waveform
-    start = first_kept(len(waveform), num_samples, segment)
-    return waveform[start : start + num_samples]
+    return waveform[kept_span(len(waveform), num_samples, segment)]
 
 
-def first_kept(length: int, kept: int, segment: Segment) -> int:
-    """Where a segment of `kept` begins."""
-    return (length - kept) // 2 if segment == "middle" else 0
+def kept_span(length: int, wanted: int | None, segment: Segment) -> slice:
+    """Which of `length` samples or frames are kept: a segment of `wanted`, or all where there are no more."""
+    size = length if wanted is None else min(wanted, length)
+    start = (length - size) // 2 if segment == "middle" else 0
+    return slice(start, start + size)
+
+
+def _sound(waveform: "np.ndarray", trim_db: float) -> slice:
+    """What lies between the passages at both ends that stay `trim_db` below the loudest, by RMS of 2048 samples."""
+    from librosa.effects import trim
+
+    start, stop = trim(waveform, top_db=trim_db)[1].tolist()
+    return slice(start, stop)
 
 
 def _read_segment(
     raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
-) -> "tuple[np.ndarray, int]":
-    """Mono waveform at the recording's own rate, cut with a margin around the part that is kept."""
+) -> "tuple[np.ndarray, int, int]":
+    """Mono waveform at the recording's own rate, cut with a margin around what is kept, that rate, where it begins."""
     import numpy as np
     import soundfile
 
@@ -77,23 +110,22 @@ def _read_segment(
     try:
         with soundfile.SoundFile(io.BytesIO(raw)) as file:
             _check_shape(file, quality)
-            start, stop = 0, file.frames
+            keep = None
             if keep_samples is not None:
                 margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
                 keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
-                start = max(0, first_kept(file.frames, keep, segment))
-                stop = min(file.frames, start + keep)
+            span = kept_span(file.frames, keep, segment)
             kept: list[np.ndarray] = []
             num_read = 0
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 if not np.isfinite(block).all():
                     raise AudioError("non-finite", f"NaN or infinite samples near frame {num_read}")
-                kept.append(block[max(0, start - num_read) : max(0, stop - num_read)].mean(axis=1))
+                kept.append(block[max(0, span.start - num_read) : max(0, span.stop - num_read)].mean(axis=1))
                 num_read += len(block)
             slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
             if num_read < file.frames - slack:
                 raise AudioError("truncated", f"{num_read} of {file.frames} frames can be read")
-            return np.concatenate(kept), file.samplerate
+            return np.concatenate(kept), file.samplerate, span.start
     except soundfile.LibsndfileError as error:
         raise AudioError("cannot be decoded", error.error_string.strip()) from None
 

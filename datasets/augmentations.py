@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from datasets.audio import cut
+from datasets.audio import Segment, cut
 from datasets.digests import digest_of
 from datasets.settings import AugmentSettings
 
@@ -147,15 +147,16 @@ def apply(
     rng: "np.random.Generator",
     settings: AugmentSettings,
     keep_samples: int,
+    segment: Segment,
 ) -> "np.ndarray":
-    """The waveform float32 [samples] after one effect, long enough for its middle `keep_samples`, where it was.
+    """The waveform float32 [samples] after one effect, long enough for its segment of `keep_samples`, where it was.
 
-    Of a long waveform only the middle is changed: as much as an effect that shortens it needs.
+    Of a long waveform only the segment is changed: as much as an effect that shortens it needs.
     """
     import numpy as np
 
     reach = {"stretch": settings.stretch_range[1], "speed": settings.speed_range[1]}.get(effect, 1.0)
-    used = cut(waveform, math.ceil(keep_samples * max(1.0, reach)))
+    used = cut(waveform, math.ceil(keep_samples * max(1.0, reach)), segment)
     return np.ascontiguousarray(EFFECTS[effect](used, sample_rate_hz, rng, settings), dtype=np.float32)
 
 

@@ -44,7 +44,7 @@ def prepare_bank(
     prepared = storage.absolute(data.prepared)
     digests, _ = digest_files(corpus.root, [clip.id for clip in clips], prepared)
     plain = fingerprint(features, num_frames, data)
-    marks = {effect: bank_fingerprint(plain, effect, augment) for effect in effects}
+    marks = {effect: bank_fingerprint(plain, effect, augment, features.segment) for effect in effects}
     folders = {effect: storage.below(prepared, "augmented", f"{effect}-{mark}") for effect, mark in marks.items()}
     indexes = {effect: ShardIndex.read(folder) for effect, folder in folders.items()}
     wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)

@@ -7,7 +7,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.audio import cut
 from datasets.encoder_config import Signature, check, shape_of, signature
 
 if TYPE_CHECKING:
@@ -21,8 +20,8 @@ UNUSED_WEIGHTS = ("masked_spec_embed",)
 def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: int) -> "tuple[np.ndarray, int]":
     """Hidden states float32 [num_frames, hidden_size] of a waveform [samples] at 16 kHz, and how many are valid.
 
-    Those of the middle of a longer waveform; a shorter one is followed by zeros. `layer` -1 is the last, 0 what enters
-    the first transformer layer (the convolutions' output, projected, with its position), else that layer's output.
+    The first of them; zeros follow those of a shorter waveform. `layer` -1 is the last, 0 what enters the first
+    transformer layer (the convolutions' output, projected, with its position), else that layer's output.
 
     Raises:
         ValueError: the encoder can't be loaded, no such layer.
@@ -33,7 +32,7 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
     check(encoder, layer)
     assert encoder is not None
     shape = shape_of(encoder)
-    waveform = cut(waveform, shape.num_samples(num_frames)).astype(np.float32)
+    waveform = waveform.astype(np.float32)
     if shape.normalised:
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(VARIANCE_FLOOR))
     waveform = np.pad(waveform, (0, max(0, shape.field_samples - len(waveform))))

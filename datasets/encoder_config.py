@@ -35,6 +35,10 @@ class EncoderShape:
         """Samples that give exactly `num_frames` frames."""
         return self.field_samples + (num_frames - 1) * self.hop_samples
 
+    def frames_in(self, num_samples: int) -> int:
+        """Frames that so many samples give; fewer than one frame needs are followed by zeros."""
+        return 1 + max(0, num_samples - self.field_samples) // self.hop_samples
+
 
 def check(encoder: str | None, layer: int) -> None:
     """Say before any work what would fail in it.

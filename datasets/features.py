@@ -13,32 +13,49 @@ DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted t
 
 
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
-    """Samples that give exactly `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
+    """Fewest samples that give `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
     if settings.name == "encoder":
         from datasets.encoder_config import shape_of
 
         return shape_of(settings.encoder).num_samples(num_frames)
-    return (num_frames - 1) * settings.hop_samples
+    return max(1, (num_frames - 1) * settings.hop_samples)
+
+
+def frames_in(num_samples: int, settings: FeatureSettings) -> int:
+    """Frames that a waveform of so many samples gives, at least one."""
+    if settings.name == "encoder":
+        from datasets.encoder_config import shape_of
+
+        return shape_of(settings.encoder).frames_in(num_samples)
+    return 1 + num_samples // settings.hop_samples
+
+
+def hop_samples(settings: FeatureSettings) -> int:
+    """Samples from the beginning of one frame to that of the next."""
+    if settings.name == "encoder":
+        from datasets.encoder_config import shape_of
+
+        return shape_of(settings.encoder).hop_samples
+    return settings.hop_samples
 
 
 def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
     """Features float32 [num_frames, num_features] of a waveform [samples], and how many frames are valid.
 
-    A segment of a longer waveform, after its silent ends are cut (`trim_db`); a shorter one is followed by the
-    features of silence (`db_floor` in every mel band, no chroma, no change). Frames are centred, with silence beyond
-    the ends. Parts stand in the order of `settings.parts`, then all of their first deltas, then all of their second.
-    An encoder's frames are its own, and zeros follow a shorter waveform (`datasets.encoder.encode`).
+    A segment of a longer waveform; a shorter one is followed by the features of silence (`db_floor` in every mel band,
+    no chroma, no change). Frames are centred, with silence beyond the ends. Parts stand in the order of
+    `settings.parts`, then all of their first deltas, then all of their second. An encoder's frames are its own, and
+    zeros follow a shorter waveform (`datasets.encoder.encode`). Silent ends are cut before, when a recording is decoded
+    (`datasets.audio.excerpt`).
     """
     import numpy as np
 
-    if settings.trim_db is not None:
-        waveform = trimmed(waveform, settings.trim_db)
+    waveform = cut(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
         from datasets.encoder import encode
 
         return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
-    waveform = cut(waveform, max(1, num_samples(num_frames, settings)), settings.segment)
-    num_valid = min(num_frames, 1 + len(waveform) // settings.hop_samples)
+    num_valid = min(num_frames, frames_in(len(waveform), settings))
     power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
     decibels[:, :num_valid] = mel_decibels(power, settings)
@@ -53,13 +70,6 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
     static = np.concatenate(parts)
     changes = [deltas(static, num_valid, order) for order in range(1, settings.deltas + 1)]
     return np.ascontiguousarray(np.concatenate([static, *changes]).T, dtype=np.float32), num_valid
-
-
-def trimmed(waveform: "np.ndarray", decibels: float) -> "np.ndarray":
-    """The waveform without the passages at both ends that stay `decibels` below the loudest, by RMS of 2048 samples."""
-    from librosa.effects import trim
-
-    return trim(waveform, top_db=decibels)[0]
 
 
 def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":

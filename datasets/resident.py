@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from datasets.audio import Segment, first_kept
+from datasets.audio import Segment, kept_span
 from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
 from datasets.settings import AugmentSettings
 from datasets.shards import Prepared
@@ -51,7 +51,7 @@ class TrialData(Protocol):
     ) -> Iterator[Batch]: ...
     def num_batches(self, batch_size: int, world_size: int = 1) -> int: ...
     def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
-    def crop(self, num_frames: int, padding: Padding = ..., segment: Segment = ...) -> "TrialData": ...
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "TrialData": ...
     def augmented(self, settings: AugmentSettings) -> "TrialData": ...
 
 
@@ -146,7 +146,7 @@ class ResidentData:
         for start in range(0, self.num_val, batch_size):
             yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)), {})
 
-    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> "ResidentData":
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "ResidentData":
         """The same data with a segment of `num_frames` of each clip; the arrays are shared."""
         frames = checked_crop(num_frames, self.train.features.shape[1])
         return replace(self, frames=frames, padding=padding, segment=segment)
@@ -207,8 +207,8 @@ def collate(
     targets: "np.ndarray",
     statistics: FeatureStatistics,
     frames: int,
-    padding: Padding = "masked",
-    segment: Segment = "middle",
+    padding: Padding,
+    segment: Segment,
 ) -> Batch:
     """A batch of a segment of `frames` of each row: gathered and normalised in one pass, never in place.
 
@@ -222,10 +222,10 @@ def collate(
     num_frames = np.empty(len(rows), dtype=np.int64)
     scale = 1 / statistics.std
     for out, (position, (_, num_valid, values)) in zip(features, enumerate(rows), strict=True):
-        kept = min(num_valid, frames)
-        start = first_kept(num_valid, kept, segment)
+        span = kept_span(num_valid, frames, segment)
+        kept = span.stop - span.start
         filled = frames if padding == "silence" else kept
-        np.subtract(values[start : start + filled], statistics.mean, out=out[:filled])
+        np.subtract(values[span.start : span.start + filled], statistics.mean, out=out[:filled])
         out[:filled] *= scale
         out[filled:] = 0 if padding == "masked" else -statistics.mean * scale
         num_frames[position] = kept if padding == "masked" else frames

@@ -123,18 +123,20 @@ class FeatureSettings(Settings):
     db_reference: Literal["fixed", "peak"] = Field(
         "fixed", description="0 dB is full power, or each clip's own loudest value, which hides how loud it is"
     )
-    segment: Literal["middle", "start"] = Field("middle", description="what is kept of longer recordings")
+    segment: Literal["middle", "start"] = Field("middle", description="what is kept of longer recordings, once trimmed")
     padding: Literal["masked", "silence", "zero"] = Field(
         "masked",
         description="what follows a shorter clip: nothing that counts; the features of silence, which the model takes "
-        "for sound; or zeros, which in decibels are loud",
+        "for sound (an encoder has none); or zeros, which in decibels are loud",
     )
     trim_db: float | None = Field(
-        None, gt=0, description="cut both ends where they stay so far below the loudest passage (null: keep them)"
+        None,
+        gt=0,
+        description="cut both ends of the recording where they stay so far below its loudest passage (null: keep them)",
     )
     deltas: int = Field(0, ge=0, le=2, description="1: also each value's slope over time; 2: that one's slope, too")
     num_frames: int = Field(
-        600, ge=1, description="frames the model sees: the middle of longer clips, padding of shorter"
+        600, ge=1, description="frames the model sees: a segment of longer clips, padding of shorter"
     )
 
     @model_validator(mode="after")
@@ -160,6 +162,8 @@ class FeatureSettings(Settings):
             )
         if self.deltas:
             raise ValueError(f"deltas: expected 0 with features.name=encoder, got {self.deltas}")
+        if self.padding == "silence":
+            raise ValueError("padding: expected masked or zero with features.name=encoder, got silence")
         for name, only in (("segment", "middle"), ("db_reference", "fixed")):
             if (got := getattr(self, name)) != only:
                 raise ValueError(f"{name}: expected {only} with features.name=encoder, got {got}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from datasets import storage
+from datasets.audio import Segment
 from datasets.digests import digest_of
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 
@@ -100,6 +101,7 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
                 del matters[name]
         matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
+    matters |= {} if features.trim_db is None else {"trimmed": "whole recording"}  # once it was the part that is kept
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
 
@@ -115,14 +117,15 @@ def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 
 
-def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings) -> str:
+def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings, segment: Segment) -> str:
     """Hash of what the versions of a recording under an effect depend on; probabilities are none of it.
 
-    `plain` is the fingerprint of the features themselves.
+    `plain` is the fingerprint of the features themselves, `segment` what they keep of a longer recording.
     """
     from datasets.augmentations import AUGMENTATION_VERSION, DEPENDS_ON
 
     matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
+    matters += [] if segment == "middle" else [segment]  # once the middle was changed whatever the segment
     return digest_of(json.dumps(matters))[:16]
 
 

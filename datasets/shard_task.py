@@ -89,13 +89,13 @@ def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) 
     from datasets.features import extract, num_samples
 
     features, num_frames = FeatureSettings(**unit["features"]), unit["num_frames"]
-    keep = max(1, num_samples(num_frames, features))
     # Where a cut starts decides where its resampled samples lie, so all effects read the same cut whatever their
     # ranges, or an effect's waveforms would depend on which others are asked for.
     reach = 1.0 if unit["augment"] is None else MOST_RATE
+    keep = math.ceil(num_samples(num_frames, features) * reach)
     quality = DataSettings(**unit["data"])
     try:
-        waveform = decode(raw, features.sample_rate_hz, quality, math.ceil(keep * reach), features.segment)
+        waveform = decode(raw, features.sample_rate_hz, quality, keep, features.segment, features.trim_db)
     except AudioError as error:
         return str(error)
     if unit["augment"] is None:
@@ -114,9 +114,10 @@ def versions_of(
     from datasets.augmentations import apply, generator
     from datasets.features import extract, num_samples
 
-    keep, rate = max(1, num_samples(num_frames, features)), features.sample_rate_hz
+    keep, rate = num_samples(num_frames, features), features.sample_rate_hz
     made = []
     for version in range(augment.versions):
-        changed = apply(effect, waveform, rate, generator(digest, effect, version), augment, keep)
+        rng = generator(digest, effect, version)
+        changed = apply(effect, waveform, rate, rng, augment, keep, features.segment)
         made.append(extract(changed, features, num_frames))
     return np.array([num_valid for _, num_valid in made]), np.stack([values for values, _ in made])

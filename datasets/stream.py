@@ -150,7 +150,7 @@ class StreamedData:
     def _collate(self, rows: list[Row], targets: "np.ndarray") -> Batch:
         return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment)
 
-    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> "StreamedData":
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "StreamedData":
         """The same data with a segment of `num_frames` of each clip."""
         return replace(self, frames=checked_crop(num_frames, self.stored_frames), padding=padding, segment=segment)
 

@@ -80,7 +80,7 @@ class WithSynthetic(Wrapped):
     padding: Padding = "masked"
     segment: Segment = "middle"
 
-    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> Self:
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> Self:
         """The same data with a segment of `num_frames` of each clip, generated ones too."""
         cropped = replace(self, inner=self.inner.crop(num_frames, padding, segment))
         return replace(cropped, padding=padding, segment=segment)

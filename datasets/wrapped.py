@@ -78,7 +78,7 @@ class Wrapped:
         """The validation clips in fixed order."""
         return self.inner.val_batches(batch_size)
 
-    def crop(self, num_frames: int, padding: Padding = "masked", segment: Segment = "middle") -> Self:
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> Self:
         """The same data with a segment of `num_frames` of each clip."""
         return replace(self, inner=self.inner.crop(num_frames, padding, segment))
 

@@ -9,8 +9,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks import ablation, bare, baselines, folds, recurrent
+from datasets.audio import Segment
+from datasets.corpus import Clip
 from datasets.reading import FeatureStatistics, Part
 from datasets.resident import ResidentData
+from datasets.shard_index import Record, write_shard
+from datasets.shards import Prepared, ShardInfo
+from datasets.splits import Split
 from models.lstm import LSTM
 from tuning.config import Config
 from tuning.recorded import space_of
@@ -53,7 +58,7 @@ def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int) ->
     rows: list[dict] = []
     torch.manual_seed(config.seed)
     model = build_model(config, FEATURES)
-    Training(model, data.crop(frames), task_of(config), config, "min").run(rows.append)
+    Training(model, data.crop(frames, "masked", "middle"), task_of(config), config, "min").run(rows.append)
     losses = bare.train(config, bare.normalised(data, frames))
     assert losses == [row["val_loss"] for row in rows]
     assert len(set(losses)) == 4
@@ -69,13 +74,19 @@ def test_clip_statistics_follow_their_formula() -> None:
     np.testing.assert_allclose(found[4], [(2 + 1) / 2, (4 + 5) / 2])
 
 
-def test_middle_is_what_a_trial_sees(data: ResidentData) -> None:
-    batch = next(data.crop(6).val_batches(130))
-    for clip in range(130):
-        seen = baselines.middle(data.val.features[clip], int(data.val.num_frames[clip]), 6)
-        normal = (seen - data.statistics.mean) * (1 / data.statistics.std)
-        assert np.array_equal(batch["features"][clip, : len(normal)].numpy(), normal)
-        assert not batch["features"][clip, len(normal) :].any()
+@pytest.mark.parametrize("segment", ["middle", "start"])
+def test_the_svr_is_given_what_a_trial_sees(data: ResidentData, segment: Segment, tmp_path: Path) -> None:
+    part = data.val
+    record = Record("all", "val", [(clip, clip) for clip in part.ids.tolist()], {}, len(part))
+    write_shard(str(tmp_path), record, part.num_frames, part.features)
+    shards = [ShardInfo("all.parquet", "val", record.kept)]
+    prepared = Prepared(str(tmp_path), "", shards, [], "", {}, 0, 0, FRAMES, FEATURES)
+    clips = [Clip(clip, tuple(targets)) for clip, targets in zip(record.kept, part.targets.tolist(), strict=True)]
+    found, _ = baselines.read_part(prepared, Split([], clips, [], "by hand"), clips, 6, segment)
+    batch = next(data.crop(6, "masked", segment).val_batches(130))
+    for clip, seen in enumerate(batch["features"].numpy()):
+        heard = seen[: batch["num_frames"][clip]] * data.statistics.std + data.statistics.mean
+        np.testing.assert_allclose(found[clip], baselines.clip_statistics(heard), atol=1e-4)
 
 
 def test_svr_is_sklearns_on_standardised_statistics_and_labels(data: ResidentData) -> None:

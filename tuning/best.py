@@ -55,7 +55,7 @@ def write_model(
 ) -> None:
     """What it takes to predict: settings, weights, the names of the outputs, the normalisation.
 
-    `prepared_frames`: the length that features are made at, before each trial cuts its middle.
+    `prepared_frames`: the length that features are made at, before each trial cuts its own.
     """
     from omegaconf import OmegaConf
     from safetensors.torch import save_file

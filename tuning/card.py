@@ -52,7 +52,8 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
     names = config.task.classes if config.task.name == "classification" else config.task.targets
     features = config.features
     seconds = (features.num_frames - 1) * features.hop_samples / features.sample_rate_hz
-    length = "" if features.name == "encoder" else f", about {seconds:.1f} s, the middle of a longer recording"
+    part = "beginning" if features.segment == "start" else "middle"
+    length = "" if features.name == "encoder" else f", about {seconds:.1f} s, the {part} of a longer recording"
     lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {features.num_frames} frames of {features.name}{length}."]
     lines.append(f"- {num_parameters:,} trainable parameters; every setting stands in `config.yaml`.")
     if len(tested.trials) > 1:

@@ -30,7 +30,7 @@ class Best(NamedTuple):
     config: Config  # config.features says how frames are made
     labels: list[str]  # names of the outputs, in order: classes, or targets
     features: FeatureStatistics  # mean and standard deviation that valid frames are normalised with
-    num_frames: int  # that frames are made at, before the middle config.features.num_frames are cut
+    num_frames: int  # that frames are made at, before config.features.num_frames of them are cut
 
 
 def load_best(path: str | Path) -> Best:

@@ -207,24 +207,23 @@ def _clips(best: Best) -> tuple[Clips, str]:
     import numpy as np
 
     from datasets import storage
-    from datasets.audio import AudioError, decode
+    from datasets.audio import AudioError, decode, kept_span
     from datasets.features import extract, num_samples
     from tuning.plan import read_corpus
 
-    config, frames = best.config, best.config.features.num_frames
+    config, features, frames = best.config, best.config.features, best.config.features.num_frames
+    samples = num_samples(best.num_frames, features)
     found: Clips = []
     try:
         corpus, split = read_corpus(config)
         for clip in split.train[:COMPARED]:
             raw = storage.read_bytes(corpus.root, clip.id)
-            samples = max(1, num_samples(best.num_frames, config.features))
-            waveform = decode(raw, config.features.sample_rate_hz, config.data, samples)
-            values, num_valid = extract(waveform, config.features, best.num_frames)
-            kept = min(num_valid, frames)
-            start = (num_valid - kept) // 2
+            waveform = decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db)
+            values, num_valid = extract(waveform, features, best.num_frames)
+            kept = values[kept_span(num_valid, frames, features.segment)]
             row = np.zeros((frames, values.shape[1]), dtype=np.float32)
-            row[:kept] = values[start : start + kept]
-            found.append((row, kept))
+            row[: len(kept)] = kept
+            found.append((row, len(kept)))
     except (UserError, AudioError, OSError) as error:
         found = []
         reason = str(error).splitlines()[0]

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NamedTuple, TextIO
 
 from tuning.checks import UserError, nearest
 from tuning.command import USER_ERROR, run_command
@@ -18,15 +18,17 @@ from tuning.text_stage import text_batch
 if TYPE_CHECKING:
     import numpy as np
 
+    from datasets.audio import Excerpt
     from tuning.checkpoint import Best
 
 USAGE = """\
 python -m tuning.predict results/NAME/best FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE]
 
 What a finalised model says of recordings (WAV, FLAC, OGG, MP3 and what else soundfile reads), their features made as
-those it was trained on. A recording longer than the model's window is judged by its middle, as in training; with
-step_seconds=S by a window every S seconds, with time stamps. Models of an ensemble predict together. A model that
-reads lyrics finds those of song.mp3 in song.txt beside it, or in the folder lyrics=.
+those it was trained on. A recording longer than the model's window is judged by its middle, or what else it was trained
+on (features.segment); with step_seconds=S by a window every S seconds. Start and end are what was heard, in seconds of
+the recording. Models of an ensemble predict together. A model that reads lyrics finds those of song.mp3 in song.txt
+beside it, or in the folder lyrics=.
 
 Numbers stand on the scale that the model was trained on, of classes there is the probability of each. A recording
 that can't be used is named with the reason, the others are predicted; the exit code is then 2.
@@ -46,6 +48,13 @@ class Request:
     out: Path | None = None
 
 
+class Heard(NamedTuple):
+    """What one model hears: its `config.features.num_frames` frames, or all there are, from the frame `first` on."""
+
+    waveform: np.ndarray  # [samples] at its rate, that frames are made of: at most those of its prepared length
+    first: int
+
+
 @dataclass
 class Window:
     """A stretch of a recording and what the models say of it together; no outputs [K] where it is silent."""
@@ -53,7 +62,7 @@ class Window:
     file: Path
     start_seconds: float
     end_seconds: float
-    waveforms: list[np.ndarray]  # [samples] for each model, at its rate; none where silent
+    heard: list[Heard]  # by each model; none where silent
     text: str = ""
     outputs: np.ndarray | None = field(default=None)
 
@@ -147,32 +156,38 @@ class Predictor:
         self.is_classes = self.config.task.name == "classification"
 
     def windows(self, file: Path, step_seconds: float | None) -> Iterator[Window]:
-        """The stretches of a recording that are judged: its middle, or one every `step_seconds`.
+        """The stretches of a recording that are judged: the one that it was prepared with, or one every `step_seconds`.
 
-        Windows are as long as the longest that a model hears; the last of a series ends with the recording.
+        Start and end are what the models hear: without steps together, as each heard it in training; with steps each
+        of them, the stretch being as long as the shortest that one hears. The first begins where all models' trimming
+        (`features.trim_db`) lets the recording begin, the last ends where it ends.
 
         Raises:
             ValueError: the recording can't be used.
         """
+        from datasets.features import num_samples
+
         raw = file.read_bytes()
         if step_seconds is None:
             # Each model hears what it heard in training: where a cut begins decides how it is resampled.
-            parts = self._decoded(raw, [(self._rate(model), self._samples(model)) for model in self.models])
-            seconds = max(len(part) / self._rate(model) for part, model in zip(parts, self.models, strict=True))
-            start = max(0.0, (_seconds(raw) - seconds) / 2) if self.config.features.segment == "middle" else 0.0
-            yield Window(file, start, start + seconds, parts)
+            spans, heard = zip(*map(as_prepared, self.models, self._excerpts(raw, whole=False)), strict=True)
+            yield Window(file, min(start for start, _ in spans), max(end for _, end in spans), list(heard))
             return
-        whole = self._decoded(raw, [(self._rate(model), None) for model in self.models])
-        length = max(self._samples(model) / self._rate(model) for model in self.models)
+        whole = self._excerpts(raw, whole=True)
+        settings = [model.config.features for model in self.models]
+        rates = [features.sample_rate_hz for features in settings]
+        begin = max(found.start_seconds for found in whole)
+        end = min(found.start_seconds + len(found.waveform) / rate for found, rate in zip(whole, rates, strict=True))
+        if begin >= end:
+            raise ValueError("features.trim_db: the models' trimming leaves no stretch of it that all of them hear")
+        length = min(num_samples(features.num_frames, features) / features.sample_rate_hz for features in settings)
         level = 10 ** (self.config.data.silence_dbfs / 20)
-        seconds = len(whole[0]) / self._rate(self.models[0])
-        for start in _starts(seconds, length, step_seconds):
-            parts = []
-            for waveform, model in zip(whole, self.models, strict=True):
-                first, size = round(start * self._rate(model)), round(length * self._rate(model))
-                parts.append(waveform[first : first + size])
-            silent = float(abs(parts[0]).max()) < level
-            yield Window(file, start, min(start + length, seconds), [] if silent else parts)
+        for offset in _starts(end - begin, length, step_seconds):
+            start, stop = begin + offset, min(begin + offset + length, end)
+            first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
+            silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
+            heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
+            yield Window(file, start, stop, [] if silent else heard)
 
     def text_of(self, file: Path, folder: Path | None) -> str:
         """The lyrics of a recording: what stands in its .txt file beside it, or in a folder; none if no model reads.
@@ -190,37 +205,35 @@ class Predictor:
         except FileNotFoundError:
             raise ValueError(f"expected its lyrics in {place} (lyrics=FOLDER), got no such file") from None
 
-    def _decoded(self, raw: bytes, wanted: list[tuple[int, int | None]]) -> list[np.ndarray]:
-        """The recording at each rate, a segment where a number of samples is given."""
-        from datasets.audio import AudioError, decode
-
-        try:
-            segment = self.config.features.segment
-            found = {each: decode(raw, each[0], self.config.data, each[1], segment) for each in set(wanted)}
-        except AudioError as error:
-            raise ValueError(str(error)) from None
-        return [found[each] for each in wanted]
-
-    @staticmethod
-    def _rate(model: Best) -> int:
-        return model.config.features.sample_rate_hz
-
-    @staticmethod
-    def _samples(model: Best) -> int:
+    def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
+        """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
+        from datasets.audio import AudioError, excerpt
         from datasets.features import num_samples
 
-        return max(1, num_samples(model.num_frames, model.config.features))
+        made: dict[tuple[Any, ...], Excerpt] = {}
+        excerpts = []
+        for model in self.models:
+            features = model.config.features
+            rate, keep = features.sample_rate_hz, None if whole else num_samples(model.num_frames, features)
+            key = rate, keep, features.segment, features.trim_db
+            try:
+                if key not in made:
+                    made[key] = excerpt(raw, rate, self.config.data, keep, features.segment, features.trim_db)
+            except AudioError as error:
+                raise ValueError(str(error)) from None
+            excerpts.append(made[key])
+        return excerpts
 
     def predict(self, windows: list[Window]) -> None:
         """Fill in the windows' outputs."""
         from tuning.checkpoint import CLIPS_PER_BATCH
 
-        heard = [window for window in windows if window.waveforms]
+        heard = [window for window in windows if window.heard]
         for start in range(0, len(heard), CLIPS_PER_BATCH):
             batch = heard[start : start + CLIPS_PER_BATCH]
             members = []
             for number, model in enumerate(self.models):
-                members.append(_outputs(model, [w.waveforms[number] for w in batch], [w.text for w in batch]))
+                members.append(_outputs(model, [w.heard[number] for w in batch], [w.text for w in batch]))
             for window, values in zip(batch, self.task.mean_outputs(members), strict=True):
                 window.outputs = values
 
@@ -243,8 +256,43 @@ class Predictor:
         return [self.labels[index], float(shares[index]), *(float(share) for share in shares)]
 
 
-def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.ndarray:
-    """Outputs [N, K] of one model for waveforms [samples] at its rate, and the texts that belong to them."""
+def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
+    """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
+    from datasets.audio import kept_span
+    from datasets.features import frames_in, hop_samples, num_samples
+
+    features, length = model.config.features, len(found.waveform)
+    num_frames = features.num_frames
+    first = kept_span(frames_in(length, features), num_frames, features.segment).start
+    begin = first * hop_samples(features)
+    end = min(begin + num_samples(num_frames, features), length)
+    start, stop = (found.start_seconds + sample / features.sample_rate_hz for sample in (begin, end))
+    return (start, stop), Heard(found.waveform, first)
+
+
+def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
+    """What a model hears for a stretch of a whole recording: the stretch in the middle, further in at either end.
+
+    Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
+    """
+    from datasets.audio import kept_span
+    from datasets.features import hop_samples, num_samples
+
+    features, hop = model.config.features, hop_samples(model.config.features)
+    size, length = num_samples(features.num_frames, features), len(found.waveform)
+    centre = ((start + stop) / 2 - found.start_seconds) * features.sample_rate_hz
+    begin = max(0, min(round(centre - size / 2), length - size))
+    # Frames of the prepared length that are not heard: as many before as in preparation, if the recording has them.
+    surplus = model.num_frames - features.num_frames
+    before, after = begin // hop, max(0, length - begin - size) // hop
+    wanted = kept_span(model.num_frames, features.num_frames, features.segment).start
+    first = min(max(wanted, surplus - after), before)
+    beyond = begin - first * hop
+    return Heard(found.waveform[beyond : beyond + num_samples(model.num_frames, features)], first)
+
+
+def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
+    """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
     import numpy as np
 
     from datasets.features import extract
@@ -253,9 +301,10 @@ def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.n
 
     features = model.config.features
     rows = []
-    for index, waveform in enumerate(waveforms):
+    for index, (waveform, first) in enumerate(given):
         values, num_valid = extract(waveform, features, model.num_frames)
-        rows.append((index, num_valid, values))
+        heard = slice(first, first + features.num_frames)
+        rows.append((index, min(num_valid - first, features.num_frames), values[heard]))
     no_targets = np.zeros((len(rows), 1), dtype=np.float32)
     batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
     if needs_text(model.config):
@@ -263,20 +312,11 @@ def _outputs(model: Best, waveforms: list[np.ndarray], texts: list[str]) -> np.n
     return outputs_of(model, batch)
 
 
-def _seconds(raw: bytes) -> float:
-    import io
-
-    import soundfile
-
-    info = soundfile.info(io.BytesIO(raw))
-    return info.frames / info.samplerate
-
-
 def _starts(seconds: float, length: float, step: float) -> list[float]:
     """Where windows begin: every `step`, and one that ends with the recording."""
     last = max(0.0, seconds - length)
     starts = [number * step for number in range(int(last / step + 1e-9) + 1)]
-    return starts if last - starts[-1] < 0.001 else [*starts, last]
+    return starts if last - starts[-1] < 1e-6 else [*starts, last]
 
 
 def write(request: Request, predictor: Predictor, windows: list[Window]) -> None:

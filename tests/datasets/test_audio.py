@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from recordings_helper import RATE, bad_recordings, encode, tone
 
-from datasets.audio import AudioError, decode
+from datasets.audio import AudioError, decode, excerpt
 from datasets.settings import DataSettings
 
 QUALITY = DataSettings()
@@ -67,7 +67,7 @@ def test_middle_is_kept_and_blocks_join(monkeypatch):
     monkeypatch.setattr("datasets.audio.BLOCK_FRAMES", 1000)
     whole = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY)
     np.testing.assert_array_equal(whole, sound)
-    cut = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=5000)
+    cut = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=5000, segment="middle")
     np.testing.assert_array_equal(cut, sound[5500:10500])
 
 
@@ -78,7 +78,7 @@ def test_resampling_only_the_middle_equals_resampling_the_whole():
     sound = tone(4, rate=44100)
     whole = librosa.resample(sound, orig_sr=44100, target_sr=16000, res_type="soxr_hq")
     keep = 16001
-    cut = decode(encode(sound, 44100, subtype="FLOAT"), 16000, QUALITY, keep_samples=keep)
+    cut = decode(encode(sound, 44100, subtype="FLOAT"), 16000, QUALITY, keep_samples=keep, segment="middle")
     start = (len(whole) - keep) // 2
     assert len(cut) == keep
     # The cut may stand a fraction of a sample away.
@@ -89,11 +89,51 @@ def test_damage_outside_the_middle_is_seen():
     sound = tone(4).copy()
     sound[5] = np.inf
     with pytest.raises(AudioError, match="non-finite"):
-        decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=RATE)
+        decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=RATE, segment="middle")
 
 
 def test_silence_counts_where_the_model_listens():
     sound = np.concatenate([tone(1), np.zeros(4 * RATE, dtype=np.float32), tone(1)])
     decode(encode(sound), RATE, QUALITY)
     with pytest.raises(AudioError, match="silent: peak digital zero"):
-        decode(encode(sound), RATE, QUALITY, keep_samples=RATE)
+        decode(encode(sound), RATE, QUALITY, keep_samples=RATE, segment="middle")
+
+
+def test_silent_ends_are_cut_and_pauses_stay():
+    sound, pause = tone(0.5), 1e-4 * tone(0.5)
+    raw = encode(np.concatenate([pause, sound, pause, sound, pause]), subtype="FLOAT")
+    assert len(decode(raw, RATE, QUALITY)) == 2.5 * RATE
+    # A second and a half is left, and at each end what a window of 2048 samples sees of it.
+    assert 1.5 * RATE <= len(decode(raw, RATE, QUALITY, trim_db=40.0)) <= 1.5 * RATE + 2 * 2048
+    assert len(decode(encode(1e-2 * pause, subtype="FLOAT"), RATE, DataSettings(silence_dbfs=-200), trim_db=40.0))
+
+
+@pytest.mark.parametrize(("segment", "begin"), [("middle", 4.5), ("start", 3.0)])
+def test_silence_at_the_ends_does_not_decide_what_is_kept(segment, begin):
+    sound = np.concatenate([1e-4 * tone(3), tone(4, seed=1)])
+    waveform = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, RATE, segment, 40.0)
+    found = excerpt(encode(sound, subtype="FLOAT"), RATE, QUALITY, RATE, segment, 40.0)
+    np.testing.assert_array_equal(found.waveform, waveform)
+    start = round(found.start_seconds * RATE)
+    np.testing.assert_array_equal(waveform, sound[start : start + RATE])
+    assert begin - 0.5 * 2048 / RATE <= found.start_seconds <= begin
+
+
+@pytest.mark.parametrize("rate", [RATE, 11025])
+@pytest.mark.parametrize("segment", ["middle", "start"])
+@pytest.mark.parametrize("trim_db", [None, 40.0])
+@pytest.mark.parametrize("seconds", [None, 1.0, 20.0])
+def test_an_excerpt_says_where_in_the_recording_it_begins(rate, segment, trim_db, seconds):
+    time = np.arange(6 * rate) / rate
+    sound = np.where(time < 2, 2e-3, 1) * (0.1 + 0.1 * time)  # tells the time
+    keep = None if seconds is None else round(seconds * RATE)
+    waveform, start = excerpt(encode(sound, rate, subtype="FLOAT"), RATE, QUALITY, keep, segment, trim_db)
+    place = len(waveform) // 2
+    heard = start + place / RATE
+    assert waveform[place] / (2e-3 if heard < 2 else 1) == pytest.approx(0.1 + 0.1 * heard, abs=1e-3)
+    assert len(waveform) == (RATE if seconds == 1 else pytest.approx((6 - start) * RATE, abs=1))
+
+
+def test_a_number_of_samples_is_kept_of_a_named_segment():
+    with pytest.raises(TypeError, match="segment: expected middle or start, of which 5000 samples are kept, got none"):
+        decode(encode(tone(1)), RATE, QUALITY, 5000)

@@ -134,7 +134,7 @@ def test_a_factor_of_one_leaves_the_sound_as_it_is():
 @pytest.mark.parametrize("num_samples", [1, 2, 100, 1023, 1024, 5000])
 def test_short_and_silent_clips_stay_finite(effect, num_samples):
     for waveform in (tone(1, rate=RATE)[:num_samples], np.zeros(num_samples, dtype=np.float32)):
-        found = apply(effect, waveform, RATE, np.random.default_rng(0), AugmentSettings(), 10_000)
+        found = apply(effect, waveform, RATE, np.random.default_rng(0), AugmentSettings(), 10_000, "middle")
         assert found.dtype == np.float32
         assert found.ndim == 1 and len(found) >= 1
         assert np.isfinite(found).all()
@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_sound_and_leaves_the_recording_alone(effec
     waveform = tone(0.5, rate=RATE)
     before = waveform.copy()
     one, again, other, elsewhere = (
-        apply(effect, waveform, RATE, generator(digest, effect, version), AugmentSettings(), RATE)
+        apply(effect, waveform, RATE, generator(digest, effect, version), AugmentSettings(), RATE, "middle")
         for digest, version in (("a", 0), ("a", 0), ("a", 1), ("b", 0))
     )
     np.testing.assert_array_equal(one, again)
@@ -160,9 +160,8 @@ def test_the_same_seed_gives_the_same_sound_and_leaves_the_recording_alone(effec
 @pytest.mark.parametrize(("effect", "name"), [("stretch", "stretch_range"), ("speed", "speed_range")])
 def test_a_shortened_long_clip_still_fills_the_frames(effect, name):
     keep = RATE
-    found = apply(
-        effect, tone(3, rate=RATE), RATE, np.random.default_rng(0), AugmentSettings(**{name: (1.2, 1.2)}), keep
-    )
+    settings = AugmentSettings(**{name: (1.2, 1.2)})
+    found = apply(effect, tone(3, rate=RATE), RATE, np.random.default_rng(0), settings, keep, "middle")
     assert keep <= len(found) <= keep + 2
 
 

@@ -82,11 +82,11 @@ def test_the_bank_holds_the_features_of_changed_recordings(made, effect):
     for position in (0, 1, 2, len(train) - 1):
         clip = train[position].id
         raw = Path(place.corpus.root, clip).read_bytes()
-        waveform = decode(raw, RATE, place.quality, 2 * keep)
+        waveform = decode(raw, RATE, place.quality, 2 * keep, "middle")
         seed = bank[effect].digests[clip]
         for version in range(2):
             rng = np.random.default_rng(int(digest_of(seed, effect, str(version)), 16))
-            changed = apply(effect, waveform, RATE, rng, EQUAL, keep)
+            changed = apply(effect, waveform, RATE, rng, EQUAL, keep, "middle")
             expected, num_valid = extract(changed, SMALL, FRAMES)
             np.testing.assert_array_equal(found.features[position, version], expected)
             assert found.num_frames[position, version] == num_valid
@@ -248,7 +248,7 @@ def test_draws_follow_seed_and_epoch_and_nothing_else(data):
 
 
 def test_crops_reach_the_bank(data):
-    cropped = data.crop(10).augmented(EQUAL)
+    cropped = data.crop(10, "masked", "middle").augmented(EQUAL)
     full = data.augmented(EQUAL)
     for one, other in zip(cropped.train_batches(1, 8, 0), full.train_batches(1, 8, 0), strict=True):
         for row, whole, valid in zip(one["features"], other["features"], other["num_frames"].tolist(), strict=True):
@@ -368,10 +368,10 @@ def on_the_fly(place, settings, seed):
     keep = num_samples(FRAMES, SMALL)
     rows = {}
     for position, clip in enumerate(place.split.train):
-        waveform = decode(Path(place.corpus.root, clip.id).read_bytes(), RATE, place.quality, 2 * keep)
+        waveform = decode(Path(place.corpus.root, clip.id).read_bytes(), RATE, place.quality, 2 * keep, "middle")
         effect = rng.choice([*EFFECTS, "none"], p=[*chances, 1 - sum(chances)])
         if effect != "none":
-            waveform = apply(effect, waveform, RATE, rng, settings, keep)
+            waveform = apply(effect, waveform, RATE, rng, settings, keep, "middle")
         rows[position] = extract(waveform, SMALL, FRAMES)
     return rows
 

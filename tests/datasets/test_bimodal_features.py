@@ -111,7 +111,7 @@ def test_a_short_song_is_followed_by_silence_that_the_model_hears(songs):
     statistics = FeatureStatistics(np.full(128, -30, np.float32), np.full(128, 10, np.float32))
 
     def batch(padding):
-        made = collate([(0, num_valid, found.T)], np.zeros((1, 1), np.float32), statistics, FRAMES, padding)
+        made = collate([(0, num_valid, found.T)], np.zeros((1, 1), np.float32), statistics, FRAMES, padding, "middle")
         return made["features"][0, num_valid:].numpy(), int(made["num_frames"])
 
     after, counted = batch("silence")

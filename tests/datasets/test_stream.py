@@ -81,7 +81,7 @@ def literal_row(made, clip, frames=FRAMES):
 @pytest.mark.parametrize("frames", [FRAMES, 17, 10])
 def test_batches_are_the_normalised_clips(made, data, frames):
     split = made[1]
-    data = data.crop(frames)
+    data = data.crop(frames, "masked", "middle")
     for part, ids, batches in (
         (split.train, data.train_ids, data.train_batches(epoch=1, batch_size=7, seed=3)),
         (split.val, data.val_ids, data.val_batches(batch_size=3)),
@@ -199,7 +199,7 @@ def test_shared_arrays_are_neither_copied_nor_written(resident):
     assert not shared.train.features.flags.owndata
     assert not shared.train.features.flags.writeable
     before = shared.train.features.copy()
-    for batch in shared.crop(10).train_batches(1, 5, 0):
+    for batch in shared.crop(10, "masked", "middle").train_batches(1, 5, 0):
         batch["features"].add_(1)
         batch["targets"].add_(1)
     np.testing.assert_array_equal(shared.train.features, before)
@@ -240,4 +240,4 @@ def test_loading_goes_by_size(made):
 @pytest.mark.parametrize("frames", [0, FRAMES + 1])
 def test_a_crop_longer_than_stored_is_an_error(data, frames):
     with pytest.raises(ValueError, match=f"features.num_frames: expected 1 to {FRAMES}, .* got {frames}"):
-        data.crop(frames)
+        data.crop(frames, "masked", "middle")
