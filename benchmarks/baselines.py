@@ -37,7 +37,7 @@ from tuning.recorded import config_of, space_of, with_results
 from tuning.search.folder import SearchFolder, TrialRecord
 from tuning.search.starting import when_needed
 from tuning.space import Space
-from tuning.stages import corpus_fingerprint, prepare_features, stored, usable_split, variant_key
+from tuning.stages import prepare_features, search_identity, stored, usable_split, variant_key
 from tuning.tasks import task_of
 
 # The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
@@ -83,12 +83,9 @@ def read_parts(search: Search) -> tuple[Part, Part]:
     """
     config = search.space.fixed()
     corpus, split = read_corpus(config)
-    recorded = json.loads((search.folder.path / "fingerprint.json").read_text(encoding="utf-8"))
-    if corpus_fingerprint(corpus, config)["corpus"] != recorded["corpus"]:
-        raise UserError(f"data: expected the recordings and labels that '{search.folder.name}' used, got others")
-
+    split = search.folder.split_begun_with(search.space, search_identity(search.space, corpus), corpus, split)
     variants = prepare_features(search.space, config, corpus, split, when_needed(config))
-    split = usable_split(split, variants)
+    split = usable_split(split, variants, config.split)
     prepared = variants[variant_key(stored(search.config))]
     features = search.config.features
     frames, segment = checked_crop(features.num_frames, prepared.num_frames), features.segment

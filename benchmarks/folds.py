@@ -58,7 +58,7 @@ def svm_fold(storage: str, fold: str, overrides: list[str], clips: list[str]) ->
     plan = make_plan([*overrides, f"storage={storage}", f"split.test_fold={fold}"])
     corpus, split = read_corpus(plan.config)
     variants = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
-    split, prepared = usable_split(split, variants), next(iter(variants.values()))
+    split, prepared = usable_split(split, variants, plan.config.split), next(iter(variants.values()))
     statistics: dict[str, np.ndarray] = {}
     for ids, num_frames, features in scan(prepared, {clip.id for clip in corpus.clips}, sealed=()):
         for clip, valid, values in zip(ids, num_frames.tolist(), features, strict=True):

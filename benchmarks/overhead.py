@@ -81,7 +81,7 @@ class Bench:
         self.slots = plan_resources(plan.config, *local_machine()).concurrent
         points = planned_points(plan.space, plan.config)
         configs = [plan.space.config(point).model_dump(mode="json") for point in points]
-        return Job(configs, next(iter(prepared.values())), usable_split(split, prepared), self.slots)
+        return Job(configs, next(iter(prepared.values())), usable_split(split, prepared, plan.config.split), self.slots)
 
     def search(self, name: str, tiny: int = 0, kind: str = "crnn") -> float:
         """Seconds of a search in a Ray that runs already."""

@@ -42,7 +42,7 @@ def prepare_bank(
     if held := sorted({clip.id for clip in clips}.intersection(sealed)):
         raise SealedError(f"augment: {len(held)} clips are sealed for the test, '{held[0]}' among them")
     prepared = storage.absolute(data.prepared)
-    digests, _ = digest_files(corpus.root, [clip.id for clip in clips], prepared)
+    digests, _ = digest_files(corpus.root, [clip.id for clip in clips], prepared, data.verify)
     plain = fingerprint(features, num_frames, data)
     marks = {effect: bank_fingerprint(plain, effect, augment, features.segment) for effect in effects}
     folders = {effect: storage.below(prepared, "augmented", f"{effect}-{mark}") for effect, mark in marks.items()}

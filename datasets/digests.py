@@ -20,10 +20,13 @@ def digest_of(*parts: bytes | str) -> str:
     return hasher.hexdigest()
 
 
-def digest_files(root: str, names: Iterable[str], prepared: str) -> tuple[dict[str, str], dict[str, str]]:
+def digest_files(
+    root: str, names: Iterable[str], prepared: str, verify: bool = False
+) -> tuple[dict[str, str], dict[str, str]]:
     """Digests by name of the files under `root`, and for those that can't be read the reason.
 
-    Remembered in the folder `prepared` by size and time of change, so that a second call only looks at those.
+    Remembered in the folder `prepared` by size and time of change, so that a second call only looks at those; with
+    `verify` (data.verify) every file is read again, and that is what later calls remember.
     """
     names = list(names)
     folder, table = storage.below(prepared, "digests"), f"{digest_of(root)}.json"
@@ -34,7 +37,7 @@ def digest_files(root: str, names: Iterable[str], prepared: str) -> tuple[dict[s
     stale = []
     for name, stat in stats.items():
         size, mtime_ns, digest = known.get(name, (-1, -1, ""))
-        if (size, mtime_ns) == (stat.size, stat.mtime_ns):
+        if not verify and (size, mtime_ns) == (stat.size, stat.mtime_ns):
             digests[name] = digest
         else:
             stale.append(name)

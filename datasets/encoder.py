@@ -1,13 +1,12 @@
 """Hidden states of a pretrained speech encoder (wav2vec 2.0, HuBERT, WavLM), by the package transformers."""
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.encoder_config import Signature, check, shape_of, signature
+from datasets.encoder_config import check, shape_of, signature
+from datasets.snapshot import Signature
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,21 +42,6 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
     num_valid = min(num_frames, len(states))
     values[:num_valid] = states[:num_valid]
     return values, num_valid
-
-
-def content_of(encoder: str) -> str:
-    """What the fingerprint has of an encoder: a hash of settings and weights of a local folder, or the hub name."""
-    found = signature(encoder)
-    return _content(encoder, found) if found else encoder
-
-
-@lru_cache(maxsize=8)
-def _content(encoder: str, found: Signature) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for name, _, _ in found:
-        with open(Path(encoder) / name, "rb") as file:
-            hasher.update(name.encode() + b"\0" + hashlib.file_digest(file, "blake2b").digest())
-    return hasher.hexdigest()
 
 
 @lru_cache(maxsize=1)

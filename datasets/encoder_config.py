@@ -8,9 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from datasets import snapshot
+from datasets.snapshot import Signature
+
 KINDS = ("hubert", "wav2vec2", "wavlm")  # as `model_type` of config.json says
 WEIGHTS = (".safetensors", ".bin")
-Signature = tuple[tuple[str, int, int], ...]  # name, size, time of change in ns of each file; empty for a hub name
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def located(encoder: str | None) -> str | None:
 
 
 def signature(encoder: str) -> Signature:
-    """Names, sizes and times of the settings and weights in a local folder; nothing for a hub name.
+    """Names, sizes and times of the files in a local folder, as `datasets.snapshot` has them; nothing for a hub name.
 
     Raises:
         ValueError: a path that is no folder.
@@ -81,13 +83,14 @@ def signature(encoder: str) -> Signature:
         if folder.is_absolute() or encoder.startswith((".", "~")) or encoder.count("/") > 1 or folder.exists():
             raise ValueError(f"features.encoder: expected a hub name or a folder, got '{encoder}'{_nearest(folder)}")
         return ()
-    files = sorted((f for f in folder.iterdir() if f.suffix in (".json", *WEIGHTS) and f.is_file()), key=str)
-    if not any(file.suffix in WEIGHTS for file in files) or not (folder / "config.json").is_file():
+    found = snapshot.signature(folder)
+    names = [name for name, _, _ in found]
+    if not any(name.endswith(WEIGHTS) for name in names) or "config.json" not in names:
         raise ValueError(
             f"features.encoder: expected config.json and weights (*.safetensors, *.bin) in '{encoder}', "
-            f"found {', '.join(file.name for file in files) or 'neither'}{_nearest(folder)}"
+            f"found {', '.join(names) or 'neither'}{_nearest(folder)}"
         )
-    return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()])
+    return found
 
 
 def _nearest(folder: Path) -> str:

@@ -58,6 +58,10 @@ class DataSettings(Settings):
     loading: Literal["auto", "resident", "streamed"] = Field(
         "auto", description="features in shared memory, or streamed from the shards; auto goes by size"
     )
+    verify: bool = Field(
+        False,
+        description="read every recording and text again, not only those whose size or time of change is another",
+    )
 
 
 class SplitSettings(Settings):

@@ -15,7 +15,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from datasets import storage
+from datasets import storage, versions
 from datasets.audio import Segment
 from datasets.digests import digest_of
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
@@ -100,7 +100,7 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
             if matters[name] == FeatureSettings.model_fields[name].default:
                 del matters[name]
         matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
-    matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION}
+    matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION, "libraries": versions.of_features(features)}
     matters |= {} if features.trim_db is None else {"trimmed": "whole recording"}  # once it was the part that is kept
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
@@ -108,11 +108,11 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
 
 def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
     """What an encoder's hidden states depend on: its content wherever it lies, the layer, what it hears."""
-    from datasets.encoder import content_of
     from datasets.encoder_config import shape_of
+    from datasets.snapshot import content_of
 
     assert features.encoder is not None
-    last = shape_of(features.encoder).num_layers
+    last = shape_of(features.encoder).num_layers  # first, since where there is a network it looks for a newer commit
     layer = last if features.encoder_layer == -1 else features.encoder_layer
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 

@@ -76,7 +76,7 @@ def prepare(
     can't be used, and ValueError when a recording changes meanwhile.
     """
     prepared = storage.absolute(data.prepared)
-    digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared)
+    digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared, data.verify)
     folder = storage.below(prepared, "features", mark := fingerprint(features, num_frames, data))
     index = ShardIndex.read(folder)
     wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)

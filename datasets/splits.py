@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from datasets import folds, shares
 from datasets.corpus import Clip
@@ -29,10 +30,44 @@ class Split:
     method: str
     notes: list[str] = field(default_factory=list)
     folds: dict[str, str] = field(default_factory=dict)  # clip id -> fold, where there are folds
+    inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold from 0, once they are dealt
+    unusable: dict[str, str] = field(default_factory=dict)  # id of a clip that was left out -> its part
 
     def parts(self) -> dict[str, list[Clip]]:
         """The three parts by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:
+        """The inner folds as they were dealt: clips to train on and to validate with in each, by id."""
+        clips = sorted([*self.train, *self.val], key=lambda clip: clip.id)
+        return [
+            (
+                [clip for clip in clips if self.inner[clip.id] != fold],
+                [clip for clip in clips if self.inner[clip.id] == fold],
+            )
+            for fold in range(max(self.inner.values(), default=-1) + 1)
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """What JSON keeps of it: the method, and of each clip its part, its fold and its inner fold, if it has any.
+
+        Clips that were left out have their part, too.
+        """
+        part_of = {clip.id: name for name, part in self.parts().items() for clip in part} | self.unusable
+        clips: dict[str, dict[str, Any]] = {clip: {"part": part_of[clip]} for clip in sorted(part_of)}
+        for name, found in (("fold", self.folds), ("inner", self.inner)):
+            for clip in clips.keys() & found.keys():
+                clips[clip][name] = found[clip]
+        return {"method": self.method, "clips": clips}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any], clips: Sequence[Clip], notes: list[str]) -> "Split":
+        """The split that `record` gave, of the same clips, in their order; none are left out yet."""
+        known: dict[str, dict[str, Any]] = record["clips"]
+        train, val, test = ([c for c in clips if known[c.id]["part"] == name] for name in ("train", "val", "test"))
+        fold_of = {clip: row["fold"] for clip, row in known.items() if "fold" in row}
+        inner = {clip: row["inner"] for clip, row in known.items() if "inner" in row}
+        return cls(train, val, test, record["method"], notes, fold_of, inner)
 
 
 def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[str, list[str]] | None = None) -> Split:
@@ -55,8 +90,9 @@ def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[
         part_of = shares.by_groups(clips, settings)
     else:
         part_of = shares.at_random(clips, settings, notes)
-    parts = {name: [clip for clip in clips if part_of[clip.id] == name] for name in ("train", "val", "test")}
-    split = Split(**parts, method=method, notes=notes, folds=fold_of)
+    train, val, test = ([c for c in clips if part_of[c.id] == name] for name in ("train", "val", "test"))
+    split = Split(train, val, test, method, notes, fold_of)
+    parts = split.parts()
     where = f"split.method: '{method}'"
     _check_groups(parts, where)
     _check_filled(parts, where)
@@ -107,41 +143,44 @@ def cells(clips: list[Clip], split: Split) -> dict[str, str]:
 
 
 def without(split: Split, dropped: Iterable[str]) -> Split:
-    """The split without some clips, such as the quarantined.
+    """The split without some clips, such as the quarantined, which stand in its `unusable` then.
 
     Raises ValueError when training or validation is left empty, or training without a class.
     """
     gone = set(dropped)
+    left_out = {clip.id: name for name, part in split.parts().items() for clip in part if clip.id in gone}
     parts = {name: [clip for clip in part if clip.id not in gone] for name, part in split.parts().items()}
     where = f"split.method: '{split.method}'"
     _check_filled(parts, where)
     names = classes_of([clip for part in split.parts().values() for clip in part])
     notes = [note for note in _check_classes(parts, names, where) if note not in split.notes]
     notes = [*split.notes, *notes]
-    return replace(split, train=parts["train"], val=parts["val"], test=parts["test"], notes=notes)
+    train, val, test = parts["train"], parts["val"], parts["test"]
+    return replace(split, train=train, val=val, test=test, notes=notes, unusable=split.unusable | left_out)
 
 
-def inner_folds(
-    split: Split, num_folds: int, seed: int, setting: str = "split.inner_folds"
-) -> list[tuple[list[Clip], list[Clip]]]:
-    """Folds of the training and validation clips for a cross-validation: (training, validation) of each, by id.
+def inner_folds(split: Split, settings: SplitSettings) -> Split:
+    """The split with its training and validation clips dealt into `split.inner_folds` for a cross-validation.
 
     Each of these clips validates exactly once; whole groups, each fold with its share of every class or quadrant; the
-    test is untouched. Raises ValueError, which begins with `setting`, for fewer groups than folds, and when a fold
+    test is untouched. Raises ValueError, which begins with the setting, for fewer groups than folds, and when a fold
     has no clips of a class to train on.
     """
-    clips = sorted([*split.train, *split.val], key=lambda clip: clip.id)
-    fold_of = folds.deal(clips, num_folds, seed, setting)
-    found = []
-    for fold in range(num_folds):
-        train = [clip for clip in clips if fold_of[clip.id] != fold]
-        val = [clip for clip in clips if fold_of[clip.id] == fold]
-        parts, where = {"train": train, "val": val, "test": split.test}, f"{setting}: inner fold {fold + 1}"
+    assert settings.inner_folds is not None
+    setting, clips = "split.inner_folds", [*split.train, *split.val]
+    dealt = folds.deal(clips, settings.inner_folds, settings.seed, setting, settings.quadrants)
+    split = replace(split, inner=dealt)
+    for number, (train, val) in enumerate(split.inner_parts(), start=1):
+        parts, where = {"train": train, "val": val, "test": split.test}, f"{setting}: inner fold {number}"
         _check_groups(parts, where)
         _check_filled(parts, where)
         _check_classes({"train": train}, classes_of(clips), where)
-        found.append((train, val))
-    return found
+    return split
+
+
+def dealt_by_sklearn(method: str, settings: SplitSettings) -> bool:
+    """Whether scikit-learn decides who is where: then another version of it may decide otherwise."""
+    return method in ("group_folds", "random") or settings.inner_folds is not None
 
 
 def check_duplicates(split: Split, digests: Mapping[str, str]) -> None:

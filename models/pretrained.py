@@ -1,7 +1,6 @@
 """Pretrained models of the package transformers by hub name or folder, never with random weights unless asked."""
 
 import difflib
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterator
@@ -100,16 +99,6 @@ def load_config(name: str, setting: str = "model.text_encoder") -> Any:
     return _loaded(AutoConfig.from_pretrained, name, setting)
 
 
-def content_of(name: str, setting: str = "model.text_encoder") -> str:
-    """A hash of the files in a local folder, whatever it is called and when they were written; or the hub name.
-
-    Raises:
-        ValueError: a path that is no folder, a folder without config.json; begins with `setting`.
-    """
-    found = signature(name, setting)
-    return _content(name, found) if found else name
-
-
 def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     """The tokenizer that belongs to a text encoder.
 
@@ -191,15 +180,6 @@ def signature(name: str, setting: str) -> Signature:
         expected = "config.json and weights (*.safetensors, *.bin)"
         raise ValueError(_lacking(name, setting, expected, [file.name for file in files]))
     return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()])
-
-
-@lru_cache(maxsize=8)
-def _content(name: str, found: Signature) -> str:
-    hasher = hashlib.blake2b(digest_size=16)
-    for file, _, _ in found:
-        with open(Path(name) / file, "rb") as stream:
-            hasher.update(file.encode() + b"\0" + hashlib.file_digest(stream, "blake2b").digest())
-    return hasher.hexdigest()
 
 
 @lru_cache(maxsize=8)

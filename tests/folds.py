@@ -5,6 +5,7 @@ import soundfile
 
 from datasets.corpus import Clip
 from datasets.reading import Part
+from datasets.settings import SplitSettings
 from datasets.splits import Split, inner_folds
 from tests.command import TINY
 from tuning.folds import ResidentFolds
@@ -36,8 +37,8 @@ def folds_in_memory(num_speakers=9, takes=3):
     features = (levels[:, None, None] + rng.normal(size=(len(clips), 16, 40))).astype(np.float32)
     num_frames = rng.integers(8, 17, size=len(clips)).astype(np.int32)
     ids, targets = np.array([clip.id for clip in clips]), np.array([clip.targets for clip in clips], dtype=np.float32)
-    folds = inner_folds(Split(clips, [], [], "grouped"), NUM_FOLDS, seed=0)
-    held = [np.isin(ids, [clip.id for clip in val]) for _, val in folds]
+    split = inner_folds(Split(clips, [], [], "grouped"), SplitSettings(inner_folds=NUM_FOLDS, seed=0))
+    held = [np.isin(ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
     return ResidentFolds(Part(ids, features, num_frames, targets), 16, held)
 
 

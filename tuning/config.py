@@ -379,7 +379,7 @@ PREPARED: tuple[str, ...] = (
 # corpus lies is among them, because its content is compared by fingerprint.
 NOT_IDENTITY = (
     "search.num_trials", "search.time_budget_minutes", "search.max_concurrent",
-    "data.root", "data.prepared", "data.loading", "resources.*",
+    "data.root", "data.prepared", "data.loading", "data.verify", "resources.*",
 )  # fmt: skip
 
 

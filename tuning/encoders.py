@@ -9,11 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from datasets import storage
+from datasets.snapshot import snapshot_of
 from tuning.checks import UserError
 from tuning.config import Config
+from tuning.space import Space
 
 DEMO = "demo"  # the text encoder that the demo corpus makes
 IMAGE = "image_encoder"
+# What an image encoder is checked by.
+IMAGES = ("model.image_encoder", "model.pretrained", "model.unfreeze_epochs")
 
 
 def reads_text(config: Config) -> bool:
@@ -89,6 +93,17 @@ def with_saved_encoder(config: Config, folder: Path) -> Config:
     elif settings.text_input == "tokens":
         own = {"text_pretrained": False}
     return _with_model(config, {setting: str(place.absolute()), **own})
+
+
+def image_variants(space: Space) -> list[Config]:
+    """A configuration for each image encoder, and each way of training it, that the trials may ask for."""
+    return list(space.variants(IMAGES))
+
+
+def snapshots(configs: Iterable[Config]) -> dict[str, str]:
+    """What the encoders of models stand for now (`snapshot_of`), by setting and value."""
+    settings = ((config, setting) for config in configs if (setting := _setting(config)))
+    return {f"model.{setting}={getattr(c.model, setting)}": snapshot_of(encoder_of(c)) for c, setting in settings}
 
 
 def check_images(configs: Iterable[Config]) -> None:

@@ -310,7 +310,7 @@ def _probing(plan: Plan, split: Split, at_once: int, scratch: Path) -> tuple[Pla
     settings = plan.config.split
     models = [(split.train, split.val)]
     if settings.inner_folds is not None:
-        models = inner_folds(split, settings.inner_folds, settings.seed)
+        models = inner_folds(split, settings).inner_parts()
     num_train, num_val = [len(train) for train, _ in models], statistics.mean(len(val) for _, val in models)
     changed: dict[str, Any] = {
         "split.inner_folds": None,
@@ -348,7 +348,7 @@ def _prepared(
     features = banks = None
     try:
         features = prepare_features(plan.space, plan.config, corpus, split, _refuse)
-        usable = usable_split(split, features)
+        usable = usable_split(split, features, small.config.split)
         banks = prepare_banks(plan.space, plan.config, corpus, usable, _refuse)
         return 0.0, (features, banks, usable)
     except _MissingError:
@@ -368,7 +368,7 @@ def _prepared(
         seconds = 0.0
     trained = len(split.train) + (len(split.val) if plan.config.split.inner_folds is not None else 0)
     of_banks, made = _extended(banks_of, few, _some(split, FEW_TRAIN + MORE // 4, FEW_VAL), trained, cpus)
-    return seconds + of_banks, (found, made, usable_split(few, found))
+    return seconds + of_banks, (found, made, usable_split(few, found, config.split))
 
 
 def _extended(work: Callable[[Split], Any], few: Split, more: Split, total: int, cpus: int) -> tuple[float, Any]:

@@ -158,7 +158,7 @@ def finalize(
     from tuning.report import write_or_note
     from tuning.search.folder import write_json
     from tuning.search.starting import when_needed
-    from tuning.stages import corpus_fingerprint, prepare_features, usable_split
+    from tuning.stages import prepare_features, search_identity, usable_split
     from tuning.tasks import task_of
 
     looks_file = folder.path / "test_looks.json"
@@ -171,9 +171,9 @@ def finalize(
     space = space_of(folder)
     chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
     corpus, split = read_corpus(chosen[0].config)
-    folder.check_identity(space, corpus_fingerprint(corpus, chosen[0].config))
+    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
     variants = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
-    known = Prepared(space, corpus, usable_split(split, variants), variants)
+    known = Prepared(space, corpus, usable_split(split, variants, chosen[0].config.split), variants)
     if not known.split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
 from datasets.resident import CHUNK_CLIPS, ResidentData, TrialData
-from datasets.splits import Split, inner_folds
+from datasets.splits import Split
 from datasets.stream import choose_loading, num_bytes, open_data
 from datasets.text_data import Texts, WithText
 from tuning.faults import whole_or_absent
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from datasets.bank import Bank
-    from datasets.corpus import Clip
-    from datasets.settings import SplitSettings
     from datasets.shards import Prepared
     from tuning.tasks import Task
 
@@ -70,15 +68,13 @@ class ResidentFolds:
     bank: dict[str, Versions] = field(default_factory=dict)
 
     @classmethod
-    def read(
-        cls, prepared: Prepared, split: Split, folds: list[tuple[list[Clip], list[Clip]]], bank: Bank | None = None
-    ) -> ResidentFolds:
+    def read(cls, prepared: Prepared, split: Split, bank: Bank | None = None) -> ResidentFolds:
         """Read the clips from their shards. Raises SealedError rather than open a shard with a test clip."""
         import numpy as np
 
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
-        held = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in folds]
+        held = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
         versions = {effect: read_versions(made, clips.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
         return cls(clips, prepared.num_frames, held, versions)
 
@@ -153,22 +149,20 @@ Folds = ResidentFolds | StreamedFolds | FoldsWithText
 def open_folds(
     prepared: Prepared,
     split: Split,
-    settings: SplitSettings,
     loading: Literal["auto", "resident", "streamed"],
     object_store_bytes: int,
     bank: Bank | None = None,
 ) -> ResidentFolds | StreamedFolds:
-    """The inner folds of a split, in the way that fits; the bank, if any, is that of train and validation clips.
+    """The inner folds of a split, as they were dealt, in the way that fits; the bank, if any, is that of train and
+    validation clips.
 
-    Raises SealedError rather than open a test clip's shard, and ValueError as `datasets.stream.open_data` does and
-    when the clips can't be dealt into so many folds.
+    Raises SealedError rather than open a test clip's shard, and ValueError as `datasets.stream.open_data` does.
     """
-    assert settings.inner_folds is not None
-    folds = inner_folds(split, settings.inner_folds, settings.seed)
+    assert split.inner, "inner folds are dealt among the usable clips"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)
     if choose_loading(size, object_store_bytes, loading) == "resident":
-        return ResidentFolds.read(prepared, split, folds, bank)
-    parts = (replace(split, train=train, val=val) for train, val in folds)
+        return ResidentFolds.read(prepared, split, bank)
+    parts = (replace(split, train=train, val=val) for train, val in split.inner_parts())
     return StreamedFolds([open_data(prepared, part, "streamed", object_store_bytes, bank) for part in parts])
 
 

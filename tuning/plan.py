@@ -15,7 +15,7 @@ from datasets.storage import is_uri
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
 from tuning.distributions import LISTED, plain
-from tuning.encoders import check_images, reads_text
+from tuning.encoders import check_images, image_variants, reads_text
 from tuning.perturb import check_population
 from tuning.space import Space, flatten, load
 from tuning.tasks import Mode, check_metric
@@ -23,9 +23,6 @@ from tuning.text_stage import check_text, text_variants
 
 # Configurations that are checked one by one before the search; the others are checked as trials.
 CHECKED = 500
-
-# What an image encoder is checked by.
-IMAGES = ("model.image_encoder", "model.pretrained", "model.unfreeze_epochs")
 
 # Object stores that pyarrow opens; file:// is a folder treated like one.
 SCHEMES = ("s3", "gs", "file")
@@ -81,7 +78,7 @@ def make_plan(arguments: list[str]) -> Plan:
     _check_search(space, config)
     _check_encoders(space)
     _check_texts(space)
-    _check_images(space)
+    check_images(image_variants(space))
     mode = check_metric(space, config)
     points = planned_points(space, config)
     for point in points[:CHECKED]:
@@ -184,11 +181,6 @@ def _check_texts(space: Space) -> None:
         check_text(text_variants(space).values())
 
 
-def _check_images(space: Space) -> None:
-    """Every image encoder that a trial may ask for, and whether it has as many layers as are unfrozen."""
-    check_images(space.variants(IMAGES))
-
-
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
         check_encoder(features.encoder, features.encoder_layer)
@@ -216,7 +208,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
             )
         split = split_clips(corpus.clips, config.split, corpus.dev_groups)
         if config.split.inner_folds is not None:  # whether the clips allow it is said before anything is computed
-            inner_folds(split, config.split.inner_folds, config.split.seed)
+            inner_folds(split, config.split)
         return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -108,7 +108,7 @@ def replicate(
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.starting import when_needed
     from tuning.search.tuner import run_search
-    from tuning.stages import corpus_fingerprint, prepare_banks, share_data
+    from tuning.stages import prepare_banks, search_identity, share_data
 
     config, seeds = plan.config, other_seeds(plan.config, num_seeds)
     space = replicate_space(plan.space, chosen, seeds)
@@ -124,7 +124,7 @@ def replicate(
             banks = prepare_banks(plan.space, config, corpus, split, when_needed(config))
             data, _ = share_data(prepared, banks, split, plan.space, config)
             if not own.exists:
-                own.create(space, {}, corpus_fingerprint(corpus, config))
+                own.create(space, {}, search_identity(plan.space, corpus), split)
             resources = plan_resources(config, *cluster_resources())
             if reason := run_search(
                 own, replace(plan, space=space, config=space.fixed(), total=count), data, resources

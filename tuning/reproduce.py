@@ -99,7 +99,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     from tuning.plan import read_corpus
     from tuning.recorded import config_of, space_of
     from tuning.search.starting import when_needed
-    from tuning.stages import corpus_fingerprint, data_key, open_variant, prepare_banks, prepare_features, usable_split
+    from tuning.stages import data_key, open_variant, prepare_banks, prepare_features, search_identity, usable_split
     from tuning.trial import train
 
     space = space_of(folder)
@@ -107,9 +107,9 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     if config.resources.workers_per_trial > 1:
         print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
     corpus, split = read_corpus(config)
-    folder.check_identity(space, corpus_fingerprint(corpus, config))
+    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
     prepared = prepare_features(space, config, corpus, split, when_needed(config))
-    split = usable_split(split, prepared)
+    split = usable_split(split, prepared, config.split)
     bank = prepare_banks(space, config, corpus, split, when_needed(config)).get(data_key(config))
     if config.data.loading == "streamed":
         when_needed(config)(0, 1)

@@ -80,20 +80,24 @@ def _main(arguments: list[str]) -> int:
 
 
 def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, arguments: list[str]) -> int:
-    from tuning.stages import corpus_fingerprint
+    from tuning.stages import search_identity
 
-    fingerprint = corpus_fingerprint(corpus, plan.config)
-    if _finished_before(plan, folder, fingerprint):
-        return _report(plan, folder, finished_before=True)
+    if folder.exists and plan.run.fresh:
+        print(f"archived  the earlier search is now {folder.archive()}")
+    identity = search_identity(plan.space, corpus)
+    if folder.exists:
+        split = folder.split_begun_with(plan.space, identity, corpus, split)
+        if sum(folder.is_written(record) for record in folder.records()) >= plan.total:
+            return _report(plan, folder, finished_before=True)
     with _log_to(folder):
-        reason = _run_trials(plan, folder, corpus, split, fingerprint)
+        reason = _run_trials(plan, folder, corpus, split, identity)
     code = _report(plan, folder)
     if reason:
         print(f"stopped   {reason}: not all trials ended; to go on: {_command(arguments)}")
     return INTERRUPTED if reason == "interrupted" else code
 
 
-def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, fingerprint: dict[str, Any]) -> str:
+def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, identity: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
     from tuning.leaderboard import write_leaderboard
     from tuning.search.folder import write_json
@@ -101,7 +105,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
     from tuning.stages import share_data, usable_split
 
     prepared = _prepared(plan, corpus, split)
-    split = usable_split(split, prepared)
+    split = usable_split(split, prepared, plan.config.split)
     _say_split(corpus, split, plan.config.split.inner_folds)
     _write_quarantine(folder, prepared)
     banks = _prepared_banks(plan, corpus, split)
@@ -115,7 +119,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
     data, baseline = share_data(prepared, banks, split, plan.space, plan.config)
     # Only now, so that a command that was refused leaves no search that a better one would differ from.
     if not folder.exists:
-        folder.create(plan.space, plan.overrides, fingerprint)
+        folder.create(plan.space, plan.overrides, identity, split)
     write_json(folder.path / "baseline.json", baseline)
     show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
@@ -126,16 +130,6 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
         return run_search(folder, plan, data, resources)
     finally:
         write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
-
-
-def _finished_before(plan: Plan, folder: SearchFolder, fingerprint: dict[str, Any]) -> bool:
-    """Archive or compare an earlier search of this name; whether all its trials ended."""
-    if folder.exists and plan.run.fresh:
-        print(f"archived  the earlier search is now {folder.archive()}")
-    if not folder.exists:
-        return False
-    folder.check_identity(plan.space, fingerprint)
-    return sum(folder.is_written(record) for record in folder.records()) >= plan.total
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:

@@ -12,48 +12,70 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import filelock
 
-from datasets import storage
+from datasets import storage, versions
 from datasets.bank import Bank, bank_key, prepare_bank
 from datasets.corpus import Corpus
 from datasets.digests import digest_files, digest_of
 from datasets.masks import stored_features
 from datasets.quarantine import QuarantineError
-from datasets.settings import FeatureSettings
+from datasets.settings import FeatureSettings, SplitSettings
 from datasets.shards import Prepared, prepare
-from datasets.splits import Split, cells, check_duplicates, without
+from datasets.snapshot import snapshot_of
+from datasets.splits import Split, cells, check_duplicates, inner_folds, without
 from datasets.stream import RESIDENT_SHARE, open_data
 from datasets.synthetic import Synthetic, WithSynthetic
 from datasets.text_data import Texts, WithText
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
+from tuning.encoders import image_variants, snapshots
 from tuning.folds import FoldsWithText, constant_baseline, open_folds
 from tuning.gan_stage import SHARE, gan_key, prepare_synthetic
 from tuning.space import Space
 from tuning.tasks import task_of
-from tuning.text_stage import prepare_texts, text_key, text_variants
+from tuning.text_stage import prepare_texts, text_key, text_of, text_variants
 
 
-def corpus_fingerprint(corpus: Corpus, config: Config) -> dict[str, Any]:
-    """What a search was begun with: recordings by content, with their labels, groups and folds.
+def search_identity(space: Space, corpus: Corpus) -> dict[str, Any]:
+    """What the trials of a search read, apart from its settings and its split, as JSON keeps it.
+
+    `corpus`: recordings by content, with their labels, groups and folds. `lyrics`: where models read texts, theirs by
+    content. `encoders`: what each pretrained encoder holds that a trial may load. `libraries`: versions of those
+    whose numbers are in features and texts.
 
     Raises:
         UserError: the folder for prepared features can't be used.
     """
-    try:
-        digests, _ = digest_files(corpus.root, [clip.id for clip in corpus.clips], config.data.prepared)
-    except OSError as error:
-        raise UserError(
-            f"data.prepared: expected a folder to write in, got '{config.data.prepared}' ({error})"
-        ) from None
+    clips = sorted(corpus.clips, key=lambda clip: clip.id)
+    features, texts = feature_variants(space).values(), text_variants(space).values()
+    recordings = _digests(corpus, [clip.id for clip in clips], space.fixed())
     lines = (
-        json.dumps([clip.id, digests.get(clip.id), *clip.targets, clip.group, clip.fold, clip.split])
-        for clip in sorted(corpus.clips, key=lambda clip: clip.id)
+        json.dumps([clip.id, recordings.get(clip.id), *clip.targets, clip.group, clip.fold, clip.split])
+        for clip in clips
     )
-    return {"corpus": digest_of(*lines), "num_clips": len(corpus.clips)}
+    identity: dict[str, Any] = {"corpus": digest_of(*lines), "num_clips": len(clips)}
+    if texts:
+        of_file = _digests(corpus, sorted({text_of(clip) for clip in clips}), space.fixed())
+        words = (json.dumps([clip.id, file := text_of(clip), of_file.get(file)]) for clip in clips)
+        identity["lyrics"] = digest_of(*words)
+    speech = sorted({str(f.encoder) for f in features if f.name == "encoder"})
+    identity["encoders"] = {f"features.encoder={encoder}": snapshot_of(encoder) for encoder in speech}
+    identity["encoders"] |= snapshots([*texts, *image_variants(space)])
+    read_as = {cast(Any, config.model).text_input for config in texts}
+    libraries = [*map(versions.of_features, features), *map(versions.of_texts, read_as)]
+    identity["libraries"] = {name: version for found in libraries for name, version in found.items()}
+    return identity
+
+
+def _digests(corpus: Corpus, files: list[str], config: Config) -> dict[str, str]:
+    data = config.data
+    try:
+        return digest_files(corpus.root, files, data.prepared, data.verify)[0]
+    except OSError as error:
+        raise UserError(f"data.prepared: expected a folder to write in, got '{data.prepared}' ({error})") from None
 
 
 def variant_key(features: FeatureSettings) -> str:
@@ -171,16 +193,18 @@ def prepare_banks(
     return found
 
 
-def usable_split(split: Split, prepared: dict[str, Prepared]) -> Split:
-    """The split without quarantined clips.
+def usable_split(split: Split, prepared: dict[str, Prepared], settings: SplitSettings) -> Split:
+    """The split without quarantined clips; with `split.inner_folds` the others are dealt, unless they were before.
 
     Raises:
-        UserError: one recording stands in two splits, or a split is left empty.
+        UserError: one recording stands in two splits, a split is left empty, the clips don't allow so many folds.
     """
     try:
         for variant in prepared.values():
             check_duplicates(split, variant.digests)
             split = without(split, [clip for clip, _ in variant.quarantine])
+        if settings.inner_folds is not None and not split.inner:
+            split = inner_folds(split, settings)
     except ValueError as error:
         raise UserError(str(error)) from error
     return split
@@ -279,7 +303,7 @@ def open_clips(prepared: dict[str, Prepared], bank: Bank | None, split: Split, c
     """As `open_variant`, without texts."""
     features, loading = prepared[variant_key(stored(config))], config.data.loading
     if config.split.inner_folds is not None:
-        return open_folds(features, split, config.split, loading, store_bytes, bank)
+        return open_folds(features, split, loading, store_bytes, bank)
     return open_data(features, split, loading, store_bytes, bank)
 
 

@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import storage
+from datasets import storage, versions
 from datasets.corpus import Clip, Corpus
 from datasets.digests import digest_files, digest_of
 from datasets.encoder import one_thread
 from datasets.shard_index import ShardIndex
 from datasets.shard_task import PLAIN, Rows, make_shard_of
 from datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
+from datasets.snapshot import content_of
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
 from tuning.encoders import DEMO, encoder_of, reads_text
@@ -104,8 +105,8 @@ def prepare_texts(
     """
     settings: Any = config.model
     prepared = storage.absolute(config.data.prepared)
-    files = {clip.id: _text(clip) for clip in corpus.clips}
-    of_file, unreadable = digest_files(corpus.root, sorted(set(files.values())), prepared)
+    files = {clip.id: text_of(clip) for clip in corpus.clips}
+    of_file, unreadable = digest_files(corpus.root, sorted(set(files.values())), prepared, config.data.verify)
     digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
     reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
     encoder = encoder_of(config)
@@ -131,7 +132,8 @@ def prepare_texts(
     return replace(found, fingerprint=mark, digests={})
 
 
-def _text(clip: Clip) -> str:
+def text_of(clip: Clip) -> str:
+    """The path of a clip's text, where models read texts."""
     assert clip.text is not None, "checked when the corpus was read"
     return clip.text
 
@@ -145,9 +147,8 @@ def gpus_of_a_task() -> float:
 
 def _fingerprint(encoder: str, settings: Any) -> str:
     """Hash of everything but the texts that the stored values depend on; the encoder counts by its content."""
-    from models.pretrained import content_of
-
-    matters = [content_of(encoder, SETTING), settings.max_tokens, settings.text_input, VERSION]
+    made_by = versions.of_texts(settings.text_input)
+    matters = [content_of(encoder), settings.max_tokens, settings.text_input, VERSION, made_by]
     return digest_of(json.dumps(matters))[:16]
 
 

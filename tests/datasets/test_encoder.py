@@ -7,7 +7,7 @@ import pytest
 import torch
 from recordings_helper import tone, write_corpus
 
-from datasets import encoder, encoder_config
+from datasets import encoder_config
 from datasets.audio import decode
 from datasets.augmented import augment_data
 from datasets.bank import prepare_bank
@@ -18,6 +18,7 @@ from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 from datasets.shard_index import fingerprint
 from datasets.shard_task import versions_of
 from datasets.shards import prepare
+from datasets.snapshot import content_of
 from tuning.checks import UserError
 from tuning.plan import make_plan
 
@@ -211,7 +212,7 @@ def test_a_hub_name_that_cannot_be_had(monkeypatch):
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
     with pytest.raises(ValueError, match=r"features.encoder: 'nobody/nothing' can't be loaded: We couldn't connect to"):
         check("nobody/nothing", -1)
-    assert encoder.content_of("nobody/nothing") == "nobody/nothing"
+    assert content_of("nobody/nothing") == "nobody/nothing"
 
 
 def test_a_hub_model_without_preprocessing_is_normalised_and_an_unknown_one_refused(monkeypatch):

@@ -1,3 +1,4 @@
+import json
 import random
 import warnings
 from collections import Counter
@@ -32,6 +33,12 @@ def speakers(num=12, takes=3, names=NAMES, labelled=True):
 
 def groups_of(*parts):
     return [{clip.group for clip in part} for part in parts]
+
+
+def inner(split, num_folds, seed=0, quadrants="median"):
+    """(training, validation) of each inner fold."""
+    settings = SplitSettings(inner_folds=num_folds, seed=seed, quadrants=quadrants)
+    return inner_folds(split, settings).inner_parts()
 
 
 def ids(split):
@@ -286,7 +293,7 @@ def test_auto_knows_the_groups_but_makes_no_folds():
 @pytest.mark.parametrize("labelled", [True, False])
 def test_inner_folds_validate_every_clip_once_and_leave_the_test_alone(labelled):
     split = split_clips(speakers(labelled=labelled), SplitSettings(method="group_folds", test_fold="1"))
-    folds = inner_folds(split, 4, seed=3)
+    folds = inner(split, 4, seed=3)
     left = {clip.id for clip in [*split.train, *split.val]}
     assert Counter(clip.id for _, val in folds for clip in val) == dict.fromkeys(left, 1)
     for train, val in folds:
@@ -301,40 +308,63 @@ def test_inner_folds_do_not_depend_on_the_order_of_the_clips():
     split = split_clips(speakers(), SplitSettings(method="grouped"))
     shuffle = random.Random(0)
     other = Split(*(shuffle.sample(part, len(part)) for part in split.parts().values()), method="grouped")
-    assert inner_folds(other, 5, seed=1) == inner_folds(split, 5, seed=1)
-    assert inner_folds(split, 5, seed=2) != inner_folds(split, 5, seed=1)
+    assert inner(other, 5, seed=1) == inner(split, 5, seed=1)
+    assert inner(split, 5, seed=2) != inner(split, 5, seed=1)
 
 
 def test_inner_folds_without_groups_are_stratified():
     clips = [Clip(f"{i:03d}.wav", (0.0,), label="common" if i % 5 else "rare") for i in range(100)]
     split = split_clips(clips, SplitSettings())
-    for train, val in inner_folds(split, 5, seed=0):
+    for train, val in inner(split, 5):
         counts = Counter(clip.label for clip in val)
         assert len(train) + len(val) == 85
         assert 3 <= counts["rare"] <= 4 and 13 <= counts["common"] <= 14
     known = [Clip(c.id, c.targets, "both" if i < 50 else None, label=c.label) for i, c in enumerate(clips)]
-    for train, val in inner_folds(Split(known[:60], known[60:], [], "column"), 3, seed=0):
+    for train, val in inner(Split(known[:60], known[60:], [], "column"), 3):
         assert len({"both"} & groups_of(train)[0]) + len({"both"} & groups_of(val)[0]) == 1
 
 
 def test_inner_folds_of_few_or_unlike_groups():
     split = Split(speakers(3), [], [], "column")
     with pytest.raises(ValueError, match=r"split.inner_folds: expected from 2 folds to 3, as there are groups, got 4"):
-        inner_folds(split, 4, seed=0)
-    with pytest.raises(ValueError, match=r"training.folds: expected from 2 folds to 3, .* got 1"):
-        inner_folds(split, 1, seed=0, setting="training.folds")
+        inner(split, 4)
     with pytest.raises(ValueError, match=r"split.inner_folds: .* to 2, as there are clips, got 3"):
-        inner_folds(Split([Clip("a.wav", (0.0,)), Clip("b.wav", (1.0,))], [], [], "column"), 3, seed=0)
-    assert [groups_of(val) for _, val in inner_folds(split, 3, seed=0)]
+        inner(Split([Clip("a.wav", (0.0,)), Clip("b.wav", (1.0,))], [], [], "column"), 3)
+    assert [groups_of(val) for _, val in inner(split, 3)]
     one = [clip for clip in speakers(4) if clip.label != "sad" or clip.group == "s02"]
     with pytest.raises(ValueError, match=r"split.inner_folds: inner fold \d leaves no clips of class sad in train"):
-        inner_folds(Split(one, [], [], "column"), 4, seed=0)
+        inner(Split(one, [], [], "column"), 4)
 
 
 def test_an_inner_fold_that_shares_a_speaker_with_the_test_is_refused():
     clips = speakers(5)
     with pytest.raises(ValueError, match=r"split.inner_folds: inner fold 1 puts 1 groups .* 's04' \(\w+, test\)"):
-        inner_folds(Split(clips[:-1], [], clips[-1:], "by hand"), 3, seed=0)
+        inner(Split(clips[:-1], [], clips[-1:], "by hand"), 3)
+
+
+def test_quadrants_of_inner_folds_meet_where_the_setting_says():
+    """Every fifth song is sad; around the medians, which all lie above zero, nothing would keep them apart."""
+    rng = np.random.default_rng(0)
+    clips = [
+        Clip(f"{i:03d}.wav", (-0.5, -0.5) if i % 5 == 0 else tuple(rng.uniform(0.1, 1, 2)), f"g{i // 3}")
+        for i in range(150)
+    ]
+    for seed in range(5):
+        for _, val in inner(Split(clips, [], [], "grouped"), 5, seed, "zero"):
+            assert sum(clip.targets[0] < 0 for clip in val) == 6
+
+
+def test_a_split_is_whole_again_from_its_record():
+    split = split_clips(speakers(), SplitSettings(method="group_folds", test_fold="1"))
+    dropped = [split.train[0].id, split.val[3].id, split.test[1].id]
+    settings = SplitSettings(inner_folds=3)
+    usable = inner_folds(without(split, dropped[:2]), settings)
+    record = json.loads(json.dumps(without(usable, dropped[2:]).record()))
+    found = Split.recorded(record, speakers(), split.notes)
+    assert (found.parts(), found.folds, found.method) == (split.parts(), split.folds, "group_folds")
+    again = without(found, dropped)
+    assert again.inner_parts() == usable.inner_parts()
+    assert again.unusable == {dropped[0]: "train", dropped[1]: "val", dropped[2]: "test"}
 
 
 def test_no_fold_is_left_without_clips():

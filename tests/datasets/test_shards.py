@@ -4,18 +4,20 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import soundfile
 from recordings_helper import RATE, SMALL, bad_recordings, encode, tone, write_corpus
 
-from datasets import shards
+from datasets import shards, versions
 from datasets.audio import decode
 from datasets.corpus import Clip, Corpus
 from datasets.features import extract, num_samples
 from datasets.quarantine import QuarantineError
 from datasets.reading import read_part
-from datasets.settings import DataSettings
+from datasets.settings import DataSettings, FeatureSettings
 from datasets.shards import Prepared, prepare
 
 FRAMES = 24
@@ -150,6 +152,49 @@ def test_what_the_fingerprint_depends_on(quality):
     assert mark() != mark(frames=FRAMES + 1)
     assert mark() != mark(data=quality.model_copy(update={"silence_dbfs": -60.0}))
     assert mark() == mark(data=quality.model_copy(update={"max_quarantined_share": 0.5}))
+
+
+def released(monkeypatch, library):
+    """Another release of a library, as an upgrade brings it."""
+    installed = versions.installed
+    monkeypatch.setattr(versions, "installed", lambda name: "99.0" if name == library else installed(name))
+    if library == "libsndfile":
+        monkeypatch.setattr(soundfile, "__libsndfile_version__", "99.0")
+
+
+@pytest.mark.parametrize("library", ["librosa", "soxr", "libsndfile", "transformers"])
+def test_features_of_another_library_are_others(quality, monkeypatch, library):
+    before = shards.fingerprint(SMALL, FRAMES, quality)
+    released(monkeypatch, library)
+    assert (shards.fingerprint(SMALL, FRAMES, quality) == before) == (library == "transformers")
+
+
+@pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
+def test_states_of_another_library_are_others(quality, monkeypatch, library):
+    states = FeatureSettings(name="encoder", encoder="some/wavlm")
+    monkeypatch.setattr("datasets.encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
+    before = shards.fingerprint(states, FRAMES, quality)
+    released(monkeypatch, library)
+    assert shards.fingerprint(states, FRAMES, quality) != before
+
+
+def test_exchanged_recordings_of_one_size_and_time_are_found_with_verify(tmp_path, quality, ray_session):
+    corpus = write_corpus(tmp_path / "corpus", 2)
+    one, two = (tmp_path / "corpus" / clip.id for clip in corpus.clips)
+    for file, seed in ((one, 1), (two, 2)):
+        file.write_bytes(encode(tone(1, seed)))
+        os.utime(file, (1, 1))
+    assert one.stat().st_size == two.stat().st_size
+    cells = dict.fromkeys((clip.id for clip in corpus.clips), "train")
+    before = features_of(prepare(corpus, cells, SMALL, FRAMES, quality), corpus)
+    one.rename(tmp_path / "kept")
+    two.rename(one)
+    (tmp_path / "kept").rename(two)
+    same_features(features_of(prepare(corpus, cells, SMALL, FRAMES, quality), corpus), before)  # as documented
+    verified = prepare(corpus, cells, SMALL, FRAMES, quality.model_copy(update={"verify": True}))
+    exchanged = {one.name: before[two.name], two.name: before[one.name]}
+    same_features(features_of(verified, corpus), exchanged)
+    same_features(features_of(prepare(corpus, cells, SMALL, FRAMES, quality), corpus), exchanged)  # and remembered
 
 
 def test_another_split_copies_and_extracts_nothing(tmp_path, quality, ray_session):

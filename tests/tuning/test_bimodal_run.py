@@ -2,7 +2,9 @@
 
 import csv
 import json
+import os
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,13 +13,18 @@ from command import run
 from safetensors.torch import load_file
 from tiny_bert import write_encoder
 
+from datasets import versions
+from datasets.corpus import Clip, Corpus
+from datasets.text_data import Texts
+from tuning import text_stage
 from tuning.checks import UserError
 from tuning.config import parse_config
 from tuning.plan import make_plan, read_corpus
 from tuning.predict import main as predict
 from tuning.run import main as tune
 from tuning.search.folder import read_progress
-from tuning.text_stage import encode_text
+from tuning.space import load
+from tuning.text_stage import encode_text, prepare_texts
 
 SMALL = (
     "space=bimodal", "model.channels=[2, 4]", "model.se_reduction=2", "model.convs_per_block=1",
@@ -209,6 +216,42 @@ def test_states_are_those_of_the_encoder_itself(tmp_path):
     assert short < 24 and found.shape[0] == 24 and not found[short:].any()
     assert np.allclose(encode_text(text, encoder, 24, "cls")[1], states[:1], atol=1e-6)
     assert np.allclose(encode_text(text, encoder, 24, "mean")[1], states.sum(0)[None] / 24, atol=1e-6)
+
+
+def test_exchanged_lyrics_of_one_size_and_time_are_read_anew_with_verify(ray_session, tmp_path):
+    texts = {"a.txt": "the quick brown fox", "b.txt": "the lazy brown dog."}
+
+    def write(*names):
+        for name, text in zip(names, texts.values(), strict=True):
+            (tmp_path / name).write_text(text)
+            os.utime(tmp_path / name, (1, 1))
+
+    write("a.txt", "b.txt")
+    corpus = Corpus("own", str(tmp_path), [Clip(f"{n}.wav", (0.0, 0.0), text=f"{n}.txt") for n in "ab"])
+    given = [*SMALL, f"model.text_encoder={write_encoder(tmp_path / 'bert')}", "model.max_tokens=8"]
+    given += ["model.fusion=concat", "model.text_layers=-1", f"data.prepared={tmp_path / 'prepared'}"]
+
+    def tokens(*more):
+        prepared = prepare_texts(corpus, {"a.wav": "train", "b.wav": "train"}, load([*given, *more])[1].fixed())
+        return Texts.read(prepared, {"a.wav", "b.wav"}, sealed=()).values.tolist()
+
+    first, second = tokens()
+    assert first != second
+    write("b.txt", "a.txt")
+    assert tokens() == [first, second]  # as documented
+    assert tokens("data.verify=true") == [second, first]
+    assert tokens() == [second, first]
+
+
+@pytest.mark.parametrize("library", ["transformers", "tokenizers", "torch"])
+def test_texts_of_another_library_are_prepared_anew(tmp_path, monkeypatch, library):
+    encoder = write_encoder(tmp_path / "bert")
+    settings = [SimpleNamespace(max_tokens=8, text_input=way) for way in ("tokens", "states")]
+    tokens, states = (text_stage._fingerprint(encoder, one) for one in settings)
+    installed = versions.installed
+    monkeypatch.setattr(versions, "installed", lambda name: "99.0" if name == library else installed(name))
+    assert (text_stage._fingerprint(encoder, settings[0]) == tokens) == (library == "torch")
+    assert text_stage._fingerprint(encoder, settings[1]) != states
 
 
 BAD = {

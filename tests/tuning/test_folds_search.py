@@ -12,7 +12,6 @@ import torch
 
 import datasets.reading
 from datasets.resident import ResidentData
-from datasets.splits import inner_folds
 from tests.command import run
 from tests.folds import NUM_FOLDS, arguments_of, corpus_arguments, folds_in_memory, plan_of, write_corpus
 from tuning import finalize
@@ -146,11 +145,11 @@ def prepared(finished):
     plan = make_plan(list(finished[1]))
     corpus, split = read_corpus(plan.config)
     made = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
-    return plan.config, made, usable_split(split, made)
+    return plan.config, made, usable_split(split, made, plan.config.split)
 
 
 def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypatch):
-    config, (variant,), split = prepared[0], prepared[1].values(), prepared[2]
+    (variant,), split = prepared[1].values(), prepared[2]
     opened, read_shard = set(), datasets.reading.read_shard
 
     def recorded(root, path, columns):
@@ -158,14 +157,14 @@ def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypa
         return read_shard(root, path, columns)
 
     monkeypatch.setattr(datasets.reading, "read_shard", recorded)
-    folds = open_folds(variant, split, config.split, "auto", 1 << 30)
+    folds = open_folds(variant, split, "auto", 1 << 30)
     assert isinstance(folds, ResidentFolds) and len(folds) == NUM_FOLDS
     sealed = {clip.id for clip in split.test}
     assert sealed and opened
     assert all(sealed.isdisjoint(shard.clip_ids) for shard in variant.shards if shard.path in opened)
     group_of = {clip.id: clip.group for clip in split.train + split.val}
     validated = []
-    for number, (train_clips, val_clips) in enumerate(inner_folds(split, NUM_FOLDS, config.split.seed)):
+    for number, (train_clips, val_clips) in enumerate(split.inner_parts()):
         found = folds.fold(number)
         expected = ResidentData.read(variant, replace(split, train=train_clips, val=val_clips))
         assert found.statistics.mean.tolist() == expected.statistics.mean.tolist()
@@ -183,8 +182,8 @@ def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypa
 
 
 def test_streamed_folds_hold_the_same(ray_session, prepared):
-    config, (variant,), split = prepared[0], prepared[1].values(), prepared[2]
-    resident, streamed = (open_folds(variant, split, config.split, way, 1 << 30) for way in ("resident", "streamed"))
+    (variant,), split = prepared[1].values(), prepared[2]
+    resident, streamed = (open_folds(variant, split, way, 1 << 30) for way in ("resident", "streamed"))
     assert isinstance(streamed, StreamedFolds) and len(streamed) == NUM_FOLDS
     for number in range(NUM_FOLDS):
         one, two = resident.fold(number), streamed.fold(number)
@@ -208,7 +207,7 @@ def test_the_command_says_and_leaves_what_is_documented(finished, prepared):
     _, baseline = share_data(made, {}, split, make_plan(list(arguments)).space, config)
     assert baseline == json.loads((folder / "results" / "crnn" / "baseline.json").read_text())
     losses = []
-    for train_clips, val_clips in inner_folds(split, NUM_FOLDS, config.split.seed):
+    for train_clips, val_clips in split.inner_parts():
         wanted, known = (np.array([clip.targets for clip in part], np.float32) for part in (val_clips, train_clips))
         losses.append(((wanted - known.mean(axis=0)) ** 2).mean())
     assert baseline["val_loss"] == pytest.approx(np.mean(losses), rel=1e-5)

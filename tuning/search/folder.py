@@ -1,7 +1,8 @@
 """What a search leaves on disk: its identity, its lock and one folder per trial. Knows no Ray.
 
 results/<name>/
-  config.yaml overrides.yaml environment.json fingerprint.json study.journal run.json search.log quarantine.csv
+  config.yaml overrides.yaml environment.json fingerprint.json split.json study.journal run.json search.log
+  quarantine.csv
   trials/0001/{params.json, progress.csv, result.json, error.txt, events.out.tfevents.*, checkpoints/}
   leaderboard.csv leaderboard.md
 """
@@ -24,7 +25,10 @@ from typing import Any
 
 import filelock
 
-from datasets import storage
+from datasets import storage, versions
+from datasets.corpus import Corpus
+from datasets.digests import digest_of
+from datasets.splits import Split, dealt_by_sklearn
 from tuning.checks import UserError
 from tuning.config import NOT_IDENTITY, nested
 from tuning.costs import COSTS
@@ -35,6 +39,8 @@ from tuning.search.repeated import Repeated
 from tuning.space import Space, read_recorded
 
 FINAL = ("done", "stopped", "failed")
+
+SPLIT, SKLEARN = "split.json", "scikit-learn"
 
 # What the last row of a trial says that its scheduler stopped.
 STOPPED = "scheduler"
@@ -173,12 +179,20 @@ class SearchFolder:
         self.path.rename(target)
         return target
 
-    def create(self, space: Space, overrides: dict[str, Any], fingerprint: dict[str, Any]) -> None:
-        """Write what identifies the search, `config.yaml` last: with it the search exists."""
+    def create(
+        self, space: Space, overrides: dict[str, Any], identity: dict[str, Any], split: Split | None = None
+    ) -> None:
+        """Write what identifies the search, `config.yaml` last: with it the search exists.
+
+        `identity` is `tuning.stages.search_identity`; `split` the one that it trains on, none where no clips are read.
+        """
         from omegaconf import OmegaConf
 
         self.trials.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / "fingerprint.json", fingerprint)
+        if split is not None:
+            write_json(self.path / SPLIT, split.record())
+            identity = identity | {"split": self._split_digest()}
+        write_json(self.path / "fingerprint.json", identity)
         write_json(self.path / "environment.json", environment())
         write_text(self.path / "overrides.yaml", OmegaConf.to_yaml(OmegaConf.create(overrides)))
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
@@ -193,11 +207,58 @@ class SearchFolder:
             self.path / "run.json", {"total": total, "ended_before": ended, "resources": resources, "began": began}
         )
 
-    def check_identity(self, space: Space, fingerprint: dict[str, Any]) -> None:
-        """Compare with what the search was begun with.
+    def split_begun_with(self, space: Space, identity: dict[str, Any], corpus: Corpus, dealt: Split) -> Split:
+        """The split that the search was begun with, from its record, once its identity is found to be the same.
+
+        `dealt` is the split that is dealt now: of a search from before there were records, where it is the same.
 
         Raises:
-            UserError: another space or corpus under the same name, with every difference.
+            UserError: as `check_identity`; the record is damaged or gone; an older search whose split another version
+                of scikit-learn dealt.
+        """
+        self.check_identity(space, identity)
+        expected = self._fingerprint().get("split")
+        if expected is None:
+            self._check_dealt_alike(space, dealt)
+            return dealt
+        if self._split_digest() != expected:
+            what = "got another content" if (self.path / SPLIT).exists() else "found none"
+            raise UserError(
+                f"{self.path / SPLIT}: expected the split that '{self.name}' was begun with, {what}; put the file back "
+                "from a copy, or choose another name=... to begin anew"
+            )
+        return Split.recorded(json.loads((self.path / SPLIT).read_bytes()), corpus.clips, dealt.notes)
+
+    def _split_digest(self) -> str:
+        file = self.path / SPLIT
+        return digest_of(file.read_bytes()) if file.exists() else ""
+
+    def _check_dealt_alike(self, space: Space, dealt: Split) -> None:
+        """Refuse an older search without a record of its split where what is dealt now may be another one."""
+        config, now = space.fixed(), versions.installed(SKLEARN)
+        settings, numbers = config.split, config.task.name == "regression"
+        then = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["packages"].get(SKLEARN)
+        if dealt_by_sklearn(dealt.method, settings) and then != now:
+            raise UserError(
+                f"{self.path}: expected {SKLEARN} {then}, which dealt the split that is not recorded there, got {now}, "
+                f"which may deal another one; install it (pip install {SKLEARN}=={then}), or choose another name=... "
+                "to begin anew"
+            )
+        if settings.inner_folds is not None and settings.quadrants == "zero" and numbers:
+            raise UserError(
+                f"{self.path}: expected a search whose inner folds are recorded or dealt with split.quadrants=median, "
+                "got one from before they were dealt with zero; choose another name=... to begin anew"
+            )
+
+    def _fingerprint(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.path / "fingerprint.json").read_text(encoding="utf-8"))
+        return found
+
+    def check_identity(self, space: Space, identity: dict[str, Any]) -> None:
+        """Compare with what the search was begun with; what an older one did not record yet is not compared.
+
+        Raises:
+            UserError: another space or corpus under the same name, other encoders or libraries, with every difference.
         """
         old = _identity(read_recorded(self.path / "config.yaml").written())
         new = _identity(space.written())
@@ -206,10 +267,7 @@ class SearchFolder:
             for path in {**old, **new}
             if plain(old.get(path)) != plain(new.get(path))
         ]
-        recorded = json.loads((self.path / "fingerprint.json").read_text(encoding="utf-8"))
-        if recorded["corpus"] != fingerprint["corpus"]:
-            counts = f"{recorded['num_clips']} clips -> {fingerprint['num_clips']} clips"
-            differences.append(f"  recordings or labels: {recorded['corpus']} -> {fingerprint['corpus']} ({counts})")
+        differences += [f"  {difference}" for difference in _read_otherwise(self._fingerprint(), identity)]
         if differences:
             raise UserError(
                 f"name: expected the space and corpus that '{self.name}' was begun with, got others:\n"
@@ -295,7 +353,10 @@ def write_json(file: Path, content: Any) -> None:
 
 def environment() -> dict[str, Any]:
     """Versions and machine, for the record."""
-    packages = ("ray", "torch", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", "scikit-learn", "soundfile")
+    packages = (
+        "ray", "torch", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", SKLEARN, "soundfile", "soxr",
+        "transformers",
+    )  # fmt: skip
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -303,6 +364,30 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """What trials would read that is not what it was, in words, each with what to do; as far as both know it."""
+    found = []
+    if then["corpus"] != now["corpus"]:
+        counts = f"{then['num_clips']} clips -> {now['num_clips']} clips"
+        what = f"recordings or labels: {then['corpus']} -> {now['corpus']} ({counts})"
+        found.append(f"{what}; put the earlier recordings, labels, groups and folds back")
+    if "lyrics" in then and "lyrics" in now and then["lyrics"] != now["lyrics"]:
+        found.append(f"lyrics: {then['lyrics']} -> {now['lyrics']}; put the earlier texts back")
+    for name, old, new in _changed(then, now, "encoders"):
+        found.append(f"encoder {name}: {old} -> {new}; put its earlier files, or the hub's earlier commit, back")
+    for name, old, new in _changed(then, now, "libraries"):
+        package = f"the soundfile of environment.json, with its {name}" if name == "libsndfile" else f"{name}=={old}"
+        found.append(f"{name} {old} -> {new}: its numbers are in what was prepared; install {package}")
+    return found
+
+
+def _changed(then: dict[str, Any], now: dict[str, Any], entry: str) -> list[tuple[str, str, str]]:
+    """Names in a table of both whose values are known and differ, with both values."""
+    old, new = then.get(entry, {}), now.get(entry, {})
+    both = [name for name in old if old[name] and new.get(name)]
+    return [(name, old[name], new[name]) for name in both if old[name] != new[name]]
 
 
 def _identity(flat: dict[str, Any]) -> dict[str, Any]:
