@@ -302,7 +302,7 @@ MEMBERS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(members=MEMBERS, num_samples_=st.integers(1700, 60000), share=st.floats(0.05, 1.0))
 def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, members, num_samples_, share):
     """Each sample tells its number by its value, so that what a model is given says where it is from."""

@@ -111,7 +111,7 @@ def copied(root):
         yield Path(shutil.copytree(root, folder, dirs_exist_ok=True))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 10**6), bits=st.integers(1, 255))
 def test_a_changed_byte_of_any_file_that_trials_read_changes_the_fingerprint(begun, place, byte, bits):
     root, kind, before = begun
@@ -126,7 +126,7 @@ def test_a_changed_byte_of_any_file_that_trials_read_changes_the_fingerprint(beg
         assert fingerprint(copy, kind) != before
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     song=st.integers(0, NUM_SONGS - 1),
     what=st.sampled_from(["target", "group", "fold", "split", "text", "part", "inner"]),
@@ -154,7 +154,7 @@ def test_a_changed_label_group_part_or_inner_fold_changes_the_fingerprint(begun,
     assert (fingerprint(root, kind, corpus, split_of(corpus, **split)) != before) == reads
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(seconds=st.integers(1, 10**9), order=st.permutations(range(NUM_SONGS)))
 def test_another_place_other_times_and_another_order_leave_the_fingerprint(begun, seconds, order):
     root, kind, before = begun

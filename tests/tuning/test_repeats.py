@@ -166,7 +166,7 @@ def test_settings_without_effect_do_not_make_another_member(ray_session, tmp_pat
 LISTED = ("optim.learning_rate={choice: [0.001, 0.01]}", "model.kernel_size={choice: [3, 5]}")
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     drawn=st.lists(st.tuples(st.sampled_from([0.001, 0.01]), st.sampled_from([3, 5])), min_size=1, max_size=12),
     top=st.integers(1, 5),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
@@ -79,7 +80,7 @@ def recorded_rates(run):
     return [float(row["learning_rate"]) for row in rows]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     schedule=st.sampled_from(["constant", "plateau", "step", "cosine", "exponential"]),
     warmup=st.integers(0, 5),
@@ -95,9 +96,21 @@ def test_the_rates_of_the_retraining_are_those_of_the_search(tmp_path_factory, s
     run = searched(tmp_path_factory.mktemp("s"), config)
     course = course_of(config, [run], split_of(FOLD))
     assert course.epochs == config.training.epochs
-    # An epoch's last step lies a little nearer to its end where the epoch has more steps.
-    tolerance = {"exponential": 0.01, "cosine": 0.15}.get(schedule, 1e-12)
-    assert rates_of(config, course) == pytest.approx(recorded_rates(run), rel=tolerance)
+    found, expected = rates_of(config, course), recorded_rates(run)
+    if schedule == "cosine":
+        # An epoch's last step lies a little nearer to its end where the epoch has more steps: at most by one of five.
+        for epoch, rates in enumerate(zip(found, expected, strict=True), start=1):
+            end, before = cosine_of(config, epoch), cosine_of(config, epoch - 0.2)
+            assert all(end - 1e-12 <= each <= before + 1e-12 for each in rates) or rates[0] == pytest.approx(rates[1])
+    else:
+        assert found == pytest.approx(expected, rel=0.01 if schedule == "exponential" else 1e-12)
+
+
+def cosine_of(config, epochs):
+    """The documented curve after so many epochs."""
+    optim, warmup = config.optim, min(config.optim.warmup_epochs, config.training.epochs - 1)
+    done = (epochs - warmup) / (config.training.epochs - warmup)
+    return optim.learning_rate * (optim.alpha + (1 - optim.alpha) * (1 + math.cos(math.pi * done)) / 2)
 
 
 def test_a_plateau_under_warm_up_is_replayed_once():
