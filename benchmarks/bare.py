@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from datasets.audio import Segment, kept_span
 from datasets.resident import ResidentData
 from datasets.shards import Prepared
 from datasets.splits import Split
@@ -50,16 +51,15 @@ class Arrays:
     val_y: torch.Tensor
 
 
-def normalised(data: ResidentData, frames: int) -> Arrays:
-    """The middle `frames` of each clip, normalised once; zero beyond a clip's end."""
+def normalised(data: ResidentData, frames: int, segment: Segment) -> Arrays:
+    """A segment of `frames` of each clip, normalised once; zero beyond a clip's end."""
     mean, scale = data.statistics.mean, 1 / data.statistics.std
     both = []
     for part in (data.train, data.val):
         features = np.zeros((len(part), frames, part.features.shape[2]), dtype=np.float32)
         for out, values, num_valid in zip(features, part.features, part.num_frames.tolist(), strict=True):
-            kept = min(num_valid, frames)
-            start = (num_valid - kept) // 2
-            out[:kept] = (values[start : start + kept] - mean) * scale
+            kept = values[kept_span(num_valid, frames, segment)]
+            out[: len(kept)] = (kept - mean) * scale
         both += [torch.from_numpy(features), torch.from_numpy(part.targets)]
     return Arrays(*both)
 
@@ -108,9 +108,9 @@ def _start(job: Job) -> None:
     global _arrays
     os.nice(max(0, NICENESS - os.nice(0)))
     torch.set_num_threads(1)
-    frames = {config["features"]["num_frames"] for config in job.configs}
-    assert len(frames) == 1, f"expected one length for all trials, got {frames}"
-    _arrays = normalised(ResidentData.read(job.prepared, job.split), frames.pop())
+    heard = {(config["features"]["num_frames"], config["features"]["segment"]) for config in job.configs}
+    assert len(heard) == 1, f"expected one length and one segment for all trials, got {heard}"
+    _arrays = normalised(ResidentData.read(job.prepared, job.split), *heard.pop())
 
 
 def _train(config: dict[str, Any]) -> tuple[float, float]:

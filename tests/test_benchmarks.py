@@ -44,8 +44,8 @@ def data() -> ResidentData:
     return ResidentData(train, part(130, seed=2), FeatureStatistics.of([(train.num_frames, train.features)]), FRAMES)
 
 
-@pytest.mark.parametrize("frames", [FRAMES, 9])
-def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int) -> None:
+@pytest.mark.parametrize(("frames", "segment"), [(FRAMES, "middle"), (9, "middle"), (9, "start")])
+def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int, segment: Segment) -> None:
     config = Config.model_validate(
         {
             "features": {"num_frames": frames},
@@ -58,8 +58,8 @@ def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int) ->
     rows: list[dict] = []
     torch.manual_seed(config.seed)
     model = build_model(config, FEATURES)
-    Training(model, data.crop(frames, "masked", "middle"), task_of(config), config, "min").run(rows.append)
-    losses = bare.train(config, bare.normalised(data, frames))
+    Training(model, data.crop(frames, "masked", segment), task_of(config), config, "min").run(rows.append)
+    losses = bare.train(config, bare.normalised(data, frames, segment))
     assert losses == [row["val_loss"] for row in rows]
     assert len(set(losses)) == 4
 

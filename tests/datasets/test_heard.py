@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import librosa
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recordings_helper import encode
@@ -22,7 +23,7 @@ from datasets.bank import prepare_bank
 from datasets.corpus import Clip, Corpus
 from datasets.features import extract
 from datasets.reading import FeatureStatistics
-from datasets.resident import ResidentData
+from datasets.resident import ResidentData, collate
 from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 from datasets.shard_task import PLAIN
 from datasets.shard_task import _extract as prepared_rows
@@ -96,7 +97,7 @@ def encoder_kind(encoder_folder):
 
 
 def sound(rate=RATE, seconds=SECONDS):
-    time = np.arange(seconds * rate) / rate
+    time = np.arange(round(seconds * rate)) / rate
     second = time.astype(int)
     return (np.where(second < QUIET, 1e-3, 0.3) * np.sin(2 * np.pi * PITCHES[second] * time)).astype(np.float32)
 
@@ -104,14 +105,15 @@ def sound(rate=RATE, seconds=SECONDS):
 RAW = encode(sound(), RATE, subtype="FLOAT")
 
 
-def sound_span(trim_db):
+def sound_span(trim_db, waveform=None):
     """Where the recording begins and ends, in seconds: at 2048 samples around each 512th that are loud enough."""
+    waveform = sound() if waveform is None else waveform
     if trim_db is None:
-        return 0.0, float(SECONDS)
-    padded = np.pad(sound(), 1024)
+        return 0.0, len(waveform) / RATE
+    padded = np.pad(waveform, 1024)
     levels = [np.sqrt(np.mean(padded[at : at + 2048] ** 2)) for at in range(0, len(padded) - 2047, 512)]
     loud = np.flatnonzero(20 * np.log10(np.array(levels) / max(levels)) > -trim_db)
-    return 512 * loud[0] / RATE, min(float(SECONDS), 512 * (loud[-1] + 1) / RATE)
+    return 512 * loud[0] / RATE, min(len(waveform), 512 * (loud[-1] + 1)) / RATE
 
 
 def expected_begin(kind, frames):
@@ -148,9 +150,7 @@ def made(request, tmp_path_factory, ray_session):
     corpus, cells = Corpus("manifest", str(folder), clips), {"0.wav": "train", "1.wav": "val"}
     quality = DataSettings(prepared=str(folder / "prepared"))
     prepared = prepare(corpus, cells, kind.features, kind.stored, quality)
-    bank = prepare_bank(
-        corpus, cells, clips[:1], (), kind.features, kind.stored, quality, AUGMENT, list(EFFECTS)
-    )  # fmt: skip
+    bank = prepare_bank(corpus, cells, clips[:1], (), kind.features, kind.stored, quality, AUGMENT, list(EFFECTS))
     return kind, prepared, bank, Split(clips[:1], clips[1:], [], "by hand")
 
 
@@ -231,6 +231,21 @@ def recording(tmp_path):
     return tmp_path / "recording.wav"
 
 
+def starts_of(kind, step):
+    """Where windows begin every `step` seconds; the last one ends where the recording does."""
+    begin, end = sound_span(kind.features.trim_db)
+    last = end - kind.seconds(kind.heard)
+    starts = [*np.arange(begin, last + 1e-6, step)]
+    return starts + ([last] if last - starts[-1] > 1e-3 else [])
+
+
+def assert_at(windows, kind, starts):
+    """They begin there and say that they are as long as what is heard."""
+    length = kind.seconds(kind.heard)
+    assert [window.start_seconds for window in windows] == pytest.approx(starts, abs=1e-3)
+    assert [window.end_seconds for window in windows] == pytest.approx([start + length for start in starts], abs=1e-3)
+
+
 @pytest.mark.parametrize("prepared", [101, 41])
 @pytest.mark.parametrize(("segment", "trim_db"), CASES)
 def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
@@ -241,9 +256,7 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
     predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
     (window,) = predictor.windows(recording, None)
     begin = expected_begin(kind, kind.heard)
-    assert (window.start_seconds, window.end_seconds) == pytest.approx(
-        (begin, begin + kind.seconds(kind.heard)), abs=1e-3
-    )
+    assert_at([window], kind, [begin])
     predictor.predict([window])
     (batch,) = listen
     check(batch["features"][0].numpy(), kind.times(begin, kind.heard))
@@ -255,17 +268,58 @@ def test_windows_are_of_the_seconds_that_they_say(tmp_path, recording, listen, s
     kind = mel_kind(segment=segment, trim_db=trim_db)
     predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
     windows = list(predictor.windows(recording, 1.5))
-    begin, end = sound_span(trim_db)
-    length = kind.seconds(kind.heard)
-    starts = [*np.arange(begin, end - length + 1e-6, 1.5)]
-    starts += [end - length] if end - length - starts[-1] > 1e-3 else []
-    assert [window.start_seconds for window in windows] == pytest.approx(starts, abs=1e-3)
-    assert [window.end_seconds for window in windows] == pytest.approx([start + length for start in starts], abs=1e-3)
+    assert_at(windows, kind, starts_of(kind, 1.5))
     predictor.predict(windows)
     (batch,) = listen
     assert batch["num_frames"].tolist() == [kind.heard] * len(windows)
     for values, window in zip(batch["features"].numpy(), windows, strict=True):
         check(values, kind.times(window.start_seconds, kind.heard))
+
+
+@pytest.mark.parametrize("step", [None, 1.5])
+@pytest.mark.parametrize("prepared", [1000, 400])
+@pytest.mark.parametrize("trim_db", [None, TRIM_DB])
+def test_an_encoder_predicts_the_seconds_that_it_says(
+    encoder_kind, tmp_path, recording, listen, trim_db, prepared, step
+):
+    kind = encoder_kind(trim_db=trim_db)
+    kind.stored = prepared
+    predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
+    windows = list(predictor.windows(recording, step))
+    assert_at(windows, kind, starts_of(kind, step) if step else [expected_begin(kind, kind.heard)])
+    predictor.predict(windows)
+    (batch,) = listen
+    for values, window in zip(batch["features"].numpy(), windows, strict=True):
+        (heard,) = window.heard
+        states, _ = extract(heard.waveform, kind.features, prepared)
+        np.testing.assert_array_equal(values, states[heard.first : heard.first + kind.heard])
+        waveform = heard.waveform[heard.first * kind.hop :][: round(kind.seconds(kind.heard) * RATE)]
+        frames = 1 + len(waveform) // MEL.hop_samples
+        times = window.start_seconds + np.arange(frames) * MEL.hop_samples / RATE
+        check(extract(waveform, MEL, frames)[0], times)
+
+
+# Five seconds are prepared, of which two are heard.
+LENGTHS = [(12, "masked"), (4, "masked"), (1.5, "masked"), (1.5, "silence"), (1.5, "zero")]
+
+
+@pytest.mark.parametrize(("segment", "trim_db"), CASES)
+@pytest.mark.parametrize("rate", [RATE, 22050])
+@pytest.mark.parametrize(("seconds", "padding"), LENGTHS)
+def test_without_steps_a_model_is_given_what_was_prepared_to_the_last_bit(
+    tmp_path, listen, segment, trim_db, rate, seconds, padding
+):
+    kind = mel_kind(segment=segment, trim_db=trim_db, padding=padding)
+    raw = encode(sound(rate, seconds), rate, subtype="FLOAT")
+    (tmp_path / "recording.wav").write_bytes(raw)
+    predictor = Predictor(write_best(tmp_path / "best", kind, kind.stored))
+    predictor.predict(list(predictor.windows(tmp_path / "recording.wav", None)))
+    unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "augment": None}
+    row = prepared_rows(raw, "digest", [PLAIN], unit | {"data": DataSettings().model_dump()})[PLAIN]
+    (model,) = predictor.models
+    wanted = collate([(0, *row)], np.zeros((1, 1)), model.features, kind.heard, padding, segment)
+    (batch,) = listen
+    assert all(torch.equal(batch[name], wanted[name]) for name in ("features", "num_frames"))
 
 
 def test_members_hear_their_own_segment_of_a_clip_and_the_same_stretch_in_steps(tmp_path, recording, listen):
@@ -296,34 +350,46 @@ def test_an_encoder_has_no_silence_to_pad_with():
 
 
 MEMBERS = st.lists(
-    st.tuples(st.sampled_from([160, 400, 800]), st.integers(2, 60), st.integers(0, 40), st.sampled_from(SEGMENTS)),
+    st.tuples(
+        st.sampled_from([160, 400, 800]),
+        st.integers(2, 60),
+        st.integers(0, 40),
+        st.sampled_from(SEGMENTS),
+        st.sampled_from([None, TRIM_DB]),
+    ),
     min_size=1,
     max_size=2,
 )
+FAINT = 2.0**-10  # 60 dB less
 
 
 @settings(max_examples=60)
-@given(members=MEMBERS, num_samples_=st.integers(1700, 60000), share=st.floats(0.05, 1.0))
-def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, members, num_samples_, share):
+@given(members=MEMBERS, num_samples_=st.integers(1700, 60000), quiet=st.floats(0.0, 0.9), share=st.floats(0.05, 1.0))
+def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, members, num_samples_, quiet, share):
     """Each sample tells its number by its value, so that what a model is given says where it is from."""
+    ramp = 0.5 + np.arange(num_samples_) * 2.0**-24
+    ramp[: round(quiet * num_samples_)] *= FAINT
     file = tmp_path_factory.mktemp("ramp") / "ramp.wav"
-    file.write_bytes(encode((0.5 + np.arange(num_samples_) * 2.0**-24).astype(np.float32), RATE, subtype="FLOAT"))
+    file.write_bytes(encode(ramp.astype(np.float32), RATE, subtype="FLOAT"))
     predictor = Predictor.__new__(Predictor)
     predictor.models = []
-    for hop, heard, surplus, segment in members:
-        features = {"name": "mel", "hop_samples": hop, "num_frames": heard, "segment": segment}
+    for hop, heard, surplus, segment, trim_db in members:
+        features = {"name": "mel", "hop_samples": hop, "num_frames": heard, "segment": segment, "trim_db": trim_db}
         config = parse_config({"features": features})
         predictor.models.append(checkpoint.Best(None, config, [], None, heard + surplus))
     predictor.config = predictor.models[0].config
-    sizes = [max(1, (heard - 1) * hop) for hop, heard, _, _ in members]
+    sizes = [(heard - 1) * hop for hop, heard, *_ in members]
+    begins = [round(sound_span(trim_db, ramp)[0] * RATE) for *_, trim_db in members]
     windows = list(predictor.windows(file, share * min(sizes) / RATE))
     bounds = [(window.start_seconds * RATE, window.end_seconds * RATE) for window in windows]
-    assert bounds[0][0] == 0 and bounds[-1][1] == pytest.approx(num_samples_, abs=1)
+    assert bounds[0][0] == pytest.approx(max(begins), abs=1e-3)
+    assert bounds[-1][1] == pytest.approx(num_samples_, abs=1)
     assert all(after[0] <= before[1] + 1 for before, after in itertools.pairwise(bounds))
     for window, (start, stop) in zip(windows, bounds, strict=True):
-        for heard, (hop, _, surplus, _), size in zip(window.heard, members, sizes, strict=True):
-            numbers = np.round((heard.waveform.astype(np.float64) - 0.5) * 2**24)
+        for heard, (hop, _, surplus, *_), size, begin in zip(window.heard, members, sizes, begins, strict=True):
+            values = heard.waveform.astype(np.float64)
+            numbers = np.round((np.where(values < 0.1, values / FAINT, values) - 0.5) * 2**24)
             assert len(numbers) <= size + surplus * hop
             given_frames = numbers[heard.first * hop : heard.first * hop + size]
             assert given_frames[0] <= start + 1 and given_frames[-1] + 1 >= stop - 1
-            assert len(given_frames) == min(size, num_samples_)
+            assert len(given_frames) == min(size, num_samples_ - begin)
