@@ -386,10 +386,16 @@ def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, membe
     assert bounds[-1][1] == pytest.approx(num_samples_, abs=1)
     assert all(after[0] <= before[1] + 1 for before, after in itertools.pairwise(bounds))
     for window, (start, stop) in zip(windows, bounds, strict=True):
-        for heard, (hop, _, surplus, *_), size, begin in zip(window.heard, members, sizes, begins, strict=True):
+        for heard, (hop, _, surplus, segment, _), size, begin in zip(window.heard, members, sizes, begins, strict=True):
             values = heard.waveform.astype(np.float64)
             numbers = np.round((np.where(values < 0.1, values / FAINT, values) - 0.5) * 2**24)
-            assert len(numbers) <= size + surplus * hop
             given_frames = numbers[heard.first * hop : heard.first * hop + size]
             assert given_frames[0] <= start + 1 and given_frames[-1] + 1 >= stop - 1
             assert len(given_frames) == min(size, num_samples_ - begin)
+            # As much around it as was prepared, and where it was, as far as there is sound.
+            most = size + surplus * hop
+            assert min(most, num_samples_ - begin) - hop < len(numbers) <= most
+            before = surplus // 2 if segment == "middle" else 0
+            sound_before, sound_after = given_frames[0] - begin, num_samples_ - 1 - given_frames[-1]
+            if sound_before >= before * hop and sound_after >= (surplus - before) * hop:
+                assert heard.first == before
