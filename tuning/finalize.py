@@ -133,6 +133,11 @@ class Member:
     constant: dict[str, float]
     num_parameters: int
 
+    def outputs_for(self, ids: list[str]) -> np.ndarray:
+        """Its outputs for these clips, in their order."""
+        row_of = {clip: row for row, clip in enumerate(self.ids)}
+        return self.outputs[[row_of[clip] for clip in ids]]
+
 
 def finalize(
     folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
@@ -190,8 +195,8 @@ def finalize(
         courses = {each.number: course_of(each.config, runs[each.number], known.split) for each in chosen}
         members = train_members(best, chosen, courses, known)
         first = members[best]
-        outputs = task.mean_outputs([members[place].outputs for place in member_folders(best)])
         ids, targets = first.ids, first.targets
+        outputs = task.mean_outputs([members[place].outputs_for(ids) for place in member_folders(best)])
         metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
         alone = {f"test_{name}": value for name, value in task.metrics(targets, first.outputs).items()}
         numbers = [candidate.number for candidate in chosen]
@@ -274,7 +279,7 @@ def train_members(
         course, config = courses[candidate.number], candidate.config
         member = _train_member(place, candidate.number, config, course, known)
         others = found.values()
-        twin = next((each for each in others if np.array_equal(each.outputs, member.outputs)), None)
+        twin = next((each for each in others if np.array_equal(each.outputs_for(member.ids), member.outputs)), None)
         if twin is not None:
             seed = config.seed + len(found)
             print(f"note      trial {candidate.number} has the network of trial {twin.number}: again with seed {seed}")

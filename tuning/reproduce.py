@@ -137,7 +137,11 @@ def compare(
 
     metric = config_of(folder, record.number).search.metric
     largest, where, count = 0.0, "", 0
-    for number, (old, new) in enumerate(zip(recorded, rows, strict=False), start=1):
+    now_of = {row["epoch"]: row for row in rows}
+    for old in recorded:
+        number = int(old["epoch"])
+        if (new := now_of.get(number)) is None:  # said below
+            continue
         for name, value in old.items():
             if not value or not (name in COMPARED or name.startswith(("val_", "learning_rate_"))):
                 continue
