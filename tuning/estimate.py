@@ -460,11 +460,11 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
         if epoch == REPORTS:
             found = {"setup": setup, "step": statistics.mean(steps), "validation": validation}
             workers = data["workers"].workers_per_trial
-            steps_of_epoch = statistics.mean(
+            num_steps = statistics.mean(
                 steps_of_epoch(count, config.training.batch_size, config.augment.synthetic_share, workers)
                 for count in data["num_train"]
             )
-            found |= {"report": statistics.mean(reports), "steps": steps_of_epoch}
+            found |= {"report": statistics.mean(reports), "steps": num_steps}
             row |= {f"val_probe_{name}": value for name, value in found.items()}
             row |= {BEGAN: began_at, ENDED: time.time(), "finished": "probed"}
         tune.report(row)
