@@ -20,16 +20,16 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.report import machine, publish, spread, table
-from datasets.augmentations import EFFECTS
-from datasets.augmented import augment_data
-from datasets.bank import bank_bytes, prepare_bank
-from datasets.corpus import Corpus, load_corpus
-from datasets.masks import stored_features
-from datasets.resident import ResidentData, TrialData
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
-from datasets.shards import Prepared, prepare
-from datasets.splits import Split, cells, split_clips, without
-from models.settings import SERSettings
+from tuning.datasets.augmentations import EFFECTS
+from tuning.datasets.augmented import augment_data
+from tuning.datasets.bank import bank_bytes, prepare_bank
+from tuning.datasets.corpus import Corpus, load_corpus
+from tuning.datasets.masks import stored_features
+from tuning.datasets.resident import ResidentData, TrialData
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
+from tuning.datasets.shards import Prepared, prepare
+from tuning.datasets.splits import Split, cells, split_clips, without
+from tuning.models.settings import SERSettings
 from tuning.search.resources import ENVIRONMENT
 
 TRAINED = ("clips as they are", "bank, six effects at 0.15 each", "bank, masks and mixup")
@@ -128,7 +128,7 @@ def training(data: TrialData) -> Callable[[int, int], float]:
     """A function of an epoch's number and the batch size: milliseconds of training the default SER network for it."""
     import torch
 
-    from models.ser import SER
+    from tuning.models.ser import SER
 
     torch.manual_seed(0)
     model = SER(SERSettings(), data.num_features, data.train_targets.shape[1])

@@ -18,12 +18,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from datasets.audio import Segment, kept_span
-from datasets.resident import ResidentData
-from datasets.shards import Prepared
-from datasets.splits import Split
-from models.crnn import CRNN
 from tuning.config import Config, parse_config
+from tuning.datasets.audio import Segment, kept_span
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.shards import Prepared
+from tuning.datasets.splits import Split
+from tuning.models.crnn import CRNN
 from tuning.optim import adam
 
 VALIDATION_BATCH = 128

@@ -22,15 +22,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks.report import publish, table
-from datasets.audio import Segment, kept_span
-from datasets.corpus import Clip
-from datasets.reading import scan
-from datasets.resident import checked_crop
-from datasets.shards import Prepared
-from datasets.splits import Split
 from tuning import run
 from tuning.checks import UserError
 from tuning.config import Config
+from tuning.datasets.audio import Segment, kept_span
+from tuning.datasets.corpus import Clip
+from tuning.datasets.reading import scan
+from tuning.datasets.resident import checked_crop
+from tuning.datasets.shards import Prepared
+from tuning.datasets.splits import Split
 from tuning.metrics import METRICS
 from tuning.plan import read_corpus
 from tuning.recorded import config_of, space_of, with_results

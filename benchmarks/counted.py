@@ -9,8 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from models.crnn import CRNN
-from models.settings import CRNNSettings
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 
 # Names the file of lines; workers inherit it.
 FILE = "KILLS_EPOCHS_FILE"

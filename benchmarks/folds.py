@@ -26,10 +26,10 @@ from sklearn.svm import SVC
 
 from benchmarks.baselines import SVR_C, clip_statistics, svr_outputs
 from benchmarks.report import machine, publish, table
-from datasets.reading import scan
 from tuning import finalize, run
 from tuning.class_metrics import confusion, uar
 from tuning.config import Config
+from tuning.datasets.reading import scan
 from tuning.metrics import ccc, pearson, r2, rmse
 from tuning.plan import make_plan, read_corpus
 from tuning.stages import prepare_features, usable_split

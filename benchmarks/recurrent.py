@@ -20,8 +20,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.report import machine, publish, spread, table
-from models.layers import dropout_mask
-from models.lstm import LSTM
+from tuning.models.layers import dropout_mask
+from tuning.models.lstm import LSTM
 
 RATE = 0.2
 TOLERANCE = 1e-5  # largest difference between the outputs of the layer and of the loop

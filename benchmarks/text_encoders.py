@@ -34,7 +34,7 @@ BATCH_SIZE = 8
 
 def lyrics(number: int, num_words: int) -> str:
     """Made lyrics of so many words."""
-    from datasets import demo_lyrics
+    from tuning.datasets import demo_lyrics
 
     words: list[str] = []
     part = 0
@@ -49,11 +49,11 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     import numpy as np
     import torch
 
-    from datasets.reading import FeatureStatistics, Part
-    from datasets.resident import ResidentData
-    from datasets.text_data import Texts, WithText
-    from models.bimodal import Bimodal
     from tuning.config import parse_config
+    from tuning.datasets.reading import FeatureStatistics, Part
+    from tuning.datasets.resident import ResidentData
+    from tuning.datasets.text_data import Texts, WithText
+    from tuning.models.bimodal import Bimodal
     from tuning.tasks import task_of
     from tuning.text_stage import encode_text
     from tuning.training import Training
@@ -98,7 +98,7 @@ def random_bert(folder: Path, tokenizer_of: str) -> str:
     import torch
     import transformers
 
-    from models.pretrained import load_tokenizer
+    from tuning.models.pretrained import load_tokenizer
 
     torch.manual_seed(0)
     tokenizer = load_tokenizer(tokenizer_of)

@@ -4,7 +4,7 @@ import io
 import math
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from datasets.settings import DataSettings
+from tuning.datasets.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np

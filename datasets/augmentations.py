@@ -4,9 +4,9 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from datasets.audio import Segment, cut
-from datasets.digests import digest_of
-from datasets.settings import AugmentSettings
+from tuning.datasets.audio import Segment, cut
+from tuning.datasets.digests import digest_of
+from tuning.datasets.settings import AugmentSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from datasets.masks import Masks, stored_features
-from datasets.reading import FeatureStatistics
-from datasets.resident import Batch, TrialData
-from datasets.settings import AugmentSettings, FeatureSettings
-from datasets.wrapped import Wrapped
+from tuning.datasets.masks import Masks, stored_features
+from tuning.datasets.reading import FeatureStatistics
+from tuning.datasets.resident import Batch, TrialData
+from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import numpy as np

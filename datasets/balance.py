@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from datasets.corpus import Clip
-from datasets.strata import classes_of
+from tuning.datasets.corpus import Clip
+from tuning.datasets.strata import classes_of
 
 
 @dataclass(frozen=True)

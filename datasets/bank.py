@@ -3,15 +3,15 @@
 import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from datasets import storage
-from datasets.augmentations import DEPENDS_ON
-from datasets.corpus import Clip, Corpus
-from datasets.digests import digest_files
-from datasets.encoder_config import located
-from datasets.reading import SealedError
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from datasets.shard_index import ShardIndex, bank_fingerprint, fingerprint
-from datasets.shards import Prepared, ShardInfo, make_missing, wanted_shards
+from tuning.datasets import storage
+from tuning.datasets.augmentations import DEPENDS_ON
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.digests import digest_files
+from tuning.datasets.encoder_config import located
+from tuning.datasets.reading import SealedError
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.shard_index import ShardIndex, bank_fingerprint, fingerprint
+from tuning.datasets.shards import Prepared, ShardInfo, make_missing, wanted_shards
 
 CLIPS_PER_SHARD = 16  # fewer than of plain features: each costs a dozen times the work, and shards are made in parallel
 SILENCE_SLACK_DB = 6.0  # a clip that was just loud enough must not fail because another cut of it was resampled
@@ -33,9 +33,9 @@ def prepare_bank(
     """Make sure that `augment.versions` versions of every clip under each effect lie in shards, and say where.
 
     `clips` are those to train on, and only their recordings are opened; `sealed` are the ids of the test clips. The
-    other arguments are those of `datasets.shards.prepare`. Only what is new is made: another effect, another clip,
-    another range; a recording is decoded once for all of its effects. Probabilities change nothing. Recordings that
-    can't be used are absent. `on_progress(done, total)` counts clips.
+    other arguments are those of `tuning.datasets.shards.prepare`. Only what is new is made: another effect, another
+    clip, another range; a recording is decoded once for all of its effects. Probabilities change nothing. Recordings
+    that can't be used are absent. `on_progress(done, total)` counts clips.
 
     Raises SealedError for a test clip, and ValueError when a recording changes meanwhile.
     """

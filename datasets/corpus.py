@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from datasets import CORPORA
-from datasets.settings import DataSettings
+from tuning.datasets import CORPORA
+from tuning.datasets.settings import DataSettings
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ The class is the emotion that the actor was asked for.
 
 import re
 
-from datasets import emotions, layout, storage
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import emotions, layout, storage
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 AUDIO = "AudioWAV"
 ACTORS = [str(actor) for actor in range(1001, 1092)]

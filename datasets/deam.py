@@ -9,9 +9,9 @@ Layout, as the two archives unpack side by side (or each in a folder of its own 
         static_annotations_averaged_songs_2000_2058.csv     the same and more columns
 """
 
-from datasets import layout
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import layout
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 AUDIO = ("MEMD_audio", "DEAM_audio/MEMD_audio")
 SONG_LEVEL = "annotations/annotations averaged per song/song_level"

@@ -10,9 +10,9 @@ so that artists have to be kept on one side of a split, as with real recordings.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets.corpus import Corpus
-from datasets.made import CorpusWriter, load_made
-from datasets.settings import DataSettings
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.made import CorpusWriter, load_made
+from tuning.datasets.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np

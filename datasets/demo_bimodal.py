@@ -1,17 +1,17 @@
 """A small corpus of songs with lyrics that is made, not downloaded: neither the music nor the words alone decide.
 
-The music is that of `datasets.demo`, the words are those of `datasets.demo_lyrics`, drawn independently of it. What
-is felt is a mean of both (Ali & Peynircioglu 2006, "Songs and emotions: are lyrics and melodies equal partners?"):
-half and half in valence, more of the music in arousal. Beside the songs lies a small text encoder that has read other
-lyrics of the same words.
+The music is that of `tuning.datasets.demo`, the words are those of `tuning.datasets.demo_lyrics`, drawn independently
+of it. What is felt is a mean of both (Ali & Peynircioglu 2006, "Songs and emotions: are lyrics and melodies equal
+partners?"): half and half in valence, more of the music in arousal. Beside the songs lies a small text encoder that has
+read other lyrics of the same words.
 """
 
 from dataclasses import replace
 
-from datasets import demo, demo_lyrics, storage
-from datasets.corpus import Corpus
-from datasets.made import CorpusWriter, load_made
-from datasets.settings import DataSettings
+from tuning.datasets import demo, demo_lyrics, storage
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.made import CorpusWriter, load_made
+from tuning.datasets.settings import DataSettings
 
 VERSION = 1  # raised by hand when the sound, the words, the labels or the encoder change
 NAME = f"demo_bimodal-{VERSION}"
@@ -45,7 +45,7 @@ def encoder_folder(data: DataSettings) -> str:
 
 def build(root: str) -> None:
     """Write 200 WAV files (16 bit, 16 kHz, 3 s), their lyrics, the encoder and the manifest; about 10 s on one core."""
-    from datasets.demo_encoder import build_encoder
+    from tuning.datasets.demo_encoder import build_encoder
 
     corpus = CorpusWriter(root, COLUMNS, demo.SAMPLE_RATE_HZ)
     for artist in range(NUM_ARTISTS):

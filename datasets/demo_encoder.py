@@ -9,8 +9,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import demo_lyrics, storage
-from datasets.encoder import one_thread
+from tuning.datasets import demo_lyrics, storage
+from tuning.datasets.encoder import one_thread
 
 if TYPE_CHECKING:
     import torch

@@ -11,9 +11,9 @@ import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets.corpus import Corpus
-from datasets.made import CorpusWriter, load_made
-from datasets.settings import DataSettings
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.made import CorpusWriter, load_made
+from tuning.datasets.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from datasets import storage
+from tuning.datasets import storage
 
 NUM_THREADS = 8  # hashing and reading let go of Python's lock
 

@@ -7,9 +7,9 @@ Burkhardt, Paeschke, Rolfes, Sendlmeier & Weiss (2005), "A database of German em
 
 import re
 
-from datasets import emotions, layout, storage
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import emotions, layout, storage
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 AUDIO = "wav"
 SPEAKERS = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from datasets.corpus import did_you_mean
+from tuning.datasets.corpus import did_you_mean
 
 # Whatever a corpus calls them, a class has one name here, so that classes mean the same in every corpus.
 EMOTIONS = (

@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from datasets.encoder_config import check, shape_of, signature
-from datasets.snapshot import Signature
+from tuning.datasets.encoder_config import check, shape_of, signature
+from tuning.datasets.snapshot import Signature
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,8 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from datasets import snapshot
-from datasets.snapshot import Signature
+from tuning.datasets import snapshot
+from tuning.datasets.snapshot import Signature
 
 KINDS = ("hubert", "wav2vec2", "wavlm")  # as `model_type` of config.json says
 WEIGHTS = (".safetensors", ".bin")
@@ -73,7 +73,7 @@ def located(encoder: str | None) -> str | None:
 
 
 def signature(encoder: str) -> Signature:
-    """Names, sizes and times of the files in a local folder, as `datasets.snapshot` has them; nothing for a hub name.
+    """Names, sizes and times of the files in a local folder, as `snapshot` has them; nothing for a hub name.
 
     Raises:
         ValueError: a path that is no folder.

@@ -3,8 +3,8 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from datasets.audio import cut
-from datasets.settings import FeatureSettings
+from tuning.datasets.audio import cut
+from tuning.datasets.settings import FeatureSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -15,7 +15,7 @@ DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted t
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
     """Fewest samples that give `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
     if settings.name == "encoder":
-        from datasets.encoder_config import shape_of
+        from tuning.datasets.encoder_config import shape_of
 
         return shape_of(settings.encoder).num_samples(num_frames)
     return max(1, (num_frames - 1) * settings.hop_samples)
@@ -24,7 +24,7 @@ def num_samples(num_frames: int, settings: FeatureSettings) -> int:
 def frames_in(num_samples: int, settings: FeatureSettings) -> int:
     """Frames that a waveform of so many samples gives, at least one."""
     if settings.name == "encoder":
-        from datasets.encoder_config import shape_of
+        from tuning.datasets.encoder_config import shape_of
 
         return shape_of(settings.encoder).frames_in(num_samples)
     return 1 + num_samples // settings.hop_samples
@@ -33,7 +33,7 @@ def frames_in(num_samples: int, settings: FeatureSettings) -> int:
 def hop_samples(settings: FeatureSettings) -> int:
     """Samples from the beginning of one frame to that of the next."""
     if settings.name == "encoder":
-        from datasets.encoder_config import shape_of
+        from tuning.datasets.encoder_config import shape_of
 
         return shape_of(settings.encoder).hop_samples
     return settings.hop_samples
@@ -45,14 +45,14 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
     A segment of a longer waveform; a shorter one is followed by the features of silence (`db_floor` in every mel band,
     no chroma, no change). Frames are centred, with silence beyond the ends. Parts stand in the order of
     `settings.parts`, then all of their first deltas, then all of their second. An encoder's frames are its own, and
-    zeros follow a shorter waveform (`datasets.encoder.encode`). Silent ends are cut before, when a recording is decoded
-    (`datasets.audio.excerpt`).
+    zeros follow a shorter waveform (`tuning.datasets.encoder.encode`). Silent ends are cut before, when a recording is
+    decoded (`tuning.datasets.audio.excerpt`).
     """
     import numpy as np
 
     waveform = cut(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
-        from datasets.encoder import encode
+        from tuning.datasets.encoder import encode
 
         return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
     num_valid = min(num_frames, frames_in(len(waveform), settings))

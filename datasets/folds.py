@@ -4,9 +4,9 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 
-from datasets.corpus import Clip, did_you_mean
-from datasets.settings import SplitSettings
-from datasets.strata import classes_of, strata
+from tuning.datasets.corpus import Clip, did_you_mean
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.strata import classes_of, strata
 
 METHODS = ("folds", "group_folds", "leave_one_group_out")
 

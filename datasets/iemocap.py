@@ -11,9 +11,9 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from datasets import emotions, layout, storage
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import emotions, layout, storage
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 SESSIONS = ("1", "2", "3", "4", "5")
 SPEAKERS = [f"Ses0{session}{letter}" for session in SESSIONS for letter in "FM"]

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from datasets.features import mel_decibels, mel_filters, num_samples, power_spectrum
-from datasets.settings import FeatureSettings
+from tuning.datasets.features import mel_decibels, mel_filters, num_samples, power_spectrum
+from tuning.datasets.settings import FeatureSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -8,9 +8,9 @@ import posixpath
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from datasets import storage
-from datasets.corpus import did_you_mean
-from datasets.settings import DataSettings
+from tuning.datasets import storage
+from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.settings import DataSettings
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 SPLITS = ("train", "val", "test")

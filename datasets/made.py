@@ -5,10 +5,10 @@ import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from datasets import storage
-from datasets.corpus import Corpus
-from datasets.manifest import read_manifest
-from datasets.settings import DataSettings
+from tuning.datasets import storage
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.manifest import read_manifest
+from tuning.datasets.settings import DataSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,8 +1,8 @@
 """Any corpus as a CSV table: one line per recording, columns named in the settings and never guessed."""
 
-from datasets import layout
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import layout
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets.reading import FeatureStatistics
-from datasets.resident import Batch
-from datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.reading import FeatureStatistics
+from tuning.datasets.resident import Batch
+from tuning.datasets.settings import AugmentSettings, FeatureSettings
 
 if TYPE_CHECKING:
     import torch

@@ -15,9 +15,9 @@ recognition", arXiv 2407.06060; Zenodo 13939205. Layout of MERGE_Bimodal_Complet
 
 from collections.abc import Mapping, Sequence
 
-from datasets import emotions, layout
-from datasets.corpus import Clip, Corpus, did_you_mean
-from datasets.settings import DataSettings
+from tuning.datasets import emotions, layout
+from tuning.datasets.corpus import Clip, Corpus, did_you_mean
+from tuning.datasets.settings import DataSettings
 
 QUADRANTS = ("Q1", "Q2", "Q3", "Q4")
 EDITIONS = ("complete", "balanced")

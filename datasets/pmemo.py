@@ -7,9 +7,9 @@ Zhang, Zhang, Li, Yang & Sun (2018), "The PMEmo dataset for music emotion recogn
     metadata.csv                            musicId,fileName,title,artist,album,...
 """
 
-from datasets import layout
-from datasets.corpus import Clip, Corpus
-from datasets.settings import DataSettings
+from tuning.datasets import layout
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
 
 AUDIO = "chorus"
 ANNOTATIONS = "annotations/static_annotations.csv"
@@ -18,10 +18,10 @@ COLUMNS = {"valence": "Valence(mean)", "arousal": "Arousal(mean)"}
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Rated songs in the order of the annotations; missing recordings and labels as in `datasets.deam`.
+    """Rated songs in the order of the annotations; missing recordings and labels as in `tuning.datasets.deam`.
 
     Columns of groups, folds and splits may stand in the annotations or in the metadata. A song without artist is
-    a group of its own, with a note. Raises ValueError naming the setting at fault, as `datasets.deam` does.
+    a group of its own, with a note. Raises ValueError naming the setting at fault, as `tuning.datasets.deam` does.
     """
     layout.refuse(data, "folds")
     root = layout.check_root(data)

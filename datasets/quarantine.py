@@ -5,10 +5,10 @@ import io
 from collections import Counter
 from collections.abc import Mapping
 
-from datasets import storage
-from datasets.corpus import Corpus
-from datasets.digests import digest_of
-from datasets.settings import DataSettings
+from tuning.datasets import storage
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.digests import digest_of
+from tuning.datasets.settings import DataSettings
 
 SHOWN = 3  # reasons listed in an error
 

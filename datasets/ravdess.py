@@ -10,9 +10,9 @@ The name is modality, vocal channel, emotion, intensity, statement, repetition, 
 import posixpath
 import re
 
-from datasets import emotions, layout, storage
-from datasets.corpus import Clip, Corpus, did_you_mean
-from datasets.settings import DataSettings
+from tuning.datasets import emotions, layout, storage
+from tuning.datasets.corpus import Clip, Corpus, did_you_mean
+from tuning.datasets.settings import DataSettings
 
 ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
 TOPS = ("", "Audio_Speech_Actors_01-24/")

@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets.corpus import Clip
-from datasets.shard_index import counts, read_shard, tensor
-from datasets.shards import Prepared, ShardInfo
+from tuning.datasets.corpus import Clip
+from tuning.datasets.shard_index import counts, read_shard, tensor
+from tuning.datasets.shards import Prepared, ShardInfo
 
 if TYPE_CHECKING:
     import numpy as np

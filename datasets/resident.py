@@ -4,11 +4,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from datasets.audio import Segment, kept_span
-from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
-from datasets.settings import AugmentSettings
-from datasets.shards import Prepared
-from datasets.splits import Split
+from tuning.datasets.audio import Segment, kept_span
+from tuning.datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
+from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.shards import Prepared
+from tuning.datasets.splits import Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,7 +75,7 @@ class ResidentData:
 
     @classmethod
     def read(cls, prepared: Prepared, split: Split, bank: Mapping[str, Prepared] | None = None) -> "ResidentData":
-        """Read train and val from their shards, and the training clips' bank (`datasets.bank`).
+        """Read train and val from their shards, and the training clips' bank (`tuning.datasets.bank`).
 
         Raises SealedError rather than open a shard with a test clip.
         """

@@ -15,10 +15,10 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from datasets import storage, versions
-from datasets.audio import Segment
-from datasets.digests import digest_of
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets import storage, versions
+from tuning.datasets.audio import Segment
+from tuning.datasets.digests import digest_of
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,8 +108,8 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
 
 def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
     """What an encoder's hidden states depend on: its content wherever it lies, the layer, what it hears."""
-    from datasets.encoder_config import shape_of
-    from datasets.snapshot import content_of
+    from tuning.datasets.encoder_config import shape_of
+    from tuning.datasets.snapshot import content_of
 
     assert features.encoder is not None
     last = shape_of(features.encoder).num_layers  # first, since where there is a network it looks for a newer commit
@@ -122,7 +122,7 @@ def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings, segment:
 
     `plain` is the fingerprint of the features themselves, `segment` what they keep of a longer recording.
     """
-    from datasets.augmentations import AUGMENTATION_VERSION, DEPENDS_ON
+    from tuning.datasets.augmentations import AUGMENTATION_VERSION, DEPENDS_ON
 
     matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
     matters += [] if segment == "middle" else [segment]  # once the middle was changed whatever the segment

@@ -5,10 +5,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-from datasets import storage
-from datasets.digests import digest_of
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
+from tuning.datasets import storage
+from tuning.datasets.digests import digest_of
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.shard_index import Record, counts, read_shard, tensor, write_shard
 
 PLAIN = ""  # stands in the place of an effect's name for the recording as it is
 Rows = tuple[Any, Any]  # valid frames and features of a clip; of each of its versions under an effect
@@ -20,8 +20,8 @@ Extract = Callable[[bytes, str, list[str], dict[str, Any]], dict[str, Rows] | st
 def make_shard(row: dict[str, str]) -> dict[str, str]:
     """Copy what other shards have, extract the rest in one pass, write the shards and their records.
 
-    `row["unit"]` is the JSON of a unit (`datasets.shards`). Gives the records as JSON by effect, or the name of a
-    recording that is not what it was.
+    `row["unit"]` is the JSON of a unit (`tuning.datasets.shards`). Gives the records as JSON by effect, or the name of
+    a recording that is not what it was.
     """
     return make_shard_of(row, _extract)
 
@@ -84,9 +84,9 @@ def _copied(output: dict[str, Any]) -> dict[str, Rows]:
 
 def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
     """Valid frames and features of a recording by effect, or the reason why it has none."""
-    from datasets.audio import AudioError, decode
-    from datasets.augmentations import MOST_RATE
-    from datasets.features import extract, num_samples
+    from tuning.datasets.audio import AudioError, decode
+    from tuning.datasets.augmentations import MOST_RATE
+    from tuning.datasets.features import extract, num_samples
 
     features, num_frames = FeatureSettings(**unit["features"]), unit["num_frames"]
     # Where a cut starts decides where its resampled samples lie, so all effects read the same cut whatever their
@@ -111,8 +111,8 @@ def versions_of(
     """Valid frames [versions] and features [versions, frames, features] of a recording under a wave effect."""
     import numpy as np
 
-    from datasets.augmentations import apply, generator
-    from datasets.features import extract, num_samples
+    from tuning.datasets.augmentations import apply, generator
+    from tuning.datasets.features import extract, num_samples
 
     keep, rate = num_samples(num_frames, features), features.sample_rate_hz
     made = []

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from datasets import storage
-from datasets.corpus import Corpus
-from datasets.digests import digest_files
-from datasets.encoder_config import located
-from datasets.quarantine import check_quarantine, write_quarantine
-from datasets.settings import DataSettings, FeatureSettings
-from datasets.shard_index import Record, ShardIndex, fingerprint, shard_name
-from datasets.shard_task import PLAIN, make_shard
+from tuning.datasets import storage
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.digests import digest_files
+from tuning.datasets.encoder_config import located
+from tuning.datasets.quarantine import check_quarantine, write_quarantine
+from tuning.datasets.settings import DataSettings, FeatureSettings
+from tuning.datasets.shard_index import Record, ShardIndex, fingerprint, shard_name
+from tuning.datasets.shard_task import PLAIN, make_shard
 
 CLIPS_PER_SHARD = 64
 Clips = list[tuple[str, str]]  # id and digest
@@ -201,7 +201,7 @@ def _run(units: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[d
     """Make the shards on Ray Data, one task per unit, and give their records by effect as they are done."""
     import ray.data
 
-    from datasets.quiet import quiet_ray_data
+    from tuning.datasets.quiet import quiet_ray_data
 
     with quiet_ray_data():
         rows = ray.data.from_items([{"unit": json.dumps(unit)} for unit in units], override_num_blocks=len(units))

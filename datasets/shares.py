@@ -3,9 +3,9 @@
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from datasets.corpus import Clip
-from datasets.settings import SplitSettings
-from datasets.strata import classes_of, strata
+from tuning.datasets.corpus import Clip
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.strata import classes_of, strata
 
 if TYPE_CHECKING:
     import numpy as np

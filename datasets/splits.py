@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from datasets import folds, shares
-from datasets.corpus import Clip
-from datasets.settings import SplitSettings
-from datasets.strata import classes_of, quadrants
+from tuning.datasets import folds, shares
+from tuning.datasets.corpus import Clip
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.strata import classes_of, quadrants
 
 SHOWN = 5  # names listed in an error
 NEEDS = {  # what a method needs of the clips, and how to come by it

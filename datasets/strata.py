@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from datasets.corpus import Clip
+from tuning.datasets.corpus import Clip
 
 
 def classes_of(clips: Sequence[Clip]) -> list[str]:

@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
-from datasets.audio import Segment
-from datasets.bank import Bank, bank_bytes
-from datasets.reading import FeatureStatistics, ordered_ids, scan, shards_of
-from datasets.resident import Batch, Padding, ResidentData, Row, TrialData, batch_bounds, checked_crop, collate
-from datasets.settings import AugmentSettings
-from datasets.shard_index import read_shard, tensor
-from datasets.shards import Prepared
-from datasets.splits import Split
+from tuning.datasets.audio import Segment
+from tuning.datasets.bank import Bank, bank_bytes
+from tuning.datasets.reading import FeatureStatistics, ordered_ids, scan, shards_of
+from tuning.datasets.resident import Batch, Padding, ResidentData, Row, TrialData, batch_bounds, checked_crop, collate
+from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.shard_index import read_shard, tensor
+from tuning.datasets.shards import Prepared
+from tuning.datasets.splits import Split
 
 if TYPE_CHECKING:
     import numpy as np
@@ -180,7 +180,7 @@ def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
     """
     import ray.data
 
-    from datasets.quiet import quiet_ray_data
+    from tuning.datasets.quiet import quiet_ray_data
 
     positions = {clip: position for position, clip in enumerate(ids.tolist())}
     with quiet_ray_data():

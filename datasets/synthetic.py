@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from datasets.audio import Segment
-from datasets.resident import Batch, Padding, batch_bounds, collate
-from datasets.shard_index import Record, counts, read_shard, tensor, write_shard
-from datasets.storage import read_bytes
-from datasets.wrapped import Wrapped
+from tuning.datasets.audio import Segment
+from tuning.datasets.resident import Batch, Padding, batch_bounds, collate
+from tuning.datasets.shard_index import Record, counts, read_shard, tensor, write_shard
+from tuning.datasets.storage import read_bytes
+from tuning.datasets.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +44,7 @@ class Synthetic:
 
     def write(self, folder: str) -> None:
         """Write the clips as one shard, the targets first: a shard with a record is whole."""
-        from datasets import storage
+        from tuning.datasets import storage
 
         storage.write_bytes(folder, f"{CELL}.targets.json", json.dumps(self.targets.tolist()).encode())
         names = [(f"{CELL}/{number:05d}", f"{number:05d}") for number in range(len(self.features))]

@@ -4,10 +4,10 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from datasets.reading import scan, shards_of
-from datasets.resident import Batch
-from datasets.shards import Prepared
-from datasets.wrapped import Wrapped
+from tuning.datasets.reading import scan, shards_of
+from tuning.datasets.resident import Batch
+from tuning.datasets.shards import Prepared
+from tuning.datasets.wrapped import Wrapped
 
 if TYPE_CHECKING:
     import numpy as np

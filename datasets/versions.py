@@ -4,7 +4,7 @@ import functools
 import importlib.metadata
 from collections.abc import Iterable
 
-from datasets.settings import FeatureSettings
+from tuning.datasets.settings import FeatureSettings
 
 # libsndfile decodes, soxr resamples, librosa trims silence and makes spectra.
 SOUND = ("librosa", "soxr", "libsndfile")

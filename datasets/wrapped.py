@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
-from datasets.audio import Segment
-from datasets.reading import FeatureStatistics
-from datasets.resident import Batch, Padding, TrialData
-from datasets.settings import AugmentSettings
+from tuning.datasets.audio import Segment
+from tuning.datasets.reading import FeatureStatistics
+from tuning.datasets.resident import Batch, Padding, TrialData
+from tuning.datasets.settings import AugmentSettings
 
 if TYPE_CHECKING:
     import numpy as np

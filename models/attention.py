@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import Dense, valid_frames
+from tuning.models.layers import Dense, valid_frames
 
 
 class SelfAttention(nn.Module):

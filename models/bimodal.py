@@ -5,10 +5,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.fusion import CrossAttention, GatedFusion
-from models.settings import BimodalSettings
-from models.text import TextTower
-from models.vgg import AudioTower
+from tuning.models.fusion import CrossAttention, GatedFusion
+from tuning.models.settings import BimodalSettings
+from tuning.models.text import TextTower
+from tuning.models.vgg import AudioTower
 
 
 class Bimodal(nn.Module):

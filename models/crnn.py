@@ -5,8 +5,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from models.attention import SelfAttention
-from models.layers import (
+from tuning.models.attention import SelfAttention
+from tuning.models.layers import (
     BatchNorm,
     Conv1dSame,
     Dense,
@@ -16,8 +16,8 @@ from models.layers import (
     clip_lengths,
     zero_padding,
 )
-from models.lstm import LSTM, Bidirectional, last_state
-from models.pooling import (
+from tuning.models.lstm import LSTM, Bidirectional, last_state
+from tuning.models.pooling import (
     NUM_STATISTICS,
     NUM_TRENDS,
     Pool,
@@ -26,7 +26,7 @@ from models.pooling import (
     statistics_and_trends,
     statistics_over_frames,
 )
-from models.settings import CRNNSettings
+from tuning.models.settings import CRNNSettings
 
 
 class ConvBlock(nn.Module):

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import valid_frames
-from models.pooling import mean_over_frames
+from tuning.models.layers import valid_frames
+from tuning.models.pooling import mean_over_frames
 
 
 class GatedFusion(nn.Module):

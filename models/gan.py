@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from models.settings import GANSettings
+from tuning.models.settings import GANSettings
 
 HALVINGS = 16  # four layers of stride 2
 LEAKY_SLOPE = 0.2

@@ -9,8 +9,8 @@ from typing import Any
 
 from torch import nn
 
-from models.pretrained import PREPROCESSOR, Signature, load_config, load_encoder, preprocessor_of, signature
-from models.settings import ViTSettings
+from tuning.models.pretrained import PREPROCESSOR, Signature, load_config, load_encoder, preprocessor_of, signature
+from tuning.models.settings import ViTSettings
 
 SETTING = "model.image_encoder"
 # All give one state for each patch, behind those of a class token and perhaps of others.

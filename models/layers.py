@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.settings import Activation, DropoutKind
+from tuning.models.settings import Activation, DropoutKind
 
 
 def glorot_uniform_(weight: Tensor) -> Tensor:

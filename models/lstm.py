@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import dropout_mask, forget_gate_bias_, glorot_uniform_, orthogonal_
+from tuning.models.layers import dropout_mask, forget_gate_bias_, glorot_uniform_, orthogonal_
 
 
 class LSTM(nn.Module):

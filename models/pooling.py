@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import as_image, as_sequence, valid_frames
-from models.settings import Pooling
+from tuning.models.layers import as_image, as_sequence, valid_frames
+from tuning.models.settings import Pooling
 
 
 class Pool(nn.Module):

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.attention import AttentionPool, SelfAttention
-from models.layers import BatchNorm, Conv1dSame, Dense, check_features, clip_lengths, zero_padding
-from models.lstm import LSTM, Bidirectional
-from models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
-from models.settings import SERSettings
+from tuning.models.attention import AttentionPool, SelfAttention
+from tuning.models.layers import BatchNorm, Conv1dSame, Dense, check_features, clip_lengths, zero_padding
+from tuning.models.lstm import LSTM, Bidirectional
+from tuning.models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
+from tuning.models.settings import SERSettings
 
 
 class NormedConv(nn.Module):

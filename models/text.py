@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor, nn
 
-from models.layers import clip_lengths, valid_frames, zero_padding
-from models.pooling import mean_over_frames
-from models.pretrained import layers_of, load_encoder, shape_of
-from models.settings import BimodalSettings
+from tuning.models.layers import clip_lengths, valid_frames, zero_padding
+from tuning.models.pooling import mean_over_frames
+from tuning.models.pretrained import layers_of, load_encoder, shape_of
+from tuning.models.settings import BimodalSettings
 
 
 class TextTower(nn.Module):

@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.layers import BatchNorm, check_features, clip_lengths, valid_frames, zero_padding
-from models.pooling import mean_over_frames
-from models.settings import GATE_REDUCTION, BimodalSettings
+from tuning.models.layers import BatchNorm, check_features, clip_lengths, valid_frames, zero_padding
+from tuning.models.pooling import mean_over_frames
+from tuning.models.settings import GATE_REDUCTION, BimodalSettings
 
 BN_EPSILON = 1e-5  # PyTorch's, as in the guide
 

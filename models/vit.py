@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.image_encoder import image_shape, make_image_encoder
-from models.layers import check_features, clip_lengths, zero_padding
-from models.pretrained import layers_of
-from models.settings import ViTSettings
+from tuning.models.image_encoder import image_shape, make_image_encoder
+from tuning.models.layers import check_features, clip_lengths, zero_padding
+from tuning.models.pretrained import layers_of
+from tuning.models.settings import ViTSettings
 
 # Standardised values from -LIMIT to LIMIT become 0 to 1; what lies beyond is clipped.
 LIMIT = 3.0

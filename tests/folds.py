@@ -3,11 +3,11 @@
 import numpy as np
 import soundfile
 
-from datasets.corpus import Clip
-from datasets.reading import Part
-from datasets.settings import SplitSettings
-from datasets.splits import Split, inner_folds
 from tests.command import TINY
+from tuning.datasets.corpus import Clip
+from tuning.datasets.reading import Part
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.splits import Split, inner_folds
 from tuning.folds import ResidentFolds
 from tuning.plan import make_plan
 

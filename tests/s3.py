@@ -45,7 +45,7 @@ def s3_server(log: Path) -> Iterator[dict[str, str]]:
                 patch.setenv(name, value)
             from pyarrow import fs
 
-            from datasets.storage import open_storage
+            from tuning.datasets.storage import open_storage
 
             open_storage.cache_clear()
             fs.FileSystem.from_uri("s3://emotion?allow_bucket_creation=true")[0].create_dir("emotion")

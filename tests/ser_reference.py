@@ -3,8 +3,8 @@
 import torch
 from keras_reference import keras, layers, reversed_axes
 
-from models.ser import SER
-from models.settings import SERSettings
+from tuning.models.ser import SER
+from tuning.models.settings import SERSettings
 
 LAGS = (1, 2, 4, 8, 16)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import bank
-from datasets.augmentations import EFFECTS
+from tuning.datasets.augmentations import EFFECTS
 
 
 @pytest.mark.slow

@@ -9,15 +9,15 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks import ablation, bare, baselines, folds, recurrent
-from datasets.audio import Segment
-from datasets.corpus import Clip
-from datasets.reading import FeatureStatistics, Part
-from datasets.resident import ResidentData
-from datasets.shard_index import Record, write_shard
-from datasets.shards import Prepared, ShardInfo
-from datasets.splits import Split
-from models.lstm import LSTM
 from tuning.config import Config
+from tuning.datasets.audio import Segment
+from tuning.datasets.corpus import Clip
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.shard_index import Record, write_shard
+from tuning.datasets.shards import Prepared, ShardInfo
+from tuning.datasets.splits import Split
+from tuning.models.lstm import LSTM
 from tuning.recorded import space_of
 from tuning.search.folder import SearchFolder
 from tuning.space import load

@@ -11,10 +11,10 @@ import sys
 
 import pytest
 
-from datasets import storage
 from tests.command import ONE_AT_A_TIME, TINY
 from tests.s3 import s3_server
 from tests.waiting import PATIENCE, wait_until
+from tuning.datasets import storage
 from tuning.search.folder import read_progress
 from tuning.search.mirror import mirror_root
 from tuning.uploads import TrialUploads

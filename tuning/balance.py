@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from tuning.command import run_command
 
 if TYPE_CHECKING:
-    from datasets.balance import ClassCount
-    from datasets.corpus import Clip
-    from datasets.splits import Split
     from tuning.config import Config
+    from tuning.datasets.balance import ClassCount
+    from tuning.datasets.corpus import Clip
+    from tuning.datasets.splits import Split
 
 USAGE = """\
 python -m tuning.balance [key=value ...]
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> None:
-    from datasets.balance import class_balance
+    from tuning.datasets.balance import class_balance
     from tuning.plan import make_plan, read_corpus, with_classes
 
     plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
@@ -51,7 +51,7 @@ def _main(arguments: list[str]) -> None:
 
 def _by_quadrant(split: Split, config: Config) -> dict[str, list[Clip]]:
     """The parts, each clip's quadrant in place of its class."""
-    from datasets.strata import quadrants
+    from tuning.datasets.strata import quadrants
 
     clips = [clip for part in split.parts().values() for clip in part]
     targets = config.task.targets[:2]

@@ -11,8 +11,8 @@ from tuning.distributions import plain
 from tuning.search.folder import SearchFolder, TrialRecord, environment, write_text
 
 if TYPE_CHECKING:
-    from datasets.corpus import Corpus
-    from datasets.splits import Split
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.splits import Split
 
 
 def write_card(

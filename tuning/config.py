@@ -7,10 +7,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from datasets.corpus import did_you_mean
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
-from models import MODELS
-from models.settings import CRNNSettings, GANSettings
+from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
+from tuning.models import MODELS
+from tuning.models.settings import CRNNSettings, GANSettings
 
 
 class TaskSettings(Settings):

@@ -82,7 +82,7 @@ def _locations(plan: Plan) -> dict[str, str]:
 
 def _folders(plan: Plan) -> dict[str, Path]:
     """The folders on this machine that fill up."""
-    from datasets.storage import is_uri
+    from tuning.datasets.storage import is_uri
     from tuning.search.mirror import mirror_root
 
     return {

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from datasets import storage
-from datasets.snapshot import snapshot_of
 from tuning.checks import UserError
 from tuning.config import Config
+from tuning.datasets import storage
+from tuning.datasets.snapshot import snapshot_of
 from tuning.space import Space
 
 DEMO = "demo"  # the text encoder that the demo corpus makes
@@ -41,7 +41,7 @@ def encoder_of(config: Config) -> str:
         return ""
     name: str = getattr(config.model, setting)
     if name == DEMO and setting != IMAGE:
-        from datasets.demo_bimodal import encoder_folder
+        from tuning.datasets.demo_bimodal import encoder_folder
 
         return _at_hand(encoder_folder(config.data))
     folder = Path(name).expanduser()
@@ -62,11 +62,11 @@ def save_encoder(config: Config, folder: Path) -> None:
     encoder, place = encoder_of(config), folder / _setting(config)
     if not (needs_text(config) or sees_images(config)):
         return
-    from models.pretrained import load_config, load_encoder, load_tokenizer, quiet
+    from tuning.models.pretrained import load_config, load_encoder, load_tokenizer, quiet
 
     settings: Any = config.model
     if sees_images(config):
-        from models.image_encoder import save_layout
+        from tuning.models.image_encoder import save_layout
 
         save_layout(encoder, place)
         return
@@ -115,8 +115,8 @@ def check_images(configs: Iterable[Config]) -> None:
     for config in configs:
         if not sees_images(config):
             continue
-        from models.image_encoder import SETTING, image_shape
-        from models.pretrained import check_weights
+        from tuning.models.image_encoder import SETTING, image_shape
+        from tuning.models.pretrained import check_weights
 
         settings: Any = located(config).model
         try:

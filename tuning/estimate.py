@@ -21,8 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets.synthetic import steps_of_epoch
 from tuning.config import Config
+from tuning.datasets.synthetic import steps_of_epoch
 from tuning.plan import Plan, planned_points
 from tuning.space import Space
 from tuning.stopping import earliest_end, first_stop
@@ -30,8 +30,8 @@ from tuning.stopping import earliest_end, first_stop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from datasets.corpus import Clip, Corpus
-    from datasets.splits import Split
+    from tuning.datasets.corpus import Clip, Corpus
+    from tuning.datasets.splits import Split
     from tuning.search.resources import Resources
 
 # Trials that are probed, unless more run at once; and no more than that many at once.
@@ -284,7 +284,7 @@ def _num_machines(resources: Resources, here: Resources) -> int:
 @contextmanager
 def _scratch(plan: Plan) -> Iterator[Path]:
     """A folder that all machines of the search see, gone afterwards."""
-    from datasets.storage import is_uri
+    from tuning.datasets.storage import is_uri
 
     shared = bool(os.environ.get("RAY_ADDRESS")) and not is_uri(plan.run.storage)
     if shared:
@@ -302,7 +302,7 @@ def _probing(plan: Plan, split: Split, at_once: int, scratch: Path) -> tuple[Pla
     The last is how many a model validates, the mean over the models. Known trials come from the front of the list,
     where the real search begins.
     """
-    from datasets.splits import inner_folds
+    from tuning.datasets.splits import inner_folds
 
     count = min(plan.total, max(at_once, at_once * math.ceil(PROBED / at_once)))
     known = planned_points(plan.space, plan.config)

@@ -77,8 +77,8 @@ def export(folder: Path) -> tuple[float, str, str]:
     Raises:
         UserError: a model that can't be read or exported, or whose outputs differ; then no file is left.
     """
-    from models import MODELS
     from tuning.checkpoint import load_best
+    from tuning.models import MODELS
 
     try:
         best = load_best(folder)
@@ -206,9 +206,9 @@ def _clips(best: Best) -> tuple[Clips, str]:
     """Some training clips of the corpus, or where it is not at hand, noise like its features; and which in words."""
     import numpy as np
 
-    from datasets import storage
-    from datasets.audio import AudioError, decode, kept_span
-    from datasets.features import extract, num_samples
+    from tuning.datasets import storage
+    from tuning.datasets.audio import AudioError, decode, kept_span
+    from tuning.datasets.features import extract, num_samples
     from tuning.plan import read_corpus
 
     config, features, frames = best.config, best.config.features, best.config.features.num_frames

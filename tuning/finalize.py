@@ -17,9 +17,9 @@ from tuning.config import Config
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.corpus import Corpus
-    from datasets.resident import TrialData
-    from datasets.splits import Split
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.resident import TrialData
+    from tuning.datasets.splits import Split
     from tuning.replicates import Candidate, Replicate
     from tuning.search.folder import SearchFolder
     from tuning.space import Space
@@ -53,7 +53,7 @@ def _main(arguments: list[str]) -> None:
     options, paths = _read(arguments)
     if len(paths) != 1:
         raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
-    from datasets.storage import exists, is_uri
+    from tuning.datasets.storage import exists, is_uri
     from tuning.recorded import not_a_search
     from tuning.search.mirror import open_folder, refuse_mirror, split_location
 
@@ -316,10 +316,10 @@ def _train_member(place: Path, number: int, config: Config, course: Course, know
 
 def _data(known: Prepared, config: Config) -> TrialData:
     """Training and validation clips to train on, with their bank; test clips in validation's place."""
-    from datasets.reading import FeatureStatistics, read_part, read_versions
-    from datasets.resident import ResidentData
-    from datasets.synthetic import Synthetic
-    from datasets.text_data import Texts
+    from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
+    from tuning.datasets.resident import ResidentData
+    from tuning.datasets.synthetic import Synthetic
+    from tuning.datasets.text_data import Texts
     from tuning.gan_stage import prepare_synthetic
     from tuning.search.starting import when_needed
     from tuning.stages import data_key, joined, prepare_banks, stored, variant_key
@@ -348,7 +348,7 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     """A training that has run its course; no clip decided when to stop."""
     import torch
 
-    from datasets.synthetic import steps_of_epoch
+    from tuning.datasets.synthetic import steps_of_epoch
     from tuning.trial import make_training
 
     # The exponential schedule counts steps, of which an epoch over more clips has more.
@@ -372,7 +372,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from datasets.synthetic import steps_of_epoch
+    from tuning.datasets.synthetic import steps_of_epoch
     from tuning.folds import FoldResults, median_rates, rounded_mean
     from tuning.optim import base_rates
     from tuning.search.folder import read_progress

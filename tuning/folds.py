@@ -13,18 +13,18 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-from datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
-from datasets.resident import CHUNK_CLIPS, ResidentData, TrialData
-from datasets.splits import Split
-from datasets.stream import choose_loading, num_bytes, open_data
-from datasets.text_data import Texts, WithText
+from tuning.datasets.reading import FeatureStatistics, Part, Versions, read_part, read_versions
+from tuning.datasets.resident import CHUNK_CLIPS, ResidentData, TrialData
+from tuning.datasets.splits import Split
+from tuning.datasets.stream import choose_loading, num_bytes, open_data
+from tuning.datasets.text_data import Texts, WithText
 from tuning.faults import whole_or_absent
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.bank import Bank
-    from datasets.shards import Prepared
+    from tuning.datasets.bank import Bank
+    from tuning.datasets.shards import Prepared
     from tuning.tasks import Task
 
 
@@ -156,7 +156,7 @@ def open_folds(
     """The inner folds of a split, as they were dealt, in the way that fits; the bank, if any, is that of train and
     validation clips.
 
-    Raises SealedError rather than open a test clip's shard, and ValueError as `datasets.stream.open_data` does.
+    Raises SealedError rather than open a test clip's shard, and ValueError as `tuning.datasets.stream.open_data` does.
     """
     assert split.inner, "inner folds are dealt among the usable clips"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)

@@ -16,19 +16,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from datasets import storage
-from datasets.digests import digest_of
-from datasets.synthetic import CELL, Synthetic
 from tuning.checks import UserError
 from tuning.config import Config
+from tuning.datasets import storage
+from tuning.datasets.digests import digest_of
+from tuning.datasets.synthetic import CELL, Synthetic
 from tuning.text_stage import gpus_of_a_task
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.reading import Part
-    from datasets.shards import Prepared
-    from datasets.splits import Split
+    from tuning.datasets.reading import Part
+    from tuning.datasets.shards import Prepared
+    from tuning.datasets.splits import Split
 
 VERSION = 2  # raised by hand when the GAN or what is made of it gives other clips than before
 KEY = "gan:"
@@ -60,7 +60,7 @@ def prepare_synthetic(
     """
     import ray
 
-    from datasets.reading import read_part
+    from tuning.datasets.reading import read_part
 
     sources = {clip.id: prepared.digests[clip.id] for clip in split.train}
     made = max(1, round(config.gan.clips_per_real * len(sources)))
@@ -105,8 +105,8 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     import numpy as np
     import torch
 
-    from datasets.reading import FeatureStatistics
     from tuning.config import parse_config
+    from tuning.datasets.reading import FeatureStatistics
     from tuning.gan_quality import band, compare, score
 
     config = parse_config(tree)
@@ -145,7 +145,7 @@ def scaled(part: Part, statistics: Any) -> Part:
     """
     import numpy as np
 
-    from datasets.reading import valid_frames
+    from tuning.datasets.reading import valid_frames
 
     features = np.clip((part.features - statistics.mean) / (LIMIT * statistics.std), -1, 1).astype(np.float32)
     features[~valid_frames(part.num_frames, features.shape[1])] = 0
@@ -177,7 +177,7 @@ def _heard(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
     """Spectrograms [N, T, F] whose frames beyond each clip's end are masked."""
     import numpy as np
 
-    from datasets.reading import valid_frames
+    from tuning.datasets.reading import valid_frames
 
     beyond = ~valid_frames(num_frames, spectrograms.shape[1])[..., None]
     return np.ma.masked_array(spectrograms, np.broadcast_to(beyond, spectrograms.shape))
@@ -232,7 +232,7 @@ def _sound(path: Path, config: Config, training: Any, statistics: Any) -> None:
     """A WAV file for each of the guide's five emotions, by Griffin-Lim, of the training clips' median length."""
     import numpy as np
 
-    from datasets.inversion import TEST_EMOTIONS, write_sounds
+    from tuning.datasets.inversion import TEST_EMOTIONS, write_sounds
 
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     frames = max(2, int(np.median(training.clips.num_frames)))

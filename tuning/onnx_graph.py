@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from models.layers import zero_padding
-from models.lstm import LSTM
-from models.pooling import Pool
+from tuning.models.layers import zero_padding
+from tuning.models.lstm import LSTM
+from tuning.models.pooling import Pool
 
 if TYPE_CHECKING:
     import numpy as np

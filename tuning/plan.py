@@ -7,13 +7,13 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Any
 
-from datasets.corpus import Corpus, load_classes, load_corpus
-from datasets.encoder_config import check as check_encoder
-from datasets.settings import FeatureSettings
-from datasets.splits import Split, inner_folds, split_clips
-from datasets.storage import is_uri
 from tuning.checks import UserError, nearest
 from tuning.config import Config, RunSettings
+from tuning.datasets.corpus import Corpus, load_classes, load_corpus
+from tuning.datasets.encoder_config import check as check_encoder
+from tuning.datasets.settings import FeatureSettings
+from tuning.datasets.splits import Split, inner_folds, split_clips
+from tuning.datasets.storage import is_uri
 from tuning.distributions import LISTED, plain
 from tuning.encoders import check_images, image_variants, reads_text
 from tuning.perturb import check_population

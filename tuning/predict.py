@@ -18,8 +18,8 @@ from tuning.text_stage import text_batch
 if TYPE_CHECKING:
     import numpy as np
 
-    from datasets.audio import Excerpt
     from tuning.checkpoint import Best
+    from tuning.datasets.audio import Excerpt
 
 USAGE = """\
 python -m tuning.predict results/NAME/best FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE]
@@ -165,7 +165,7 @@ class Predictor:
         Raises:
             ValueError: the recording can't be used.
         """
-        from datasets.features import num_samples
+        from tuning.datasets.features import num_samples
 
         raw = file.read_bytes()
         if step_seconds is None:
@@ -195,7 +195,7 @@ class Predictor:
         Raises:
             ValueError: no such file, or no text in it.
         """
-        from datasets.texts import decode_text
+        from tuning.datasets.texts import decode_text
 
         if not any(needs_text(model.config) for model in self.models):
             return ""
@@ -207,8 +207,8 @@ class Predictor:
 
     def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
         """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
-        from datasets.audio import AudioError, excerpt
-        from datasets.features import num_samples
+        from tuning.datasets.audio import AudioError, excerpt
+        from tuning.datasets.features import num_samples
 
         made: dict[tuple[Any, ...], Excerpt] = {}
         excerpts = []
@@ -258,8 +258,8 @@ class Predictor:
 
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
     """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
-    from datasets.audio import kept_span
-    from datasets.features import frames_in, hop_samples, num_samples
+    from tuning.datasets.audio import kept_span
+    from tuning.datasets.features import frames_in, hop_samples, num_samples
 
     features, length = model.config.features, len(found.waveform)
     num_frames = features.num_frames
@@ -275,8 +275,8 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
 
     Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
     """
-    from datasets.audio import kept_span
-    from datasets.features import hop_samples, num_samples
+    from tuning.datasets.audio import kept_span
+    from tuning.datasets.features import hop_samples, num_samples
 
     features, hop = model.config.features, hop_samples(model.config.features)
     size, length = num_samples(features.num_frames, features), len(found.waveform)
@@ -295,9 +295,9 @@ def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
     """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
     import numpy as np
 
-    from datasets.features import extract
-    from datasets.resident import collate
     from tuning.checkpoint import outputs_of
+    from tuning.datasets.features import extract
+    from tuning.datasets.resident import collate
 
     features = model.config.features
     rows = []

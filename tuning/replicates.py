@@ -17,8 +17,8 @@ from tuning.space import Space
 from tuning.tasks import Mode
 
 if TYPE_CHECKING:
-    from datasets.corpus import Corpus
-    from datasets.splits import Split
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.splits import Split
     from tuning.search.folder import SearchFolder, TrialRecord
 
 FOLDER = "replicates"
@@ -103,7 +103,7 @@ def replicate(
     Raises:
         UserError: a replicate failed, or they were stopped.
     """
-    from datasets.digests import digest_of
+    from tuning.datasets.digests import digest_of
     from tuning.search.folder import SearchFolder
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.starting import when_needed

@@ -20,10 +20,10 @@ from tuning.command import DONE, FAILED, INTERRUPTED, USER_ERROR
 from tuning.faults import QuietFile, StorageError, storage_fault
 
 if TYPE_CHECKING:
-    from datasets.bank import Bank
-    from datasets.corpus import Corpus
-    from datasets.shards import Prepared
-    from datasets.splits import Split
+    from tuning.datasets.bank import Bank
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.shards import Prepared
+    from tuning.datasets.splits import Split
     from tuning.plan import Plan
     from tuning.search.folder import SearchFolder
 

@@ -11,8 +11,6 @@ from typing import Any, TypeGuard, get_origin
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
-from datasets.settings import CORPUS_DEFAULTS
-from models import MODELS
 from tuning.checks import UserError, cast, expectation, nearest, unknown_setting, validation_message
 from tuning.config import (
     PREPARED,
@@ -25,7 +23,9 @@ from tuning.config import (
     nested,
     parse_config,
 )
+from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
+from tuning.models import MODELS
 from tuning.texts import read_yaml, text_settings
 
 # How often a trial is drawn again when an earlier one has the same values, before the space counts as used up.
@@ -272,7 +272,7 @@ def _refers(value: Any) -> TypeGuard[str]:
 
 def known_spaces() -> list[str]:
     """Names of the spaces that come with the project."""
-    folder = importlib.resources.files("search_spaces")
+    folder = importlib.resources.files("tuning.search_spaces")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
@@ -291,7 +291,7 @@ def read_space_file(space: str) -> dict[str, Any]:
         known = known_spaces()
         if space not in known:
             raise UserError(f"space: expected a known space or a path, got '{space}'{nearest(space, known)}")
-        text = importlib.resources.files("search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
+        text = importlib.resources.files("tuning.search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
     try:
         tree = read_yaml(text, text_settings())
     except Exception as error:  # OmegaConf passes the YAML parser's own errors on
@@ -309,7 +309,7 @@ def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, A
     """
     if preset is None:
         return {}
-    text = importlib.resources.files("search_spaces").joinpath("presets.yml").read_text(encoding="utf-8")
+    text = importlib.resources.files("tuning.search_spaces").joinpath("presets.yml").read_text(encoding="utf-8")
     known = read_yaml(text, [])
     if preset not in known:
         raise UserError(f"preset: expected one of {', '.join(known)}, got '{preset}'{nearest(preset, known)}")

@@ -16,21 +16,21 @@ from typing import Any, cast
 
 import filelock
 
-from datasets import storage, versions
-from datasets.bank import Bank, bank_key, prepare_bank
-from datasets.corpus import Corpus
-from datasets.digests import digest_files, digest_of
-from datasets.masks import stored_features
-from datasets.quarantine import QuarantineError
-from datasets.settings import FeatureSettings, SplitSettings
-from datasets.shards import Prepared, prepare
-from datasets.snapshot import snapshot_of
-from datasets.splits import Split, cells, check_duplicates, inner_folds, without
-from datasets.stream import RESIDENT_SHARE, open_data
-from datasets.synthetic import Synthetic, WithSynthetic
-from datasets.text_data import Texts, WithText
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
+from tuning.datasets import storage, versions
+from tuning.datasets.bank import Bank, bank_key, prepare_bank
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.digests import digest_files, digest_of
+from tuning.datasets.masks import stored_features
+from tuning.datasets.quarantine import QuarantineError
+from tuning.datasets.settings import FeatureSettings, SplitSettings
+from tuning.datasets.shards import Prepared, prepare
+from tuning.datasets.snapshot import snapshot_of
+from tuning.datasets.splits import Split, cells, check_duplicates, inner_folds, without
+from tuning.datasets.stream import RESIDENT_SHARE, open_data
+from tuning.datasets.synthetic import Synthetic, WithSynthetic
+from tuning.datasets.text_data import Texts, WithText
 from tuning.encoders import image_variants, snapshots
 from tuning.folds import FoldsWithText, constant_baseline, open_folds
 from tuning.gan_stage import SHARE, gan_key, prepare_synthetic

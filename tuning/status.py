@@ -81,7 +81,7 @@ def picture(onlooker: Onlooker, height: int) -> tuple[RenderableType, bool]:
 
 
 def _read(arguments: list[str]) -> tuple[str, float | None]:
-    from datasets.storage import is_uri
+    from tuning.datasets.storage import is_uri
 
     seconds, paths = None, []
     for argument in arguments:

@@ -14,16 +14,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from datasets import storage, versions
-from datasets.corpus import Clip, Corpus
-from datasets.digests import digest_files, digest_of
-from datasets.encoder import one_thread
-from datasets.shard_index import ShardIndex
-from datasets.shard_task import PLAIN, Rows, make_shard_of
-from datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
-from datasets.snapshot import content_of
 from tuning.checks import UserError
 from tuning.config import PREPARED, Config
+from tuning.datasets import storage, versions
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.digests import digest_files, digest_of
+from tuning.datasets.encoder import one_thread
+from tuning.datasets.shard_index import ShardIndex
+from tuning.datasets.shard_task import PLAIN, Rows, make_shard_of
+from tuning.datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
+from tuning.datasets.snapshot import content_of
 from tuning.encoders import DEMO, encoder_of, reads_text
 from tuning.space import Space
 
@@ -67,7 +67,7 @@ def check_text(configs: Iterable[Config]) -> None:
                     f"which data.corpus={DEMO_CORPUS} brings along"
                 )
             continue  # made with the corpus
-        from models.pretrained import check_weights, load_tokenizer, shape_of
+        from tuning.models.pretrained import check_weights, load_tokenizer, shape_of
 
         try:
             if settings.text_pretrained:
@@ -96,8 +96,8 @@ def prepare_texts(
 ) -> Prepared:
     """Make sure that what the configuration's model reads of each clip's text lies in shards, and say where.
 
-    As `datasets.shards.prepare` does for recordings: test clips in shards of their own, only what is new is computed,
-    and texts that can't be read are quarantined with their reason.
+    As `tuning.datasets.shards.prepare` does for recordings: test clips in shards of their own, only what is new is
+    computed, and texts that can't be read are quarantined with their reason.
 
     Raises:
         QuarantineError: too many texts can't be used.
@@ -153,12 +153,12 @@ def _fingerprint(encoder: str, settings: Any) -> str:
 
 
 def make_text_shard(row: dict[str, str]) -> dict[str, str]:
-    """`datasets.shard_task.make_shard` for texts."""
+    """`tuning.datasets.shard_task.make_shard` for texts."""
     return make_shard_of(row, _extract)
 
 
 def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
-    from datasets.texts import TextError, decode_text
+    from tuning.datasets.texts import TextError, decode_text
 
     try:
         text = decode_text(raw)
@@ -199,7 +199,7 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
     """What a model reads of texts, `text` and `num_tokens` of a batch."""
     import numpy as np
 
-    from datasets.text_data import Texts
+    from tuning.datasets.text_data import Texts
 
     settings, encoder = cast(Any, config.model), encoder_of(config)
     rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input) for text in texts]
@@ -211,7 +211,7 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
 def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
     import torch
 
-    from models.pretrained import load_encoder, load_tokenizer
+    from tuning.models.pretrained import load_encoder, load_tokenizer
 
     try:
         tokenizer = load_tokenizer(encoder, SETTING)

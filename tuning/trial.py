@@ -42,7 +42,8 @@ def train(
         spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
             URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
             came about; `clips_at_once`, most that fit into memory; `encoder`, where it lies.
-        data: what `datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature variant.
+        data: what `tuning.datasets.stream`, or `tuning.folds` for inner folds, gave for the configuration's feature
+            variant.
         report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
         device: torch device; CPU if none.
@@ -100,8 +101,8 @@ def cropped_data(data: Any, config: Config) -> Any:
     Raises:
         ValueError: the data lack what the configuration asks for.
     """
-    from datasets.augmented import augment_data
-    from datasets.synthetic import WithSynthetic
+    from tuning.datasets.augmented import augment_data
+    from tuning.datasets.synthetic import WithSynthetic
 
     features = config.features
     cropped = data.crop(features.num_frames, features.padding, features.segment)

@@ -15,8 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from datasets import storage
 from tuning.claims import SupersededError
+from tuning.datasets import storage
 
 log = logging.getLogger("tuning.uploads")
 

@@ -87,20 +87,17 @@ def test_one_machine_is_as_large_as_it_is(ray_session):
 
 
 def test_workers_get_our_packages_and_the_users_own_module(tmp_path, monkeypatch):
-    (tmp_path / "my_model.py").write_text("from models.crnn import CRNN as Mine\n")
+    (tmp_path / "my_model.py").write_text("from tuning.models.crnn import CRNN as Mine\n")
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.3")
     monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
     config = Config().model_copy(update={"data": Config().data.model_copy(update={"corpus": "my_model:load"})})
     sent = runtime_env(config, ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"])
-    assert sent["py_modules"] == [
-        *(str(PROJECT / name) for name in ("tuning", "models", "datasets", "search_spaces")),
-        str(tmp_path / "my_model.py"),
-    ]
+    assert sent["py_modules"] == [str(PROJECT / "tuning"), str(tmp_path / "my_model.py")]
     assert sent["env_vars"] == {"RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.3"}
     # What comes from a package index is not sent.
     config = Config().model_copy(update={"data": Config().data.model_copy(update={"corpus": "optuna.study:load"})})
-    assert len(runtime_env(config, [])["py_modules"]) == 4
+    assert runtime_env(config, [])["py_modules"] == [str(PROJECT / "tuning")]
 
 
 def test_the_environment_of_a_submitted_job_is_left_alone(monkeypatch):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from datasets import storage
+from tuning.datasets import storage
 
 
 def digest(root):

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from datasets.corpus import Clip, Corpus
-from datasets.settings import FeatureSettings
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import FeatureSettings
 
 RATE = 8000
 SMALL = FeatureSettings(

@@ -5,8 +5,8 @@ import scipy.signal
 from pydantic import ValidationError
 from recordings_helper import tone
 
-from datasets.augmentations import DEPENDS_ON, EFFECTS, apply, generator
-from datasets.settings import AugmentSettings
+from tuning.datasets.augmentations import DEPENDS_ON, EFFECTS, apply, generator
+from tuning.datasets.settings import AugmentSettings
 
 RATE = 16000
 

@@ -8,19 +8,19 @@ import scipy.stats
 import torch
 from recordings_helper import RATE, SMALL, encode, tone, write_corpus
 
-from datasets import shards
-from datasets.audio import decode
-from datasets.augmentations import EFFECTS, apply
-from datasets.bank import bank_bytes, bank_key, prepare_bank
-from datasets.corpus import Clip, Corpus
-from datasets.digests import digest_of
-from datasets.features import extract, num_samples
-from datasets.reading import FeatureStatistics, Part, SealedError, Versions, read_part, read_versions
-from datasets.resident import ResidentData
-from datasets.settings import AugmentSettings, DataSettings, SplitSettings
-from datasets.shards import prepare
-from datasets.splits import cells, split_clips
-from datasets.stream import StreamedData, num_bytes, open_data
+from tuning.datasets import shards
+from tuning.datasets.audio import decode
+from tuning.datasets.augmentations import EFFECTS, apply
+from tuning.datasets.bank import bank_bytes, bank_key, prepare_bank
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.digests import digest_of
+from tuning.datasets.features import extract, num_samples
+from tuning.datasets.reading import FeatureStatistics, Part, SealedError, Versions, read_part, read_versions
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
+from tuning.datasets.shards import prepare
+from tuning.datasets.splits import cells, split_clips
+from tuning.datasets.stream import StreamedData, num_bytes, open_data
 
 FRAMES = 24
 LEVEL = 0.01  # of the statistical tests
@@ -141,7 +141,7 @@ def test_what_the_bank_holds_makes_it_anew(place, change):
 
 def test_another_extraction_makes_it_anew(place, monkeypatch):
     place.bank(["noise"])
-    monkeypatch.setattr("datasets.augmentations.AUGMENTATION_VERSION", 99)
+    monkeypatch.setattr("tuning.datasets.augmentations.AUGMENTATION_VERSION", 99)
     assert extracted(place.bank(["noise"])) == {"noise": len(place.split.train)}
 
 

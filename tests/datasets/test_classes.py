@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 from layout_helper import write_deam
 
-from datasets.balance import ClassCount, class_balance
-from datasets.corpus import Clip, load_classes, load_corpus
-from datasets.settings import DataSettings
+from tuning.datasets.balance import ClassCount, class_balance
+from tuning.datasets.corpus import Clip, load_classes, load_corpus
+from tuning.datasets.settings import DataSettings
 
 ROWS = "file,emotion,speaker,valence\n" + "".join(
     f"{name}{take}.wav, {emotion} ,{take},loud\n"
@@ -114,7 +114,7 @@ def test_the_kind_of_prediction_must_be_that_of_the_corpus(tmp_path):
 
 def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch):
     (tmp_path / "own_speech.py").write_text(
-        "from datasets.corpus import Clip, Corpus\n"
+        "from tuning.datasets.corpus import Clip, Corpus\n"
         "def load(data, targets):\n"
         "    assert targets == []\n"
         "    return Corpus('own', '/sounds', [Clip(f'{i}.wav', label='xy'[i % 2]) for i in range(4)])\n"
@@ -131,7 +131,7 @@ def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch):
 
 def test_clips_may_have_classes_and_numbers(tmp_path, monkeypatch):
     (tmp_path / "own_both.py").write_text(
-        "from datasets.corpus import Clip, Corpus\n"
+        "from tuning.datasets.corpus import Clip, Corpus\n"
         "def load(data, targets):\n"
         "    return Corpus('own', '/sounds', [Clip(f'{i}.wav', (i / 4,), label='xy'[i % 2]) for i in range(4)])\n"
     )

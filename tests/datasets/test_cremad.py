@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 from layout_helper import CREMAD_NAMES, write_cremad
 
-from datasets.corpus import Clip, load_classes
-from datasets.settings import DataSettings, SplitSettings
-from datasets.splits import split_clips
+from tuning.datasets.corpus import Clip, load_classes
+from tuning.datasets.settings import DataSettings, SplitSettings
+from tuning.datasets.splits import split_clips
 
 NAMES = ["angry", "disgust", "fearful", "happy", "neutral", "sad"]
 

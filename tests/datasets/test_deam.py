@@ -8,12 +8,12 @@ import pytest
 from layout_helper import FIRST, SECOND, write_deam
 from recordings_helper import SMALL, encode, tone
 
-from datasets.corpus import Clip, Corpus, load_corpus
-from datasets.reading import read_part
-from datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from datasets.shards import prepare
-from datasets.splits import cells, split_clips, without
-from datasets.strata import quadrants
+from tuning.datasets.corpus import Clip, Corpus, load_corpus
+from tuning.datasets.reading import read_part
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
+from tuning.datasets.shards import prepare
+from tuning.datasets.splits import cells, split_clips, without
+from tuning.datasets.strata import quadrants
 
 TARGETS = ["valence", "arousal"]
 LABELS = {2: (3.1, 3), 3: (3.5, 3.3), 10: (9, 1)}
@@ -191,8 +191,8 @@ def test_what_is_missing_of_the_layout_is_named_with_what_is_there(tmp_path, tre
 def test_a_wrong_root_is_told_before_anything_heavy_is_imported(tmp_path, corpus):
     program = f"""
 import sys
-from datasets.corpus import load_corpus
-from datasets.settings import DataSettings
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.settings import DataSettings
 for root in ("/no/such/place", {str(tmp_path)!r}):
     try:
         load_corpus(DataSettings(corpus={corpus!r}, root=root), ["valence"])

@@ -8,11 +8,11 @@ import pytest
 import soundfile
 from made_helper import check_built_once, check_killed_writer
 
-from datasets import demo, storage
-from datasets.audio import decode
-from datasets.corpus import load_corpus
-from datasets.features import extract, num_samples
-from datasets.settings import DataSettings, FeatureSettings
+from tuning.datasets import demo, storage
+from tuning.datasets.audio import decode
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.features import extract, num_samples
+from tuning.datasets.settings import DataSettings, FeatureSettings
 
 TARGETS = ["valence", "arousal"]
 

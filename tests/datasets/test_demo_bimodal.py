@@ -8,10 +8,10 @@ import soundfile
 import torch
 from made_helper import check_built_once, check_killed_writer
 
-from datasets import demo_bimodal, demo_encoder
-from datasets.corpus import load_classes, load_corpus
-from datasets.settings import CORPUS_DEFAULTS, DataSettings
-from datasets.texts import decode_text
+from tuning.datasets import demo_bimodal, demo_encoder
+from tuning.datasets.corpus import load_classes, load_corpus
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings
+from tuning.datasets.texts import decode_text
 
 TARGETS = ["valence", "arousal"]
 BROUGHT = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from datasets import demo_encoder, demo_lyrics
+from tuning.datasets import demo_encoder, demo_lyrics
 
 HELD_OUT = [demo_lyrics.draw(1, 6, number) for number in range(500)]  # no seed of the songs' or of the encoder's
 

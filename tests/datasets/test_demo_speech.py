@@ -9,11 +9,11 @@ import pytest
 import soundfile
 from made_helper import check_built_once, check_killed_writer
 
-from datasets import demo_speech, storage
-from datasets.audio import decode
-from datasets.corpus import load_classes, load_corpus
-from datasets.features import extract, num_samples
-from datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings
+from tuning.datasets import demo_speech, storage
+from tuning.datasets.audio import decode
+from tuning.datasets.corpus import load_classes, load_corpus
+from tuning.datasets.features import extract, num_samples
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings
 
 NAMES = ["angry", "happy", "neutral", "sad", "surprised"]
 BROUGHT = {path.removeprefix("data."): value for path, value in CORPUS_DEFAULTS["demo_speech"].items()}

@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 from layout_helper import EMODB_NAMES, write_emodb
 
-from datasets.corpus import Clip, load_classes
-from datasets.settings import DataSettings, SplitSettings
-from datasets.splits import split_clips
+from tuning.datasets.corpus import Clip, load_classes
+from tuning.datasets.settings import DataSettings, SplitSettings
+from tuning.datasets.splits import split_clips
 
 NAMES = ["fearful", "disgust", "happy", "bored", "neutral", "sad", "angry"]  # A E F L N T W
 

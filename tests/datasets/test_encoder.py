@@ -7,19 +7,19 @@ import pytest
 import torch
 from recordings_helper import tone, write_corpus
 
-from datasets import encoder_config
-from datasets.audio import decode
-from datasets.augmented import augment_data
-from datasets.bank import prepare_bank
-from datasets.encoder_config import check, shape_of
-from datasets.features import extract, num_samples
-from datasets.reading import FeatureStatistics, read_part, read_versions
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from datasets.shard_index import fingerprint
-from datasets.shard_task import versions_of
-from datasets.shards import prepare
-from datasets.snapshot import content_of
 from tuning.checks import UserError
+from tuning.datasets import encoder_config
+from tuning.datasets.audio import decode
+from tuning.datasets.augmented import augment_data
+from tuning.datasets.bank import prepare_bank
+from tuning.datasets.encoder_config import check, shape_of
+from tuning.datasets.features import extract, num_samples
+from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.shard_index import fingerprint
+from tuning.datasets.shard_task import versions_of
+from tuning.datasets.shards import prepare
+from tuning.datasets.snapshot import content_of
 from tuning.plan import make_plan
 
 KINDS = ["Wav2Vec2", "Hubert", "WavLM"]

@@ -5,8 +5,8 @@ import scipy.fft
 import scipy.signal
 from recordings_helper import SMALL, tone
 
-from datasets.features import extract, mel_decibels, num_samples, power_spectrum
-from datasets.settings import FeatureSettings
+from tuning.datasets.features import extract, mel_decibels, num_samples, power_spectrum
+from tuning.datasets.settings import FeatureSettings
 
 DEFAULTS = FeatureSettings()
 

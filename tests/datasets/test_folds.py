@@ -6,11 +6,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from datasets.corpus import Clip
-from datasets.folds import deal
-from datasets.settings import SplitSettings
-from datasets.splits import Split, cells, choose_method, inner_folds, split_clips, without
-from datasets.strata import quadrants, strata
+from tuning.datasets.corpus import Clip
+from tuning.datasets.folds import deal
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.splits import Split, cells, choose_method, inner_folds, split_clips, without
+from tuning.datasets.strata import quadrants, strata
 
 NAMES = ["angry", "happy", "neutral", "sad"]
 

@@ -17,22 +17,22 @@ from recordings_helper import encode
 from test_encoder import FIELD, write_encoder
 from test_encoder import HOP as ENCODER_HOP
 
-import datasets.encoder
-from datasets.augmentations import EFFECTS, generator
-from datasets.bank import prepare_bank
-from datasets.corpus import Clip, Corpus
-from datasets.features import extract
-from datasets.reading import FeatureStatistics
-from datasets.resident import ResidentData, collate
-from datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from datasets.shard_task import PLAIN
-from datasets.shard_task import _extract as prepared_rows
-from datasets.shards import prepare
-from datasets.splits import Split
-from datasets.stream import StreamedData
+import tuning.datasets.encoder
 from tuning import checkpoint
 from tuning.best import write_model
 from tuning.config import parse_config
+from tuning.datasets.augmentations import EFFECTS, generator
+from tuning.datasets.bank import prepare_bank
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.features import extract
+from tuning.datasets.reading import FeatureStatistics
+from tuning.datasets.resident import ResidentData, collate
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.shard_task import PLAIN
+from tuning.datasets.shard_task import _extract as prepared_rows
+from tuning.datasets.shards import prepare
+from tuning.datasets.splits import Split
+from tuning.datasets.stream import StreamedData
 from tuning.predict import Predictor
 from tuning.trial import build_model
 
@@ -185,13 +185,13 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
     augment = AUGMENT.model_dump() if effect else None
     quality = DataSettings().model_dump()
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "data": quality, "augment": augment}
-    given_to_it, encode_it = [], datasets.encoder.encode
+    given_to_it, encode_it = [], tuning.datasets.encoder.encode
 
     def listening(waveform, *arguments):
         given_to_it.append(waveform)
         return encode_it(waveform, *arguments)
 
-    monkeypatch.setattr("datasets.encoder.encode", listening)
+    monkeypatch.setattr("tuning.datasets.encoder.encode", listening)
     num_valid, values = prepared_rows(RAW, "digest", [effect], unit)[effect]
     assert np.max(num_valid) == kind.stored and np.isfinite(values).all()
     (waveform,) = given_to_it

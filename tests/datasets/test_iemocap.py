@@ -3,9 +3,9 @@ from collections import Counter
 import pytest
 from layout_helper import iemocap_ratings, write_iemocap, write_tree
 
-from datasets.corpus import Clip, load_classes
-from datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from datasets.splits import split_clips
+from tuning.datasets.corpus import Clip, load_classes
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
+from tuning.datasets.splits import split_clips
 
 RATINGS = iemocap_ratings()
 FOUR = {path.removeprefix("task."): value for path, value in CORPUS_DEFAULTS["iemocap"].items()}

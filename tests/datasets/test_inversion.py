@@ -6,16 +6,16 @@ import pytest
 import soundfile
 from recordings_helper import tone
 
-from datasets import demo
-from datasets.features import extract
-from datasets.inversion import (
+from tuning.datasets import demo
+from tuning.datasets.features import extract
+from tuning.datasets.inversion import (
     TEST_EMOTIONS,
     power_behind,
     spectral_convergence,
     to_audio,
     write_sounds,
 )
-from datasets.settings import FeatureSettings
+from tuning.datasets.settings import FeatureSettings
 
 FEATURES = FeatureSettings(name="mel", window_samples=1024, hop_samples=256, num_mels=64)
 

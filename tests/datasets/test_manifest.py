@@ -4,8 +4,8 @@ import sys
 import pytest
 from recordings_helper import write_corpus
 
-from datasets.corpus import Clip, load_corpus
-from datasets.settings import DataSettings
+from tuning.datasets.corpus import Clip, load_corpus
+from tuning.datasets.settings import DataSettings
 
 TARGETS = ["valence", "arousal"]
 ROWS = "file,valence,arousal,artist,fold,part\na.wav,0.5,-0.5, Nina ,1,train\nsub/b.wav,1,0,Miles,2,test\n"
@@ -122,7 +122,10 @@ def test_wrong_places_get_a_near_name(tmp_path):
             r"data.corpus: expected one of cremad, deam, demo, .*, ravdess or a dotted path .*did you mean 'manifest'",
         ),
         ("nowhere.at_all:load", r"data.corpus: no module 'nowhere' for 'nowhere.at_all:load'"),
-        ("datasets.manifest:lod", r"data.corpus: no function 'lod' in datasets.manifest; did you mean 'load'"),
+        (
+            "tuning.datasets.manifest:lod",
+            r"data.corpus: no function 'lod' in tuning.datasets.manifest; did you mean 'load'",
+        ),
     ],
 )
 def test_unknown_corpus(name, message):
@@ -132,7 +135,7 @@ def test_unknown_corpus(name, message):
 
 def test_own_corpus_by_dotted_path(tmp_path):
     corpus = write_corpus(tmp_path)
-    data = DataSettings(corpus="datasets.manifest:load", root=str(tmp_path), group_column="artist")
+    data = DataSettings(corpus="tuning.datasets.manifest:load", root=str(tmp_path), group_column="artist")
     assert load_corpus(data, TARGETS).clips == corpus.clips
 
 
@@ -148,14 +151,14 @@ def test_uri_reads_like_a_folder(tmp_path):
 def test_a_wrong_path_is_told_before_anything_heavy_is_imported():
     program = """
 import sys
-from datasets.corpus import load_corpus
-from datasets.settings import DataSettings
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.settings import DataSettings
 try:
     load_corpus(DataSettings(corpus="manifest", root="/no/such/place"), ["valence"])
 except ValueError as error:
     assert "data.root" in str(error)
-import datasets.demo, datasets.demo_speech, datasets.balance, datasets.splits
-import datasets.shards, datasets.audio, datasets.features, datasets.stream
+import tuning.datasets.demo, tuning.datasets.demo_speech, tuning.datasets.balance, tuning.datasets.splits
+import tuning.datasets.shards, tuning.datasets.audio, tuning.datasets.features, tuning.datasets.stream
 heavy = {"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"} & set(sys.modules)
 assert not heavy, heavy
 """

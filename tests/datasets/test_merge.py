@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from layout_helper import MERGE_SPLIT, write_merge
 
-from datasets.corpus import Clip, load_classes, load_corpus
-from datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from datasets.splits import split_clips
+from tuning.datasets.corpus import Clip, load_classes, load_corpus
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
+from tuning.datasets.splits import split_clips
 from tuning.plan import make_plan
 
 TARGETS = ["valence", "arousal"]
@@ -178,9 +178,9 @@ def test_what_is_missing_of_the_layout_is_named_with_what_is_there(tmp_path):
 def test_a_wrong_root_is_told_before_anything_heavy_is_imported(tmp_path):
     program = f"""
 import sys
-import datasets.demo_bimodal, datasets.demo_encoder, datasets.texts
-from datasets.corpus import load_corpus
-from datasets.settings import DataSettings
+import tuning.datasets.demo_bimodal, tuning.datasets.demo_encoder, tuning.datasets.texts
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.settings import DataSettings
 try:
     load_corpus(DataSettings(corpus="merge", root={str(tmp_path)!r}), ["valence"])
 except ValueError as error:

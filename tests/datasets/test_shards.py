@@ -11,14 +11,14 @@ import pytest
 import soundfile
 from recordings_helper import RATE, SMALL, bad_recordings, encode, tone, write_corpus
 
-from datasets import shards, versions
-from datasets.audio import decode
-from datasets.corpus import Clip, Corpus
-from datasets.features import extract, num_samples
-from datasets.quarantine import QuarantineError
-from datasets.reading import read_part
-from datasets.settings import DataSettings, FeatureSettings
-from datasets.shards import Prepared, prepare
+from tuning.datasets import shards, versions
+from tuning.datasets.audio import decode
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.features import extract, num_samples
+from tuning.datasets.quarantine import QuarantineError
+from tuning.datasets.reading import read_part
+from tuning.datasets.settings import DataSettings, FeatureSettings
+from tuning.datasets.shards import Prepared, prepare
 
 FRAMES = 24
 
@@ -96,9 +96,9 @@ def test_second_time_nothing_is_done_and_ray_is_not_imported(tmp_path, quality, 
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from recordings_helper import SMALL
-from datasets.settings import DataSettings
-from datasets.corpus import load_corpus
-from datasets.shards import prepare
+from tuning.datasets.settings import DataSettings
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.shards import prepare
 data = DataSettings(corpus="manifest", root={corpus.root!r}, prepared={quality.prepared!r})
 corpus = load_corpus(data, ["valence", "arousal"])
 cells = {thirds(corpus)!r}
@@ -172,7 +172,7 @@ def test_features_of_another_library_are_others(quality, monkeypatch, library):
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    monkeypatch.setattr("datasets.encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
+    monkeypatch.setattr("tuning.datasets.encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
     before = shards.fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
     assert shards.fingerprint(states, FRAMES, quality) != before

@@ -3,10 +3,10 @@ import random
 import numpy as np
 import pytest
 
-from datasets.corpus import Clip
-from datasets.settings import SplitSettings
-from datasets.splits import cells, check_duplicates, choose_method, split_clips, without
-from datasets.strata import quadrants
+from tuning.datasets.corpus import Clip
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.splits import cells, check_duplicates, choose_method, split_clips, without
+from tuning.datasets.strata import quadrants
 
 
 def make(num=300, groups=40, folds=5, seed=0, split=None):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.augmented import AugmentedData
-from datasets.reading import FeatureStatistics, Part
-from datasets.resident import ResidentData
-from datasets.settings import AugmentSettings, FeatureSettings
-from datasets.synthetic import Synthetic, WithSynthetic
+from tuning.datasets.augmented import AugmentedData
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.synthetic import Synthetic, WithSynthetic
 
 FRAMES, FEATURES, REAL, MADE = 6, 3, 25, 17
 

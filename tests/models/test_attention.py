@@ -3,7 +3,7 @@ import torch
 from keras_reference import keras, reversed_axes
 from keras_reference import layers as keras_layers
 
-from models.attention import SelfAttention
+from tuning.models.attention import SelfAttention
 
 
 @pytest.fixture

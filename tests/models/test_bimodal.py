@@ -11,13 +11,13 @@ from pydantic import ValidationError
 from tiny_bert import write_encoder
 from torch import nn
 
-from models import MODELS
-from models.bimodal import Bimodal
-from models.fusion import GatedFusion
-from models.pretrained import load_encoder
-from models.settings import BimodalSettings
-from models.text import TextTower
-from models.vgg import AudioTower, FeatureGate, NormedConv2d, SqueezeExcitation
+from tuning.models import MODELS
+from tuning.models.bimodal import Bimodal
+from tuning.models.fusion import GatedFusion
+from tuning.models.pretrained import load_encoder
+from tuning.models.settings import BimodalSettings
+from tuning.models.text import TextTower
+from tuning.models.vgg import AudioTower, FeatureGate, NormedConv2d, SqueezeExcitation
 
 SMALL = {
     "channels": [4, 6, 8], "se_reduction": 2, "audio_units": [10, 8], "text_units": 8, "fusion_heads": 2,

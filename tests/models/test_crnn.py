@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise, reversed_axes, weight_pairs
 from scipy.stats import ks_2samp
 
-from models.crnn import CRNN
-from models.settings import CRNNSettings
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 
 NO_DROPOUT = {"conv_dropout": [0, 0], "lstm_dropout": 0, "recurrent_dropout": 0, "dense_dropout": 0}
 

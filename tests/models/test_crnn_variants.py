@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise
 from pydantic import ValidationError
 
-from models.crnn import CRNN
-from models.settings import CRNNSettings
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "crnn_variants.json"
 NO_DROPOUT = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 from keras_reference import keras
 
-from models.layers import BatchNorm, Conv1dSame, Dropout, activation, dropout_mask, valid_frames, zero_padding
+from tuning.models.layers import BatchNorm, Conv1dSame, Dropout, activation, dropout_mask, valid_frames, zero_padding
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,9 @@ import pytest
 import torch
 from keras_reference import keras, reversed_axes
 
-import models.lstm
-from models.layers import dropout_mask
-from models.lstm import LSTM, Bidirectional, last_state, reversed_frames
+import tuning.models.lstm
+from tuning.models.layers import dropout_mask
+from tuning.models.lstm import LSTM, Bidirectional, last_state, reversed_frames
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu, "sigmoid": torch.sigmoid}
 
@@ -171,7 +171,7 @@ def test_lstm_starts_orthogonal_with_an_open_forget_gate():
 def test_one_chunk_keeps_values_and_gradients():
     lstm = LSTM(3, 2)
     weights = [lstm.weight_ih, lstm.weight_hh, lstm.bias, lstm.no_bias]
-    parts = models.lstm._one_chunk(weights)
+    parts = tuning.models.lstm._one_chunk(weights)
     address = parts[0].data_ptr()
     for part, weight in zip(parts, weights, strict=True):
         assert torch.equal(part, weight)

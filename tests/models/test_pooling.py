@@ -6,7 +6,7 @@ import torch
 from keras_reference import keras
 from keras_reference import layers as keras_layers
 
-from models.pooling import (
+from tuning.models.pooling import (
     NUM_STATISTICS,
     NUM_TRENDS,
     Pool,

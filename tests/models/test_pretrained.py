@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_bert import SONGS, write_encoder
 
-from models.pretrained import TextShape, layers_of, load_encoder, load_tokenizer, shape_of
+from tuning.models.pretrained import TextShape, layers_of, load_encoder, load_tokenizer, shape_of
 
 NOBODY = "nobody/nothing-of-this-name"
 

@@ -14,10 +14,10 @@ from pydantic import ValidationError
 from ser_reference import Reference, as_ours, copy_weights, our_outputs, weight_pairs
 from torch import nn
 
-from models import MODELS
-from models.attention import AttentionPool
-from models.ser import SER
-from models.settings import SERSettings
+from tuning.models import MODELS
+from tuning.models.attention import AttentionPool
+from tuning.models.ser import SER
+from tuning.models.settings import SERSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ser_variants.json"
 

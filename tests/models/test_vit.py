@@ -9,10 +9,10 @@ import torch
 from pydantic import ValidationError
 from tiny_vit import MEAN, STD, write_image_encoder
 
-from models import MODELS, image_encoder
-from models.image_encoder import image_shape, save_layout
-from models.settings import ViTSettings
-from models.vit import ViT
+from tuning.models import MODELS, image_encoder
+from tuning.models.image_encoder import image_shape, save_layout
+from tuning.models.settings import ViTSettings
+from tuning.models.vit import ViT
 
 FRAMES, MELS, OUTPUTS = 50, 40, 2
 RANDOM = {"image_encoder": None, "pretrained": False, "unfreeze_epochs": []}

@@ -9,12 +9,12 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
-from datasets.audio import decode
-from datasets.demo_speech import EMOTIONS
-from datasets.features import extract, num_samples
 from tests.command import TINY, run
 from tuning import finalize
 from tuning.checkpoint import load_best
+from tuning.datasets.audio import decode
+from tuning.datasets.demo_speech import EMOTIONS
+from tuning.datasets.features import extract, num_samples
 
 CLASSES = sorted(EMOTIONS)
 

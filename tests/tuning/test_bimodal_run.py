@@ -13,12 +13,12 @@ from command import run
 from safetensors.torch import load_file
 from tiny_bert import write_encoder
 
-from datasets import versions
-from datasets.corpus import Clip, Corpus
-from datasets.text_data import Texts
 from tuning import text_stage
 from tuning.checks import UserError
 from tuning.config import parse_config
+from tuning.datasets import versions
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.text_data import Texts
 from tuning.plan import make_plan, read_corpus
 from tuning.predict import main as predict
 from tuning.run import main as tune
@@ -171,8 +171,8 @@ def test_latency_of_a_model_that_reads_lyrics(ray_session, prepared, tmp_path):
 
 @pytest.mark.slow
 def test_songs_without_audio_or_lyrics_are_quarantined_with_the_reason(ray_session, prepared, tmp_path):
-    from datasets.demo_bimodal import encoder_folder
-    from datasets.settings import DataSettings
+    from tuning.datasets.demo_bimodal import encoder_folder
+    from tuning.datasets.settings import DataSettings
 
     config = make_plan(["space=bimodal", f"data.prepared={prepared}"]).config
     read_corpus(config)

@@ -8,12 +8,12 @@ import optuna
 import pytest
 import torch
 
-from models.crnn import CRNN
-from models.settings import CRNNSettings
 from tests.command import TINY, run
 from tuning.checks import UserError
 from tuning.costs import cost_of
 from tuning.leaderboard import pareto_front
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 from tuning.plan import make_plan
 from tuning.search.folder import TrialRecord
 

@@ -123,7 +123,7 @@ def test_a_bucket(tmp_path, capsys):
         found = stores.check_store("storage", "s3://emotion/searches", cluster=True)
         assert "writes, reads back and deletes" in only(found, "ok")
         assert "NO_SUCH_BUCKET" in only(stores.check_store("storage", "s3://not-there/x", cluster=True), "fail")
-        from datasets.storage import list_files
+        from tuning.datasets.storage import list_files
 
         assert list_files("s3://emotion") == {}
         if importlib.util.find_spec("boto3"):

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from datasets.reading import FeatureStatistics, Part
-from datasets.resident import ResidentData
-from datasets.synthetic import Synthetic, WithSynthetic, steps_of_epoch
 from tests.command import TINY, run
 from tuning.config import NOT_IDENTITY, TrainingSettings
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.synthetic import Synthetic, WithSynthetic, steps_of_epoch
 from tuning.estimate import (
     BEGAN,
     ENDED,

@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from datasets.reading import FeatureStatistics
-from models.crnn import CRNN
-from models.settings import CRNNSettings
 from tuning import export
 from tuning.best import write_model
 from tuning.checkpoint import load_best
 from tuning.config import parse_config
+from tuning.datasets.reading import FeatureStatistics
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 from tuning.onnx_graph import normalised
 from tuning.trial import build_model
 

@@ -51,9 +51,9 @@ def test_saved_weights_give_the_saved_predictions(finished, prepared):
     from omegaconf import OmegaConf
     from safetensors.torch import load_file
 
-    from datasets.audio import decode
-    from datasets.features import extract, num_samples
     from tuning.config import parse_config
+    from tuning.datasets.audio import decode
+    from tuning.datasets.features import extract, num_samples
     from tuning.trial import build_model
 
     if not (finished / "best").exists():

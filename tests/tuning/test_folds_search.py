@@ -10,12 +10,12 @@ import pytest
 import ray
 import torch
 
-import datasets.reading
-from datasets.resident import ResidentData
+import tuning.datasets.reading
 from tests.command import run
 from tests.folds import NUM_FOLDS, arguments_of, corpus_arguments, folds_in_memory, plan_of, write_corpus
 from tuning import finalize
 from tuning.checks import UserError
+from tuning.datasets.resident import ResidentData
 from tuning.folds import FoldResults, ResidentFolds, StreamedFolds, open_folds
 from tuning.leaderboard import rank, write_leaderboard
 from tuning.plan import make_plan, read_corpus
@@ -150,13 +150,13 @@ def prepared(finished):
 
 def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypatch):
     (variant,), split = prepared[1].values(), prepared[2]
-    opened, read_shard = set(), datasets.reading.read_shard
+    opened, read_shard = set(), tuning.datasets.reading.read_shard
 
     def recorded(root, path, columns):
         opened.add(path)
         return read_shard(root, path, columns)
 
-    monkeypatch.setattr(datasets.reading, "read_shard", recorded)
+    monkeypatch.setattr(tuning.datasets.reading, "read_shard", recorded)
     folds = open_folds(variant, split, "auto", 1 << 30)
     assert isinstance(folds, ResidentFolds) and len(folds) == NUM_FOLDS
     sealed = {clip.id for clip in split.test}

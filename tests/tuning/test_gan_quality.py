@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from datasets import demo
-from datasets.features import extract
-from datasets.settings import FeatureSettings
-from models.settings import GANSettings
+from tuning.datasets import demo
+from tuning.datasets.features import extract
+from tuning.datasets.settings import FeatureSettings
 from tuning.gan_quality import band, compare, embed, frechet_distance, score, sub_scores
 from tuning.gan_training import GANTraining
+from tuning.models.settings import GANSettings
 
 FEATURES = FeatureSettings(name="mel", window_samples=1024, num_mels=32)
 

@@ -10,9 +10,9 @@ import soundfile
 from command import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from datasets.reading import FeatureStatistics, Part
-from datasets.resident import ResidentData
 from tuning.config import parse_config
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
 from tuning.plan import make_plan, read_corpus
 from tuning.run import main as tune
 from tuning.trial import cropped_data
@@ -163,7 +163,7 @@ def short_recordings(beyond):
 
 
 def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
-    from datasets.synthetic import Synthetic
+    from tuning.datasets.synthetic import Synthetic
     from tuning.gan_stage import _make
 
     config = parse_config(

@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import datasets.folds
-from datasets import versions
-from datasets.corpus import Clip, Corpus
-from datasets.splits import Split
+import tuning.datasets.folds
 from tests.command import run
 from tests.folds import arguments_of, corpus_arguments, write_corpus
 from tuning import finalize, reproduce
 from tuning.checks import UserError
+from tuning.datasets import versions
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.splits import Split
 from tuning.plan import make_plan, read_corpus
 from tuning.search.folder import SearchFolder
 from tuning.space import load
@@ -295,8 +295,8 @@ def searched(ray_session, tmp_path_factory):
 @pytest.fixture
 def dealt_otherwise(searched, tmp_path, monkeypatch):
     """A copy of the search, its storage, and another library that deals groups into other folds."""
-    real = datasets.folds._stratified
-    monkeypatch.setattr(datasets.folds, "_stratified", lambda rows, of, num, seed: real(rows, of, num, seed + 1))
+    real = tuning.datasets.folds._stratified
+    monkeypatch.setattr(tuning.datasets.folds, "_stratified", lambda rows, of, num, seed: real(rows, of, num, seed + 1))
     copy = tmp_path / "crnn"
     shutil.copytree(searched[1], copy)
     return searched[0], copy

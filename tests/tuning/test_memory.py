@@ -6,11 +6,11 @@ import math
 import pytest
 import torch
 
-from models import layers
-from models.crnn import CRNN
-from models.settings import CRNNSettings
 from tests.tuning.test_training import Clips, Padded, config_of, rows_of
 from tuning.micro_batches import Parts, is_out_of_memory
+from tuning.models import layers
+from tuning.models.crnn import CRNN
+from tuning.models.settings import CRNNSettings
 from tuning.tasks import task_of
 from tuning.training import Training
 

@@ -7,9 +7,9 @@ import threading
 
 import pytest
 
-from datasets import storage
 from tests.waiting import PATIENCE, wait_until
 from tuning.checks import UserError
+from tuning.datasets import storage
 from tuning.plan import make_plan
 from tuning.search import lease, mirror
 from tuning.search.changes import scan

@@ -36,7 +36,7 @@ class Mean(torch.nn.Module):
 """
 
 CORPUS = """
-from datasets.corpus import Clip, Corpus
+from tuning.datasets.corpus import Clip, Corpus
 
 
 def load(data, targets):

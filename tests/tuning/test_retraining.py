@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from datasets.corpus import Clip
-from datasets.resident import ResidentData
-from datasets.splits import Split
 from tests.folds import SHORT, folds_in_memory
+from tuning.datasets.corpus import Clip
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.splits import Split
 from tuning.finalize import Course, course_of, retrain
 from tuning.optim import base_rates
 from tuning.plan import make_plan

@@ -7,13 +7,13 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from datasets.reading import FeatureStatistics, Part
-from datasets.resident import ResidentData
-from datasets.stream import StreamedData
-from models.crnn import CRNN
 from tuning.claims import SupersededError
 from tuning.config import Config, nested
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.stream import StreamedData
 from tuning.metrics import rmse
+from tuning.models.crnn import CRNN
 from tuning.tasks import task_of
 from tuning.training import RECENT, Training
 

@@ -12,10 +12,10 @@ import torch.multiprocessing
 from pydantic import ValidationError
 from tiny_vit import write_image_encoder
 
-from models.vit import ViT
 from tests.tuning.test_training import Clips, rows_of, without_seconds
 from tuning.config import OptimSettings, nested, parse_config
 from tuning.finalize import Course, retrain
+from tuning.models.vit import ViT
 from tuning.optim import make_schedule, parameter_groups
 from tuning.tasks import task_of
 from tuning.training import RECENT, Training

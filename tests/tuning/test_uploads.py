@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from datasets import storage
 from tests.folds import folds_in_memory, plan_of
 from tuning import uploads
 from tuning.claims import SupersededError
+from tuning.datasets import storage
 from tuning.training import Training
 from tuning.trial import train
 from tuning.uploads import TrialUploads

@@ -82,9 +82,9 @@ def test_the_winner_is_reproduced_retrained_and_predicts_without_the_encoder_s_f
 
 
 def test_the_saved_model_is_that_which_was_trained(tmp_path):
-    from datasets.reading import FeatureStatistics
     from tuning.best import write_model
     from tuning.checkpoint import load_best
+    from tuning.datasets.reading import FeatureStatistics
     from tuning.trial import build_model
 
     encoder = write_image_encoder(tmp_path / "encoder", "DeiT")

@@ -15,11 +15,11 @@ import torch
 import torch.distributed
 import torch.multiprocessing
 
-from models.crnn import CRNN
-from models.ser import SER
-from models.settings import CRNNSettings, SERSettings
 from tests.tuning.test_training import Clips, config_of, rows_of, without_seconds
 from tests.waiting import PATIENCE
+from tuning.models.crnn import CRNN
+from tuning.models.ser import SER
+from tuning.models.settings import CRNNSettings, SERSettings
 from tuning.tasks import task_of
 from tuning.training import Training
 from tuning.workers import worker_error

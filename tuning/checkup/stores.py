@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from datasets import storage
 from tuning.checkup.finding import Finding, fail, ok, warn
 from tuning.checkup.machine import existing
+from tuning.datasets import storage
 
 CONTENT = b"written by python -m tuning.doctor, which was to delete it\n"
 SHARED = {

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise UserError(f"expected one folder of a search, got {arguments or 'none'}\n{USAGE}")
-    from datasets.storage import exists, is_uri
+    from tuning.datasets.storage import exists, is_uri
     from tuning.recorded import folder_of, not_a_search
     from tuning.report import write_report
 

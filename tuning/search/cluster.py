@@ -15,7 +15,7 @@ from typing import Any
 from tuning.checks import UserError
 from tuning.config import Config
 
-OUR_PACKAGES = ("tuning", "models", "datasets", "search_spaces")
+OUR_PACKAGE = "tuning"
 
 # A cluster that has to start a machine first is silent for minutes: neither preparation nor a group of workers
 # may give up meanwhile.
@@ -29,10 +29,10 @@ CAPACITY_VARIABLE = "TUNING_CLUSTER_CAPACITY"
 
 
 def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
-    """Our packages as this process sees them, and the user's own model and corpus, for every worker of a cluster.
+    """Our package as this process sees it, and the user's own model and corpus, for every worker of a cluster.
 
-    Our top-level names are so common that a worker could import another package under them, or an older copy of
-    ours; what is sent goes before what is installed there. Of a submitted job's own runtime environment nothing is
+    A worker could import an older copy of our package, or another one of its name; what is sent goes before what is
+    installed there. Of a submitted job's own runtime environment nothing is
     touched, because Ray refuses two values for one field.
 
     Args:
@@ -40,7 +40,7 @@ def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
         variables: names of environment variables that workers get as they are here.
     """
     own = [path.partition(":")[0] for path in (config.model.name, config.data.corpus) if ":" in path]
-    modules = [*OUR_PACKAGES, *dict.fromkeys(name.partition(".")[0] for name in own)]
+    modules = dict.fromkeys([OUR_PACKAGE, *(name.partition(".")[0] for name in own)])
     places = [place for name in modules if (place := _place_of(name)) is not None]
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     values = {name: os.environ[name] for name in variables if name not in job.get("env_vars", {})}
@@ -55,7 +55,7 @@ def _place_of(module: str) -> str | None:
     folders = list(spec.submodule_search_locations or [])
     place = folders[0] if folders else spec.origin
     installed = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
-    if place is None or (module not in OUR_PACKAGES and str(Path(place).parent) in installed):
+    if place is None or (module != OUR_PACKAGE and str(Path(place).parent) in installed):
         return None
     return str(place)
 

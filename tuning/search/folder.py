@@ -25,13 +25,13 @@ from typing import Any
 
 import filelock
 
-from datasets import storage, versions
-from datasets.corpus import Corpus
-from datasets.digests import digest_of
-from datasets.splits import Split, dealt_by_sklearn
 from tuning.checks import UserError
 from tuning.config import NOT_IDENTITY, nested
 from tuning.costs import COSTS
+from tuning.datasets import storage, versions
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.digests import digest_of
+from tuning.datasets.splits import Split, dealt_by_sklearn
 from tuning.distributions import plain
 from tuning.faults import whole_lines, whole_or_absent
 from tuning.search.exploits import params_in

@@ -13,8 +13,8 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from datasets import storage
-from datasets.synthetic import CELL
+from tuning.datasets import storage
+from tuning.datasets.synthetic import CELL
 from tuning.gan_stage import CURVES, PROVENANCE, quality_of
 from tuning.search.events import EventFile
 

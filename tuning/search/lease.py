@@ -12,8 +12,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from datasets import storage
 from tuning.checks import UserError
+from tuning.datasets import storage
 
 # A lease that was not renewed for so long belongs to nobody.
 EXPIRY_SECONDS = 30.0

@@ -23,8 +23,8 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from datasets import storage
 from tuning.checks import UserError
+from tuning.datasets import storage
 from tuning.search import lease
 from tuning.search.changes import kept_by_trial, rank, read, scan
 from tuning.search.folder import SearchFolder, write_json, write_text

@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from datasets import storage
 from tuning.checks import UserError
+from tuning.datasets import storage
 from tuning.search import lease
 from tuning.search.folder import SIGN_SECONDS, SearchFolder
 from tuning.search.mirror import CONNECTIONS, refuse_mirror, split_location
