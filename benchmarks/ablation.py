@@ -16,7 +16,7 @@ from pathlib import Path
 
 from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
-from tuning.search.folder import SearchFolder
+from tuning.experiment.directory import SearchFolder
 
 # In the order of the space's points; the guide's expected gain in accuracy, in points of per cent.
 COMPONENTS = {

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuning.config import Config, parse_config
+from tuning.config.schema import Config, parse_config
 from tuning.datasets.audio import Segment, kept_span
 from tuning.datasets.resident import ResidentData
 from tuning.datasets.shards import Prepared
 from tuning.datasets.splits import Split
 from tuning.models.crnn import CRNN
-from tuning.optim import adam
+from tuning.training.optimizers import adam
 
 VALIDATION_BATCH = 128
 # Ray's workers run at this niceness; at another one, whatever else the machine does would weigh differently.

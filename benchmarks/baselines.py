@@ -23,22 +23,23 @@ from sklearn.svm import SVR
 
 from benchmarks.report import publish, table
 from tuning import run
-from tuning.checks import UserError
-from tuning.config import Config
+from tuning.config.errors import UserError
+from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.data.data_module import prepare_features, search_identity, stored, usable_split, variant_key
+from tuning.data.plan import read_corpus
 from tuning.datasets.audio import Segment, kept_span
 from tuning.datasets.corpus import Clip
 from tuning.datasets.reading import scan
 from tuning.datasets.resident import checked_crop
 from tuning.datasets.shards import Prepared
 from tuning.datasets.splits import Split
-from tuning.metrics import METRICS
-from tuning.plan import read_corpus
-from tuning.recorded import config_of, space_of, with_results
-from tuning.search.folder import SearchFolder, TrialRecord
-from tuning.search.starting import when_needed
-from tuning.space import Space
-from tuning.stages import prepare_features, search_identity, stored, usable_split, variant_key
-from tuning.tasks import task_of
+from tuning.evaluation.leaderboard import with_results
+from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.experiment.recorded import config_of, space_of
+from tuning.search.lazy_start import when_needed
+from tuning.training.metrics import METRICS
+from tuning.training.tasks import task_of
 
 # The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
 SVR_C, SVR_EPSILON = 1.0, 0.1

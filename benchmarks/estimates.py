@@ -36,8 +36,8 @@ SEARCHES: dict[str, tuple[str, ...]] = {
 
 def probe(arguments: list[str]) -> dict[str, Any]:
     """The estimate of a command line, as plain values."""
-    from tuning.estimate import estimate
-    from tuning.plan import make_plan, read_corpus, with_classes
+    from tuning.cli.estimate import estimate
+    from tuning.data.plan import make_plan, read_corpus, with_classes
 
     plan = make_plan(arguments)
     corpus, split = read_corpus(plan.config)
@@ -46,7 +46,7 @@ def probe(arguments: list[str]) -> dict[str, Any]:
 
 def _epochs(trial: Path) -> list[int]:
     """Epochs that a trial trained, one entry for each of its models."""
-    from tuning.search.folder import read_progress, read_record
+    from tuning.experiment.directory import read_progress, read_record
 
     record = read_record(trial)
     if record.folds is None:
@@ -60,7 +60,7 @@ def _epochs(trial: Path) -> list[int]:
 
 def measure(name: str, arguments: tuple[str, ...], root: Path) -> list[str]:
     """One row: predicted least and most, the outcome, and the ratios."""
-    from tuning.estimate import Estimate, Probe
+    from tuning.cli.estimate import Estimate, Probe
 
     given = [*arguments, f"storage={root}", f"data.prepared={root}/prepared", f"name=s{len(list(root.glob('s*')))}"]
     out = root / "probe.json"

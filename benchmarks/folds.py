@@ -26,13 +26,14 @@ from sklearn.svm import SVC
 
 from benchmarks.baselines import SVR_C, clip_statistics, svr_outputs
 from benchmarks.report import machine, publish, table
-from tuning import finalize, run
-from tuning.class_metrics import confusion, uar
-from tuning.config import Config
+from tuning import run
+from tuning.cli import finalize
+from tuning.config.schema import Config
+from tuning.data.data_module import prepare_features, usable_split
+from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets.reading import scan
-from tuning.metrics import ccc, pearson, r2, rmse
-from tuning.plan import make_plan, read_corpus
-from tuning.stages import prepare_features, usable_split
+from tuning.training.class_metrics import confusion, uar
+from tuning.training.metrics import ccc, pearson, r2, rmse
 
 METRICS = {"r2": r2, "ccc": ccc, "pearson": pearson, "rmse": rmse}
 

@@ -21,11 +21,11 @@ from typing import Any
 
 from benchmarks.bare import NICENESS, Job
 from benchmarks.report import machine, publish, spread, table
-from tuning.checks import UserError
-from tuning.plan import make_plan, planned_points, read_corpus
-from tuning.search.folder import SearchFolder, read_progress
+from tuning.config.errors import UserError
+from tuning.data.data_module import prepare_features, usable_split
+from tuning.data.plan import make_plan, planned_points, read_corpus
+from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.search.resources import local_machine, plan_resources, start_ray
-from tuning.stages import prepare_features, usable_split
 
 ROOT = Path(__file__).resolve().parents[1]
 # Losses of the two may differ by this; on one machine they are equal to the last bit.

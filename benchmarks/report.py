@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tuning.search.folder import SearchFolder, TrialRecord
+    from tuning.experiment.directory import SearchFolder, TrialRecord
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

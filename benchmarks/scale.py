@@ -59,8 +59,8 @@ def resident_mb() -> float:
 
 def measure(algorithm: str, trials: int, concurrent: int, epochs: int) -> list[str]:
     """One search on a cluster that runs; a row of the table."""
-    from tuning.plan import make_plan
-    from tuning.search.folder import SearchFolder
+    from tuning.data.plan import make_plan
+    from tuning.experiment.directory import SearchFolder
     from tuning.search.resources import Resources
     from tuning.search.tuner import run_search
 

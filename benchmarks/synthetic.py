@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
-from tuning.search.folder import SearchFolder
+from tuning.experiment.directory import SearchFolder
 
 SHARES = (0.0, 0.5, 1.0)
 METRICS = ("val_ccc", "val_ccc_valence", "val_ccc_arousal", "val_mae")

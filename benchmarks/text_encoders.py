@@ -49,14 +49,14 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     import numpy as np
     import torch
 
-    from tuning.config import parse_config
+    from tuning.config.schema import parse_config
+    from tuning.data.text import encode_text
     from tuning.datasets.reading import FeatureStatistics, Part
     from tuning.datasets.resident import ResidentData
     from tuning.datasets.text_data import Texts, WithText
     from tuning.models.bimodal import Bimodal
-    from tuning.tasks import task_of
-    from tuning.text_stage import encode_text
-    from tuning.training import Training
+    from tuning.training.tasks import task_of
+    from tuning.training.trainer import Training
 
     torch.set_num_threads(1)
     model = {"name": "bimodal", "modalities": "text", "text_encoder": encoder, "max_tokens": tokens, **WAYS[way]}

@@ -15,8 +15,8 @@ import ray
 from ray import tune
 
 from tuning import run
-from tuning.plan import make_plan
-from tuning.search.folder import SearchFolder
+from tuning.data.plan import make_plan
+from tuning.experiment.directory import SearchFolder
 from tuning.search.resources import Resources, cluster_resources, plan_resources, start_ray
 from tuning.search.tuner import run_search
 

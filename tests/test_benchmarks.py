@@ -9,7 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks import ablation, bare, baselines, folds, recurrent
-from tuning.config import Config
+from tuning.config.schema import Config
+from tuning.config.space import load
 from tuning.datasets.audio import Segment
 from tuning.datasets.corpus import Clip
 from tuning.datasets.reading import FeatureStatistics, Part
@@ -17,13 +18,12 @@ from tuning.datasets.resident import ResidentData
 from tuning.datasets.shard_index import Record, write_shard
 from tuning.datasets.shards import Prepared, ShardInfo
 from tuning.datasets.splits import Split
+from tuning.experiment.directory import SearchFolder
+from tuning.experiment.recorded import space_of
 from tuning.models.lstm import LSTM
-from tuning.recorded import space_of
-from tuning.search.folder import SearchFolder
-from tuning.space import load
-from tuning.tasks import task_of
-from tuning.training import Training
-from tuning.trial import build_model
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Training
+from tuning.training.trial import build_model
 
 FRAMES, FEATURES = 16, 5
 

@@ -15,9 +15,9 @@ from tests.command import ONE_AT_A_TIME, TINY
 from tests.s3 import s3_server
 from tests.waiting import PATIENCE, wait_until
 from tuning.datasets import storage
-from tuning.search.folder import read_progress
-from tuning.search.mirror import mirror_root
-from tuning.uploads import TrialUploads
+from tuning.experiment.bucket_sync import mirror_root
+from tuning.experiment.checkpoint_upload import TrialUploads
+from tuning.experiment.directory import read_progress
 
 EPOCHS = 40
 STORAGE = "s3://emotion/searches"
@@ -102,10 +102,10 @@ def test_a_search_in_a_bucket_goes_on_elsewhere_after_a_kill(s3, tmp_path):
         assert [row | {"seconds": ""} for row in near] == [row | {"seconds": ""} for row in rows_in_bucket(trial)]
 
     shutil.rmtree(mirror_root(STORAGE))
-    output = complete(s3, "tuning.finalize", f"{STORAGE}/far")
+    output = complete(s3, "tuning", "finalize", f"{STORAGE}/far")
     assert "40 sealed clips" in output
     assert "best/model.safetensors" in storage.list_files(f"{STORAGE}/far")
-    refused = subprocess.run(command("tuning.finalize", f"{STORAGE}/far"), env=s3, capture_output=True, text=True)
+    refused = subprocess.run(command("tuning", "finalize", f"{STORAGE}/far"), env=s3, capture_output=True, text=True)
     assert refused.returncode == 2 and "nobody has looked at" in refused.stderr
 
 

@@ -15,24 +15,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tuning.checks import UserError
-from tuning.command import DONE, FAILED, INTERRUPTED, USER_ERROR
-from tuning.faults import QuietFile, StorageError, storage_fault
+from tuning.cli.command import DONE, FAILED, INTERRUPTED, USER_ERROR
+from tuning.config.errors import UserError
+from tuning.experiment.faults import QuietFile, StorageError, storage_fault
 
 if TYPE_CHECKING:
+    from tuning.data.plan import Plan
     from tuning.datasets.bank import Bank
     from tuning.datasets.corpus import Corpus
     from tuning.datasets.shards import Prepared
     from tuning.datasets.splits import Split
-    from tuning.plan import Plan
-    from tuning.search.folder import SearchFolder
+    from tuning.experiment.directory import SearchFolder
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if {"--help", "-h"} & set(arguments):
-        from tuning.help import help_text
+        from tuning.config.help import help_text
 
         print(help_text())
         return DONE
@@ -61,26 +61,26 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _main(arguments: list[str]) -> int:
-    from tuning.plan import make_plan, read_corpus, with_classes
+    from tuning.data.plan import make_plan, read_corpus, with_classes
 
     dry_run = "--dry-run" in arguments
     plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
     if dry_run:
-        from tuning.preview import preview
+        from tuning.cli.dry_run import preview
 
         preview(plan)
         return DONE
     _say_what_the_corpus_brings(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
-    from tuning.search.mirror import open_folder
+    from tuning.experiment.bucket_sync import open_folder
 
     with open_folder(plan.run.storage, plan.name) as folder:
         return _search(plan, folder, corpus, split, arguments)
 
 
 def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, arguments: list[str]) -> int:
-    from tuning.stages import search_identity
+    from tuning.data.data_module import search_identity
 
     if folder.exists and plan.run.fresh:
         print(f"archived  the earlier search is now {folder.archive()}")
@@ -99,10 +99,10 @@ def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, argu
 
 def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, identity: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
-    from tuning.leaderboard import write_leaderboard
-    from tuning.search.folder import write_json
-    from tuning.search.generated import show_generated
-    from tuning.stages import share_data, usable_split
+    from tuning.data.data_module import share_data, usable_split
+    from tuning.evaluation.leaderboard import write_leaderboard
+    from tuning.experiment.directory import write_json
+    from tuning.search.callbacks.generated_clips import show_generated
 
     prepared = _prepared(plan, corpus, split)
     split = usable_split(split, prepared, plan.config.split)
@@ -133,8 +133,8 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
 
 
 def _say_what_the_corpus_brings(plan: Plan) -> None:
-    from tuning.distributions import plain
-    from tuning.space import brought_along
+    from tuning.config.distributions import plain
+    from tuning.config.space import brought_along
 
     defaults = plan.space.fields
     brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
@@ -149,9 +149,9 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
 
 def _prepared(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Prepared]:
     """Features of every recording, with what was done in words."""
-    from tuning.encoders import reads_text
-    from tuning.stages import prepare_features
-    from tuning.text_stage import TEXT
+    from tuning.data.data_module import prepare_features
+    from tuning.data.text import TEXT
+    from tuning.training.encoders import reads_text
 
     began = time.monotonic()
     what = "features and lyrics of" if reads_text(plan.config) else "features of"
@@ -177,7 +177,7 @@ def _counted(variants: dict[str, Prepared], name: str) -> str:
 
 def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]:
     """The bank of augmented training clips, where the trials draw from one, with what was done in words."""
-    from tuning.stages import prepare_banks, searched_effects
+    from tuning.data.data_module import prepare_banks, searched_effects
 
     began = time.monotonic()
     banks = prepare_banks(plan.space, plan.config, corpus, split, _starting(plan, "augmented versions of"))
@@ -192,8 +192,8 @@ def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]
 
 def _generated(plan: Plan, prepared: dict[str, Prepared], split: Split) -> list[str]:
     """Where the clips of each GAN lie that trials draw from, with what was done in words."""
-    from tuning.gan_stage import quality_of
-    from tuning.stages import prepare_generated
+    from tuning.data.data_module import prepare_generated
+    from tuning.data.generated_clips import quality_of
 
     began = time.monotonic()
     trained: list[int] = []
@@ -213,7 +213,7 @@ def _generated(plan: Plan, prepared: dict[str, Prepared], split: Split) -> list[
 
 def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
     """A progress function that says what begins, and starts Ray, only if something is to do."""
-    from tuning.search.starting import when_needed
+    from tuning.search.lazy_start import when_needed
 
     def say(missing: int, total: int) -> None:
         print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)
@@ -222,7 +222,7 @@ def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
 
 
 def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:
-    from tuning.folds import describe_parts
+    from tuning.training.cross_validation import describe_parts
 
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
@@ -233,7 +233,7 @@ def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:
 
 
 def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> None:
-    from tuning.search.folder import write_text
+    from tuning.experiment.directory import write_text
 
     found = dict(entry for variant in prepared.values() for entry in variant.quarantine)
     stream = io.StringIO()
@@ -264,8 +264,8 @@ def _log_to(folder: SearchFolder) -> Iterator[None]:
 
 def _report(plan: Plan, folder: SearchFolder, finished_before: bool = False) -> int:
     """Print the ranking and where everything is; 1 when no trial came to a result."""
-    from tuning.leaderboard import pareto_front, print_leaderboard, second_metric, write_leaderboard
-    from tuning.report import write_or_note
+    from tuning.evaluation.leaderboard import pareto_front, print_leaderboard, second_metric, write_leaderboard
+    from tuning.evaluation.report import write_or_note
 
     metric = plan.config.search.metric
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))

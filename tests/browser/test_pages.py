@@ -147,7 +147,7 @@ def test_a_report_of_a_thousand_trials_runs_no_text_of_the_user(browser, tmp_pat
     params = json.loads((folder.trial(1) / "params.json").read_text())
     params["searched"]["model.conv_activation"] = evil
     (folder.trial(1) / "params.json").write_text(json.dumps(params))
-    from tuning.report import write_report
+    from tuning.evaluation.report import write_report
 
     browser.get(write_report(folder).as_uri())
     assert len(browser.find_elements("css selector", "#trials tbody tr")) == 1000

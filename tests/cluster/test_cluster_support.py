@@ -12,8 +12,8 @@ import yaml
 from tests.cluster.hosts import PROJECT, copy_project
 from tests.cluster.ray_heads import started_head
 from tests.waiting import PATIENCE
-from tuning.checks import UserError
-from tuning.config import Config, parse_config
+from tuning.config.errors import UserError
+from tuning.config.schema import Config, parse_config
 from tuning.search import cluster
 from tuning.search.cluster import autoscaler_file, capacity_of, full_capacity, guard_token, runtime_env
 
@@ -144,8 +144,8 @@ def test_starting_ray_here_leaves_a_guarded_token(tmp_path):
     """In a process and a home of its own, since the token is read once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment |= {"HOME": str(tmp_path), "PYTHONPATH": str(PROJECT)}
-    code = "from tuning.search.resources import start_ray; from tuning.config import Config; start_ray(Config()); "
-    code += "import ray; print(ray.get(ray.remote(lambda: 'works').remote()))"
+    code = "import ray; from tuning.config.schema import Config; from tuning.search.resources import start_ray; "
+    code += "start_ray(Config()); print(ray.get(ray.remote(lambda: 'works').remote()))"
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert done.returncode == 0 and "works" in done.stdout, done.stderr
@@ -160,8 +160,8 @@ def test_a_worker_imports_what_the_driver_has(tmp_path):
         file.write("MARK = 'of the driver'\n")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    code = "from tuning.search.resources import start_ray; from tuning.config import Config; start_ray(Config()); "
-    code += "import ray; print(ray.get(ray.remote(lambda: __import__('tuning').MARK).remote()))"
+    code = "import ray; from tuning.config.schema import Config; from tuning.search.resources import start_ray; "
+    code += "start_ray(Config()); print(ray.get(ray.remote(lambda: __import__('tuning').MARK).remote()))"
     with started_head({"RAY_AUTH_MODE": "disabled"}, "--num-cpus=1") as head:
         environment = head.environment | {"RAY_ADDRESS": head.address, "PYTHONPATH": str(project)}
         command = [sys.executable, "-c", code]

@@ -127,7 +127,7 @@ def test_every_step_of_up_and_down(cloud, tmp_path):
     worker = cloud.hosts.hosts[1]
     worker.was_set_up()
     assert "MPS" not in up
-    capacity = "from tuning.search.resources import *; from tuning.config import Config; start_ray(Config()); "
+    capacity = "from tuning.search.resources import *; from tuning.config.schema import Config; start_ray(Config()); "
     capacity += "print(cluster_resources())"
     done = run(ray, "exec", file, f"python -c '{capacity}'", **options).stdout
     # One worker is there, eight of 8 CPUs and a GPU each may come.

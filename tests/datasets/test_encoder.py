@@ -7,7 +7,8 @@ import pytest
 import torch
 from recordings_helper import tone, write_corpus
 
-from tuning.checks import UserError
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
 from tuning.datasets import encoder_config
 from tuning.datasets.audio import decode
 from tuning.datasets.augmented import augment_data
@@ -20,7 +21,6 @@ from tuning.datasets.shard_index import fingerprint
 from tuning.datasets.shard_task import versions_of
 from tuning.datasets.shards import prepare
 from tuning.datasets.snapshot import content_of
-from tuning.plan import make_plan
 
 KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
 HOP, FIELD = 80, 10 + 2 * 5 + 2 * 20  # strides 5, 4, 4; kernels 10, 3, 3: each adds its kernel less one, strided

@@ -18,9 +18,7 @@ from test_encoder import FIELD, write_encoder
 from test_encoder import HOP as ENCODER_HOP
 
 import tuning.datasets.encoder
-from tuning import checkpoint
-from tuning.best import write_model
-from tuning.config import parse_config
+from tuning.config.schema import parse_config
 from tuning.datasets.augmentations import EFFECTS, generator
 from tuning.datasets.bank import prepare_bank
 from tuning.datasets.corpus import Clip, Corpus
@@ -33,8 +31,10 @@ from tuning.datasets.shard_task import _extract as prepared_rows
 from tuning.datasets.shards import prepare
 from tuning.datasets.splits import Split
 from tuning.datasets.stream import StreamedData
-from tuning.predict import Predictor
-from tuning.trial import build_model
+from tuning.evaluation import saved_model as checkpoint
+from tuning.evaluation.final_test_files import write_model
+from tuning.evaluation.inference import Predictor
+from tuning.training.trial import build_model
 
 RATE, SECONDS, QUIET = 16000, 12, 3
 PITCHES = 200 * 2 ** (4.5 * np.arange(SECONDS) / 12)  # 200 to 3490 Hz, further apart than an effect moves them
@@ -221,7 +221,7 @@ def listen(monkeypatch):
         batches.append(batch)
         return judge(best, batch)
 
-    monkeypatch.setattr("tuning.checkpoint.outputs_of", listening)
+    monkeypatch.setattr("tuning.evaluation.saved_model.outputs_of", listening)
     return batches
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from layout_helper import MERGE_SPLIT, write_merge
 
+from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip, load_classes, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
 from tuning.datasets.splits import split_clips
-from tuning.plan import make_plan
 
 TARGETS = ["valence", "arousal"]
 SONGS = {

@@ -13,9 +13,9 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 
-from tuning.leaderboard import write_leaderboard
-from tuning.plan import make_plan
-from tuning.search.folder import SearchFolder, read_progress
+from tuning.data.plan import make_plan
+from tuning.evaluation.leaderboard import write_leaderboard
+from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.search.resources import ENVIRONMENT, Resources
 from tuning.search.tuner import run_search
 

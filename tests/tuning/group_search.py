@@ -12,8 +12,8 @@ import threading
 import time
 from pathlib import Path
 
+from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.run import main
-from tuning.search.folder import SearchFolder, read_progress
 
 OTHER = "import ray; ray.init(address='local', num_cpus=1, include_dashboard=False); print('up', flush=True); input()"
 

@@ -6,16 +6,16 @@ import sys
 import pytest
 
 from tests.datasets.layout_helper import write_ravdess
-from tuning import balance
+from tuning.cli import class_balance
 
 SCRIPT = (
-    "import sys; from tuning.balance import main; code = main(sys.argv[1:]);"
+    "import sys; from tuning.cli.class_balance import main; code = main(sys.argv[1:]);"
     "assert not {'ray', 'torch'} & set(sys.modules), 'heavy imports'; sys.exit(code)"
 )
 
 
 def check(capsys, *arguments, code=0):
-    assert balance.main(list(arguments)) == code
+    assert class_balance.main(list(arguments)) == code
     found = capsys.readouterr()
     return found.out if code == 0 else found.err
 
@@ -125,4 +125,4 @@ def test_the_command_imports_nothing_heavy_and_writes_nothing(tmp_path):
     assert "validation has one speaker" in result.stdout and result.stderr == ""
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
     help_text = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True).stdout
-    assert help_text.startswith("python -m tuning.balance [key=value ...]")
+    assert help_text.startswith("tuning balance [key=value ...]")

@@ -10,11 +10,11 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score, recall_score
 
 from tests.command import TINY, run
-from tuning import finalize
-from tuning.checkpoint import load_best
+from tuning.cli import finalize
 from tuning.datasets.audio import decode
 from tuning.datasets.demo_speech import EMOTIONS
 from tuning.datasets.features import extract, num_samples
+from tuning.evaluation.saved_model import load_best
 
 CLASSES = sorted(EMOTIONS)
 

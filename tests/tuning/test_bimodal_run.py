@@ -13,18 +13,18 @@ from command import run
 from safetensors.torch import load_file
 from tiny_bert import write_encoder
 
-from tuning import text_stage
-from tuning.checks import UserError
-from tuning.config import parse_config
+from tuning.cli.predict import main as predict
+from tuning.config.errors import UserError
+from tuning.config.schema import parse_config
+from tuning.config.space import load
+from tuning.data import text as text_stage
+from tuning.data.plan import make_plan, read_corpus
+from tuning.data.text import encode_text, prepare_texts
 from tuning.datasets import versions
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.text_data import Texts
-from tuning.plan import make_plan, read_corpus
-from tuning.predict import main as predict
+from tuning.experiment.directory import read_progress
 from tuning.run import main as tune
-from tuning.search.folder import read_progress
-from tuning.space import load
-from tuning.text_stage import encode_text, prepare_texts
 
 SMALL = (
     "space=bimodal", "model.channels=[2, 4]", "model.se_reduction=2", "model.convs_per_block=1",
@@ -104,8 +104,8 @@ def test_the_best_epochs_weights_are_kept_not_the_lasts(searched):
 
 
 def test_winner_is_retrained_tested_reproduced_and_predicts(searched, prepared, tmp_path, capsys):
-    from tuning.finalize import main as finalize
-    from tuning.reproduce import main as reproduce
+    from tuning.cli.finalize import main as finalize
+    from tuning.cli.reproduce import main as reproduce
 
     folder, _, _ = searched
     for number in ("1", "3"):  # cached states; an encoder that is trained

@@ -8,12 +8,12 @@ import sklearn.utils.class_weight
 import torch
 import torch.nn.functional as F
 
-from tuning.checks import UserError
-from tuning.class_metrics import calibration_error, classification_metrics, confusion, softmax
-from tuning.config import Config, LossSettings, TaskSettings
-from tuning.losses import cross_entropy
-from tuning.plan import make_plan
-from tuning.tasks import Classification, ranking_metrics, task_of
+from tuning.config.errors import UserError
+from tuning.config.schema import Config, LossSettings, TaskSettings
+from tuning.data.plan import make_plan
+from tuning.training.class_metrics import calibration_error, classification_metrics, confusion, softmax
+from tuning.training.losses import cross_entropy
+from tuning.training.tasks import Classification, ranking_metrics, task_of
 
 CLASSES = ["angry", "happy", "neutral", "sad"]
 RNG = np.random.default_rng(0)

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from tests.command import TINY, run
-from tuning.checks import UserError
-from tuning.costs import cost_of
-from tuning.leaderboard import pareto_front
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
+from tuning.evaluation.leaderboard import pareto_front
+from tuning.experiment.directory import TrialRecord
 from tuning.models.crnn import CRNN
 from tuning.models.settings import CRNNSettings
-from tuning.plan import make_plan
-from tuning.search.folder import TrialRecord
+from tuning.training.complexity import cost_of
 
 
 def record(number, value, cost, **other):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuning.decide import critical, decide
+from tuning.evaluation.significance import critical, decide
 
 
 def simulated(means, n, repetitions, seed):

@@ -11,8 +11,13 @@ import yaml
 
 from tests.s3 import s3_server
 from tests.waiting import wait_until
-from tuning import doctor
-from tuning.checkup import access, cluster_file, gpus, machine, nodes, stores
+from tuning.cli.doctor import cluster_yaml as cluster_file
+from tuning.cli.doctor import credentials as access
+from tuning.cli.doctor import environment as machine
+from tuning.cli.doctor import gpu as gpus
+from tuning.cli.doctor import main as doctor
+from tuning.cli.doctor import nodes
+from tuning.cli.doctor import storage as stores
 
 PROJECT = Path(__file__).parents[2]
 

@@ -6,11 +6,7 @@ import numpy as np
 import pytest
 
 from tests.command import TINY, run
-from tuning.config import NOT_IDENTITY, TrainingSettings
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.synthetic import Synthetic, WithSynthetic, steps_of_epoch
-from tuning.estimate import (
+from tuning.cli.estimate import (
     BEGAN,
     ENDED,
     Estimate,
@@ -20,8 +16,12 @@ from tuning.estimate import (
     makespan,
     trial_epochs,
 )
-from tuning.plan import make_plan
-from tuning.stopping import earliest_end
+from tuning.config.schema import NOT_IDENTITY, TrainingSettings
+from tuning.data.plan import make_plan
+from tuning.datasets.reading import FeatureStatistics, Part
+from tuning.datasets.resident import ResidentData
+from tuning.datasets.synthetic import Synthetic, WithSynthetic, steps_of_epoch
+from tuning.training.early_stopping import earliest_end
 
 
 def probe(number, setup=1.0, step=0.1, num_steps=10):

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from tuning import export
-from tuning.best import write_model
-from tuning.checkpoint import load_best
-from tuning.config import parse_config
+from tuning.cli import export
+from tuning.config.schema import parse_config
 from tuning.datasets.reading import FeatureStatistics
+from tuning.evaluation.final_test_files import write_model
+from tuning.evaluation.onnx_graph import normalised
+from tuning.evaluation.saved_model import load_best
 from tuning.models.crnn import CRNN
 from tuning.models.settings import CRNNSettings
-from tuning.onnx_graph import normalised
-from tuning.trial import build_model
+from tuning.training.trial import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")
 
@@ -109,7 +109,8 @@ def test_an_ensemble_has_a_file_for_each_member(tmp_path, capsys):
 
 def test_a_file_that_differs_is_deleted(tmp_path, capsys, monkeypatch):
     folder = write_best(tmp_path / "best", *MODELS["crnn"])
-    monkeypatch.setattr("tuning.onnx_graph._reordered", lambda weight: weight.detach()[None])  # gates out of order
+    # Gates out of order.
+    monkeypatch.setattr("tuning.evaluation.onnx_graph._reordered", lambda weight: weight.detach()[None])
     assert export.main([str(folder)]) == 2
     assert "expected the outputs of PyTorch" in capsys.readouterr().err
     assert not list(folder.glob("model.onnx*"))
@@ -121,7 +122,7 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
         return capsys.readouterr().err
 
     assert "expected one folder best/" in refused()
-    assert "expected a folder best/ that python -m tuning.finalize wrote" in refused(tmp_path)
+    assert "expected a folder best/ that tuning finalize wrote" in refused(tmp_path)
     folder = write_best(tmp_path / "best", *MODELS["crnn"])
     (tmp_path / "broken").mkdir()
     shutil.copytree(folder, tmp_path / "broken", dirs_exist_ok=True)

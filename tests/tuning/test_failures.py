@@ -11,9 +11,9 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from tests.tuning.test_search import begin, study_of
-from tuning.leaderboard import write_leaderboard
-from tuning.search.failures import Failures
-from tuning.search.folder import read_progress
+from tuning.evaluation.leaderboard import write_leaderboard
+from tuning.experiment.directory import read_progress
+from tuning.search.fault_tolerance import Failures
 from tuning.search.resources import Resources
 from tuning.search.tuner import run_search
 

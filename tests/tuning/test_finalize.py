@@ -8,8 +8,9 @@ import pytest
 from sklearn.metrics import r2_score
 
 from tests.command import TINY, run
-from tuning import finalize
-from tuning.checks import UserError
+from tuning.cli import finalize
+from tuning.config.errors import UserError
+from tuning.evaluation.final_test import finalize as finalize_search
 
 
 @pytest.fixture(scope="module")
@@ -51,10 +52,10 @@ def test_saved_weights_give_the_saved_predictions(finished, prepared):
     from omegaconf import OmegaConf
     from safetensors.torch import load_file
 
-    from tuning.config import parse_config
+    from tuning.config.schema import parse_config
     from tuning.datasets.audio import decode
     from tuning.datasets.features import extract, num_samples
-    from tuning.trial import build_model
+    from tuning.training.trial import build_model
 
     if not (finished / "best").exists():
         finalize.main([str(finished)])
@@ -100,7 +101,7 @@ def test_several_trials_predict_their_mean(finished, capsys):
 def test_the_best_trials_are_repeated_with_other_seeds(finished, tmp_path, capsys):
     import shutil
 
-    from tuning.search.folder import SearchFolder
+    from tuning.experiment.directory import SearchFolder
 
     shutil.copytree(finished, copy := tmp_path / "crnn", ignore=shutil.ignore_patterns("best", "test_looks.json"))
     assert finalize.main([str(copy), "top=2", "seeds=2"]) == 0
@@ -161,7 +162,7 @@ def test_what_is_no_finished_search_is_refused(tmp_path, capsys):
 def test_an_unfinished_search_is_refused(finished, tmp_path):
     import shutil
 
-    from tuning.search.folder import SearchFolder
+    from tuning.experiment.directory import SearchFolder
 
     copy = tmp_path / "crnn"
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("best", "test_looks.json"))
@@ -169,4 +170,4 @@ def test_an_unfinished_search_is_refused(finished, tmp_path):
     progress = copy / "trials" / "0002" / "progress.csv"
     progress.write_text("".join(progress.read_text().splitlines(keepends=True)[:-1]))  # its last epoch is not there
     with pytest.raises(UserError, match=r"trials that have not ended \(\[2\]\)"):
-        finalize.finalize(SearchFolder(tmp_path, "crnn"))
+        finalize_search(SearchFolder(tmp_path, "crnn"))

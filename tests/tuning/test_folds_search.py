@@ -13,17 +13,18 @@ import torch
 import tuning.datasets.reading
 from tests.command import run
 from tests.folds import NUM_FOLDS, arguments_of, corpus_arguments, folds_in_memory, plan_of, write_corpus
-from tuning import finalize
-from tuning.checks import UserError
+from tuning.cli import finalize
+from tuning.config.errors import UserError
+from tuning.data.data_module import data_key, prepare_features, share_data, usable_split
+from tuning.data.plan import make_plan, read_corpus
+from tuning.datasets.fold_data import ResidentFolds, StreamedFolds, open_folds
 from tuning.datasets.resident import ResidentData
-from tuning.folds import FoldResults, ResidentFolds, StreamedFolds, open_folds
-from tuning.leaderboard import rank, write_leaderboard
-from tuning.plan import make_plan, read_corpus
-from tuning.search.folder import SearchFolder, TrialRecord, read_progress
-from tuning.search.panel import Standing
+from tuning.evaluation.leaderboard import rank, write_leaderboard
+from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
+from tuning.search.callbacks.progress_table import Standing
 from tuning.search.resources import Resources
 from tuning.search.tuner import run_search
-from tuning.stages import data_key, prepare_features, share_data, usable_split
+from tuning.training.cross_validation import FoldResults
 
 # Ray's workers can't import a test module: the formula travels by value.
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -13,11 +13,11 @@ import torch
 
 from tests.command import TINY
 from tests.tuning.test_search import ONE_AT_A_TIME, begin
-from tuning.faults import QuietFile, StorageError, storage_fault, whole_or_absent
-from tuning.leaderboard import write_leaderboard
-from tuning.search.folder import read_progress
+from tuning.evaluation.leaderboard import write_leaderboard
+from tuning.experiment.directory import read_progress
+from tuning.experiment.faults import QuietFile, StorageError, storage_fault, whole_or_absent
 from tuning.search.tuner import run_search
-from tuning.training import write_checkpoint
+from tuning.training.trainer import write_checkpoint
 
 ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tuning import gan_plots
+from tuning.training.gan import plots as gan_plots
 
 ROWS = [
     {

@@ -7,9 +7,9 @@ import scipy.linalg
 from tuning.datasets import demo
 from tuning.datasets.features import extract
 from tuning.datasets.settings import FeatureSettings
-from tuning.gan_quality import band, compare, embed, frechet_distance, score, sub_scores
-from tuning.gan_training import GANTraining
 from tuning.models.settings import GANSettings
+from tuning.training.gan.metrics import band, compare, embed, frechet_distance, score, sub_scores
+from tuning.training.gan.trainer import GANTraining
 
 FEATURES = FeatureSettings(name="mel", window_samples=1024, num_mels=32)
 

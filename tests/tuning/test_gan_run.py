@@ -10,12 +10,12 @@ import soundfile
 from command import run
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tuning.config import parse_config
+from tuning.config.schema import parse_config
+from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets.reading import FeatureStatistics, Part
 from tuning.datasets.resident import ResidentData
-from tuning.plan import make_plan, read_corpus
 from tuning.run import main as tune
-from tuning.trial import cropped_data
+from tuning.training.trial import cropped_data
 
 TINY = (
     "space=vit_gan", "search.algorithm=grid", "search.num_trials=null", "augment.synthetic_share={grid: [0.0, 1.0]}",
@@ -76,7 +76,7 @@ def test_it_saw_the_training_clips_and_no_others(searched, tmp_path):
     assert len(sealed) >= 2
     for shard in sealed:
         shard.write_bytes(b"sealed")
-    from tuning.gan_stage import prepare_synthetic
+    from tuning.data.generated_clips import prepare_synthetic
 
     config = make_plan([a for a in given if "prepared" not in a] + [f"data.prepared={kept}"]).config
     place = prepare_synthetic(prepared, config, split)
@@ -85,7 +85,7 @@ def test_it_saw_the_training_clips_and_no_others(searched, tmp_path):
 
 
 def _prepared(given, corpus, split):
-    from tuning.stages import prepare_features
+    from tuning.data.data_module import prepare_features
 
     plan = make_plan([a for a in given[:-1] if "data.prepared" not in a] + [given[-1]])
     (found,) = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None).values()
@@ -122,8 +122,8 @@ def test_pictures_sounds_and_curves_are_shown(searched):
 
 @pytest.mark.slow
 def test_the_winner_is_reproduced_and_tested(searched, capsys):
-    from tuning.finalize import main as finalize
-    from tuning.reproduce import main as reproduce
+    from tuning.cli.finalize import main as finalize
+    from tuning.cli.reproduce import main as reproduce
 
     folder, _, _ = searched
     for number in ("1", "2"):
@@ -137,7 +137,7 @@ def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     """From its state after the first epoch, to the same clips."""
     import torch
 
-    from tuning.gan_stage import _train
+    from tuning.data.generated_clips import _train
 
     config = parse_config({"gan": {"epochs": 3, "channels": [4, 4, 4, 4], "discriminator_channels": [4, 4, 4, 4]}})
     rng = np.random.default_rng(0)
@@ -163,8 +163,8 @@ def short_recordings(beyond):
 
 
 def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
+    from tuning.data.generated_clips import _make
     from tuning.datasets.synthetic import Synthetic
-    from tuning.gan_stage import _make
 
     config = parse_config(
         {

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from tuning import gan_training
-from tuning.gan_training import Clips, GANTraining, Judgement, discriminator_steps
 from tuning.models.settings import GANSettings
+from tuning.training.gan import trainer as gan_training
+from tuning.training.gan.trainer import Clips, GANTraining, Judgement, discriminator_steps
 
 SMALL = GANSettings(
     latent_dim=6,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tuning.plan import make_plan, planned_points
-from tuning.space import known_spaces
+from tuning.config.space import known_spaces
+from tuning.data.plan import make_plan, planned_points
 
 FOLDER = Path(__file__).parents[1] / "golden" / "spaces"
 

@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 import tuning.datasets.folds
 from tests.command import run
 from tests.folds import arguments_of, corpus_arguments, write_corpus
-from tuning import finalize, reproduce
-from tuning.checks import UserError
+from tuning.cli import finalize, reproduce
+from tuning.config.errors import UserError
+from tuning.config.space import load
+from tuning.data.data_module import search_identity
+from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets import versions
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.splits import Split
-from tuning.plan import make_plan, read_corpus
-from tuning.search.folder import SearchFolder
-from tuning.space import load
-from tuning.stages import search_identity
+from tuning.experiment.directory import SearchFolder
 
 NUM_SONGS = 6
 SPEECH, WORDS, IMAGES = ("speech-a", "speech-b"), ("words-a", "words-b"), ("images-a", "images-b")

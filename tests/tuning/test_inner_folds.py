@@ -12,10 +12,10 @@ from tests.folds import NUM_FOLDS, folds_in_memory, plan_of
 from tuning.datasets.reading import Part, Versions
 from tuning.datasets.resident import ResidentData
 from tuning.datasets.settings import AugmentSettings
-from tuning.folds import FoldResults, mean_and_std, median_rates, rounded_mean
-from tuning.tasks import task_of
-from tuning.training import Training
-from tuning.trial import build_model, train
+from tuning.training.cross_validation import FoldResults, mean_and_std, median_rates, rounded_mean
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Training
+from tuning.training.trial import build_model, train
 
 
 def spec_of(config, directory=None):

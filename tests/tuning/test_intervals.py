@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuning.intervals import group_intervals
+from tuning.evaluation.intervals import group_intervals
 
 
 def mean_of(targets, outputs):

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from tuning.leaderboard import print_leaderboard, rank, write_leaderboard
-from tuning.search.folder import SearchFolder, TrialRecord, write_json
+from tuning.evaluation.leaderboard import print_leaderboard, rank, write_leaderboard
+from tuning.experiment.directory import SearchFolder, TrialRecord, write_json
 
 
 def record(number, value=None, status="done", **params):

@@ -6,8 +6,8 @@ import pytest
 import torch
 from keras_reference import keras
 
-from tuning.config import LossSettings
-from tuning.losses import LOSSES, emotion_aware, huber, mse, weighted_mse
+from tuning.config.schema import LossSettings
+from tuning.training.losses import LOSSES, emotion_aware, huber, mse, weighted_mse
 
 
 @pytest.mark.parametrize(

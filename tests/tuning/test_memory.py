@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from tests.tuning.test_training import Clips, Padded, config_of, rows_of
-from tuning.micro_batches import Parts, is_out_of_memory
 from tuning.models import layers
 from tuning.models.crnn import CRNN
 from tuning.models.settings import CRNNSettings
-from tuning.tasks import task_of
-from tuning.training import Training
+from tuning.training.gradient_accumulation import Parts, is_out_of_memory
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Training
 
 NO_DROPOUT = {"conv_dropout": [0.0], "lstm_dropout": 0.0, "recurrent_dropout": 0.0, "dense_dropout": 0.0}
 CRNN_PLAIN = CRNNSettings(

@@ -7,8 +7,8 @@ import scipy.stats
 import sklearn.metrics
 from keras_reference import keras
 
-from tuning import metrics
-from tuning.metrics import JOINT_METRICS, METRICS, metric_modes, regression_metrics
+from tuning.training import metrics
+from tuning.training.metrics import JOINT_METRICS, METRICS, metric_modes, regression_metrics
 
 
 def literal_ccc(t: np.ndarray, p: np.ndarray) -> float:

@@ -8,14 +8,15 @@ import threading
 import pytest
 
 from tests.waiting import PATIENCE, wait_until
-from tuning.checks import UserError
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
 from tuning.datasets import storage
-from tuning.plan import make_plan
-from tuning.search import lease, mirror
-from tuning.search.changes import scan
-from tuning.search.folder import SearchFolder, write_json, write_text
-from tuning.search.lease import Lease
-from tuning.search.mirror import Mirror, mirror_root, open_folder, refuse_mirror, split_location
+from tuning.experiment import bucket_sync as mirror
+from tuning.experiment import locking as lease
+from tuning.experiment.bucket_changes import scan
+from tuning.experiment.bucket_sync import Mirror, mirror_root, open_folder, refuse_mirror, split_location
+from tuning.experiment.directory import SearchFolder, write_json, write_text
+from tuning.experiment.locking import Lease
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import pytest
 
 from tests.tuning.test_status import ARGUMENTS, write_search, write_trial
 from tests.waiting import wait_until
-from tuning.checks import UserError
-from tuning.plan import make_plan
-from tuning.search.folder import SearchFolder, read_progress
-from tuning.search.tracking import NO_METRICS, Tracking
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
+from tuning.experiment.directory import SearchFolder, read_progress
+from tuning.search.callbacks.mlflow import NO_METRICS, Tracking
 
 mlflow = pytest.importorskip("mlflow", reason="pip install -e '.[dev]'")
 
@@ -116,7 +116,7 @@ def test_the_thread_logs_to_the_end(uri, folder):
 
 
 def test_a_server_that_is_gone_is_one_note(folder, monkeypatch):
-    monkeypatch.setattr("tuning.search.tracking.AFTER_FAILURE", 0.05)
+    monkeypatch.setattr("tuning.search.callbacks.mlflow.AFTER_FAILURE", 0.05)
     write_search(folder)
     notes = []
     with Tracking("http://127.0.0.1:9", folder, notes.append):

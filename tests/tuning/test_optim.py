@@ -7,8 +7,8 @@ import pytest
 import torch
 from keras_reference import keras
 
-from tuning.config import OptimSettings
-from tuning.optim import OPTIMIZERS, make_optimizer
+from tuning.config.schema import OptimSettings
+from tuning.training.optimizers import OPTIMIZERS, make_optimizer
 
 STEPS = 50
 # Powers of two: Keras keeps the rate in float32, and these are exact there.

@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from tests.waiting import PATIENCE
-from tuning.checks import UserError
-from tuning.plan import make_plan
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
 
 MODEL = """
 from typing import Literal

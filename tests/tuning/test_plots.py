@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tuning import plots
+from tuning.evaluation import plots
 
 
 def texts(axes):

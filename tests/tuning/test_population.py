@@ -11,16 +11,16 @@ from ray.tune.schedulers import TrialScheduler
 
 from tests.command import TINY, run
 from tests.tuning import test_search
-from tuning.checks import UserError
-from tuning.distributions import Distribution
-from tuning.leaderboard import as_rows
-from tuning.perturb import _moved, explore, may_change
-from tuning.plan import make_plan
-from tuning.recorded import config_of
-from tuning.search.exploits import current_params, exploits, params_in
-from tuning.search.folder import read_progress, read_record, write_json
-from tuning.search.population import Population
-from tuning.search.recorder import Recorder
+from tuning.config.distributions import Distribution
+from tuning.config.errors import UserError
+from tuning.config.population import may_change
+from tuning.data.plan import make_plan
+from tuning.evaluation.leaderboard import as_rows
+from tuning.experiment.directory import read_progress, read_record, write_json
+from tuning.experiment.exploits import current_params, exploits, params_in
+from tuning.experiment.recorded import config_of
+from tuning.search.callbacks.results import Recorder
+from tuning.search.population_based_training import Population, _moved, explore
 
 SPACE = (
     "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "model.dense_l2=0.001", "training.batch_size=32",
@@ -237,7 +237,7 @@ def test_a_kill_while_trials_take_over_changes_nothing(tmp_path, moment, monkeyp
     few = Few(tmp_path / "cut")
     few.to_the_wait()
     if moment != "waiting":
-        from tuning.search import population
+        from tuning.search import population_based_training as population
 
         stops = {"weights": "exploits.json", "record": "params.json", "all but the mark": "population.json"}
         original = population.write_json

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from tests.command import TINY, run
-from tuning import finalize, predict
+from tuning.cli import finalize, predict
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_recording_that_cannot_be_used_stops_no_other(tested, best, tmp_path, 
     [
         (["{best}"], "expected recordings to predict after '{best}', got none"),
         ([], "expected a folder best/ and recordings, got nothing"),
-        (["{best}/nothing", "a.wav"], "expected a folder best/ that python -m tuning.finalize wrote"),
+        (["{best}/nothing", "a.wav"], "expected a folder best/ that tuning finalize wrote"),
         (["{best}", "{best}/none.wav"], "none.wav: expected a recording, got no such file"),
         (["{best}", "{best}"], "expected a recording, got a folder"),
         (["{best}", "{best}/config.yaml", "step_second=1"], "did you mean 'step_seconds'?"),

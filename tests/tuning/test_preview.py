@@ -2,7 +2,7 @@
 
 from tests.command import run
 from tests.tuning.test_estimate import made
-from tuning.preview import print_estimate
+from tuning.cli.dry_run import print_estimate
 
 
 def test_a_random_search_lists_its_trials(tmp_path):

@@ -10,10 +10,10 @@ import pytest
 from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tests.tuning import test_search
-from tuning.search.folder import read_progress, read_record, repair_progress, write_json
-from tuning.search.recorder import Recorder, settle
+from tuning.experiment.directory import read_progress, read_record, repair_progress, write_json
+from tuning.search.callbacks.results import Recorder, settle
 from tuning.search.schedulers import make_scheduler, recorded_rows
-from tuning.search.searchers import StudySearcher, _encode, _suggest, open_study, reconcile
+from tuning.search.searcher import StudySearcher, _encode, _suggest, open_study, reconcile
 
 ASHA = ("search.num_trials=12", "training.epochs=27", "search.scheduler=asha", "search.grace_epochs=1")
 

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 
 from tests.command import TINY, run
 from tests.written_search import write_search
-from tuning import finalize, predict
-from tuning.recorded import config_of, space_of
-from tuning.replicates import candidates, replicate_space
-from tuning.search.folder import read_progress, write_json
+from tuning.cli import finalize, predict
+from tuning.evaluation.repeated_seeds import candidates, replicate_space
+from tuning.experiment.directory import read_progress, write_json
+from tuning.experiment.recorded import config_of, space_of
 
 RATES = [0.0003, 0.001, 0.003, 0.01]
 SEEDS = [43, 44]
@@ -173,7 +173,7 @@ LISTED = ("optim.learning_rate={choice: [0.001, 0.01]}", "model.kernel_size={cho
     seeds=st.lists(st.integers(43, 60), min_size=1, max_size=4, unique=True),
 )
 def test_every_candidate_is_repeated_with_every_seed_whatever_repeats(tmp_path_factory, drawn, top, seeds):
-    from tuning.plan import planned_points
+    from tuning.data.plan import planned_points
 
     folder, _ = write_search(
         tmp_path_factory.mktemp("s"), "search.num_trials=12", *LISTED, count=len(drawn), timed=False

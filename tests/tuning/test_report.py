@@ -13,16 +13,16 @@ import time
 import pytest
 
 from tests.written_search import write_search
-from tuning.leaderboard import rank, write_leaderboard
-from tuning.report import write_or_note, write_report
-from tuning.report.__main__ import main
-from tuning.report.figures import value_range
-from tuning.report.gather import gather
-from tuning.report.settings import Settings
-from tuning.report.study import make_study, short_names
-from tuning.report.timeline import UNKNOWN, bars_of
-from tuning.search import times
-from tuning.search.folder import write_json, write_text
+from tuning.cli.report import main
+from tuning.evaluation.leaderboard import rank, write_leaderboard
+from tuning.evaluation.report import write_or_note, write_report
+from tuning.evaluation.report.figures import value_range
+from tuning.evaluation.report.gather import gather
+from tuning.evaluation.report.settings import Settings
+from tuning.evaluation.report.study import make_study, short_names
+from tuning.evaluation.report.timeline import UNKNOWN, bars_of
+from tuning.experiment import timeline as times
+from tuning.experiment.directory import write_json, write_text
 
 LIMIT = 8_000_000
 
@@ -274,7 +274,7 @@ def test_times_survive_a_kill(tmp_path):
 
 
 def test_a_search_of_an_earlier_version_shows_what_its_study_knows(tmp_path):
-    from tuning.search.searchers import open_study
+    from tuning.search.searcher import open_study
 
     folder, records = write_search(tmp_path, "space=crnn", timed=False)
     assert bars_of(gather(folder)) == []
@@ -308,7 +308,7 @@ def test_a_page_that_can_not_be_written_is_one_line(tmp_path, capsys):
 
 
 def test_plotly_comes_late():
-    code = "import sys, tuning.run, tuning.finalize, tuning.report.__main__ as m; m.main(['--help']);"
+    code = "import sys, tuning.run, tuning.evaluation.final_test, tuning.cli.report as m; m.main(['--help']);"
     code += "print([n for n in ('plotly', 'jinja2', 'optuna', 'ray', 'torch') if n in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip().endswith("[]")

@@ -6,8 +6,8 @@ import shutil
 import pytest
 
 from tests.command import TINY, run
-from tuning import reproduce
-from tuning.search.folder import SearchFolder
+from tuning.cli import reproduce
+from tuning.experiment.directory import SearchFolder
 
 
 @pytest.fixture(scope="module")

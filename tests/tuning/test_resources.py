@@ -2,8 +2,8 @@
 
 import pytest
 
-from tuning.checks import UserError
-from tuning.config import Config, nested
+from tuning.config.errors import UserError
+from tuning.config.schema import Config, nested
 from tuning.search.resources import plan_resources
 
 

@@ -10,16 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.folds import SHORT, folds_in_memory
+from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip
 from tuning.datasets.resident import ResidentData
 from tuning.datasets.splits import Split
-from tuning.finalize import Course, course_of, retrain
-from tuning.optim import base_rates
-from tuning.plan import make_plan
-from tuning.replicates import Replicate
-from tuning.search.folder import SearchFolder, TrialRecord
-from tuning.training import Training
-from tuning.trial import make_training, train
+from tuning.evaluation.final_test import Course, course_of, retrain
+from tuning.evaluation.repeated_seeds import Replicate
+from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.training.optimizers import base_rates
+from tuning.training.trainer import Training
+from tuning.training.trial import make_training, train
 
 FOLDS = folds_in_memory()
 FOLD = FOLDS.fold(0)

@@ -168,7 +168,7 @@ def test_wrong_input_ends_before_torch_or_ray_are_imported(tmp_path):
 
 
 def test_help_lists_every_setting_and_imports_nothing_heavy():
-    from tuning.config import known_fields
+    from tuning.config.schema import known_fields
 
     script = (
         "import sys; from tuning.run import main; code = main(['--help']);"

@@ -10,9 +10,9 @@ import pytest
 import torch
 from keras_reference import keras
 
-from tuning import optim
-from tuning.config import OptimSettings
-from tuning.optim import SCHEDULES, Plateau, make_plateau, make_schedule
+from tuning.config.schema import OptimSettings
+from tuning.training import optimizers as optim
+from tuning.training.optimizers import SCHEDULES, Plateau, make_plateau, make_schedule
 
 schedules = keras.optimizers.schedules
 STEPS = 5000

@@ -10,11 +10,11 @@ import optuna
 import pytest
 import ray
 
-from tuning.leaderboard import write_leaderboard
-from tuning.plan import make_plan, planned_points
-from tuning.search.folder import SearchFolder, read_progress
+from tuning.data.plan import make_plan, planned_points
+from tuning.evaluation.leaderboard import write_leaderboard
+from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.search.resources import Resources
-from tuning.search.searchers import StudySearcher, open_study
+from tuning.search.searcher import StudySearcher, open_study
 from tuning.search.tuner import run_search
 
 # Ray's workers can't import a test module: the formula travels by value.

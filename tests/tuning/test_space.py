@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from tuning import space as spaces
-from tuning.checks import UserError
-from tuning.config import flattened, nested
-from tuning.plan import make_plan, planned_points
-from tuning.stages import data_key, data_variants, searched_effects
-from tuning.text_stage import text_key, text_variants
+from tuning.config import space as spaces
+from tuning.config.errors import UserError
+from tuning.config.schema import flattened, nested
+from tuning.data.data_module import data_key, data_variants, searched_effects
+from tuning.data.plan import make_plan, planned_points
+from tuning.data.text import text_key, text_variants
 
 
 def load(*arguments):

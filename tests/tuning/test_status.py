@@ -16,16 +16,17 @@ import pytest
 from rich.console import Console
 
 from tests.waiting import PATIENCE, wait_until
-from tuning import status
-from tuning.plan import make_plan
-from tuning.search import lease, mirror
-from tuning.search.folder import SIGN_SECONDS, SearchFolder, TrialRecord, write_json, write_text
-from tuning.search.mirror import open_folder
-from tuning.search.panel import Standing, draw
+from tuning.cli import status
+from tuning.data.plan import make_plan
+from tuning.experiment import bucket_sync as mirror
+from tuning.experiment import locking as lease
+from tuning.experiment.bucket_sync import open_folder
+from tuning.experiment.directory import SIGN_SECONDS, SearchFolder, TrialRecord, write_json, write_text
+from tuning.search.callbacks.progress_table import Standing, draw
 
 HOLD = """
 import sys, time
-from tuning.search.folder import SearchFolder
+from tuning.experiment.directory import SearchFolder
 with SearchFolder(sys.argv[1], "s"):
     print("held", flush=True)
     time.sleep(600)
@@ -169,7 +170,7 @@ def test_a_bucket_is_read_without_the_lease(tmp_path, monkeypatch, capsys):
 def test_a_terminal_is_refreshed_in_place_until_the_search_ends(folder):
     write_search(folder)
     terminal, inside = pty.openpty()
-    command = [sys.executable, "-m", "tuning.status", str(folder.path), "watch=0.2"]
+    command = [sys.executable, "-m", "tuning", "status", str(folder.path), "watch=0.2"]
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24"}
     with held(folder):
         process = subprocess.Popen(command, stdout=inside, stderr=inside, env=environment)
@@ -196,7 +197,7 @@ def test_ctrl_c_is_how_one_stops_looking(folder):
     terminal, inside = pty.openpty()
     with held(folder):
         process = subprocess.Popen(
-            [sys.executable, "-m", "tuning.status", str(folder.path), "watch=5"],
+            [sys.executable, "-m", "tuning", "status", str(folder.path), "watch=5"],
             stdout=inside,
             stderr=inside,
             # Where tests run in the background, a shell has told them to ignore Ctrl-C.
@@ -228,9 +229,7 @@ def test_many_trials_fit_on_one_screen(width, height):
 
 def test_no_ray_and_no_torch(folder):
     write_search(folder)
-    code = (
-        "import sys; from tuning import status; status.main(sys.argv[1:]); print({'ray', 'torch'} & set(sys.modules))"
-    )
+    code = "import sys, tuning.cli.status as m; m.main(sys.argv[1:]); print({'ray', 'torch'} & set(sys.modules))"
     found = subprocess.run([sys.executable, "-c", code, str(folder.path)], capture_output=True, text=True, check=True)
     assert found.stdout.endswith("set()\n")
 

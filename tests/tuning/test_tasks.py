@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.checks import UserError
-from tuning.config import Config, LossSettings, TaskSettings, nested
-from tuning.losses import emotion_aware, huber, mse, weighted_mse
-from tuning.plan import make_plan
-from tuning.tasks import IN_VALIDATION_LOSS, Regression, ranking_metrics, task_of
+from tuning.config.errors import UserError
+from tuning.config.schema import Config, LossSettings, TaskSettings, nested
+from tuning.data.plan import make_plan
+from tuning.training.losses import emotion_aware, huber, mse, weighted_mse
+from tuning.training.tasks import IN_VALIDATION_LOSS, Regression, ranking_metrics, task_of
 
 SEARCHED = {
     "loss.name": "{choice: [mse, huber]}",

@@ -7,15 +7,15 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from tuning.claims import SupersededError
-from tuning.config import Config, nested
+from tuning.config.schema import Config, nested
 from tuning.datasets.reading import FeatureStatistics, Part
 from tuning.datasets.resident import ResidentData
 from tuning.datasets.stream import StreamedData
-from tuning.metrics import rmse
+from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.models.crnn import CRNN
-from tuning.tasks import task_of
-from tuning.training import RECENT, Training
+from tuning.training.metrics import rmse
+from tuning.training.tasks import task_of
+from tuning.training.trainer import RECENT, Training
 
 
 class Clips:

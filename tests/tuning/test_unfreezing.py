@@ -13,12 +13,12 @@ from pydantic import ValidationError
 from tiny_vit import write_image_encoder
 
 from tests.tuning.test_training import Clips, rows_of, without_seconds
-from tuning.config import OptimSettings, nested, parse_config
-from tuning.finalize import Course, retrain
+from tuning.config.schema import OptimSettings, nested, parse_config
+from tuning.evaluation.final_test import Course, retrain
 from tuning.models.vit import ViT
-from tuning.optim import make_schedule, parameter_groups
-from tuning.tasks import task_of
-from tuning.training import RECENT, Training
+from tuning.training.optimizers import make_schedule, parameter_groups
+from tuning.training.tasks import task_of
+from tuning.training.trainer import RECENT, Training
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vit_rates.json"
 GUIDE = {
@@ -211,7 +211,7 @@ def test_cut_off_in_any_stage_it_goes_on_to_the_last_bit(folder, tmp_path, optim
 def test_a_retraining_goes_through_the_same_stages(folder, monkeypatch):
     """As after a search: epoch by epoch, without validation or checkpoints."""
     config = config_of(folder, **SHORT)
-    monkeypatch.setattr("tuning.trial.make_training", lambda config, data, **_: training(config))
+    monkeypatch.setattr("tuning.training.trial.make_training", lambda config, data, **_: training(config))
     found = retrain(config, Clips(), Course(4, [], steps=1))
     expected = training(config)
     for _ in range(4):
@@ -227,7 +227,7 @@ def test_weights_are_taken_over_from_another_trial_in_any_stage(folder, tmp_path
         giver.one_epoch()
     taker = training(config_of(folder, **SHORT, optim__learning_rate=1e-3), tmp_path)
     taker.resume()
-    taker.base_rate = 1e-3  # as `tuning.search.population` writes into the checkpoint
+    taker.base_rate = 1e-3  # as `tuning.search.population_based_training` writes into the checkpoint
     row = taker.one_epoch()
     assert row["epoch"] == 4
     assert row["learning_rate_stage_2"] == pytest.approx(row["learning_rate"] * 0.01) and row["learning_rate"] > 5e-4

@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from tests.folds import folds_in_memory, plan_of
-from tuning import uploads
-from tuning.claims import SupersededError
 from tuning.datasets import storage
-from tuning.training import Training
-from tuning.trial import train
-from tuning.uploads import TrialUploads
+from tuning.experiment import checkpoint_upload as uploads
+from tuning.experiment.checkpoint_claim import SupersededError
+from tuning.experiment.checkpoint_upload import TrialUploads
+from tuning.training.trainer import Training
+from tuning.training.trial import train
 
 
 class KilledError(Exception):

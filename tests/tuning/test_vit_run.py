@@ -9,12 +9,12 @@ import torch
 from command import run
 from tiny_vit import write_image_encoder
 
-from tuning.checks import UserError
-from tuning.config import parse_config
-from tuning.estimate import fewest_epochs
-from tuning.plan import make_plan
-from tuning.predict import main as predict
-from tuning.search.folder import read_progress
+from tuning.cli.estimate import fewest_epochs
+from tuning.cli.predict import main as predict
+from tuning.config.errors import UserError
+from tuning.config.schema import parse_config
+from tuning.data.plan import make_plan
+from tuning.experiment.directory import read_progress
 
 SMALL = (
     "space=vit", "training.epochs=5", "training.patience=1", "features.num_frames=24", "features.num_mels=16",
@@ -55,8 +55,8 @@ def test_every_trial_goes_through_its_stages(searched):
 
 @pytest.mark.slow
 def test_the_winner_is_reproduced_retrained_and_predicts_without_the_encoder_s_folder(searched, tmp_path, capsys):
-    from tuning.finalize import main as finalize
-    from tuning.reproduce import main as reproduce
+    from tuning.cli.finalize import main as finalize
+    from tuning.cli.reproduce import main as reproduce
 
     folder = searched / "results" / "pictures"
     assert reproduce([str(folder)]) == 0
@@ -82,10 +82,10 @@ def test_the_winner_is_reproduced_retrained_and_predicts_without_the_encoder_s_f
 
 
 def test_the_saved_model_is_that_which_was_trained(tmp_path):
-    from tuning.best import write_model
-    from tuning.checkpoint import load_best
     from tuning.datasets.reading import FeatureStatistics
-    from tuning.trial import build_model
+    from tuning.evaluation.final_test_files import write_model
+    from tuning.evaluation.saved_model import load_best
+    from tuning.training.trial import build_model
 
     encoder = write_image_encoder(tmp_path / "encoder", "DeiT")
     model = {"name": "vit", "image_encoder": encoder}

@@ -20,9 +20,9 @@ from tests.waiting import PATIENCE
 from tuning.models.crnn import CRNN
 from tuning.models.ser import SER
 from tuning.models.settings import CRNNSettings, SERSettings
-from tuning.tasks import task_of
-from tuning.training import Training
-from tuning.workers import worker_error
+from tuning.search.trainable import worker_error
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Training
 
 MODELS = {
     "crnn": lambda: CRNN(

@@ -1,1 +1,1 @@
-"""The only room that knows Ray Tune."""
+"""Ray Tune and Optuna: which trial runs next, which is stopped, where, and what happens when a machine fails."""

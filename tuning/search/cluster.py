@@ -12,8 +12,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tuning.checks import UserError
-from tuning.config import Config
+from tuning.config.errors import UserError
+from tuning.config.schema import Config
 
 OUR_PACKAGE = "tuning"
 

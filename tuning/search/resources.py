@@ -7,8 +7,8 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
-from tuning.checks import UserError
-from tuning.config import Config
+from tuning.config.errors import UserError
+from tuning.config.schema import Config
 
 # Quiet and quick defaults; a user's own setting of any of them wins.
 ENVIRONMENT = {

@@ -12,11 +12,11 @@ from typing import Any
 
 from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
 
-from tuning.config import Config
-from tuning.distributions import fraction
-from tuning.search.folder import SearchFolder, TrialRecord, read_progress
-from tuning.space import Space
-from tuning.stopping import first_stop
+from tuning.config.distributions import fraction
+from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
+from tuning.training.early_stopping import first_stop
 
 
 @dataclass(frozen=True)

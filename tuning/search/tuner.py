@@ -15,26 +15,26 @@ from typing import Any
 from ray import tune
 from ray.tune.stopper import Stopper
 
-from tuning.config import Config
-from tuning.encoders import encoder_of
-from tuning.faults import QuietFile, StorageError, storage_fault
-from tuning.plan import Plan
-from tuning.search.events import write_experiment
-from tuning.search.exploits import current_params
-from tuning.search.failures import Failures, losses_end_trials_alone
-from tuning.search.folder import SearchFolder
-from tuning.search.groups import orphans_released
-from tuning.search.panel import Standing
-from tuning.search.population import Population
-from tuning.search.recorder import Recorder, settle
+from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.data.plan import Plan
+from tuning.experiment.directory import SearchFolder
+from tuning.experiment.exploits import current_params
+from tuning.experiment.faults import QuietFile, StorageError, storage_fault
+from tuning.search.callbacks.mlflow import Tracking
+from tuning.search.callbacks.progress import View
+from tuning.search.callbacks.progress_table import Standing
+from tuning.search.callbacks.results import Recorder, settle
+from tuning.search.callbacks.tensorboard import write_experiment
+from tuning.search.fault_tolerance import Failures, losses_end_trials_alone
+from tuning.search.population_based_training import Population
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
-from tuning.search.searchers import StudySearcher, name_values, open_study, reconcile
-from tuning.search.tracking import Tracking
-from tuning.search.view import View
-from tuning.space import Space
-from tuning.tasks import ranking_metrics
-from tuning.trial import run_trial
+from tuning.search.searcher import StudySearcher, name_values, open_study, reconcile
+from tuning.search.trainable import run_trial
+from tuning.search.worker_groups import orphans_released
+from tuning.training.encoders import encoder_of
+from tuning.training.tasks import ranking_metrics
 
 log = logging.getLogger("tuning.search")
 

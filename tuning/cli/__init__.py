@@ -1,0 +1,1 @@
+"""One thin module for each command: read the options, call, print."""

@@ -1,0 +1,1 @@
+"""Check what a search or a cluster needs, before it starts."""

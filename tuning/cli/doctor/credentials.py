@@ -1,0 +1,116 @@
+"""What it takes to reach a cloud and its machines: credentials, SSH, rsync, Ray's token."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tuning.cli.doctor.finding import Finding, fail, ok, warn
+
+SECONDS = 5
+
+
+def check_tools(cluster: dict[str, Any] | None) -> Iterator[Finding]:
+    """ssh and rsync, which `ray up` starts, and the key that a cluster file names."""
+    for tool, use in (("ssh", "reach its machines"), ("rsync", "copy the project to them")):
+        place = shutil.which(tool)
+        if place:
+            yield ok(tool, place)
+        elif cluster is not None:
+            package = {"ssh": "openssh-client"}.get(tool, tool)
+            yield fail(tool, "not on PATH", f"`ray up` needs it to {use}: apt-get install {package}")
+    named = ((cluster or {}).get("auth") or {}).get("ssh_private_key")
+    if named:
+        yield check_key(Path(str(named)).expanduser())
+
+
+def check_key(key: Path) -> Finding:
+    """A private key that ssh will take."""
+    if not key.is_file():
+        return fail("ssh key", f"auth.ssh_private_key: no such file '{key}'", f"ssh-keygen -t ed25519 -f {key}")
+    if open_to_others(key):
+        return fail("ssh key", f"{key} has mode {mode(key)}; ssh refuses keys that others may read", f"chmod 600 {key}")
+    return ok("ssh key", f"{key}, for its owner alone")
+
+
+def check_token(needed: bool) -> Iterator[Finding]:
+    """Ray's token: whoever can read it runs code on the cluster."""
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        yield ok("ray token", "in RAY_AUTH_TOKEN")
+        return
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    if not file.exists():
+        if needed:
+            advice = "ray get-auth-token --generate, then chmod 600 ~/.ray/auth_token"
+            yield fail("ray token", f"no such file '{file}', which the nodes are to share", advice)
+        return
+    if open_to_others(file):
+        advice = f"chmod 600 {file}: who reads it may run code on the cluster"
+        yield fail("ray token", f"{file} has mode {mode(file)}, so others may read it", advice)
+    else:
+        yield ok("ray token", f"{file}, for its owner alone")
+
+
+def open_to_others(file: Path) -> bool:
+    """Whether group or others have any right on a file."""
+    return bool(file.stat().st_mode & 0o077)
+
+
+def mode(file: Path) -> str:
+    """A file's rights as chmod takes them."""
+    return f"{stat.S_IMODE(file.stat().st_mode):o}"
+
+
+def check_aws(region: str | None, starts_machines: bool) -> Finding:
+    """Whether credentials are there and AWS takes them."""
+    if not importlib.util.find_spec("boto3"):
+        advice = "pip install boto3: `ray up` needs it for AWS"
+        if starts_machines:
+            return fail("aws", "boto3 is not installed", advice)
+        return warn("aws", "not looked at: boto3 is not installed", "pip install boto3, to have them checked")
+    import boto3
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    try:
+        session = boto3.Session(region_name=region)
+        found = session.get_credentials()
+        if found is None:
+            advice = "aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            return fail("aws", "no credentials: neither in the environment, nor in ~/.aws, nor of this machine", advice)
+        quick = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
+        client = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
+        who = client.get_caller_identity()["Arn"]
+    except ClientError as error:
+        code = error.response.get("Error", {}).get("Code", "")
+        return fail("aws", f"credentials are not taken: {code or error}", "aws configure, or renew them: aws sso login")
+    except BotoCoreError as error:
+        return fail("aws", f"can't ask who we are: {' '.join(str(error).split())}", "is the network open to AWS?")
+    return ok("aws", f"{who} (credentials from {found.method})")
+
+
+def check_gcp(starts_machines: bool) -> Finding:
+    """Whether credentials are there; Google is not asked."""
+    modules = ("googleapiclient", "google.auth") if starts_machines else ()
+    missing = [name for name in modules if not _installed(name)]
+    if missing:
+        return fail("gcp", f"not installed: {', '.join(missing)}", "pip install google-api-python-client google-auth")
+    named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
+    file = Path(named) if named else Path.home() / ".config" / "gcloud" / "application_default_credentials.json"
+    if file.exists():
+        return ok("gcp", f"{file}; whether Google takes it was not asked")
+    if named:
+        return fail("gcp", f"GOOGLE_APPLICATION_CREDENTIALS: no such file '{named}'", "name a key file that is there")
+    return warn("gcp", f"no credentials in {file}", "gcloud auth application-default login")
+
+
+def _installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False

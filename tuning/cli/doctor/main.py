@@ -1,0 +1,115 @@
+"""Before a search or `ray up`: what is missing here, and what to do. `tuning doctor [cluster.yaml]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.cli.command import DONE, FAILED, run_command
+from tuning.config.errors import UserError
+
+if TYPE_CHECKING:
+    from tuning.cli.doctor.finding import Finding
+    from tuning.data.plan import Plan
+
+USAGE = """\
+tuning doctor [cluster.yaml] [key=value ...]
+
+Looks at Python and packages, memory, disks, GPUs, and whether results and features can be written where the search
+puts them; the settings are those of python -m tuning.run (the same command line). With a cluster file also at that
+file, the credentials, SSH and rsync; with RAY_ADDRESS at the versions on every node of that cluster.
+
+A line each: ok, warn (it works, but), fail (it would not work), with what to do. Exit code 1 when anything fails.
+Changes nothing and leaves nothing behind.
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command line; the exit code: 0 nothing failed, 1 something did, 2 the user's input."""
+    return run_command(USAGE, _main, arguments)
+
+
+def _main(arguments: list[str]) -> int:
+    from tuning.data.plan import make_plan
+
+    files = [argument for argument in arguments if "=" not in argument and argument != "--dry-run"]
+    if len(files) > 1 or any(file.startswith("-") for file in files):
+        raise UserError(f"expected at most one cluster file and key=value settings, got {' '.join(files)}")
+    plan = make_plan([argument for argument in arguments if "=" in argument])
+    counts = {"ok": 0, "warn": 0, "fail": 0}
+    for finding in examine(plan, Path(files[0]) if files else None):
+        print(finding, flush=True)
+        counts[finding.level] += 1
+    print(f"{counts['ok']} ok, {counts['warn']} to look at, {counts['fail']} failed")
+    return FAILED if counts["fail"] else DONE
+
+
+def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
+    """Every finding, the quick ones first.
+
+    Raises:
+        UserError: no such cluster file.
+    """
+    from tuning.cli.doctor import cluster_yaml as files
+    from tuning.cli.doctor import credentials as access
+    from tuning.cli.doctor import environment as machine
+    from tuning.cli.doctor import gpu as gpus
+    from tuning.cli.doctor import nodes
+    from tuning.cli.doctor import storage as stores
+
+    content, problems = files.read_cluster(cluster_file) if cluster_file else (None, [])
+    address = os.environ.get("RAY_ADDRESS", "")
+    running = address not in ("", "local")
+    encoder = plan.config.features.name == "encoder"
+    yield from machine.check_packages(frozenset({"encoders"} if encoder else ()))
+    yield from machine.check_memory()
+    yield from machine.check_room(_folders(plan) | {machine.RAY_TEMP: machine.ray_temp()})
+    yield from gpus.check_gpus(plan.config.resources.gpus_per_worker, elsewhere=running or cluster_file is not None)
+    for setting, location in _locations(plan).items():
+        yield from stores.check_store(setting, location, cluster=running or cluster_file is not None)
+    yield from _clouds(plan, content)
+    yield from access.check_token(needed=cluster_file is not None)
+    if cluster_file:
+        yield from access.check_tools(content)
+        yield from problems
+        if content is not None:
+            yield from files.check_cluster(cluster_file, content)
+    if running:
+        yield from nodes.check_nodes(address)
+
+
+def _locations(plan: Plan) -> dict[str, str]:
+    return {"storage": plan.run.storage, "data.prepared": plan.config.data.prepared}
+
+
+def _folders(plan: Plan) -> dict[str, Path]:
+    """The folders on this machine that fill up."""
+    from tuning.datasets.storage import is_uri
+    from tuning.experiment.bucket_sync import mirror_root
+
+    return {
+        setting: mirror_root(location) if is_uri(location) else Path(location)
+        for setting, location in _locations(plan).items()
+        if setting == "storage" or not is_uri(location)
+    }
+
+
+def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
+    """Credentials, where a cluster file or a bucket needs them; a store of another maker is judged by writing to it."""
+    from tuning.cli.doctor import credentials as access
+
+    provider = (content or {}).get("provider", {})
+    used = {
+        location.partition("://")[0] for location in _locations(plan).values() if "endpoint_override" not in location
+    }
+    own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"))
+    if provider.get("type") == "aws" or ("s3" in used and not own_endpoint):
+        yield access.check_aws(provider.get("region"), starts_machines=provider.get("type") == "aws")
+    if provider.get("type") == "gcp" or "gs" in used:
+        yield access.check_gcp(starts_machines=provider.get("type") == "gcp")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,110 @@
+"""`--dry-run`: the trials or distributions, their number, what each takes, and on request a measured estimate."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from tuning.config.distributions import plain
+from tuning.config.schema import Config
+from tuning.data.data_module import data_variants, generated_key, searched_effects
+from tuning.data.generated_clips import SHARE
+from tuning.data.plan import Plan, planned_points, read_corpus, with_classes
+from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
+from tuning.training.cross_validation import describe_parts
+
+if TYPE_CHECKING:
+    from tuning.cli.estimate import Estimate
+
+
+def preview(plan: Plan) -> None:
+    """Print what the search would run; runs nothing but, with `probe=true`, a few steps.
+
+    Raises:
+        UserError: the corpus or the resources do not allow it.
+    """
+    config, folds = plan.config, plan.config.split.inner_folds
+    direction = "lower" if plan.mode == "min" else "higher"
+    print(
+        f"search    {plan.name}: {plan.total} trials ({config.search.algorithm}, scheduler {config.search.scheduler})"
+    )
+    longest = plan.space.largest("training.epochs")
+    print(f"          ranked by {config.search.metric} ({direction} is better), at most {longest} epochs")
+    if effects := searched_effects(plan.space):
+        print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
+    if most := plan.space.largest(SHARE):
+        count = len({generated_key(variant) for variant in data_variants(plan.space).values()})
+        what = "a GAN" if count == 1 else f"{count} GANs"
+        print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
+    if folds is not None:
+        print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
+    if config.data.corpus in ("demo", "demo_bimodal", "demo_speech"):
+        print(f"corpus    {config.data.corpus}, made on the first run")
+    else:
+        corpus, split = read_corpus(config)
+        parts = describe_parts(split, folds)
+        print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; {parts}; split: {split.method}")
+    cpus, gpus = _machine(config)
+    resources = plan_resources(config, cpus, gpus)
+    print(f"resources {resources} per trial; {resources.concurrent} at once here ({cpus:g} CPUs, {gpus:g} GPUs)")
+    print("searched")
+    for path, distribution in plan.space.distributions.items():
+        print(f"  {path}: {distribution}")
+    points = planned_points(plan.space, config)
+    if points:
+        print("trials" if len(points) == plan.total else "tried first")
+    for number, point in enumerate(points, start=1):
+        print(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items()))
+    if plan.run.probe:
+        _probe(plan)
+
+
+def _machine(config: Config) -> tuple[float, float]:
+    if os.environ.get("RAY_ADDRESS"):
+        start_ray(config)
+        return cluster_resources()
+    return local_machine()
+
+
+def _probe(plan: Plan) -> None:
+    """Measure a few steps of a few trials, as many at once as the search runs, and say what all will take."""
+    from tuning.cli.estimate import estimate
+
+    corpus, split = read_corpus(plan.config)
+    print_estimate(estimate(with_classes(plan, corpus), corpus, split))
+
+
+def print_estimate(found: Estimate) -> None:
+    """An estimate in words, with what it does not know."""
+    trials = [seconds / found.models for seconds in found.trials(found.longest)]
+    epochs = [count // found.models for count in found.longest]
+    several = f"its {min(epochs)} to {max(epochs)}" if min(epochs) < max(epochs) else f"all {max(epochs)}"
+    of_folds = f" for each of {found.models} models" if found.models > 1 else ""
+    parts = [f"start {found.start + found.end:.0f} s"]
+    if found.preparation:
+        parts.insert(0, f"preparation {found.preparation:.0f} s, from a few recordings")
+    probed = f"{len(found.probes)} of {len(found.longest)} trials probed, {found.concurrent} at once"
+    print(f"estimate  {probed}; {'; '.join(parts)}")
+    print(f"          a trial with {several} epochs: {_range(trials)} s{of_folds}")
+    least, most = found.least, found.most
+    print(f"          the search: at most about {_time(most)}", end="")
+    if least < 0.95 * most:
+        print(
+            f", at least {_time(least)}: when early stopping or a scheduler ends trials can't be known before", end=""
+        )
+    print()
+    if found.price is not None:
+        machines = f"{found.num_machines} machine{'s' if found.num_machines > 1 else ''}"
+        price = f"{machines} at {found.price:g} {found.currency} an hour"
+        print(f"cost      at most about {found.cost(most):.2f} {found.currency}: {price}")
+
+
+def _range(seconds: list[float]) -> str:
+    low, high = min(seconds), max(seconds)
+    return f"{low:.0f}" if high - low < 1 else f"{low:.0f} to {high:.0f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,177 @@
+"""A search seen from outside, by what its folder or bucket holds: takes no lock, writes nothing there, knows no Ray."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tuning.config.errors import UserError
+from tuning.config.space import read_recorded
+from tuning.datasets import storage
+from tuning.experiment import locking as lease
+from tuning.experiment.bucket_sync import CONNECTIONS, refuse_mirror, split_location
+from tuning.experiment.directory import SIGN_SECONDS, SearchFolder
+from tuning.search.callbacks.progress_table import Standing
+from tuning.training.tasks import check_metric
+
+# Who gave no sign of life for so long is taken for gone: a few missed ones, and clocks that differ a little.
+SILENCE_SECONDS = 4 * SIGN_SECONDS
+# What tells how a search stands.
+READ = re.compile(r"(config\.yaml|overrides\.yaml|run\.json|trials/\d+/(params\.json|progress\.csv|result\.json))$")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A search at a moment.
+
+    Args:
+        standing: its trials; None while it has not begun any.
+        worker: who works on it, empty where nobody does.
+    """
+
+    standing: Standing | None
+    worker: str
+
+
+class Onlooker:
+    """Looks at one search, again and again.
+
+    Args:
+        location: the search's folder, or its URI in an object store.
+
+    Raises:
+        UserError: that is no search, or the store can't be read.
+    """
+
+    def __init__(self, location: str) -> None:
+        self.location = location
+        place, self.name = split_location(storage.absolute(location))
+        self._copy: tempfile.TemporaryDirectory[str] | None = None
+        self._known: dict[str, storage.FileStat] = {}
+        if storage.is_uri(location):
+            # Read file by file into a folder of our own: the mirror belongs to who works on the search.
+            self._copy = tempfile.TemporaryDirectory(prefix="search-")
+            self.folder = SearchFolder(self._copy.name, self.name)
+            self._leases = storage.below(place, f".{self.name}.lease")
+        else:
+            self.folder = SearchFolder(place, self.name)
+            refuse_mirror(self.folder.path)
+
+    def look(self) -> Seen:
+        """How the search stands now."""
+        try:
+            if self._copy is not None:
+                self._fetch()
+                worker = self._holder_of_lease()
+            else:
+                worker = self._holder_of_lock()
+        except (OSError, ValueError) as error:  # ValueError: pyarrow, of a kind of store that it does not know
+            reason = " ".join(str(error).split())
+            raise UserError(f"{self.location}: expected a search that can be read, got: {reason}") from None
+        if not self.folder.exists:
+            if worker:
+                return Seen(None, worker)
+            raise UserError(f"{self.location}: expected the folder of a search (with its config.yaml)")
+        return Seen(self._standing(bool(worker)), worker)
+
+    def command(self) -> str:
+        """What goes on with the search: the command line that it was begun with."""
+        import shlex
+
+        from omegaconf import OmegaConf
+
+        file = self.folder.path / "overrides.yaml"
+        found = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
+        given: dict[str, Any] = {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
+        given = {name: value for name, value in given.items() if name not in ("fresh", "probe")}
+        if "search.num_trials" in given:
+            given["search.num_trials"] = self._run().get("total", given["search.num_trials"])
+        words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
+        return shlex.join(["python", "-m", "tuning.run", *words])
+
+    def _run(self) -> dict[str, Any]:
+        file = self.folder.path / "run.json"
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        return found
+
+    def _standing(self, working: bool) -> Standing:
+        from tuning.data.plan import planned_points
+
+        space = read_recorded(self.folder.path / "config.yaml")
+        config, run = space.fixed(), self._run()
+        records = self.folder.records()
+        # A search of an earlier version left no word of its size.
+        total = run.get("total") or config.search.num_trials or len(planned_points(space, config))
+        return Standing(
+            name=self.name,
+            total=total,
+            metric=config.search.metric,
+            mode=check_metric(space, config),
+            epochs=int(space.largest("training.epochs")),
+            resources=run.get("resources", ""),
+            records={record.number: record for record in records},
+            earlier=run.get("ended_before", 0),
+            elapsed=max(0.0, time.time() - run["began"]) if working and "began" in run else 0.0 if working else None,
+        )
+
+    def _holder_of_lock(self) -> str:
+        """Who works here: a process of this machine that lives, or one elsewhere that showed life lately."""
+        try:
+            words = self.folder.holder.read_text(encoding="utf-8").strip()
+            age = time.time() - self.folder.holder.stat().st_mtime
+        except FileNotFoundError:
+            return ""
+        found = re.fullmatch(r"process (\d+) on (.*)", words)
+        if found and found[2] == socket.gethostname():
+            return words if _lives(int(found[1])) else ""
+        return words if age < SILENCE_SECONDS else ""
+
+    def _holder_of_lease(self) -> str:
+        """Who holds the lease: renewed lately by this machine's clock or, since that may be wrong, while we look."""
+        first = self._held()
+        for name, stat in first.items():
+            if time.time() - stat.mtime_ns / 1e9 < lease.EXPIRY_SECONDS:
+                return storage.read_bytes(self._leases, name).decode()
+        if first:
+            time.sleep(1.5 * lease.RENEWAL_SECONDS)  # within which a living one renews
+            for name, stat in self._held().items():
+                if stat != first.get(name):
+                    return storage.read_bytes(self._leases, name).decode()
+        return ""
+
+    def _held(self) -> dict[str, storage.FileStat]:
+        return {n: stat for n, stat in storage.list_files(self._leases).items() if n.endswith(lease.HELD)}
+
+    def _fetch(self) -> None:
+        found = {name: stat for name, stat in storage.list_files(self.location).items() if READ.match(name)}
+        changed = [name for name, stat in found.items() if self._known.get(name) != stat]
+
+        def fetch(name: str) -> None:
+            file = self.folder.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with suppress(FileNotFoundError):  # gone since the listing
+                file.write_bytes(storage.read_bytes(self.location, name))
+
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(fetch, changed))
+        for name in self._known.keys() - found.keys():
+            (self.folder.path / name).unlink(missing_ok=True)
+        self._known = found
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True

@@ -1,0 +1,51 @@
+"""`--help` and `--dry-run`: what can be set, and what would be run. Imports nothing heavy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from tuning.config.distributions import KINDS, plain
+from tuning.config.errors import expectation
+from tuning.config.schema import SEARCHABLE, SECTIONS, Config, RunSettings
+from tuning.config.space import known_spaces
+
+USAGE = """\
+python -m tuning.run [space=NAME] [setting=VALUE ...] [--dry-run] [--help]
+
+Searches hyperparameters of an audio emotion model and ranks the trials. Runs on a built-in demo corpus
+unless data.corpus= and data.root= name another. The same command again goes on with an unfinished search,
+and prints the ranking of a finished one.
+
+  --dry-run   print the trials and what each takes, run nothing
+  --help      this text
+"""
+
+
+def help_text() -> str:
+    """Every setting with its type, default and one line."""
+    searched = ", ".join(SEARCHABLE)
+    lines = [USAGE, f"Spaces: {', '.join(known_spaces())}", ""]
+    lines += [f"A value may be a distribution in the sections {searched}:"]
+    lines += ["  model.lstm_dropout='{uniform: [0.1, 0.3]}'", f"  kinds: {', '.join(KINDS)}", ""]
+    lines += _section("command", RunSettings.model_fields, "")
+    for name, section in SECTIONS.items():
+        lines += _section(_first_line(section), section.model_fields, f"{name}.")
+    lines += _section("Seed", {"seed": Config.model_fields["seed"]}, "")
+    return "\n".join(lines)
+
+
+def _first_line(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").strip().splitlines()[0]
+
+
+def _section(title: str, fields: dict[str, FieldInfo], prefix: str) -> list[str]:
+    heading = "Command line" if title == "command" else f"{prefix.rstrip('.')}: {title}" if prefix else title
+    lines = [heading]
+    for name, field in fields.items():
+        default: Any = field.get_default(call_default_factory=True)
+        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({expectation(field)})")
+        lines.append(f"      {field.description}")
+    return [*lines, ""]

@@ -1,0 +1,423 @@
+"""Every setting: its type, range, default and one line of help. Imports nothing heavy."""
+
+import functools
+import importlib
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, create_model, model_validator
+from pydantic.fields import FieldInfo
+
+from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
+from tuning.models import MODELS
+from tuning.models.settings import CRNNSettings, GANSettings
+
+
+class TaskSettings(Settings):
+    """What is predicted."""
+
+    name: Literal["regression", "classification"] = Field("regression", description="numbers, or one class of several")
+    targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs (regression)")
+    classes: list[str] | None = Field(
+        None, min_length=2, description="names of the classes, in order; default: those of the corpus (classification)"
+    )
+    merge_classes: dict[str, str] = Field(
+        {}, description="classes that count as another, e.g. {excited: happy} (classification)"
+    )
+    drop_other_classes: bool = Field(
+        False, description="leave out clips of classes that are not listed; else they are an error (classification)"
+    )
+    accuracy_threshold: float = Field(
+        0.5, gt=0, description="val_accuracy counts clips whose every error is at most this, in units of the labels"
+    )
+
+
+class LossSettings(Settings):
+    """What training minimises; always the mean over outputs and clips."""
+
+    name: Literal["mse", "weighted_mse", "huber", "emotion_aware", "cross_entropy"] = Field(
+        "mse", description="loss function (default for classification: cross_entropy)"
+    )
+    delta: float = Field(1.0, gt=0, description="where Huber turns from square to linear (huber)")
+    weights: list[float] = Field(
+        [1.0, 1.2], min_length=1, description="weight of each target's squared error, in order (weighted_mse)"
+    )
+    quadrant_penalty: float = Field(0.1, ge=0, description="weight of the wrong quadrant (emotion_aware)")
+    quadrant: Literal["smooth", "sign"] = Field(
+        "smooth", description="form of that penalty; sign is the documented one, without gradient (emotion_aware)"
+    )
+    quadrant_sharpness: float = Field(
+        5.0, gt=0, description="slope at the axes of the smooth penalty's tanh (emotion_aware)"
+    )
+
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes, in training (cross_entropy)"
+    )
+    class_weights: Literal["none", "inverse"] = Field(
+        "none", description="inverse: training clips count by the inverse of their class's frequency (cross_entropy)"
+    )
+
+    @model_validator(mode="after")
+    def _weights_above_zero(self) -> "LossSettings":
+        if not all(0 < weight < float("inf") for weight in self.weights):
+            raise ValueError(f"weights: expected numbers above 0, got {self.weights}")
+        return self
+
+
+class OptimSettings(Settings):
+    """How the weights move, and how the step size changes. Defaults are those of Keras (guide part 8)."""
+
+    name: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="optimiser")
+    learning_rate: float = Field(0.001, gt=0, description="step size; where a schedule begins")
+    encoder_learning_rate: float | None = Field(
+        None, gt=0, description="step size of a pretrained encoder's weights, scheduled alike (default: learning_rate)"
+    )
+    beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (adam)")
+    beta_2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adam)")
+    rho: float = Field(0.9, ge=0, lt=1, description="decay of the squared gradients' mean (rmsprop)")
+    epsilon: float = Field(
+        1e-7, gt=0, description="added to the root before bias correction (adam), or inside it (rmsprop), as in Keras"
+    )
+    momentum: float | None = Field(None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)")
+    nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
+    clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
+    weight_decay: float = Field(
+        0.0,
+        ge=0,
+        description="decay of all weights: apart from the gradient (adam), or that share added to it (rmsprop, sgd)",
+    )
+    schedule: Literal["constant", "exponential", "cosine", "plateau", "step"] = Field(
+        "constant", description="how the learning rate changes: at every step, or after epochs without gain (plateau)"
+    )
+    warmup_epochs: int = Field(
+        0, ge=0, description="epochs in which the rate rises to learning_rate, before the schedule"
+    )
+    step_epochs: int = Field(10, ge=1, description="epochs after which the rate is multiplied by step_factor (step)")
+    step_factor: float = Field(0.5, gt=0, le=1, description="factor per step_epochs (step)")
+    decay_steps: int = Field(1000, ge=1, description="steps in which the rate falls by decay_rate (exponential)")
+    decay_rate: float = Field(0.96, gt=0, le=1, description="factor per decay_steps (exponential)")
+    staircase: bool = Field(True, description="fall once per decay_steps, not at every step (exponential)")
+    alpha: float = Field(0.1, ge=0, le=1, description="last rate as a share of learning_rate (cosine)")
+    restarts: Literal["none", "unfreezing"] = Field(
+        "none", description="unfreezing: begin anew whenever more of the model is trained, over what is left (cosine)"
+    )
+    plateau_patience: int = Field(5, ge=1, description="lower after so many epochs without a better metric (plateau)")
+    plateau_factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied with (plateau)")
+    plateau_min_delta: float = Field(1e-4, ge=0, description="a smaller gain does not count as better (plateau)")
+    min_learning_rate: float = Field(1e-6, ge=0, description="the rate is not lowered below this (plateau)")
+
+
+class TrainingSettings(Settings):
+    """Epochs, batches, early stopping."""
+
+    batch_size: int = Field(32, ge=1, description="clips per step, over all workers of a trial")
+    epochs: int = Field(50, ge=1, description="most epochs of a trial")
+    patience: int | None = Field(
+        10, ge=1, description="stop after so many epochs without a better metric (null: never)"
+    )
+    min_delta: float = Field(0.0, ge=0, description="a smaller gain does not count as better for early stopping")
+    keep: Literal["best", "last"] = Field(
+        "best", description="the epoch that a trial is ranked by and retrained for; last suits a schedule that runs out"
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        "auto", description="auto: mixed precision on a GPU (bf16 where it has it, else fp16), fp32 on CPU"
+    )
+
+    @model_validator(mode="after")
+    def _the_last_epoch_is_known(self) -> "TrainingSettings":
+        if self.keep == "last" and self.patience is not None:
+            raise ValueError(f"patience: expected null where the last epoch is kept (keep=last), got {self.patience}")
+        return self
+
+
+# What a model costs, whatever it learns, as `search.second_metric` names it.
+COSTS = ("parameters", "size_mb", "latency_ms")
+
+
+class SearchSettings(Settings):
+    """Which trials are run, which are stopped early, and what ranks them."""
+
+    algorithm: Literal["grid", "random", "optuna"] = Field("random", description="who proposes the trials")
+    num_trials: int | None = Field(None, ge=1, description="number of trials (random, optuna; a grid has its own)")
+    metric: str = Field(
+        "val_loss", description="what ranks the trials, by each trial's best epoch (split.inner_folds: mean over folds)"
+    )
+    second_metric: Literal["parameters", "size_mb", "latency_ms"] | None = Field(
+        None,
+        description="what of a model is to be small, too: the leaderboard marks the trials that are best for their "
+        "size (the Pareto front), and optuna's samplers seek both",
+    )
+    sampler: Literal["tpe", "gp", "qmc", "random", "cmaes"] = Field("tpe", description="Optuna's sampler (optuna)")
+    points_to_evaluate: list[dict[str, Any]] = Field(
+        [], description="configurations tried first, by dotted path (random, optuna)"
+    )
+    scheduler: Literal["none", "asha", "median", "hyperband", "pbt"] = Field(
+        "none", description="who stops poor trials early, or lets them take over a better one's weights (pbt)"
+    )
+    grace_epochs: int = Field(
+        5,
+        ge=1,
+        description="no trial is stopped before this epoch (asha, median, hyperband; with split.inner_folds after the "
+        "first fold)",
+    )
+    reduction_factor: float = Field(
+        3.0, gt=1, description="one trial in so many goes on at each rung (asha, hyperband)"
+    )
+    brackets: int = Field(
+        3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit (hyperband)"
+    )
+    perturb_epochs: int = Field(
+        5, ge=1, description="epochs after which the poorest trials take over the best ones' weights (pbt)"
+    )
+    exploit_share: float = Field(
+        0.25, gt=0, le=0.5, description="share of the trials that take over, and of those they take from (pbt)"
+    )
+    resample_probability: float = Field(
+        0.25, ge=0, le=1, description="how often a taken setting is drawn anew, not moved by a fifth or a place (pbt)"
+    )
+    max_concurrent: int | None = Field(None, ge=1, description="most trials at once (default: as many as fit)")
+    time_budget_minutes: float | None = Field(None, gt=0, description="stop the search after so long")
+
+
+class ResourceSettings(Settings):
+    """What one trial takes."""
+
+    workers_per_trial: int = Field(1, ge=1, description="data-parallel workers of one trial (DDP above 1)")
+    cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
+    gpus_per_worker: float | None = Field(
+        None, ge=0, description="GPUs of a worker, whole or a fraction (default: 1 if any)"
+    )
+    max_restarts: int = Field(
+        3, ge=0, description="how often a trial goes on from its last checkpoint after its worker or node died"
+    )
+    price_per_hour: float | None = Field(
+        None, gt=0, description="what a machine costs an hour, for the estimate of --dry-run probe=true (their mean)"
+    )
+    currency: str = Field("USD", min_length=1, description="of price_per_hour")
+
+    @model_validator(mode="after")
+    def _whole_above_one(self) -> "ResourceSettings":
+        gpus = self.gpus_per_worker
+        if gpus is not None and gpus > 1 and gpus != int(gpus):
+            raise ValueError(f"gpus_per_worker: expected a fraction up to 1 or a whole number, got {gpus:g}")
+        return self
+
+
+class Config(Settings):
+    """One trial's plain values, by section."""
+
+    task: TaskSettings = Field(default_factory=TaskSettings)
+    data: DataSettings = Field(default_factory=DataSettings)
+    split: SplitSettings = Field(default_factory=SplitSettings)
+    features: FeatureSettings = Field(default_factory=FeatureSettings)
+    augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    model: CRNNSettings = Field(default_factory=CRNNSettings)
+    loss: LossSettings = Field(default_factory=LossSettings)
+    optim: OptimSettings = Field(default_factory=OptimSettings)
+    training: TrainingSettings = Field(default_factory=TrainingSettings)
+    gan: GANSettings = Field(default_factory=GANSettings)
+    search: SearchSettings = Field(default_factory=SearchSettings)
+    resources: ResourceSettings = Field(default_factory=ResourceSettings)
+    seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of the search, of every trial's weights and batches")
+
+    @model_validator(mode="after")
+    def _loss_of_the_task(self) -> "Config":
+        classes = self.task.name == "classification"
+        if classes and "name" not in self.loss.model_fields_set:
+            self.loss = self.loss.model_copy(update={"name": "cross_entropy"})
+        if classes != (self.loss.name == "cross_entropy"):
+            raise ValueError(f"loss.name: expected one for {self.task.name}, got {self.loss.name}")
+        return self
+
+    @model_validator(mode="after")
+    def _no_mixture_of_texts(self) -> "Config":
+        if hasattr(self.model, "text_input") and self.augment.mixup_prob > 0:
+            raise ValueError(
+                f"augment.mixup_prob: expected 0 with model.name={self.model.name}, whose texts can't be mixed, "
+                f"got {self.augment.mixup_prob:g}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _clips_of_a_gan(self) -> "Config":
+        if (share := self.augment.synthetic_share) == 0:
+            return self
+        if self.split.inner_folds is not None:
+            raise ValueError(
+                f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
+                f"own, got {share:g}"
+            )
+        if hasattr(self.model, "text_input"):
+            raise ValueError(
+                f"augment.synthetic_share: expected 0 with model.name={self.model.name}, no lyrics being made, "
+                f"got {share:g}"
+            )
+        if self.features.name != "mel" or self.features.deltas:
+            got = f"{self.features.name} with deltas={self.features.deltas}"
+            raise ValueError(
+                f"features.name: expected mel without deltas with augment.synthetic_share, since spectrograms are "
+                f"generated, got {got}"
+            )
+        if self.task.name != "regression":
+            raise ValueError("augment.synthetic_share: expected 0 for classification, since a GAN is asked for numbers")
+        return self
+
+    @model_validator(mode="after")
+    def _unfreezing_within_the_epochs(self) -> "Config":
+        epochs: list[int] | None = getattr(self.model, "unfreeze_epochs", None)
+        if self.optim.restarts == "unfreezing" and (epochs is None or self.optim.schedule != "cosine"):
+            where = f"model.name={self.model.name}" if epochs is None else f"optim.schedule={self.optim.schedule}"
+            raise ValueError(
+                f"optim.restarts: expected none with {where} (it takes cosine and a model that is unfrozen in stages), "
+                "got unfreezing"
+            )
+        if epochs and epochs[-1] > self.training.epochs:
+            raise ValueError(
+                f"model.unfreeze_epochs: expected epochs up to training.epochs ({self.training.epochs}), got {epochs}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_for_inner_folds(self) -> "Config":
+        workers = self.resources.workers_per_trial
+        if self.split.inner_folds is not None and workers > 1:
+            raise ValueError(
+                f"resources.workers_per_trial: expected 1 with split.inner_folds, whose folds are trained one after "
+                f"the other by one worker, got {workers}"
+            )
+        return self
+
+
+class RunSettings(Settings):
+    """What the command line alone says."""
+
+    space: str = Field("crnn", description="name of a space in search_spaces/, or the path of a YAML file")
+    preset: str | None = Field(
+        None,
+        description="values for a situation: small, large, imbalanced, quick, fast, low_memory, overfitting or "
+        "underfitting",
+    )
+    name: str | None = Field(
+        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the search's name (default: the space's)"
+    )
+    storage: str = Field("results", description="folder or URI (s3://, gs://) of the searches, each under its name")
+    fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
+    mlflow: str | None = Field(
+        None, description="URI of an MLflow server or store that each trial is logged to as a run, too"
+    )
+    probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
+
+
+@functools.cache
+def model_settings(name: str) -> type[BaseModel]:
+    """The settings of a model by name, or of a user's own `package.module:Class`, whose `Settings` they are.
+
+    Raises:
+        ValueError: no such model, or one without settings.
+    """
+    if name in MODELS:
+        module, _, attribute = MODELS[name][1].partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    found = import_model(name)
+    settings = getattr(found, "Settings", None)
+    if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):
+        raise ValueError(f"model.name: expected '{name}' to have Settings, a pydantic model with a field 'name'")
+    return settings
+
+
+def import_model(name: str) -> Any:
+    """The class of a model by name or by `package.module:Class`.
+
+    Raises:
+        ValueError: no such name, module or class.
+    """
+    path = MODELS[name][0] if name in MODELS else name
+    module, colon, attribute = path.partition(":")
+    if not colon:
+        known, hint = ", ".join(MODELS), did_you_mean(name, MODELS)
+        raise ValueError(f"model.name: expected one of {known}, or package.module:Class, got {name}{hint}")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        raise ValueError(f"model.name: expected a class, got '{name}' (no module '{error.name}')") from None
+    if found is None:
+        raise ValueError(f"model.name: expected a class, got '{name}' (no '{attribute}' in {module})")
+    return found
+
+
+@functools.cache
+def config_class(model: str) -> type[Config]:
+    """`Config` with the settings of one model."""
+    settings = model_settings(model)
+    if settings is CRNNSettings:
+        return Config
+    return create_model("Config", __base__=Config, model=(settings, Field(default_factory=settings)))
+
+
+def parse_config(tree: dict[str, Any]) -> Config:
+    """A configuration from plain values, nested by section."""
+    return config_class(tree.get("model", {}).get("name", "crnn")).model_validate(tree)
+
+
+SECTIONS: dict[str, type[BaseModel]] = {
+    name: field.annotation
+    for name, field in Config.model_fields.items()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+}
+
+# Sections whose leaves may be searched; the others say how a search is run and must be the same for all trials.
+SEARCHABLE = ("features", "augment", "model", "gan", "loss", "optim", "training")
+
+# Of those, what needs shards of its own: every value is prepared before the search. Of `augment` that is what the
+# bank holds, and whether mel bands are stored for masks; probabilities decide only how it is drawn from. Of `model` it
+# is what says how texts are read.
+PREPARED: tuple[str, ...] = (
+    *(f"model.{name}" for name in (
+        "modalities", "text_encoder", "max_tokens", "text_layers", "text_cache", "text_pooling", "fusion"
+    )),
+    "features.", "gan.", "augment.versions", "augment.freq_masks", "augment.pitch_semitones", "augment.room_seconds",
+    *(f"augment.{name}" for name in AugmentSettings.model_fields if name.endswith("_range")),
+)  # fmt: skip
+
+# Settings that may change between two runs of one search: its size, its means and its looks. Where the
+# corpus lies is among them, because its content is compared by fingerprint.
+NOT_IDENTITY = (
+    "search.num_trials", "search.time_budget_minutes", "search.max_concurrent",
+    "data.root", "data.prepared", "data.loading", "data.verify", "resources.*",
+)  # fmt: skip
+
+
+def known_fields(model: str = "crnn") -> dict[str, FieldInfo]:
+    """Every setting of a configuration with this model by its dotted path, in order."""
+    fields: dict[str, FieldInfo] = {}
+    sections = SECTIONS | {"model": model_settings(model)}
+    for name, field in Config.model_fields.items():
+        section = sections.get(name)
+        if section is None:
+            fields[name] = field
+        else:
+            fields |= {f"{name}.{leaf}": leaf_field for leaf, leaf_field in section.model_fields.items()}
+    return fields
+
+
+def nested(flat: dict[str, Any]) -> dict[str, Any]:
+    """`{"optim.name": x, "seed": 1}` as `{"optim": {"name": x}, "seed": 1}`."""
+    tree: dict[str, Any] = {}
+    for path, value in flat.items():
+        section, _, leaf = path.partition(".")
+        if leaf:
+            tree.setdefault(section, {})[leaf] = value
+        else:
+            tree[section] = value
+    return tree
+
+
+def flattened(tree: dict[str, Any]) -> dict[str, Any]:
+    """The inverse of `nested` for a dumped `Config`."""
+    flat: dict[str, Any] = {}
+    for section, value in tree.items():
+        if section in SECTIONS:
+            flat |= {f"{section}.{leaf}": leaf_value for leaf, leaf_value in value.items()}
+        else:
+            flat[section] = value
+    return flat

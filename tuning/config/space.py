@@ -1,0 +1,503 @@
+"""Space files and `key=value` overrides -> checked settings and distributions. Imports nothing heavy."""
+
+import importlib.resources
+import itertools
+import re
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeGuard, get_origin
+
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+
+from tuning.config.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
+from tuning.config.errors import UserError, cast, expectation, nearest, unknown_setting, validation_message
+from tuning.config.schema import (
+    PREPARED,
+    SEARCHABLE,
+    SECTIONS,
+    Config,
+    RunSettings,
+    flattened,
+    known_fields,
+    nested,
+    parse_config,
+)
+from tuning.config.yaml_text import read_yaml, text_settings
+from tuning.datasets.settings import CORPUS_DEFAULTS
+from tuning.models import MODELS
+
+# How often a trial is drawn again when an earlier one has the same values, before the space counts as used up.
+MAX_REDRAWS = 200
+
+_REFERENCE = re.compile(r"\$\{([\w.]+)\}")
+_WORD = re.compile(r"[\w.]+")
+
+
+@dataclass(frozen=True)
+class Space:
+    """A partial configuration, whose leaves may be distributions, by dotted path.
+
+    Args:
+        settings: plain values that were set; text with `${path}` stands for the value at that path.
+        distributions: what is searched, in the order of the file.
+    """
+
+    settings: dict[str, Any]
+    distributions: dict[str, Distribution]
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return str(self.settings.get("model.name", "crnn"))
+
+    @property
+    def fields(self) -> dict[str, FieldInfo]:
+        """Every setting that there is, by dotted path."""
+        return known_fields(self.model)
+
+    def fixed(self) -> Config:
+        """The configuration with every searched setting at its first or lowest value."""
+        return self.config({path: d.at(0.0) for path, d in self.distributions.items()})
+
+    def config(self, params: dict[str, Any]) -> Config:
+        """One trial's configuration: the space with the searched settings at `params`.
+
+        Raises:
+            UserError: the values do not go together, with the path and the expectation.
+        """
+        try:
+            return parse_config(nested(self._resolved(params)))
+        except ValidationError as error:
+            raise UserError(validation_message(error)) from None
+
+    def behind(self, path: str) -> list[str]:
+        """The searched settings that a setting's value hangs on: itself, those that it refers to, their conditions'.
+
+        Empty where the setting is the same in all trials.
+        """
+        found: list[str] = []
+        seen, waiting = set(), [path]
+        while waiting:
+            current = waiting.pop(0)
+            if current in seen:
+                continue
+            seen.add(current)
+            if current in self.distributions:
+                found.append(current)
+                waiting += self.distributions[current].when
+            else:
+                waiting += self._referred(current)
+        return found
+
+    def varied(self, prefixes: str | tuple[str, ...] = "") -> dict[str, list[str]]:
+        """The settings whose paths begin so and that differ between trials, each with what is `behind` it."""
+        paths = (path for path in [*self.settings, *self.distributions] if path.startswith(prefixes))
+        return {path: searched for path in paths if (searched := self.behind(path))}
+
+    def values(self, path: str) -> list[Any]:
+        """What a setting may be in some trial: of a range both ends, and the default where conditions may not hold."""
+        if distribution := self.distributions.get(path):
+            return [*distribution.values, *([self._default(path)] if distribution.when else [])]
+        names = self._referred(path)
+        points = itertools.product(*(self.values(name) for name in names))
+        return [self._value(path, dict(zip(names, point, strict=True))) for point in points]
+
+    def largest(self, path: str) -> Any:
+        """The largest value that a number may have in some trial; None where it is null in all."""
+        return max((value for value in self.values(path) if value is not None), default=None)
+
+    def variants(self, prefixes: str | tuple[str, ...]) -> Iterator[Config]:
+        """A configuration for each combination of listed values that the settings whose paths begin so hang on.
+
+        All else that is searched stands at its first or lowest value.
+
+        Raises:
+            UserError: as `config`.
+        """
+        searched = {path for behind in self.varied(prefixes).values() for path in behind}
+        listed = {path for path in searched if self.distributions[path].kind in LISTED}
+        return (self.config(point) for point in self.grid(listed))
+
+    def _referred(self, path: str) -> list[str]:
+        """The settings that a plain one refers to, also within a longer text or as `${.sibling}`."""
+        text = self.settings.get(path)
+        if not _refers(text):
+            return []
+        found: dict[str, None] = {}
+        fields, section = self.fields, path.rpartition(".")[0]
+        for word in _WORD.findall(text.replace("[", ".").replace("]", "")):
+            name = f"{section}{word}" if re.match(r"\.\w", word) else word.lstrip(".")
+            setting = ".".join(name.split(".")[:2])  # what follows is a place in a list
+            if setting in fields:
+                found[setting] = None
+        return list(found)
+
+    def _default(self, path: str) -> Any:
+        return self.fields[path].get_default(call_default_factory=True)
+
+    def _value(self, path: str, params: dict[str, Any]) -> Any:
+        """A setting's value with the searched ones at `params`; its default where neither it nor they have it."""
+        if path not in params and path not in self.settings:
+            return self._default(path)
+        value = params.get(path, self.settings.get(path))
+        return cast(path, self._resolved(params)[path], self.fields[path]) if _refers(value) else value
+
+    def _resolved(self, params: dict[str, Any]) -> dict[str, Any]:
+        """All values by dotted path, with the searched settings at `params` and references replaced."""
+        from omegaconf import OmegaConf
+        from omegaconf.errors import OmegaConfBaseException
+
+        flat = {**self.settings, **params}
+        found = self._looked_up(flat)
+        if found is not None or not any(_refers(value) for value in self.settings.values()):
+            return found or flat
+        try:
+            whole = OmegaConf.merge(OmegaConf.create(nested(self._defaults())), OmegaConf.create(nested(flat)))
+            resolved: Any = OmegaConf.to_container(whole, resolve=True)
+            return {path: flattened(resolved)[path] for path in flat}
+        except OmegaConfBaseException as error:
+            path = getattr(error, "full_key", None) or "space"
+            raise UserError(f"{path}: expected a reference to a setting, got: {str(error).splitlines()[0]}") from None
+
+    def _looked_up(self, flat: dict[str, Any]) -> dict[str, Any] | None:
+        """Values whose references are plain paths of others, as a thousand trials' are; None leaves it to OmegaConf.
+
+        OmegaConf merges every setting of every section for that, which takes a hundred times as long.
+        """
+        found = dict(flat)
+        for path, value in flat.items():
+            for _ in flat:  # a reference may lead to another, but not for ever
+                reference = _REFERENCE.fullmatch(value) if isinstance(value, str) else None
+                if reference is None or reference[1] not in flat:
+                    break
+                value = flat[reference[1]]
+            if "${" in str(value):
+                return None
+            found[path] = value
+        return found
+
+    def is_active(self, path: str, params: dict[str, Any]) -> bool:
+        """Whether a distribution's conditions hold for the values drawn so far."""
+        conditions = self.distributions[path].when.items()
+        return all(self._value(condition, params) in allowed for condition, allowed in conditions)
+
+    def in_order(self) -> list[str]:
+        """The searched paths, each after those that its conditions hang on."""
+        ordered: list[str] = []
+        waiting = list(self.distributions)
+        conditions = {
+            path: {searched for condition in distribution.when for searched in self.behind(condition)}
+            for path, distribution in self.distributions.items()
+        }
+        while waiting:
+            ready = [path for path in waiting if conditions[path].isdisjoint(waiting)]
+            if not ready:
+                raise UserError(f"{waiting[0]}: when: expected no circle of conditions, got {', '.join(waiting)}")
+            ordered += ready
+            waiting = [p for p in waiting if p not in ready]
+        return ordered
+
+    def grid(self, varied: Collection[str] | None = None) -> list[dict[str, Any]]:
+        """The exact product, conditional settings only where they are active; the first path varies slowest.
+
+        `varied`: those that are to vary, the others at their first or lowest value; all unless given.
+        """
+        points: list[dict[str, Any]] = [{}]
+        for path in self.in_order():
+            distribution = self.distributions[path]
+            values = distribution.values if varied is None or path in varied else (distribution.at(0.0),)
+            points = [
+                {**point, **({path: value} if active else {})}
+                for point in points
+                for active in [self.is_active(path, point)]
+                for value in (values if active else values[:1])
+            ]
+        return points
+
+    def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
+        """Trials drawn at random, no two alike; ends when a finite space is used up.
+
+        Args:
+            seed: the same seed gives the same trials.
+            first: values that the first trials have in place of drawn ones; may leave settings out.
+        """
+        seen: list[dict[str, Any]] = []
+        order = self.in_order()
+        for number in itertools.count(1):
+            given = first[number - 1] if number <= len(first) else {}
+            for attempt in range(MAX_REDRAWS):
+                point: dict[str, Any] = {}
+                for path in order:
+                    if self.is_active(path, point):
+                        drawn = self.distributions[path].at(fraction(seed, number, attempt, path))
+                        point[path] = given.get(path, drawn)
+                if point not in seen:
+                    break
+            else:
+                if given:
+                    continue
+                return
+            seen.append(point)
+            yield point
+
+    def written(self) -> dict[str, Any]:
+        """Everything by dotted path, distributions as they are written in a file."""
+        searched = {path: distribution.as_setting() for path, distribution in self.distributions.items()}
+        return self._defaults() | self.settings | searched
+
+    def _defaults(self) -> dict[str, Any]:
+        """Every setting of this model and task; one without a default as the space has it, searched at its first.
+
+        Raises:
+            UserError: the space lacks it, too.
+        """
+        given = self.settings | {path: distribution.at(0.0) for path, distribution in self.distributions.items()}
+        named = {"model.name": self.model} | {
+            path: given[path]
+            for path, setting in self.fields.items()
+            if path in given and (setting.is_required() or path == "task.name")
+        }
+        try:
+            return flattened(parse_config(nested(named)).model_dump(mode="json"))
+        except ValidationError as error:
+            raise UserError(validation_message(error)) from None
+
+
+def _refers(value: Any) -> TypeGuard[str]:
+    """Whether a value as it is written refers to others."""
+    return isinstance(value, str) and "${" in value
+
+
+def known_spaces() -> list[str]:
+    """Names of the spaces that come with the project."""
+    folder = importlib.resources.files("tuning.search_spaces")
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_space_file(space: str) -> dict[str, Any]:
+    """A space file by name or path, as read.
+
+    Raises:
+        UserError: no such file, or no YAML mapping.
+    """
+    if space.endswith((".yaml", ".yml")) or "/" in space:
+        file = Path(space)
+        if not file.is_file():
+            raise UserError(f"space: expected the path of a YAML file, got '{space}' (no such file)")
+        text = file.read_text(encoding="utf-8")
+    else:
+        known = known_spaces()
+        if space not in known:
+            raise UserError(f"space: expected a known space or a path, got '{space}'{nearest(space, known)}")
+        text = importlib.resources.files("tuning.search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
+    try:
+        tree = read_yaml(text, text_settings())
+    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+        raise UserError(f"space: expected YAML in '{space}', got: {' '.join(str(error).split())}") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"space: expected sections with settings in '{space}', got {plain(tree)}")
+    return tree
+
+
+def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, Any]:
+    """A preset's values by dotted path; none for no preset.
+
+    Raises:
+        UserError: no such preset, or one with a setting that the model does not have.
+    """
+    if preset is None:
+        return {}
+    text = importlib.resources.files("tuning.search_spaces").joinpath("presets.yml").read_text(encoding="utf-8")
+    known = read_yaml(text, [])
+    if preset not in known:
+        raise UserError(f"preset: expected one of {', '.join(known)}, got '{preset}'{nearest(preset, known)}")
+    flat = {f"{section}.{name}": value for section, leaves in known[preset].items() for name, value in leaves.items()}
+    if missing := [path for path in flat if path not in fields]:
+        raise UserError(f"preset: '{preset}' sets {', '.join(missing)}, which the space's model does not have")
+    return flat
+
+
+def parse_overrides(arguments: list[str]) -> dict[str, Any]:
+    """`key=value` arguments by key, the value read as YAML.
+
+    Raises:
+        UserError: no `=`, a value that is no YAML, a key given twice.
+    """
+    overrides: dict[str, Any] = {}
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or not key:
+            raise UserError(f"{argument}: expected key=value or a flag (--dry-run, --help)")
+        if key in overrides:
+            raise UserError(f"{key}: expected once, got twice")
+        try:
+            overrides[key] = read_yaml(f"value: {text}", ["value"] if key in text_settings() else [])["value"]
+        except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+            reason = " ".join(str(error).split())
+            raise UserError(f"{key}: expected a value in YAML, got '{text}' ({reason})") from None
+    return overrides
+
+
+def flatten(tree: dict[str, Any], fields: dict[str, FieldInfo]) -> dict[str, Any]:
+    """A space file's tree by dotted path; names that are not among the fields are errors."""
+    flat: dict[str, Any] = {}
+    problems = []
+    for key, value in tree.items():
+        if key in SECTIONS and not isinstance(value, dict):
+            problems.append(f"{key}: expected a section with settings, got {plain(value)}")
+            continue
+        leaves = {f"{key}.{leaf}": v for leaf, v in value.items()} if key in SECTIONS else {str(key): value}
+        for path, leaf_value in leaves.items():
+            if path not in fields:
+                problems.append(unknown_setting(path, fields))
+            elif path in flat:
+                problems.append(f"{path}: expected once, got twice")
+            flat[path] = leaf_value
+    if problems:
+        raise UserError("\n".join(problems))
+    return flat
+
+
+def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
+    """Values and distributions by dotted path, each checked and cast by its setting's type.
+
+    Raises:
+        UserError: all findings, a line each.
+    """
+    settings: dict[str, Any] = {}
+    distributions: dict[str, Distribution] = {}
+    problems = []
+    for path, value in flat.items():
+        try:
+            if is_distribution(value):
+                distributions[path] = _checked(path, parse_at(path, value), fields)
+            elif isinstance(value, dict) and get_origin(fields[path].annotation) is not dict:
+                raise UserError(_no_distribution(path, value, fields))
+            elif _refers(value):
+                settings[path] = value
+            else:
+                settings[path] = cast(path, value, fields[path])
+        except UserError as error:
+            problems.append(str(error))
+    space = Space(settings, distributions)
+    problems = problems or [found for path in flat if (found := _unfit(path, space))]
+    if problems:
+        raise UserError("\n".join(problems))
+    return space
+
+
+def parse_at(path: str, value: dict[str, Any]) -> Distribution:
+    """`distributions.parse` with the setting's path in the message."""
+    try:
+        return parse(value)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def _no_distribution(path: str, value: dict[str, Any], fields: dict[str, FieldInfo]) -> str:
+    wanted = f"{path}: expected {expectation(fields[path])}, or one of {', '.join(KINDS)} over such values"
+    return f"{wanted}, got {plain(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
+
+
+_PLAIN = f"expected a plain value (searched may be {', '.join(SEARCHABLE)})"
+_PREPARED_FIRST = "expected grid or choice, since every variant is prepared first"
+
+
+def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]) -> Distribution:
+    section, kind = path.split(".")[0], distribution.kind
+    if section not in SEARCHABLE:
+        raise UserError(f"{path}: {_PLAIN}, got {kind}")
+    if path.startswith(PREPARED) and kind not in LISTED:
+        raise UserError(f"{path}: {_PREPARED_FIRST}, got {kind}")
+    fitting: tuple[str, ...] = LISTED
+    if fields[path].annotation is int:
+        fitting += ("int", "logint")
+    elif fields[path].annotation in (float, float | None):
+        fitting += ("uniform", "loguniform")
+    if kind not in fitting:
+        raise UserError(f"{path}: expected {', '.join(fitting)} for this setting, got {kind}")
+    values = tuple(cast(f"{path}: {kind}", value, fields[path]) for value in distribution.values)
+    when = {}
+    for condition, allowed in distribution.when.items():
+        if condition not in fields:
+            raise UserError(f"{path}: when: {unknown_setting(condition, fields)}")
+        when[condition] = tuple(cast(f"{path}: when: {condition}", value, fields[condition]) for value in allowed)
+    return Distribution(kind, values, when)
+
+
+def _unfit(path: str, space: Space) -> str:
+    """What is wrong with a setting that hangs on searched ones as it might not be searched itself; or nothing."""
+    for searched in space.behind(path):
+        got = f"one that hangs on {searched} ({space.distributions[searched].kind})"
+        if path.split(".")[0] not in SEARCHABLE:
+            return f"{path}: {_PLAIN}, got {got}"
+        if path.startswith(PREPARED) and space.distributions[searched].kind not in LISTED:
+            return f"{path}: {_PREPARED_FIRST}, got {got}"
+    return ""
+
+
+def model_named(tree: dict[str, Any]) -> Any:
+    """What a space file's tree says the model is."""
+    section = tree.get("model")
+    return tree.get("model.name", section.get("name", "crnn") if isinstance(section, dict) else "crnn")
+
+
+def fields_of(model: Any) -> dict[str, FieldInfo]:
+    """Every setting with this model, by dotted path.
+
+    Raises:
+        UserError: no such model.
+    """
+    if not isinstance(model, str):
+        raise UserError(f"model.name: expected a plain value, got {plain(model)}")
+    try:
+        return known_fields(model)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+
+
+def read_recorded(file: Path) -> Space:
+    """The space of an earlier search from its `config.yaml`, as it was searched."""
+    tree = read_space_file(str(file))
+    fields = fields_of(model_named(tree))
+    return build_space(flatten(tree, fields), fields)
+
+
+def brought_along(corpus: str, model: str, fields: dict[str, FieldInfo]) -> dict[str, object]:
+    """What a corpus sets of a model's configuration; the sizes are those of the families, not of a user's own model."""
+    found = CORPUS_DEFAULTS.get(corpus, {})
+    is_own = model not in MODELS
+    return {p: v for p, v in found.items() if p in fields and not (is_own and p.startswith("model."))}
+
+
+def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
+    """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
+
+    Order, later wins: defaults, space file, what the corpus brings along (`CORPUS_DEFAULTS`), the preset,
+    overrides.
+
+    Raises:
+        UserError: with path, expectation, what came and the nearest known name.
+    """
+    overrides = parse_overrides(arguments)
+    run_fields = RunSettings.model_fields
+    run_values = {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
+    run = RunSettings(**run_values)
+    tree = read_space_file(run.space)
+    given = {k: v for k, v in overrides.items() if k not in run_fields}
+    model = given.get("model.name", model_named(tree))
+    fields = fields_of(model)
+    unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
+    if unknown:
+        raise UserError("\n".join(unknown))
+    from_file = flatten(tree, fields)
+    corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
+    brought = brought_along(str(corpus), str(model), fields)
+    if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
+        brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
+    flat = from_file | brought | read_preset(run.preset, fields) | given
+    space = build_space(flat, fields)
+    name = run.name or Path(run.space).stem
+    return run.model_copy(update={"name": name}), space, overrides

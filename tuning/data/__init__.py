@@ -1,0 +1,1 @@
+"""Everything that the trials of a space read: features, texts, augmented and generated clips."""

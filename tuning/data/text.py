@@ -1,0 +1,223 @@
+"""The texts of a corpus, prepared once: token numbers, or what a frozen encoder makes of them, as shards.
+
+    <prepared>/texts/<fingerprint>/    one row for each clip: how many tokens, and the tokens or hidden states
+
+A model says by its settings what it reads: `text_encoder`, `max_tokens` and `text_input`, which is tokens, states (of
+every token), cls (the first token's state) or mean (over tokens).
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
+
+from tuning.config.errors import UserError
+from tuning.config.schema import PREPARED, Config
+from tuning.config.space import Space
+from tuning.datasets import storage, versions
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.digests import digest_files, digest_of
+from tuning.datasets.encoder import one_thread
+from tuning.datasets.shard_index import ShardIndex
+from tuning.datasets.shard_task import PLAIN, Rows, make_shard_of
+from tuning.datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
+from tuning.datasets.snapshot import content_of
+from tuning.training.encoders import DEMO, encoder_of, reads_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+TEXT = "text:"  # begins the keys of texts among those of features
+VERSION = 1  # raised by hand when texts are read or encoded in another way
+SETTING = "model.text_encoder"
+DEMO_CORPUS = "demo_bimodal"
+
+
+def text_key(config: Config) -> str:
+    """Names what a configuration's model reads of texts; empty where that is nothing."""
+    if not reads_text(config):
+        return ""
+    settings: Any = config.model
+    return f"{TEXT}{json.dumps([settings.text_encoder, settings.max_tokens, settings.text_input])}"
+
+
+def text_variants(space: Space) -> dict[str, Config]:
+    """A configuration for each `text_key` that the trials may ask for."""
+    of_texts = tuple(prefix for prefix in PREPARED if prefix.startswith("model."))
+    return {key: config for config in space.variants(of_texts) if (key := text_key(config))}
+
+
+def check_text(configs: Iterable[Config]) -> None:
+    """Whether the text encoders of configurations are there and have what is asked of them.
+
+    Raises:
+        UserError: with what is missing and how to get it.
+    """
+    for config in configs:
+        if not reads_text(config):
+            continue
+        settings: Any = config.model
+        if settings.text_encoder == DEMO:
+            if config.data.corpus != DEMO_CORPUS:
+                raise UserError(
+                    f"{SETTING}: expected a hub name or a folder with data.corpus={config.data.corpus}, got 'demo', "
+                    f"which data.corpus={DEMO_CORPUS} brings along"
+                )
+            continue  # made with the corpus
+        from tuning.models.pretrained import check_weights, load_tokenizer, shape_of
+
+        try:
+            if settings.text_pretrained:
+                check_weights(settings.text_encoder, SETTING)
+            shape = shape_of(settings.text_encoder, SETTING)
+            load_tokenizer(settings.text_encoder, SETTING)
+        except ValueError as error:
+            raise UserError(str(error)) from None
+        if shape.max_tokens is not None and settings.max_tokens > shape.max_tokens:
+            raise UserError(
+                f"model.max_tokens: expected at most {shape.max_tokens} for '{settings.text_encoder}', "
+                f"got {settings.max_tokens}"
+            )
+        if settings.text_layers > shape.num_layers:
+            raise UserError(
+                f"model.text_layers: expected -1 (all) to {shape.num_layers} for '{settings.text_encoder}', "
+                f"got {settings.text_layers}"
+            )
+
+
+def prepare_texts(
+    corpus: Corpus,
+    cells: Mapping[str, str],
+    config: Config,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Prepared:
+    """Make sure that what the configuration's model reads of each clip's text lies in shards, and say where.
+
+    As `tuning.datasets.shards.prepare` does for recordings: test clips in shards of their own, only what is new is
+    computed, and texts that can't be read are quarantined with their reason.
+
+    Raises:
+        QuarantineError: too many texts can't be used.
+        UserError: the encoder can't be loaded.
+    """
+    settings: Any = config.model
+    prepared = storage.absolute(config.data.prepared)
+    files = {clip.id: text_of(clip) for clip in corpus.clips}
+    of_file, unreadable = digest_files(corpus.root, sorted(set(files.values())), prepared, config.data.verify)
+    digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
+    reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
+    encoder = encoder_of(config)
+    mark = _fingerprint(encoder, settings)
+    index = ShardIndex.read(storage.below(prepared, "texts", mark))
+    wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
+    asked = {"encoder": encoder, "max_tokens": settings.max_tokens, "input": settings.text_input}
+    extracted = make_missing(
+        corpus.root,
+        {PLAIN: index},
+        wanted,
+        {"text": asked},
+        lambda done: on_progress(len(reasons) + done, len(corpus.clips)),
+        task=make_text_shard,
+        files=files,
+        num_gpus=0 if settings.text_input == "tokens" else gpus_of_a_task(),
+    )
+    shape = (settings.max_tokens, 1)
+    found = collected(
+        corpus, cells, config.data, index, f"texts-{mark}", wanted, digests, reasons, extracted[PLAIN], shape
+    )
+    # No digests: songs with the same words are not the same recording.
+    return replace(found, fingerprint=mark, digests={})
+
+
+def text_of(clip: Clip) -> str:
+    """The path of a clip's text, where models read texts."""
+    assert clip.text is not None, "checked when the corpus was read"
+    return clip.text
+
+
+def gpus_of_a_task() -> float:
+    """What a task that runs a network before the search asks for: a GPU where there is one."""
+    import ray
+
+    return 1 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1 else 0
+
+
+def _fingerprint(encoder: str, settings: Any) -> str:
+    """Hash of everything but the texts that the stored values depend on; the encoder counts by its content."""
+    made_by = versions.of_texts(settings.text_input)
+    matters = [content_of(encoder), settings.max_tokens, settings.text_input, VERSION, made_by]
+    return digest_of(json.dumps(matters))[:16]
+
+
+def make_text_shard(row: dict[str, str]) -> dict[str, str]:
+    """`tuning.datasets.shard_task.make_shard` for texts."""
+    return make_shard_of(row, _extract)
+
+
+def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
+    from tuning.datasets.texts import TextError, decode_text
+
+    try:
+        text = decode_text(raw)
+    except TextError as error:
+        return f"lyrics {error}"
+    asked = unit["text"]
+    return {effect: encode_text(text, asked["encoder"], asked["max_tokens"], asked["input"]) for effect in effects}
+
+
+def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[int, np.ndarray]:
+    """How many tokens, and int32 [max_tokens, 1] of their numbers, or float32 [max_tokens, size] of their states.
+
+    With `wanted` cls or mean one state, [1, size]. A longer text is cut at its end; zeros follow a shorter one.
+
+    Raises:
+        UserError: the encoder can't be loaded.
+    """
+    import numpy as np
+    import torch
+
+    tokenizer, model = _loaded(encoder, wanted != "tokens")
+    tokens = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
+    if wanted == "tokens":
+        numbers = np.zeros((max_tokens, 1), dtype=np.int32)
+        numbers[: len(tokens), 0] = tokens
+        return len(tokens), numbers
+    with one_thread(), torch.inference_mode():
+        ids = torch.tensor([tokens], device=next(model.parameters()).device)
+        output = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].cpu().numpy()
+    if wanted == "states":
+        states = np.zeros((max_tokens, output.shape[1]), dtype=np.float32)
+        states[: len(output)] = output
+        return len(output), states
+    return 1, output[:1] if wanted == "cls" else output.mean(axis=0, keepdims=True)
+
+
+def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
+    """What a model reads of texts, `text` and `num_tokens` of a batch."""
+    import numpy as np
+
+    from tuning.datasets.text_data import Texts
+
+    settings, encoder = cast(Any, config.model), encoder_of(config)
+    rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input) for text in texts]
+    places = np.arange(len(rows))
+    return Texts.of(places, rows).batch(places)
+
+
+@functools.lru_cache(maxsize=1)
+def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
+    import torch
+
+    from tuning.models.pretrained import load_encoder, load_tokenizer
+
+    try:
+        tokenizer = load_tokenizer(encoder, SETTING)
+        if not with_model:
+            return tokenizer, None
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return tokenizer, load_encoder(encoder, SETTING).eval().to(device)
+    except ValueError as error:
+        raise UserError(str(error)) from None

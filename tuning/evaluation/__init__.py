@@ -1,0 +1,1 @@
+"""After the search: leaderboard, significance, the final test, saved models and the report."""

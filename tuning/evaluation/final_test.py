@@ -1,0 +1,328 @@
+"""Retrain the winner of a search and test it once."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.errors import UserError
+from tuning.config.schema import Config
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tuning.config.space import Space
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.resident import TrialData
+    from tuning.datasets.splits import Split
+    from tuning.evaluation.repeated_seeds import Candidate, Replicate
+    from tuning.experiment.directory import SearchFolder
+    from tuning.training.trainer import Training
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What models are retrained and tested on: the search's space, its corpus and split, and the features."""
+
+    space: Space
+    corpus: Corpus
+    split: Split
+    variants: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Course:
+    """How a model is trained without validation clips.
+
+    Args:
+        epochs: how many.
+        base_rates: what the schedule begins each epoch with, where a plateau lowered it by looking at validation clips;
+            else empty.
+        steps: of an epoch in the search, which was over fewer clips.
+    """
+
+    epochs: int
+    base_rates: list[float]
+    steps: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A retrained model, saved and tested: N clips, labels [N, targets], outputs [N, K]."""
+
+    number: int  # of the trial
+    seed: int
+    epochs: int
+    ids: list[str]
+    targets: np.ndarray
+    outputs: np.ndarray
+    constant: dict[str, float]
+    num_parameters: int
+
+    def outputs_for(self, ids: list[str]) -> np.ndarray:
+        """Its outputs for these clips, in their order."""
+        row_of = {clip: row for row, clip in enumerate(self.ids)}
+        return self.outputs[[row_of[clip] for clip in ids]]
+
+
+def finalize(
+    folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
+) -> dict[str, float]:
+    """Retrain the winner, or the best `ensemble` configurations, test, write `best/`; the test's metrics.
+
+    The winner is the best trial's configuration, or of the `top` best ones, each repeated with `seeds` other seeds,
+    that with the best mean; trials of equal settings are one configuration. Several are one predictor: the mean of
+    their outputs, of classes of their probabilities.
+
+    Raises:
+        UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
+            or a second look at them.
+    """
+    from tuning.data.data_module import prepare_features, search_identity, usable_split
+    from tuning.data.plan import read_corpus
+    from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_test
+    from tuning.evaluation.intervals import group_intervals
+    from tuning.evaluation.model_card import write_card
+    from tuning.evaluation.repeated_seeds import Replicate
+    from tuning.evaluation.report import write_or_note
+    from tuning.evaluation.saved_model import member_folders
+    from tuning.experiment.directory import write_json
+    from tuning.experiment.faults import folder_anew
+    from tuning.experiment.recorded import space_of
+    from tuning.search.lazy_start import when_needed
+    from tuning.training.tasks import task_of
+
+    looks_file = folder.path / "test_looks.json"
+    looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
+    if looks and not again:
+        raise UserError(
+            f"{folder.path}: expected a search whose test clips nobody has looked at, got one tested on "
+            f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
+        )
+    space = space_of(folder)
+    chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    corpus, split = read_corpus(chosen[0].config)
+    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
+    variants = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
+    known = Prepared(space, corpus, usable_split(split, variants, chosen[0].config.split), variants)
+    if not known.split.test:
+        raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
+
+    # What a configuration's course is learnt from: its training in the search, or its replicates where there are any.
+    runs = {candidate.number: [Replicate(candidate.record, folder)] for candidate in chosen}
+    repeated = None
+    if top > 1:
+        in_order, replicates, repeated = _repeat(folder, chosen[:top], seeds, known)
+        chosen, runs = in_order + chosen[top:], runs | replicates
+    chosen = chosen[:ensemble]
+    winner, config = chosen[0].record, chosen[0].config
+    task = task_of(config)
+    with folder_anew(folder.path / "best") as best:
+        courses = {each.number: course_of(each.config, runs[each.number], known.split) for each in chosen}
+        members = train_members(best, chosen, courses, known)
+        first = members[best]
+        ids, targets = first.ids, first.targets
+        outputs = task.mean_outputs([members[place].outputs_for(ids) for place in member_folders(best)])
+        metrics = {f"test_{name}": value for name, value in task.metrics(targets, outputs).items()}
+        alone = {f"test_{name}": value for name, value in task.metrics(targets, first.outputs).items()}
+        numbers = [candidate.number for candidate in chosen]
+        looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
+        # Recorded before anything is shown: a look counts even if what follows fails.
+        write_json(looks_file, looks)
+        folder.flush()
+        constant = {f"test_{name.removeprefix('val_')}": value for name, value in first.constant.items()}
+        group_of = {clip.id: clip.group for clip in known.split.test}
+        groups = [group_of[clip] for clip in ids]
+        intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
+        intervals = {f"test_{name}": interval for name, interval in intervals.items()}
+        tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
+        trained = [{"trial": each.number, "seed": each.seed, "epochs": each.epochs} for each in members.values()]
+        write_test(best, config, winner, trained, tested, repeated)
+        print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
+        print_scores(config, winner, tested)
+        draw(best, config, winner, folder.trial(winner.number), tested)
+        write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
+    write_or_note(folder)
+    print(f"model     {folder.path / 'best'}")
+    return metrics
+
+
+def _repeat(
+    folder: SearchFolder, chosen: list[Candidate], seeds: int, known: Prepared
+) -> tuple[list[Candidate], dict[int, list[Replicate]], dict[str, Any]]:
+    """The candidates by the mean of their replicates, best first; the replicates by number; both for the record."""
+    from tuning.config.schema import RunSettings
+    from tuning.data.plan import Plan
+    from tuning.evaluation.repeated_seeds import choose, replicate, written
+    from tuning.training.tasks import check_metric
+
+    config = known.space.fixed()
+    mode = check_metric(known.space, config)
+    plan = Plan(RunSettings(name=folder.name), known.space, config, mode, {}, 0)
+    replicates = replicate(folder, plan, chosen, seeds, known.corpus, known.split, known.variants)
+    decision = choose(chosen, replicates, config.search.metric, mode)
+    by_number = {candidate.number: row for candidate, row in zip(chosen, replicates, strict=True)}
+    return [chosen[index] for index in decision.order], by_number, written(chosen, replicates, decision, config)
+
+
+def _now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
+    """The best different configurations of the trials, best first."""
+    from tuning.evaluation.repeated_seeds import candidates, listed
+
+    found = candidates(folder, space)
+    running = [record.number for record in folder.records() if not record.is_final]
+    if running or not found:
+        raise UserError(
+            f"{folder.path}: expected a finished search with a winner, got "
+            f"{f'trials that have not ended ({running})' if running else 'no trial with a result'}"
+        )
+    if len(found) < count:
+        different = " and settings that no better one has" if any(each.repeats for each in found) else ""
+        raise UserError(f"{option}: expected at most the {len(found)} trials with a result{different}, got {count}")
+    for candidate in found[:count]:
+        if candidate.repeats and count > 1:
+            print(f"note      {listed((candidate.number, *candidate.repeats))} have equal settings: one candidate")
+    return found[:count]
+
+
+def train_members(
+    best: Path, chosen: Sequence[Candidate], courses: Mapping[int, Course], known: Prepared
+) -> dict[Path, Member]:
+    """Retrain, save and test the chosen configurations, by folder: the first in `best`, the others in best/members/.
+
+    One that differs only by settings without effect gets another seed, since an ensemble of the same network twice is
+    that network.
+    """
+    import numpy as np
+
+    found: dict[Path, Member] = {}
+    for candidate in chosen:
+        place = best / "members" / f"{candidate.number:04d}" if found else best
+        course, config = courses[candidate.number], candidate.config
+        member = _train_member(place, candidate.number, config, course, known)
+        others = found.values()
+        twin = next((each for each in others if np.array_equal(each.outputs_for(member.ids), member.outputs)), None)
+        if twin is not None:
+            seed = config.seed + len(found)
+            print(f"note      trial {candidate.number} has the network of trial {twin.number}: again with seed {seed}")
+            member = _train_member(place, candidate.number, config.model_copy(update={"seed": seed}), course, known)
+        found[place] = member
+    return found
+
+
+def _train_member(place: Path, number: int, config: Config, course: Course, known: Prepared) -> Member:
+    """Train, save, and test what was saved."""
+    import numpy as np
+
+    from tuning.evaluation.final_test_files import write_model
+    from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, outputs_of
+
+    data = _data(known, config)
+    print(f"retrain   trial {number} for {course.epochs} epochs on {data.num_train} clips", flush=True)
+    training = retrain(config, data, course)
+    heard: Any = training.data
+    write_model(place, config, training.model, heard.statistics, data.frames)
+    saved = load_best(place)
+    outputs = np.concatenate([outputs_of(saved, batch) for batch in heard.val_batches(CLIPS_PER_BATCH)])
+    return Member(
+        number,
+        config.seed,
+        course.epochs,
+        data.val_ids.tolist(),
+        data.val_targets,
+        outputs,
+        training.task.constant_baseline(data.train_targets, data.val_targets),
+        sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+    )
+
+
+def _data(known: Prepared, config: Config) -> TrialData:
+    """Training and validation clips to train on, with their bank; test clips in validation's place."""
+    from tuning.data.data_module import data_key, joined, prepare_banks, stored, variant_key
+    from tuning.data.generated_clips import prepare_synthetic
+    from tuning.data.text import text_key
+    from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
+    from tuning.datasets.resident import ResidentData
+    from tuning.datasets.synthetic import Synthetic
+    from tuning.datasets.text_data import Texts
+    from tuning.search.lazy_start import when_needed
+
+    split, variant = known.split, known.variants[variant_key(stored(config))]
+    whole = replace(split, train=split.train + split.val, val=[])
+    bank = prepare_banks(known.space, config, known.corpus, whole, when_needed(config)).get(data_key(config), {})
+    sealed = {clip.id for clip in split.test}
+    train = read_part(variant, whole.train, sealed)
+    test = read_part(variant, split.test, sealed=())
+    statistics = FeatureStatistics.of([(train.num_frames, train.features)])
+    versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
+    data = ResidentData(train, test, statistics, variant.num_frames, versions)
+    others: list[Any] = []
+    if key := text_key(config):
+        others.append(Texts.read(known.variants[key], {clip.id for clip in whole.train + split.test}, sealed=()))
+    if config.augment.synthetic_share > 0:  # those that the search drew from: their GAN saw its training clips alone
+        when_needed(config)(0, 1)
+        others.append(Synthetic.read(prepare_synthetic(variant, config, split)))
+    found: TrialData = joined(data, *others)
+    return found
+
+
+def retrain(config: Config, data: TrialData, course: Course) -> Training:
+    """A training that has run its course; no clip decided when to stop."""
+    import torch
+
+    from tuning.datasets.synthetic import steps_of_epoch
+    from tuning.training.trial import make_training
+
+    # The exponential schedule counts steps, of which an epoch over more clips has more.
+    steps = steps_of_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
+    longer = steps / course.steps
+    optim = config.optim.model_copy(update={"decay_steps": max(1, round(config.optim.decay_steps * longer))})
+    torch.set_num_threads(config.resources.cpus_per_worker)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    training = make_training(config.model_copy(update={"optim": optim}), data, checkpoints=None, device=device)
+    for epoch in range(1, course.epochs + 1):
+        training.epoch = epoch
+        if course.base_rates:
+            training.base_rate = course.base_rates[epoch - 1]
+        training.train_epoch()
+    return training
+
+
+def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course:
+    """How a configuration is retrained, from the records of its trainings.
+
+    For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
+    each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
+    """
+    from tuning.datasets.synthetic import steps_of_epoch
+    from tuning.experiment.directory import read_progress
+    from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
+    from tuning.training.optimizers import base_rates
+
+    best_epochs, curves = [], []
+    for run in runs:
+        path = run.folder.trial(run.record.number)
+        rows = read_progress(path)
+        if run.record.folds is None:
+            assert run.record.best_epoch is not None
+            best_epochs.append(run.record.best_epoch)
+            curves.append([float(row["learning_rate"]) for row in rows])
+        else:
+            best_epochs += [int(row["fold_epochs"]) for row in rows]
+            curves += FoldResults(run.record.folds, file=path / "checkpoints" / FoldResults.FILE).rates
+    epochs, bases = rounded_mean(best_epochs), []
+    if config.optim.schedule == "plateau":
+        bases = median_rates([base_rates(rates, config.optim, config.training.epochs) for rates in curves], epochs)
+    num_clips, folds = len(split.train), config.split.inner_folds
+    if folds is not None:
+        num_clips = (len(split.train) + len(split.val)) * (folds - 1) // folds
+    steps = steps_of_epoch(num_clips, config.training.batch_size, config.augment.synthetic_share)
+    return Course(epochs, bases, steps)

@@ -1,0 +1,183 @@
+"""What stands in best/: the retrained model, its names and figures, and what it says of the test clips.
+
+config.yaml model.safetensors labels.json features.json metrics.json history.png test_predictions.csv
+of classification: confusion.csv confusion.png errors.csv; of regression: scatter.png
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.schema import Config
+from tuning.evaluation import plots
+from tuning.evaluation.intervals import CONFIDENCE
+from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_text
+from tuning.training.class_metrics import confusion, softmax
+from tuning.training.encoders import save_encoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import nn
+
+    from tuning.datasets.reading import FeatureStatistics
+
+# Metrics that are printed, beginning with these words (regression) or in full (classification); metrics.json has all.
+PRINTED = {
+    "regression": ("rmse", "r2", "ccc", "pearson"),
+    "classification": ("uar", "accuracy", "f1", "calibration_error"),
+}
+
+
+@dataclass(frozen=True)
+class Tested:
+    """The test clips and what came of them: N clips, labels [N, targets], outputs [N, K], metrics as `test_<name>`."""
+
+    ids: list[str]
+    groups: list[str | None]
+    targets: np.ndarray
+    outputs: np.ndarray
+    metrics: dict[str, float]
+    constant: dict[str, float]
+    trials: list[int]  # those that predict together, the winner first
+    winner_alone: dict[str, float]
+    intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups
+    num_groups: int
+
+
+def write_model(
+    best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
+) -> None:
+    """What it takes to predict: settings, weights, the names of the outputs, the normalisation.
+
+    `prepared_frames`: the length that features are made at, before each trial cuts its own.
+    """
+    from omegaconf import OmegaConf
+    from safetensors.torch import save_file
+
+    best.mkdir(parents=True, exist_ok=True)
+    write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
+    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
+    save_file(weights, best / "model.safetensors")
+    save_encoder(config, best)
+    if config.task.name == "classification":
+        write_json(best / "labels.json", {"classes": config.task.classes})
+    else:
+        write_json(best / "labels.json", {"targets": config.task.targets, "target_range": config.data.target_range})
+    normalisation = {
+        "prepared_frames": prepared_frames,
+        "mean": statistics.mean.tolist(),
+        "std": statistics.std.tolist(),
+    }
+    write_json(best / "features.json", config.features.model_dump(mode="json") | normalisation)
+
+
+def write_test(
+    best: Path,
+    config: Config,
+    winner: TrialRecord,
+    trained: list[dict[str, int]],
+    tested: Tested,
+    repeated: dict[str, Any] | None = None,
+) -> None:
+    """Metrics and a line for each test clip; of classification also the confusions and the errors.
+
+    `trained` has trial, seed and epochs of each retrained model, the winner first; `repeated` what repetitions of the
+    best trials said, if there were any.
+    """
+    figures: dict[str, Any] = {**trained[0], "validation": winner.metrics}
+    if len(tested.trials) > 1:
+        figures |= {"ensemble": tested.trials, "members": trained, "winner_alone": tested.winner_alone}
+    if repeated is not None:
+        figures |= {"repeated": repeated}
+    bootstrap = {"groups": tested.num_groups, "confidence": CONFIDENCE, "intervals": tested.intervals}
+    figures |= {"test": tested.metrics, "bootstrap": bootstrap, "constant": tested.constant}
+    write_json(best / "metrics.json", figures)
+    if config.task.name == "regression":
+        targets = config.task.targets
+        header = ["clip", "group", *targets, *(f"predicted_{target}" for target in targets)]
+        values = zip(tested.ids, tested.groups, tested.targets.tolist(), tested.outputs.tolist(), strict=True)
+        _write_table(best / "test_predictions.csv", header, [[clip, group, *t, *o] for clip, group, t, o in values])
+        return
+    classes = config.task.classes or []
+    header = ["clip", "group", "label", "predicted", "confidence"]
+    rows = class_rows(tested, classes)
+    _write_table(best / "test_predictions.csv", [*header, *(f"p_{name}" for name in classes)], rows)
+    wrong = sorted((row[: len(header)] for row in rows if row[2] != row[3]), key=lambda row: -row[4])
+    _write_table(best / "errors.csv", header, wrong)
+    table = confusions(tested, len(classes)).tolist()
+    _write_table(best / "confusion.csv", ["true", *classes], [[c, *row] for c, row in zip(classes, table, strict=True)])
+
+
+def class_rows(tested: Tested, classes: Sequence[str]) -> list[list[Any]]:
+    """Clip, group, label, predicted class, its probability, and the probability of each class."""
+    rows: list[list[Any]] = []
+    probabilities = softmax(tested.outputs)
+    for clip, group, label, found, each in zip(
+        tested.ids, tested.groups, tested.targets[:, 0], tested.outputs.argmax(axis=1), probabilities, strict=True
+    ):
+        rows.append([clip, group, classes[int(label)], classes[int(found)], float(each[found]), *each.tolist()])
+    return rows
+
+
+def confusions(tested: Tested, num_classes: int) -> np.ndarray:
+    """Clips by true class (rows) and predicted class (columns)."""
+    return confusion(tested.targets[:, 0], tested.outputs.argmax(axis=1), num_classes)
+
+
+def draw(best: Path, config: Config, winner: TrialRecord, trial: Path, tested: Tested) -> None:
+    """The winner's curves from its folder, and its test: a confusion matrix, or true against predicted values."""
+    clips = f"{len(tested.ids)} test clips"
+    title = f"trial {winner.number} while it was searched"
+    plots.draw_history(best / "history.png", read_progress(trial), config.search.metric, winner.best_epoch, title)
+    if config.task.name == "classification":
+        classes = config.task.classes or []
+        table = confusions(tested, len(classes))
+        plots.draw_confusion(best / "confusion.png", table, classes, tested.metrics["test_uar"], clips)
+    else:
+        names = config.task.targets
+        plots.draw_scatter(best / "scatter.png", tested.targets, tested.outputs, names, tested.metrics, clips)
+
+
+def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
+    """The task's metrics on validation and test clips, beside what a constant has on the test."""
+    from rich.console import Console
+    from rich.table import Table
+
+    printed = PRINTED[config.task.name]
+    whole = config.task.name == "classification"  # f1, but not f1_happy
+    names = [name.removeprefix("test_") for name in tested.metrics]
+    if len(tested.trials) > 1:
+        print(f"ensemble  trials {', '.join(map(str, tested.trials))} predict together")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    together = len(tested.trials) > 1
+    columns = ["validation", *(["test, winner"] if together else []), "test", "95 % interval", "constant"]
+    for heading in ("metric", *columns):
+        table.add_column(heading, justify="left" if heading == "metric" else "right")
+    for name in names:
+        if (name if whole else name.split("_")[0]) in printed:
+            cells = (
+                winner.metrics.get(f"val_{name}"),
+                *([tested.winner_alone.get(f"test_{name}")] if together else []),
+                tested.metrics[f"test_{name}"],
+            )
+            low_high = tested.intervals.get(f"test_{name}")
+            constant = tested.constant.get(f"test_{name}")
+            shown = ["" if cell is None else f"{cell:.4f}" for cell in cells]
+            shown += [f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""]
+            table.add_row(name, *shown, "" if constant is None else f"{constant:.4f}")
+    Console(file=sys.stdout, width=100, highlight=False).print(table)
+    print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
+
+
+def _write_table(file: Path, header: list[str], rows: list[list[Any]]) -> None:
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(file, stream.getvalue())

@@ -1,0 +1,216 @@
+"""Predict what saved models say of recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tuning.data.text import text_batch
+from tuning.training.encoders import needs_text
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tuning.datasets.audio import Excerpt
+    from tuning.evaluation.saved_model import Best
+
+
+class Heard(NamedTuple):
+    """What one model hears: its `config.features.num_frames` frames, or all there are, from the frame `first` on."""
+
+    waveform: np.ndarray  # [samples] at its rate, that frames are made of: at most those of its prepared length
+    first: int
+
+
+@dataclass
+class Window:
+    """A stretch of a recording and what the models say of it together; no outputs [K] where it is silent."""
+
+    file: Path
+    start_seconds: float
+    end_seconds: float
+    heard: list[Heard]  # by each model; none where silent
+    text: str = ""
+    outputs: np.ndarray | None = field(default=None)
+
+
+class Predictor:
+    """The models of a folder best/, one or an ensemble.
+
+    Raises:
+        ValueError: a file is missing, can't be read, or does not fit the others.
+    """
+
+    def __init__(self, best: Path) -> None:
+        from tuning.evaluation.saved_model import load_best, member_folders
+        from tuning.training.tasks import task_of
+
+        self.models: list[Best] = [load_best(path) for path in member_folders(best)]
+        self.labels, self.config = self.models[0].labels, self.models[0].config
+        self.task = task_of(self.config)
+        self.is_classes = self.config.task.name == "classification"
+
+    def windows(self, file: Path, step_seconds: float | None) -> Iterator[Window]:
+        """The stretches of a recording that are judged: the one that it was prepared with, or one every `step_seconds`.
+
+        Start and end are what the models hear: without steps together, as each heard it in training; with steps each
+        of them, the stretch being as long as the shortest that one hears. The first begins where all models' trimming
+        (`features.trim_db`) lets the recording begin, the last ends where it ends.
+
+        Raises:
+            ValueError: the recording can't be used.
+        """
+        from tuning.datasets.features import num_samples
+
+        raw = file.read_bytes()
+        if step_seconds is None:
+            # Each model hears what it heard in training: where a cut begins decides how it is resampled.
+            spans, heard = zip(*map(as_prepared, self.models, self._excerpts(raw, whole=False)), strict=True)
+            yield Window(file, min(start for start, _ in spans), max(end for _, end in spans), list(heard))
+            return
+        whole = self._excerpts(raw, whole=True)
+        settings = [model.config.features for model in self.models]
+        rates = [features.sample_rate_hz for features in settings]
+        begin = max(found.start_seconds for found in whole)
+        end = min(found.start_seconds + len(found.waveform) / rate for found, rate in zip(whole, rates, strict=True))
+        if begin >= end:
+            raise ValueError("features.trim_db: the models' trimming leaves no stretch of it that all of them hear")
+        length = min(num_samples(features.num_frames, features) / features.sample_rate_hz for features in settings)
+        level = 10 ** (self.config.data.silence_dbfs / 20)
+        for offset in _starts(end - begin, length, step_seconds):
+            start, stop = begin + offset, min(begin + offset + length, end)
+            first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
+            silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
+            heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
+            yield Window(file, start, stop, [] if silent else heard)
+
+    def text_of(self, file: Path, folder: Path | None) -> str:
+        """The lyrics of a recording: what stands in its .txt file beside it, or in a folder; none if no model reads.
+
+        Raises:
+            ValueError: no such file, or no text in it.
+        """
+        from tuning.datasets.texts import decode_text
+
+        if not any(needs_text(model.config) for model in self.models):
+            return ""
+        place = (folder or file.parent) / f"{file.stem}.txt"
+        try:
+            return decode_text(place.read_bytes())
+        except FileNotFoundError:
+            raise ValueError(f"expected its lyrics in {place} (lyrics=FOLDER), got no such file") from None
+
+    def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
+        """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
+        from tuning.datasets.audio import AudioError, excerpt
+        from tuning.datasets.features import num_samples
+
+        made: dict[tuple[Any, ...], Excerpt] = {}
+        excerpts = []
+        for model in self.models:
+            features = model.config.features
+            rate, keep = features.sample_rate_hz, None if whole else num_samples(model.num_frames, features)
+            key = rate, keep, features.segment, features.trim_db
+            try:
+                if key not in made:
+                    made[key] = excerpt(raw, rate, self.config.data, keep, features.segment, features.trim_db)
+            except AudioError as error:
+                raise ValueError(str(error)) from None
+            excerpts.append(made[key])
+        return excerpts
+
+    def predict(self, windows: list[Window]) -> None:
+        """Fill in the windows' outputs."""
+        from tuning.evaluation.saved_model import CLIPS_PER_BATCH
+
+        heard = [window for window in windows if window.heard]
+        for start in range(0, len(heard), CLIPS_PER_BATCH):
+            batch = heard[start : start + CLIPS_PER_BATCH]
+            members = []
+            for number, model in enumerate(self.models):
+                members.append(_outputs(model, [w.heard[number] for w in batch], [w.text for w in batch]))
+            for window, values in zip(batch, self.task.mean_outputs(members), strict=True):
+                window.outputs = values
+
+    def columns(self) -> list[str]:
+        """What `values` gives of a window."""
+        if self.is_classes:
+            return ["predicted", "confidence", *(f"p_{label}" for label in self.labels)]
+        return self.labels
+
+    def values(self, window: Window) -> list[Any]:
+        """The window's predictions; None throughout where it is silent."""
+        from tuning.training.class_metrics import softmax
+
+        if window.outputs is None:
+            return [None] * len(self.columns())
+        if not self.is_classes:
+            return [float(value) for value in window.outputs]
+        shares = softmax(window.outputs[None])[0]
+        index = int(shares.argmax())
+        return [self.labels[index], float(shares[index]), *(float(share) for share in shares)]
+
+
+def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
+    """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
+    from tuning.datasets.audio import kept_span
+    from tuning.datasets.features import frames_in, hop_samples, num_samples
+
+    features, length = model.config.features, len(found.waveform)
+    num_frames = features.num_frames
+    first = kept_span(frames_in(length, features), num_frames, features.segment).start
+    begin = first * hop_samples(features)
+    end = min(begin + num_samples(num_frames, features), length)
+    start, stop = (found.start_seconds + sample / features.sample_rate_hz for sample in (begin, end))
+    return (start, stop), Heard(found.waveform, first)
+
+
+def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
+    """What a model hears for a stretch of a whole recording: the stretch in the middle, further in at either end.
+
+    Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
+    """
+    from tuning.datasets.audio import kept_span
+    from tuning.datasets.features import hop_samples, num_samples
+
+    features, hop = model.config.features, hop_samples(model.config.features)
+    size, length = num_samples(features.num_frames, features), len(found.waveform)
+    centre = ((start + stop) / 2 - found.start_seconds) * features.sample_rate_hz
+    begin = max(0, min(round(centre - size / 2), length - size))
+    # Frames of the prepared length that are not heard: as many before as in preparation, if the recording has them.
+    surplus = model.num_frames - features.num_frames
+    before, after = begin // hop, max(0, length - begin - size) // hop
+    wanted = kept_span(model.num_frames, features.num_frames, features.segment).start
+    first = min(max(wanted, surplus - after), before)
+    beyond = begin - first * hop
+    return Heard(found.waveform[beyond : beyond + num_samples(model.num_frames, features)], first)
+
+
+def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
+    """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
+    import numpy as np
+
+    from tuning.datasets.features import extract
+    from tuning.datasets.resident import collate
+    from tuning.evaluation.saved_model import outputs_of
+
+    features = model.config.features
+    rows = []
+    for index, (waveform, first) in enumerate(given):
+        values, num_valid = extract(waveform, features, model.num_frames)
+        heard = slice(first, first + features.num_frames)
+        rows.append((index, min(num_valid - first, features.num_frames), values[heard]))
+    no_targets = np.zeros((len(rows), 1), dtype=np.float32)
+    batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
+    if needs_text(model.config):
+        batch |= text_batch(texts, model.config)
+    return outputs_of(model, batch)
+
+
+def _starts(seconds: float, length: float, step: float) -> list[float]:
+    """Where windows begin: every `step`, and one that ends with the recording."""
+    last = max(0.0, seconds - length)
+    starts = [number * step for number in range(int(last / step + 1e-9) + 1)]
+    return starts if last - starts[-1] < 1e-6 else [*starts, last]

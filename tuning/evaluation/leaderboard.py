@@ -1,0 +1,196 @@
+"""Trials -> ranking -> CSV, Markdown and the table that is printed."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.distributions import plain
+from tuning.config.schema import COSTS
+from tuning.experiment.directory import SearchFolder, TrialRecord, write_text
+from tuning.training.tasks import Mode, check_metric
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from tuning.config.space import Space
+
+# How many ranks are printed; the files have all.
+PRINTED = 10
+# Metrics that a terminal has room for, beside the one that ranks; those of the task are shown.
+SHOWN = ("val_loss", "val_rmse", "val_r2", "val_uar", "val_f1")
+
+
+def rank(records: list[TrialRecord], metric: str, mode: Mode) -> list[TrialRecord]:
+    """Best first by each trial's best epoch; failed trials and those without a value last, by number.
+
+    A trial with fewer inner folds than it should have comes after those with all, whatever its mean: folds differ in
+    how hard they are, and it was stopped for being poor or is not done.
+    """
+    sign = 1 if mode == "min" else -1
+
+    def key(record: TrialRecord) -> tuple[bool, bool, float, int]:
+        value = record.metrics.get(metric)
+        if value is None or record.status == "failed":
+            return (True, False, 0.0, record.number)
+        return (False, not record.is_whole, sign * value, record.number)
+
+    return sorted(records, key=key)
+
+
+def second_metric(records: Sequence[TrialRecord]) -> str | None:
+    """The cost that a search's trials were measured by, if any."""
+    return next((name for record in records for name in COSTS if name in record.metrics), None)
+
+
+def pareto_front(records: Sequence[TrialRecord], metric: str, mode: Mode, second: str) -> set[int]:
+    """Numbers of the trials that no other beats in one of the two metrics without being worse in the other.
+
+    Trials that failed, or lack inner folds, are left out. Of two equal ones both are on the front.
+    """
+    sign = 1 if mode == "min" else -1
+    points = sorted(
+        (record.metrics[second], sign * record.metrics[metric], record.number)
+        for record in records
+        if record.status != "failed" and record.is_whole and metric in record.metrics and second in record.metrics
+    )
+    front: set[int] = set()
+    last, best = None, float("inf")
+    for cost, value, number in points:
+        if value < best or (cost, value) == last:
+            front.add(number)
+            last, best = (cost, value), value
+    return front
+
+
+def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[str, Any]]:
+    """The leaderboard's rows; a cell is None where nothing was measured."""
+    found = sorted({name for record in records for name in record.metrics})
+    metrics = dict.fromkeys([metric, *(name for name in found if name == f"{metric}_std"), *found])
+    paths = dict.fromkeys(path for record in records for path in record.params)
+    second = second_metric(records)
+    front = pareto_front(records, metric, mode, second) if second else set()
+    rows = []
+    for place, record in enumerate(rank(records, metric, mode), start=1):
+        row: dict[str, Any] = {
+            "rank": place,
+            "trial": record.number,
+            "status": record.status,
+            "reason": record.reason,
+            "best_epoch": record.best_epoch,
+            "epochs": record.epochs,
+        }
+        if second:
+            row["pareto"] = "yes" if record.number in front else ""
+        row |= {name: record.metrics.get(name) for name in metrics}
+        row["seconds"] = None if record.seconds is None else round(record.seconds, 2)
+        row |= {path: record.params.get(path) for path in paths}
+        rows.append(row)
+    return rows
+
+
+def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: dict[str, float]) -> list[TrialRecord]:
+    """Write `leaderboard.csv` and `leaderboard.md`; the trials in order of rank."""
+    records = folder.records()
+    rows = as_rows(records, metric, mode)
+    stream = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
+    write_text(folder.path / "leaderboard.csv", stream.getvalue())
+    folds = next((record.folds for record in records if record.folds), None)
+    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds))
+    return rank(records, metric, mode)
+
+
+def _cell(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
+
+
+def _markdown(
+    name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float], folds: int | None
+) -> str:
+    direction = "lower" if mode == "min" else "higher"
+    measured, where = "of each trial's best epoch", "split"
+    if folds is not None:
+        measured = f"as the mean over {folds} inner folds (`epochs`: folds done; with fewer, after the others)"
+        where = "folds"
+    lines = [f"# {name}", "", f"Ranked by `{metric}` {measured}; {direction} is better.", ""]
+    lines += [f"Constant predictor on the same validation {where}: {describe_baseline(baseline, metric)}.", ""]
+    if rows:
+        lines.append("| " + " | ".join(rows[0]) + " |")
+        lines.append("|" + " --- |" * len(rows[0]))
+        for row in rows:
+            cells = ("" if value is None else plain(value).replace("|", "\\|") for value in row.values())
+            lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def describe_baseline(baseline: dict[str, float], metric: str) -> str:
+    """The constant predictor's figures in words, the ranking metric first."""
+    names = dict.fromkeys([metric, *SHOWN])
+    return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
+
+
+def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
+    """Print the first ranks, and every failed trial in one line."""
+    from rich.console import Console
+
+    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    shown = [record for record in ranked if record.status != "failed"][:PRINTED]
+    paths = list(dict.fromkeys(path for record in ranked for path in record.params))
+    table = _table(shown, metric, baseline, paths)
+    unbounded = console.options.update_width(10_000)
+    if console.measure(table, options=unbounded).maximum > console.width:  # columns would be cut to nothing
+        console.print(_table(shown, metric, baseline, []))
+        for record in shown[:1]:
+            settings = "  ".join(f"{path}={plain(value)}" for path, value in record.params.items())
+            console.print(f"trial {record.number}: {settings}", style="bold", markup=False)
+    else:
+        console.print(table)
+    failed = [record for record in ranked if record.status == "failed"]
+    for record in failed[:PRINTED]:
+        console.print(f"trial {record.number} failed: {record.reason}", style="red", markup=False)
+    hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
+    if hidden > 0:
+        console.print(f"and {hidden} more in leaderboard.csv", style="dim")
+
+
+def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], paths: list[str]) -> Table:
+    from rich.table import Table
+
+    spread = [name for name in (f"{metric}_std",) if any(name in record.metrics for record in shown)]
+    costs = [name for name in (second_metric(shown),) if name]
+    metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    in_folds = any(record.folds for record in shown)
+    for name in ("rank", "trial", "status", "folds" if in_folds else "epoch"):
+        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
+    for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]:
+        # Two lines of heading leave room for more columns on a terminal.
+        table.add_column(name.replace("_", "_\n", 1), justify="right", no_wrap=True)
+    figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
+    table.add_row("", "", "constant", "", *figures, *[""] * len(paths), style="dim")
+    for place, record in enumerate(shown, start=1):
+        values = [_figure(name, record.metrics[name]) if name in record.metrics else "" for name in metrics]
+        params = [plain(record.params[path]) if path in record.params else "" for path in paths]
+        epoch = f"{record.best_epoch}/{record.folds or record.epochs}" if record.best_epoch else ""
+        table.add_row(str(place), str(record.number), record.status, epoch, *values, *params)
+    return table
+
+
+def _figure(name: str, value: float) -> str:
+    return f"{value:.6g}" if name in COSTS else f"{value:.4f}"
+
+
+def with_results(folder: SearchFolder, space: Space) -> list[TrialRecord]:
+    """The trials that came to a value of the ranking metric, best first."""
+    shared = space.fixed()
+    metric = shared.search.metric
+    ranked = rank(folder.records(), metric, check_metric(space, shared))
+    return [record for record in ranked if record.status != "failed" and metric in record.metrics]

@@ -1,0 +1,239 @@
+"""Write a saved model as ONNX, and compare what onnxruntime says with PyTorch."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.errors import UserError
+from tuning.training.encoders import reads_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import numpy as np
+
+    from tuning.evaluation.saved_model import Best
+
+FILE = "model.onnx"
+OPSET = 20
+# Largest difference between onnxruntime's and PyTorch's outputs, in parts of the largest output (at least 1).
+TOLERANCE = 1e-4
+# Clips of the corpus that are compared, beside shorter and padded ones of the same.
+COMPARED = 8
+# A summary over time takes changes over up to 16 frames: fewer make another graph.
+LONGEST_LAG = 16
+# A bound lets the exporter decide comparisons of lengths that it else leaves open.
+MOST_FRAMES = 100_000
+
+
+def export(folder: Path) -> tuple[float, str, str]:
+    """Write `model.onnx` into a folder best/ and compare; the largest difference, and clips and lengths in words.
+
+    Raises:
+        UserError: a model that can't be read or exported, or whose outputs differ; then no file is left.
+    """
+    from tuning.evaluation.saved_model import load_best
+    from tuning.models import MODELS
+
+    try:
+        best = load_best(folder)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    if best.config.model.name not in MODELS:
+        raise UserError(
+            f"{folder}: expected a model of one of the families {', '.join(MODELS)}, got '{best.config.model.name}', "
+            "whose own code may do what ONNX has not"
+        )
+    if reads_text(best.config):
+        raise UserError(
+            f"{folder}: expected a model of sound alone, got '{best.config.model.name}', which reads lyrics, too; "
+            "tuning predict predicts with it"
+        )
+    if best.config.features.padding != "masked":
+        raise UserError(
+            f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
+            "sound is made before the model, which alone is exported"
+        )
+    file = folder / FILE
+    file.unlink(missing_ok=True)
+    program, shortest = _program(best)
+    partial = folder / f"{FILE}.partial"
+    try:
+        _write(program, best, shortest, partial)
+        clips, what = _clips(best)
+        difference, scale = _compare(partial, best, clips, shortest)
+        if not difference <= TOLERANCE * scale:
+            raise UserError(
+                f"{file}: expected the outputs of PyTorch within {TOLERANCE * scale:.1e}, got a difference of "
+                f"{difference:.1e}; the file is deleted"
+            )
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)
+    frames = best.config.features.num_frames
+    return difference, what, f"any number of clips, {f'{shortest} or more' if shortest else frames} frames"
+
+
+def _program(best: Best) -> tuple[Any, int | None]:
+    """The exported program, and the fewest frames that it takes, None where it takes those of training alone."""
+    import torch
+
+    from tuning.evaluation.onnx_graph import Graph
+
+    frames = best.config.features.num_frames
+    num_features = len(best.features.mean)
+    model = copy.deepcopy(best.model)
+    graph = Graph(model, best.features.mean, best.features.std, best.config.task.name == "classification").eval()
+    fewest = max(1, getattr(model, "min_frames", 1))
+    batch = torch.export.Dim("batch", min=1)
+    # Lengths that make another graph are left out: one frame after pooling, too few for a lag; at last all but one.
+    lowest = [low for low in (LONGEST_LAG + 1, (LONGEST_LAG + 1) * fewest) if low < frames]
+    for low in [*lowest, None]:
+        inputs = (torch.zeros(3, frames, num_features), torch.tensor([frames, frames, max(1, frames // 2)]))
+        shape: dict[int, Any] = {0: batch}
+        if low is not None:
+            shape[1] = torch.export.Dim("frames", min=low, max=MOST_FRAMES)
+        try:
+            with _quiet(), torch.no_grad():
+                exported = torch.export.export(
+                    graph, inputs, dynamic_shapes={"features": shape, "num_frames": {0: batch}}, strict=False
+                )
+                names = ["logits", "probabilities"] if graph.is_classes else ["outputs"]
+                program = torch.onnx.export(
+                    exported, input_names=["features", "num_frames"], output_names=names, opset_version=OPSET,
+                    dynamo=True, verbose=False,
+                )  # fmt: skip
+            return program, low
+        except Exception as error:  # of torch, which has no one class for what it can't trace
+            last = error
+    reason = " ".join(str(last).split())[:300]
+    raise UserError(f"{best.config.model.name}: expected a model that can be exported, got: {reason}")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says of its own future and of packages that it would know, too."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _write(program: Any, best: Best, shortest: int | None, file: Path) -> None:
+    """The graph with what it takes to use it: metadata as text, lists and settings as JSON."""
+    import onnx
+
+    config = best.config
+    model = program.model_proto
+    frames = config.features.num_frames
+    about = {
+        "task": config.task.name,
+        "labels": json.dumps(best.labels),
+        "features": json.dumps(config.features.model_dump(mode="json")),
+        "prepared_frames": str(best.num_frames),
+        "frames": str(frames),
+        "fewest_frames": str(shortest or frames),
+        "input": "features: unnormalised, [clips, frames, features]; num_frames: of each clip, without padding",
+        "normalisation": "in the graph",
+        "model": config.model.name,
+    }
+    if config.data.target_range is not None:
+        about["target_range"] = json.dumps(config.data.target_range)
+    del model.metadata_props[:]
+    for name, value in about.items():
+        entry = model.metadata_props.add()
+        entry.key, entry.value = name, value
+    onnx.checker.check_model(model)
+    file.write_bytes(model.SerializeToString())
+
+
+Clips = list[tuple["np.ndarray", int]]  # unnormalised frames [frames, features] and how many are no padding
+
+
+def _clips(best: Best) -> tuple[Clips, str]:
+    """Some training clips of the corpus, or where it is not at hand, noise like its features; and which in words."""
+    import numpy as np
+
+    from tuning.data.plan import read_corpus
+    from tuning.datasets import storage
+    from tuning.datasets.audio import AudioError, decode, kept_span
+    from tuning.datasets.features import extract, num_samples
+
+    config, features, frames = best.config, best.config.features, best.config.features.num_frames
+    samples = num_samples(best.num_frames, features)
+    found: Clips = []
+    try:
+        corpus, split = read_corpus(config)
+        for clip in split.train[:COMPARED]:
+            raw = storage.read_bytes(corpus.root, clip.id)
+            waveform = decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db)
+            values, num_valid = extract(waveform, features, best.num_frames)
+            kept = values[kept_span(num_valid, frames, features.segment)]
+            row = np.zeros((frames, values.shape[1]), dtype=np.float32)
+            row[: len(kept)] = kept
+            found.append((row, len(kept)))
+    except (UserError, AudioError, OSError) as error:
+        found = []
+        reason = str(error).splitlines()[0]
+    if found:
+        return found, f"{len(found)} clips of the corpus {corpus.name}, whole, shortened and padded"
+    noise = np.random.default_rng(0).standard_normal((COMPARED, frames, len(best.features.mean)))
+    rows = (noise * best.features.std + best.features.mean).astype(np.float32)
+    return [(row, frames) for row in rows], f"{COMPARED} clips of noise, since the corpus is not at hand ({reason})"
+
+
+def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tuple[float, float]:
+    """Largest difference of all outputs, and the largest output, at least 1."""
+    import numpy as np
+    import onnxruntime
+    import torch
+
+    from tuning.evaluation.onnx_graph import normalised
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    difference, scale = 0.0, 1.0
+    for features, num_frames in _batches(clips, shortest):
+        outputs = session.run(None, {"features": features, "num_frames": num_frames})
+        with torch.no_grad():
+            batch = normalised(features, num_frames, best.features.mean, best.features.std)
+            wanted = best.model(batch, torch.from_numpy(num_frames))
+        expected = [wanted.numpy()]
+        if len(outputs) > 1:
+            expected.append(wanted.softmax(1).numpy())
+        for found, known in zip(outputs, expected, strict=True):
+            differences = np.abs(found.astype(np.float64) - known)
+            difference = float(np.maximum(difference, differences.max()))  # NaN stays
+            scale = max(scale, float(np.abs(known).max()))
+    return difference, scale
+
+
+def _batches(clips: Clips, shortest: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All clips together, one alone, all cut short within their padding, and where allowed, of other lengths."""
+    import numpy as np
+
+    features = np.stack([row for row, _ in clips])
+    num_frames = np.array([count for _, count in clips], dtype=np.int64)
+    frames = features.shape[1]
+    yield features, num_frames
+    yield features[:1], num_frames[:1]
+    shares = np.linspace(0, 1, len(clips))
+    short = np.maximum(1, (num_frames * shares).astype(np.int64))
+    yield features, short
+    if shortest is not None:
+        yield features[:, :shortest], np.minimum(num_frames, shortest)
+        longer = np.concatenate([features, features[:, : frames // 2 + 1]], axis=1)
+        yield longer, np.minimum(2 * num_frames, longer.shape[1])
+        yield longer, num_frames

@@ -1,0 +1,196 @@
+"""The best trials of a search repeated with other seeds, as trials of a search of their own: replicates/."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.distributions import Distribution, plain
+from tuning.config.errors import UserError
+from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.data.plan import Plan
+from tuning.evaluation.leaderboard import with_results
+from tuning.evaluation.significance import Decision, decide
+from tuning.experiment.recorded import config_of
+from tuning.training.tasks import Mode
+
+if TYPE_CHECKING:
+    from tuning.datasets.corpus import Corpus
+    from tuning.datasets.splits import Split
+    from tuning.experiment.directory import SearchFolder, TrialRecord
+
+FOLDER = "replicates"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A configuration that may win, as its best trial has it.
+
+    Args:
+        record: the trial.
+        config: its settings.
+        repeats: numbers of the other trials with the same settings and so, the seed being the same, the same network.
+    """
+
+    record: TrialRecord
+    config: Config
+    repeats: tuple[int, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The trial's number, by which the candidate is named."""
+        return self.record.number
+
+
+@dataclass(frozen=True)
+class Replicate:
+    """One training of a candidate with a seed of its own: its record, and the folder that it lies in."""
+
+    record: TrialRecord
+    folder: SearchFolder
+
+
+def candidates(folder: SearchFolder, space: Space) -> list[Candidate]:
+    """The different configurations of the trials with a result, best first."""
+    found: dict[str, Candidate] = {}
+    for record in with_results(folder, space):
+        config = config_of(folder, record.number)
+        known = found.setdefault(_identity(config), Candidate(record, config))
+        if known.record is not record:
+            found[_identity(config)] = replace(known, repeats=(*known.repeats, record.number))
+    return list(found.values())
+
+
+def _identity(config: Config) -> str:
+    """What makes two trainings the same one: every setting, but for how the search proceeds and what a trial takes."""
+    return json.dumps(config.model_dump(mode="json", exclude={"search", "resources"}), sort_keys=True)
+
+
+def replicate_space(space: Space, chosen: Sequence[Candidate], seeds: list[int]) -> Space:
+    """A space whose only trials are the chosen ones with each of the seeds."""
+    points = [candidate.record.params | {"seed": seed} for candidate in chosen for seed in seeds]
+    search = {
+        "search.algorithm": "random",
+        "search.scheduler": "none",
+        "search.num_trials": len(points),
+        "search.time_budget_minutes": None,
+        "search.points_to_evaluate": points,
+    }
+    settings = {path: value for path, value in space.settings.items() if path != "seed"} | search
+    return Space(settings, space.distributions | {"seed": Distribution("choice", tuple(seeds))})
+
+
+def other_seeds(config: Config, count: int) -> list[int]:
+    """Seeds that the search did not train with."""
+    return [config.seed + number for number in range(1, count + 1)]
+
+
+def replicate(
+    folder: SearchFolder,
+    plan: Plan,
+    chosen: Sequence[Candidate],
+    num_seeds: int,
+    corpus: Corpus,
+    split: Split,
+    prepared: dict[str, Any],
+) -> list[list[Replicate]]:
+    """Train each of the chosen configurations with `num_seeds` seeds that the search did not use: replicates [k][n].
+
+    Interrupted, the same call goes on; what was trained is not trained again.
+
+    Raises:
+        UserError: a replicate failed, or they were stopped.
+    """
+    from tuning.data.data_module import prepare_banks, search_identity, share_data
+    from tuning.datasets.digests import digest_of
+    from tuning.experiment.directory import SearchFolder
+    from tuning.search.lazy_start import when_needed
+    from tuning.search.resources import cluster_resources, plan_resources, start_ray
+    from tuning.search.tuner import run_search
+
+    config, seeds = plan.config, other_seeds(plan.config, num_seeds)
+    space = replicate_space(plan.space, chosen, seeds)
+    count = len(chosen) * num_seeds
+    wanted = [[_identity(space.config(each.record.params | {"seed": seed})) for seed in seeds] for each in chosen]
+    # Named by what is trained, so that replicates of other settings are never taken for these.
+    names = "-".join(str(candidate.number) for candidate in chosen)
+    name = f"trials-{names}-seeds-{num_seeds}-{digest_of(*(each for row in wanted for each in row))[:8]}"
+    with SearchFolder(folder.path / FOLDER, name) as own:
+        if sum(record.is_final for record in own.records()) < count:
+            print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
+            start_ray(config)
+            banks = prepare_banks(plan.space, config, corpus, split, when_needed(config))
+            data, _ = share_data(prepared, banks, split, plan.space, config)
+            if not own.exists:
+                own.create(space, {}, search_identity(plan.space, corpus), split)
+            resources = plan_resources(config, *cluster_resources())
+            if reason := run_search(
+                own, replace(plan, space=space, config=space.fixed(), total=count), data, resources
+            ):
+                raise UserError(f"{own.path}: stopped ({reason}); the same command goes on")
+        trained = _trained(own, config.search.metric)
+        return [[trained[identity] for identity in row] for row in wanted]
+
+
+def _trained(own: SearchFolder, metric: str) -> dict[str, Replicate]:
+    """The replicates by what was trained, their settings and seed.
+
+    Raises:
+        UserError: one failed.
+    """
+    found = {}
+    for record in own.records():
+        if metric not in record.metrics or record.status == "failed":
+            raise UserError(
+                f"{own.trial(record.number)}: expected every repetition to come to a result, got a failed one "
+                f"({record.reason}); choose fewer trials (top=), so that this one is not among them"
+            )
+        found[_identity(config_of(own, record.number))] = Replicate(record, own)
+    return found
+
+
+def choose(chosen: Sequence[Candidate], replicates: list[list[Replicate]], metric: str, mode: Mode) -> Decision:
+    """Decide between the configurations by their replicates, and say how sure that is."""
+    decision = decide([[each.record.metrics[metric] for each in row] for row in replicates], mode)
+    n = decision.num_scores
+    for place, index in enumerate(decision.order, start=1):
+        half = f" ± {decision.half_widths[index]:.4f}" if decision.half_widths else ""
+        then = chosen[index].record.metrics[metric]
+        print(
+            f"  {place}. trial {chosen[index].number}: {metric} {decision.means[index]:.4f}{half} "
+            f"over {n} seeds (in the search {then:.4f})"
+        )
+    winner, others = chosen[decision.winner].number, [chosen[index].number for index in decision.not_told_apart]
+    if n > 1 and len(chosen) > 1:
+        if others:
+            print(f"winner    trial {winner}, not told apart from {listed(others)} (95 %, all comparisons together)")
+        else:
+            print(f"winner    trial {winner}, better than each of the others (95 %, all comparisons together)")
+        print(f"          a difference of {plain(decision.detectable)} would be found in 4 of 5 such comparisons")
+    return decision
+
+
+def listed(numbers: Sequence[int]) -> str:
+    """Trials in words: "trial 3", "trials 1, 3"."""
+    return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
+
+
+def written(
+    chosen: Sequence[Candidate], replicates: list[list[Replicate]], decision: Decision, config: Config
+) -> dict[str, Any]:
+    """The replicates for the record."""
+    metric = config.search.metric
+    return {
+        "metric": metric,
+        "seeds": other_seeds(config, decision.num_scores),
+        "scores": {
+            str(candidate.number): [each.record.metrics[metric] for each in row]
+            for candidate, row in zip(chosen, replicates, strict=True)
+        },
+        "winner": chosen[decision.winner].number,
+        "not_told_apart": [chosen[index].number for index in decision.not_told_apart],
+        "detectable": decision.detectable,
+    }

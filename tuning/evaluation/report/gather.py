@@ -1,0 +1,159 @@
+"""What the page shows of a search, read from its folder; whatever is not there yet is left empty."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.evaluation.leaderboard import rank
+from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
+from tuning.experiment.faults import whole_lines
+from tuning.experiment.recorded import space_of
+from tuning.experiment.timeline import Stretch, read_stretches
+from tuning.training.tasks import Mode, check_metric
+
+# Of a failed trial's traceback so many lines are shown.
+ERROR_LINES = 25
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """A search as plain data.
+
+    Args:
+        name: of the search.
+        path: its folder.
+        space: as it was searched.
+        config: plain settings of the search; searched ones stand at their first or lowest value.
+        mode: direction of the ranking metric.
+        ranked: all trials that were begun, best first.
+        baseline: figures of the constant predictor.
+        curves: by trial, (epoch or fold, value of the ranking metric).
+        stretches: by trial, when and where it ran.
+        errors: by trial, the end of its traceback.
+        quarantine: (recording, why it can't be used).
+        environment: versions and machine.
+        fingerprint: of the corpus.
+        texts: files that are shown as they are, by name.
+        test: `best/metrics.json`, if the winner was tested.
+        looks: every look at the test clips.
+    """
+
+    name: str
+    path: Path
+    space: Space
+    config: Config
+    mode: Mode
+    ranked: list[TrialRecord]
+    baseline: dict[str, float]
+    curves: dict[int, list[tuple[int, float]]]
+    stretches: dict[int, list[Stretch]]
+    errors: dict[int, str]
+    quarantine: list[tuple[str, str]]
+    environment: dict[str, Any]
+    fingerprint: dict[str, Any]
+    texts: dict[str, str]
+    test: dict[str, Any] | None
+    looks: list[dict[str, Any]]
+
+    @property
+    def metric(self) -> str:
+        """What ranks the trials."""
+        return self.config.search.metric
+
+    @property
+    def unit(self) -> str:
+        """What a trial's rows are, in the plural."""
+        return "folds" if self.config.split.inner_folds else "epochs"
+
+    def value(self, record: TrialRecord) -> float | None:
+        """What ranks a trial; None where it failed or nothing was measured."""
+        return None if record.status == "failed" else record.metrics.get(self.metric)
+
+    @property
+    def scored(self) -> list[TrialRecord]:
+        """Trials with a value, best first."""
+        return [record for record in self.ranked if self.value(record) is not None]
+
+    @property
+    def comparable(self) -> list[TrialRecord]:
+        """Of those, the ones whose values are means over all their folds, where they have folds."""
+        return [record for record in self.scored if record.is_whole]
+
+
+def gather(folder: SearchFolder) -> Gathered:
+    """Read a search that is finished, unfinished or running.
+
+    Raises:
+        UserError: its configuration can't be read.
+    """
+    space = space_of(folder)
+    config = space.fixed()
+    mode, path = check_metric(space, config), folder.path
+    ranked = rank(folder.records(), config.search.metric, mode)
+    folders = {record.number: folder.trial(record.number) for record in ranked}
+    return Gathered(
+        name=folder.name,
+        path=path,
+        space=space,
+        config=config,
+        mode=mode,
+        ranked=ranked,
+        baseline=_json(path / "baseline.json") or {},
+        curves={number: _curve(place, config.search.metric) for number, place in folders.items()},
+        stretches=_stretches(folder, folders),
+        errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
+        quarantine=_quarantine(path / "quarantine.csv"),
+        environment=_json(path / "environment.json") or {},
+        fingerprint=_json(path / "fingerprint.json") or {},
+        texts={name: _text(path / name) for name in ("overrides.yaml", "config.yaml")},
+        test=_json(path / "best" / "metrics.json"),
+        looks=_json(path / "test_looks.json") or [],
+    )
+
+
+def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
+
+
+def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list[Stretch]]:
+    """When each trial ran; of one that an earlier version ran, what the study knows: its beginning and its end."""
+    found = {number: read_stretches(place) for number, place in folders.items()}
+    journal = folder.path / "study.journal"
+    if all(found.values()) or not journal.exists():
+        return found
+    import optuna
+    from optuna.storages.journal import JournalFileBackend
+
+    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    for frozen in optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False):
+        number, began, ended = frozen.number + 1, frozen.datetime_start, frozen.datetime_complete
+        if began is not None and ended is not None and found.get(number) == []:
+            found[number] = [Stretch(began.astimezone(), ended.astimezone(), ended=True)]
+    return found
+
+
+def _json(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.exists() else ""
+
+
+def _error(folder: Path) -> str:
+    return "\n".join(_text(folder / "error.txt").splitlines()[-ERROR_LINES:])
+
+
+def _quarantine(file: Path) -> list[tuple[str, str]]:
+    if not file.exists():
+        return []
+    rows = csv.DictReader(io.StringIO(whole_lines(file.read_bytes()).decode()))
+    return [(row["clip"], row["reason"]) for row in rows]

@@ -1,0 +1,134 @@
+"""Rows and cells of the page's tables, as plain text and numbers: the template escapes them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from tuning.config.distributions import plain
+from tuning.config.schema import COSTS
+from tuning.evaluation.leaderboard import SHOWN, as_rows, describe_baseline
+from tuning.evaluation.report.gather import Gathered
+from tuning.evaluation.report.style import wrapped
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A cell: what is shown, and the whole value where that says more; sorting goes by it."""
+
+    text: str
+    value: str = ""
+
+    @classmethod
+    def of(cls, value: Any, digits: str = "") -> Cell:
+        """The cell of a value, a number with so many digits."""
+        if value is None:
+            return cls("")
+        if isinstance(value, float):
+            text = format(value, digits or ".4g")
+            return cls(text, repr(value) if text != repr(value) else "")
+        return cls(plain(value))
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the leaderboard: its name, that in two lines, whether it is shown at first, whether it is text."""
+
+    name: str
+    lines: list[str]
+    is_extra: bool = False
+    is_text: bool = False
+
+
+def leaderboard(search: Gathered) -> tuple[list[Column], list[list[Cell]]]:
+    """The leaderboard's columns and rows, as leaderboard.csv has them but for the reason, which stands last."""
+    rows = as_rows(search.ranked, search.metric, search.mode)
+    if not rows:
+        return [], []
+    names = [*(name for name in rows[0] if name != "reason"), "reason"]
+    paths = {path for record in search.ranked for path in record.params}
+    first = {search.metric, f"{search.metric}_std", *SHOWN}
+    columns = []
+    for name in names:
+        is_metric = name.startswith("val_")
+        values = [row[name] for row in rows if row[name] is not None]
+        is_text = not all(isinstance(value, (int, float)) and not isinstance(value, bool) for value in values)
+        columns.append(Column(name, wrapped(name, 14).split("<br>"), is_metric and name not in first, is_text))
+    cells = []
+    for row in rows:
+        digits = {name: ".4f" for name in names if name.startswith("val_")} | {"seconds": ".1f"}
+        digits |= dict.fromkeys(COSTS, ".7g")
+        cells.append([Cell.of(row[name], "" if name in paths else digits.get(name, "")) for name in names])
+    return columns, cells
+
+
+def summary(search: Gathered) -> list[tuple[str, str]]:
+    """The search in a few lines: how many trials, which is the best, and what a constant would have scored."""
+    counts = Counter(record.status for record in search.ranked)
+    shown = ", ".join(
+        f"{counts[status]} {status}" for status in ("done", "stopped", "failed", "running") if counts[status]
+    )
+    direction = "lower" if search.mode == "min" else "higher"
+    measured = f"mean over {search.config.split.inner_folds} inner folds" if search.unit == "folds" else "best epoch"
+    lines = [("Trials", f"{len(search.ranked)} ({shown})" if shown else "none was begun")]
+    lines.append(("Ranked by", f"{search.metric}, {direction} is better; {measured} on validation clips"))
+    if search.scored:
+        best = search.scored[0]
+        of = f"{best.epochs} of {best.folds} folds" if best.folds else f"epoch {best.best_epoch} of {best.epochs}"
+        lines.append(("Best", f"{search.metric} {search.value(best):.4f}: trial {best.number}, {of}"))
+    if search.baseline:
+        lines.append(("Constant predictor", describe_baseline(search.baseline, search.metric)))
+    settings = search.config.search
+    lines.append(("Search", f"{settings.algorithm}, scheduler {settings.scheduler}, seed {search.config.seed}"))
+    clips = search.fingerprint.get("num_clips")
+    corpus = f"{search.config.data.corpus}, {clips} clips" if clips else search.config.data.corpus
+    lines.append(("Corpus", f"{corpus}; {search.config.task.name}"))
+    spent = sum(record.seconds or 0.0 for record in search.ranked)
+    lines.append(("Time in trials", _duration(spent)))
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(round(seconds), 3600)
+    return (
+        f"{hours} h {rest // 60} min"
+        if hours
+        else f"{rest // 60} min {rest % 60} s"
+        if rest >= 60
+        else f"{seconds:.1f} s"
+    )
+
+
+def test_rows(search: Gathered) -> list[tuple[str, str, str, str, str]]:
+    """Metric, validation, test, interval, constant: of the winner's test; none before it."""
+    if search.test is None:
+        return []
+    intervals, constant = search.test.get("bootstrap", {}).get("intervals", {}), search.test.get("constant", {})
+    validation = search.test.get("validation", {})
+    rows = []
+    for name, value in search.test["test"].items():
+        short = name.removeprefix("test_")
+        interval = intervals.get(name)
+        rows.append(
+            (
+                short,
+                _figure(validation.get(f"val_{short}")),
+                _figure(value),
+                f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "",
+                _figure(constant.get(name)),
+            )
+        )
+    return rows
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def environment(search: Gathered) -> list[tuple[str, str]]:
+    """Versions and machine, line by line."""
+    found = dict(search.environment)
+    packages = found.pop("packages", {})
+    rows = [(name, plain(value)) for name, value in {**found, **packages}.items()]
+    return rows + [(f"fingerprint: {name}", plain(value)) for name, value in search.fingerprint.items()]

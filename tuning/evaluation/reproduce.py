@@ -1,0 +1,145 @@
+"""Train a trial again from its record, and compare every loss and metric of every epoch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.errors import UserError
+
+if TYPE_CHECKING:
+    from tuning.experiment.directory import SearchFolder, TrialRecord
+
+COMPARED = ("train_loss", "penalty", "learning_rate")  # and everything of the validation
+
+
+class _Enough(Exception):  # noqa: N818
+    """As many rows as were recorded."""
+
+
+def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
+    """The trial by its number, or the best one."""
+    from tuning.evaluation.leaderboard import with_results
+    from tuning.experiment.recorded import space_of
+
+    if number is not None:
+        records = folder.records()
+        found = next((record for record in records if str(record.number) == number), None)
+        if found is None:
+            known = f"1 to {len(records)}" if records else "none yet"
+            raise UserError(f"{folder.path}: expected the number of a trial ({known}), got '{number}'")
+        return found
+    ranked = with_results(folder, space_of(folder))
+    if not ranked:
+        raise UserError(f"{folder.path}: expected a search with a trial that came to a result, got none")
+    return ranked[0]
+
+
+def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, str]]:
+    from tuning.experiment.directory import read_progress
+
+    rows = read_progress(folder.trial(record.number))
+    if not rows:
+        raise UserError(f"{folder.trial(record.number)}: expected a trial with a finished epoch, got none")
+    return rows
+
+
+def say_what_changed(folder: SearchFolder) -> None:
+    """Versions of packages that are not those of the search: the usual reason for another score."""
+    from tuning.experiment.directory import environment
+
+    then = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
+    now = environment()
+    changed = [
+        f"{name} {version} -> {now['packages'].get(name)}"
+        for name, version in then["packages"].items()
+        if now["packages"].get(name) != version
+    ]
+    if then["python"] != now["python"]:
+        changed.append(f"python {then['python']} -> {now['python']}")
+    if changed:
+        print(f"note      not the environment of the search: {', '.join(changed)}")
+
+
+def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dict[str, Any]]:
+    """Train a trial's configuration anew for `count` epochs, or inner folds; its rows.
+
+    Raises:
+        UserError: another corpus than the search's.
+    """
+    import torch
+
+    from tuning.data.data_module import (
+        data_key,
+        open_variant,
+        prepare_banks,
+        prepare_features,
+        search_identity,
+        usable_split,
+    )
+    from tuning.data.plan import read_corpus
+    from tuning.experiment.recorded import config_of, space_of
+    from tuning.search.lazy_start import when_needed
+    from tuning.training.trial import train
+
+    space = space_of(folder)
+    config = config_of(folder, record.number)
+    if config.resources.workers_per_trial > 1:
+        print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
+    corpus, split = read_corpus(config)
+    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
+    prepared = prepare_features(space, config, corpus, split, when_needed(config))
+    split = usable_split(split, prepared, config.split)
+    bank = prepare_banks(space, config, corpus, split, when_needed(config)).get(data_key(config))
+    if config.data.loading == "streamed":
+        when_needed(config)(0, 1)
+    data = open_variant(prepared, bank, split, config)
+    rows: list[dict[str, Any]] = []
+
+    def report(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if len(rows) >= count:
+            raise _Enough
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    unit = record.unit + ("s" if count > 1 else "")
+    print(f"train     trial {record.number} again for {count} {unit} on {device.type}", flush=True)
+    with contextlib.suppress(_Enough):
+        train({"config": config.model_dump(mode="json"), "directory": None}, data, report, device=device)
+    return rows
+
+
+def compare(
+    folder: SearchFolder, record: TrialRecord, recorded: list[dict[str, str]], rows: list[dict[str, Any]]
+) -> bool:
+    """Whether rows are those recorded, to the bit; prints the ranking metric of both and the largest difference."""
+    from tuning.experiment.recorded import config_of
+
+    metric = config_of(folder, record.number).search.metric
+    largest, where, count = 0.0, "", 0
+    now_of = {row["epoch"]: row for row in rows}
+    for old in recorded:
+        number = int(old["epoch"])
+        if (new := now_of.get(number)) is None:  # said below
+            continue
+        for name, value in old.items():
+            if not value or not (name in COMPARED or name.startswith(("val_", "learning_rate_"))):
+                continue
+            count += 1
+            found = new.get(name)
+            difference = abs(float(value) - found) if found is not None else float("inf")
+            if difference > largest:
+                largest, where = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
+    best = len(rows) if record.folds else record.best_epoch or len(rows)
+    print(f"recorded  {metric} {recorded[best - 1][metric]} in {record.unit} {best}")
+    now = rows[best - 1][metric] if best <= len(rows) else None
+    print(f"now       {metric} {now}")
+    if len(rows) < len(recorded):
+        print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now")
+        return False
+    if largest:
+        print(f"differ    at most by {largest:.3g}, {where}")
+        return False
+    print(f"equal     to the last bit: {count} values of {len(rows)} {record.unit}s")
+    return True

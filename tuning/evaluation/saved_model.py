@@ -1,0 +1,189 @@
+"""Models that finalize left in best/, read back: `load_best("results/NAME/best")`; and what they say of a batch."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from tuning.config.errors import validation_message
+from tuning.config.schema import Config, parse_config
+from tuning.training.encoders import with_saved_encoder
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from tuning.datasets.reading import FeatureStatistics
+    from tuning.datasets.resident import Batch
+
+# Clips that a saved model judges at a time, in its test and in every prediction: sums of other sizes may differ in the
+# last bit.
+CLIPS_PER_BATCH = 64
+
+
+class Best(NamedTuple):
+    """A trained model and what it takes to use it."""
+
+    model: Any  # for inference: without dropout, on the CPU
+    config: Config  # config.features says how frames are made
+    labels: list[str]  # names of the outputs, in order: classes, or targets
+    features: FeatureStatistics  # mean and standard deviation that valid frames are normalised with
+    num_frames: int  # that frames are made at, before config.features.num_frames of them are cut
+
+
+def load_best(path: str | Path) -> Best:
+    """The model, its settings, the names of its outputs and its normalisation from a folder best/.
+
+    Without names of classes in `labels.json` they are called "0", "1", ... with a warning. Runs no code that the
+    folder brings. Raises ValueError with the path when a file is missing, can't be read, or does not fit the others.
+    """
+    import torch
+
+    from tuning.training.trial import build_model
+
+    path = Path(path)
+    config = with_saved_encoder(_config(path / "config.yaml"), path)
+    statistics, num_frames = _features(path / "features.json", config)
+    weights = _weights(path / "model.safetensors")
+    num_features = len(statistics.mean)
+    # Fresh weights are drawn and thrown away; the caller's random numbers stay as they are.
+    with torch.random.fork_rng(devices=[]):
+        if config.task.name == "classification" and config.task.classes is None:
+            config = _with_classes(config, _num_outputs(path, config, num_features, weights))
+        model = build_model(config, num_features)
+    labels = _labels(path / "labels.json", config)
+    _fill(model, weights, path / "model.safetensors")
+    return Best(model.eval(), config, labels, statistics, num_frames)
+
+
+def member_folders(best: Path) -> list[Path]:
+    """Folders of the models in a folder best/ that predict together, in the order in which they are averaged."""
+    return [best, *sorted(path.parent for path in best.glob("members/*/config.yaml"))]
+
+
+def outputs_of(best: Best, batch: Batch) -> np.ndarray:
+    """Outputs float32 [B, K] of a saved model for a batch of at most CLIPS_PER_BATCH clips, on the CPU.
+
+    The same for the same batch in any process: on as many threads as in training, since each adds up a part.
+    """
+    import torch
+
+    from tuning.training.trainer import model_inputs
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(best.config.resources.cpus_per_worker)
+    try:
+        with torch.no_grad():
+            outputs: np.ndarray = best.model(*model_inputs(batch, torch.device("cpu"))).numpy()
+    finally:
+        torch.set_num_threads(threads)
+    return outputs
+
+
+def _config(file: Path) -> Config:
+    from omegaconf import OmegaConf
+    from pydantic import ValidationError
+
+    try:
+        tree = OmegaConf.to_container(OmegaConf.load(file))
+        if not isinstance(tree, dict):
+            raise ValueError("no sections with settings")
+        return parse_config(tree)  # type: ignore[arg-type]
+    except FileNotFoundError:
+        raise ValueError(f"{file}: expected the settings of a model that finalize saved, got no such file") from None
+    except ValidationError as error:
+        raise ValueError(f"{file}: {validation_message(error)}") from None
+    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+        raise ValueError(f"{file}: expected settings in YAML, got: {' '.join(str(error).split())}") from None
+
+
+def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
+    """The normalisation, and the length that frames are made at."""
+    import numpy as np
+
+    from tuning.datasets.reading import FeatureStatistics
+
+    found = _json(file)
+    settings = config.features.model_dump(mode="json")
+    for name, value in settings.items():
+        if name in found and found[name] != value:
+            raise ValueError(
+                f"{file}: expected the features of config.yaml, got a model made with others: "
+                f"features.{name} is {value} there and {found[name]} here"
+            )
+    wanted = config.features.num_features
+    arrays = [np.array(found.get(name, []), dtype=np.float32) for name in ("mean", "std")]
+    if any(array.shape != (wanted,) for array in arrays):
+        raise ValueError(f"{file}: expected mean and std of {wanted} features, got {[a.size for a in arrays]}")
+    return FeatureStatistics(*arrays), int(found.get("prepared_frames", config.features.num_frames))
+
+
+def _weights(file: Path) -> dict[str, torch.Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{file}: expected weights in safetensors, got: {error}") from None
+
+
+def _labels(file: Path, config: Config) -> list[str]:
+    if config.task.name == "regression":
+        return config.task.targets
+    num_classes = len(config.task.classes or [])
+    found = _json(file) if file.exists() else {}
+    names = found.get("classes")
+    if not names:
+        warnings.warn(
+            f"{file}: no names of classes (key 'classes'); they are called by their index, 0 to {num_classes - 1}",
+            stacklevel=3,
+        )
+        return [str(index) for index in range(num_classes)]
+    if len(names) != num_classes:
+        raise ValueError(f"{file}: expected names of {num_classes} classes, as the model has, got {len(names)}")
+    return [str(name) for name in names]
+
+
+def _with_classes(config: Config, num_classes: int) -> Config:
+    classes = [str(index) for index in range(num_classes)]
+    return config.model_copy(update={"task": config.task.model_copy(update={"classes": classes})})
+
+
+def _num_outputs(path: Path, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
+    """How many classes weights have whose settings name none: the size of what grows with their number."""
+    from tuning.training.trial import build_model
+
+    two, three = (build_model(_with_classes(config, k), num_features).state_dict() for k in (2, 3))
+    for name, tensor in two.items():
+        for axis, size in enumerate(tensor.shape):
+            if size != three[name].shape[axis] and name in weights and weights[name].dim() == tensor.dim():
+                return weights[name].shape[axis]
+    raise ValueError(f"{path / 'model.safetensors'}: expected the output layer of {config.model.name}, found none")
+
+
+def _fill(model: Any, weights: dict[str, torch.Tensor], file: Path) -> None:
+    own = model.state_dict()
+    problems = [f"no {name}" for name in own if name not in weights]
+    problems += [f"{name}, which the model has not" for name in weights if name not in own]
+    for name, tensor in own.items():
+        if name in weights and weights[name].shape != tensor.shape:
+            problems.append(f"{name} {list(weights[name].shape)} in place of {list(tensor.shape)}")
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise ValueError(f"{file}: expected weights of the model in config.yaml, got {'; '.join(problems[:5])}{more}")
+    model.load_state_dict(weights)
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"{file}: expected what finalize saved, got no such file") from None
+    except ValueError as error:
+        raise ValueError(f"{file}: expected JSON, got: {error}") from None
+    if not isinstance(found, dict):
+        raise ValueError(f"{file}: expected names with values, got a {type(found).__name__}")
+    return found

@@ -1,0 +1,247 @@
+"""A search in an object store (`storage=s3://bucket/prefix`): a folder on this machine that is kept in step with it.
+
+Everything that works on a search's folder works on the mirror; a thread uploads what changed. The trials, which may
+run anywhere, upload their checkpoints themselves (`tuning.experiment.checkpoint_upload`). Whatever instant the driver
+or the machine is lost at, the bucket holds a search that the same command goes on with, on this machine or another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import logging
+import math
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tuning.config.errors import UserError
+from tuning.datasets import storage
+from tuning.experiment import locking as lease
+from tuning.experiment.bucket_changes import kept_by_trial, rank, read, scan
+from tuning.experiment.directory import SearchFolder, write_json, write_text
+from tuning.experiment.locking import Lease
+from tuning.experiment.periodic import Repeated
+
+log = logging.getLogger("tuning.search")
+
+# Seconds between two uploads; a slow one is followed by a pause of several times its own length.
+INTERVAL = 1.0
+CONNECTIONS = 16
+
+STATE, SESSION = ".mirror.json", ".session"
+
+
+def open_folder(location: str, name: str) -> SearchFolder:
+    """A search's folder on disk, or the mirror of one in an object store."""
+    return Mirror(location, name) if storage.is_uri(location) else SearchFolder(location, name)
+
+
+def split_location(location: str) -> tuple[str, str]:
+    """Storage and name of a search from where it lies, a folder or a URI."""
+    base, mark, options = location.partition("?") if storage.is_uri(location) else (location, "", "")
+    parent, _, name = base.rstrip("/").rpartition("/")
+    return (parent or ".") + mark + options, name
+
+
+class Mirror(SearchFolder):
+    """The folder of a search in an object store; `with` holds its lock and lease, fetches, and uploads to the end.
+
+    Raises:
+        UserError: on entering, when another driver works on the search or the store can't be used; on leaving, when
+            the search was taken over or could not be uploaded.
+    """
+
+    def __init__(self, location: str, name: str) -> None:
+        super().__init__(mirror_root(location), name)
+        self.location = location
+        self.remote = self._uri = storage.below(location, name)
+        self._uploaded: dict[str, list[int]] = {}
+        self._session, self._lost = "", False
+        self._pushing = threading.RLock()
+        self._uploads = Repeated("uploads", self._push_or_log)
+        # Apart from the uploads, which may take longer than a lease lasts.
+        self._renewals = Repeated("lease", self._renew_or_end)
+
+    def __enter__(self) -> Mirror:
+        with contextlib.ExitStack() as undo:
+            super().__enter__()
+            undo.callback(super().__exit__)
+            leases = storage.below(self.location, f".{self.name}.lease")
+            self._lease = Lease(leases, _owner(self.storage), self.name)
+            try:
+                self._lease.acquire(lambda words: print(words, flush=True))
+                undo.callback(self._lease.release)
+                self._pull()
+            except OSError as error:
+                reason = " ".join(str(error).split())
+                raise UserError(f"storage: expected a bucket to write in, got '{self.location}' ({reason})") from None
+            undo.pop_all()
+        self._uploads.start()
+        self._renewals.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._uploads.stop()
+        try:
+            if not self.exists and "config.yaml" not in self._uploaded and not self._lost:
+                self._leave_nothing()  # of a search that never began
+            self.flush()
+        finally:
+            self._renewals.stop()
+            if not self._lost:
+                with contextlib.suppress(OSError):
+                    storage.delete_folder(self.scratch)
+                    self._lease.release()
+            super().__exit__(*raised)
+        if self._lost:
+            raise UserError(
+                f"storage: expected to be the only one on '{self.name}', got another process that took it over while "
+                f"this one gave no sign of life; it goes on, and what was not uploaded here is left in {self.path}"
+            )
+
+    def archive(self) -> str:
+        """Move the whole search aside in the object store; the new place. Its mirror goes."""
+        with self._pushing:
+            return self._archive()
+
+    def _archive(self) -> str:
+        self.flush()
+        moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
+        target = storage.below(self.location, f"{self.name}-archived-{moment}")
+        files = [file for file in storage.list_files(self._uri) if file != SESSION]
+        storage.copy_within(self._uri, target, files)
+        # First, here and there: without them there is no search, whatever of the rest a kill leaves.
+        (self.path / STATE).unlink()
+        storage.delete(self._uri, "config.yaml")
+        self._leave_nothing()
+        self._begin_session()
+        return target
+
+    def flush(self) -> None:
+        """Upload what changed, now. Raises UserError when the store can't be reached."""
+        for attempt in range(3):
+            try:
+                self._push()
+                return
+            except OSError as error:
+                reason = " ".join(str(error).split())
+                time.sleep(attempt)  # a store that is out of reach for a moment
+        raise UserError(
+            f"storage: expected to upload to '{self._uri}', got: {reason}; everything lies in {self.path}, and the "
+            "same command on this machine uploads it"
+        )
+
+    def _pull(self) -> None:
+        """Make the mirror the search's latest state: its own, if nobody else has written since, else the bucket's."""
+        remote = [name for name in storage.list_files(self._uri) if not name.startswith(".ray/")]
+        state = json.loads((self.path / STATE).read_text(encoding="utf-8")) if (self.path / STATE).exists() else {}
+        theirs = storage.read_bytes(self._uri, SESSION).decode() if SESSION in remote else ""
+        if remote and not theirs and "config.yaml" not in remote:
+            raise UserError(f"name: expected an earlier search or nothing at '{self._uri}', got other files")
+        if theirs and state.get("session") == theirs and self.exists:
+            self._uploaded = state["uploaded"]
+            # Written by trials, perhaps on other machines.
+            self._fetch([name for name in remote if kept_by_trial(name) and not name.endswith(".pt")])
+        elif theirs and "config.yaml" not in remote:
+            self._leave_nothing()  # a beginning, or an archiving, that was cut off
+        elif remote:
+            shutil.rmtree(self.path, ignore_errors=True)
+            self._fetch([name for name in remote if not name.endswith(".pt") and name != SESSION])
+            self._uploaded = {name: stamp for name, stamp in scan(self.path) if name in remote}
+        elif self.path.exists():
+            shutil.rmtree(self.path)  # of a search that the bucket no longer has
+        self._begin_session()
+
+    def _leave_nothing(self) -> None:
+        storage.delete_folder(self._uri)
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._uploaded = {}
+
+    def _begin_session(self) -> None:
+        # In the bucket first: after a kill between the two the bucket counts, which has all but the last moment.
+        self._session = uuid.uuid4().hex
+        storage.write_bytes(self._uri, SESSION, self._session.encode())
+        self._write_state()
+
+    def _write_state(self) -> None:
+        write_json(self.path / STATE, {"of": self._uri, "session": self._session, "uploaded": self._uploaded})
+
+    def _fetch(self, names: list[str]) -> None:
+        def fetch(name: str) -> None:
+            file = self.path / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(storage.read_bytes(self._uri, name))
+
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(fetch, names))
+
+    def _push_or_log(self) -> float:
+        began = time.monotonic()
+        try:
+            self._push()
+        except OSError as error:
+            log.warning("not uploaded, tried again: %s", error)
+        return max(INTERVAL, 4 * (time.monotonic() - began))
+
+    def _renew_or_end(self) -> float:
+        with contextlib.suppress(OSError):  # out of reach for a moment; nobody else can begin then, either
+            self._lost = self._lost or not self._lease.keep()
+        if self._lost:
+            log.error("another process took the search over; this one ends")
+            os.kill(os.getpid(), signal.SIGINT)
+            return math.inf
+        return lease.RENEWAL_SECONDS / 3
+
+    def _push(self) -> None:
+        with self._pushing:
+            self._lost = self._lost or not self._lease.keep()
+            if self._lost:
+                return
+            found = dict(scan(self.path))
+            changed = [name for name, stamp in found.items() if self._uploaded.get(name) != stamp]
+            contents = {name: content for name in changed if (content := read(self.path / name)) is not None}
+            # Unless the mirror itself was deleted: what it held is not to be lost with it.
+            gone = [name for name in self._uploaded if name not in found] if "config.yaml" in found else []
+            for name in gone:
+                storage.delete(self._uri, name)
+                del self._uploaded[name]
+            for place in sorted({rank(name) for name in contents}):
+                step = [name for name in contents if rank(name) == place]
+                with ThreadPoolExecutor(CONNECTIONS) as pool:
+                    list(pool.map(lambda name: storage.write_bytes(self._uri, name, contents[name]), step))
+                self._uploaded |= {name: found[name] for name in step}
+            if contents or gone:
+                self._write_state()
+
+
+def mirror_root(location: str) -> Path:
+    """Where this machine keeps the mirrors of a storage's searches."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    # The same bucket name at another endpoint is another bucket.
+    mark = hashlib.sha256(f"{location} {os.environ.get('AWS_ENDPOINT_URL', '')}".encode()).hexdigest()[:8]
+    words = re.sub(r"[^A-Za-z0-9]+", "-", location.partition("?")[0]).strip("-")
+    return cache / "audio-emotion-tuning" / f"{words}-{mark}"
+
+
+def refuse_mirror(path: Path) -> None:
+    """Raise UserError for a folder that is but the mirror of a search in a bucket, naming that."""
+    if (path / STATE).exists():
+        where = json.loads((path / STATE).read_text(encoding="utf-8"))["of"]
+        raise UserError(f"{path}: expected the search itself, got this machine's mirror of it; it is {where}")
+
+
+def _owner(root: Path) -> str:
+    """This machine's name in leases. The lock of the mirror keeps a second process here out."""
+    file = root / ".owner"
+    if not file.exists():
+        write_text(file, uuid.uuid4().hex)
+    return file.read_text(encoding="utf-8")

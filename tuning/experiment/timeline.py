@@ -1,0 +1,61 @@
+"""When and where a trial ran: `times.csv`, a line as it begins, after each row and at its end.
+
+Lines are appended, so a kill loses nothing that came before it; a trial that was cut off and continued keeps both
+stretches. Nothing of it says what a trial is worth: a search that went on ranks as one that was never disturbed.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import io
+from dataclasses import dataclass
+from pathlib import Path
+
+from tuning.experiment.faults import faults_name, whole_lines
+
+FILE = "times.csv"
+BEGAN, ROW, ENDED = "began", "row", "ended"
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """A time without interruption, UTC, on one machine.
+
+    Args:
+        began: when the trial was started, or went on.
+        seen: when it last gave a sign: its last row, or its end.
+        worker: name of the machine; empty where no row came from it.
+        ended: whether the trial came to its end or was stopped in good order, rather than lost.
+    """
+
+    began: datetime.datetime
+    seen: datetime.datetime
+    worker: str = ""
+    ended: bool = False
+
+
+def note(folder: Path, event: str, worker: str = "") -> None:
+    """Append a line to the times of the trial in `folder`. Raises OSError with the file's name."""
+    file = folder / FILE
+    with faults_name(file), file.open("a", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        if stream.tell() == 0:
+            writer.writerow(["time", "event", "worker"])
+        writer.writerow([datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds"), event, worker])
+
+
+def read_stretches(folder: Path) -> list[Stretch]:
+    """The stretches of the trial in `folder`, in order; none of a trial that an earlier version ran."""
+    file = folder / FILE
+    if not file.exists():
+        return []
+    found: list[Stretch] = []
+    for row in csv.DictReader(io.StringIO(whole_lines(file.read_bytes()).decode())):
+        moment, event = datetime.datetime.fromisoformat(row["time"]), row["event"]
+        if event == BEGAN or not found:
+            found.append(Stretch(moment, moment, row["worker"]))
+        else:
+            last = found[-1]
+            found[-1] = Stretch(last.began, moment, row["worker"] or last.worker, event == ENDED)
+    return found

@@ -1,0 +1,1 @@
+"""What is written and shown while trials run: records, TensorBoard, MLflow, progress."""

@@ -1,0 +1,77 @@
+"""What a search's GANs made, in its folder and for TensorBoard: curves, quality, pictures and sounds."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+
+from tuning.data.generated_clips import CURVES, PROVENANCE, quality_of
+from tuning.datasets import storage
+from tuning.datasets.synthetic import CELL
+from tuning.search.callbacks.tensorboard import EventFile
+
+FOLDER = "gan"
+SHOWN = (".png", ".wav", ".json")
+
+
+def show_generated(search: Path, folders: Sequence[str]) -> None:
+    """Copy what was made of each GAN into the search's folder, gan/<fingerprint>/, with an event file. Once."""
+    for folder in folders:
+        place = search / FOLDER / folder.rpartition("/")[2]
+        if (place / PROVENANCE).exists():
+            continue
+        place.mkdir(parents=True, exist_ok=True)
+        kept = (name for name in storage.list_names(folder) if name.endswith(SHOWN) and not name.startswith(CELL))
+        contents = {name: storage.read_bytes(folder, name) for name in sorted(kept)}
+        _write_events(place, contents, quality_of(folder))
+        for name in sorted(contents, key=lambda name: name == PROVENANCE):
+            storage.write_bytes(str(place), name, contents[name])
+
+
+def _write_events(place: Path, contents: dict[str, bytes], quality: dict[str, Any]) -> None:
+    rows = json.loads(contents[CURVES])
+    events = EventFile(place)
+    for row in rows:
+        values = {f"gan/{name}": value for name, value in row.items() if name != "epoch" and value is not None}
+        _add(events, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()], row["epoch"])
+    last = rows[-1]["epoch"]
+    figures = {f"quality/{name}": v for name, v in quality.items() if isinstance(v, (int, float)) and math.isfinite(v)}
+    _add(events, [Summary.Value(tag=tag, simple_value=value) for tag, value in figures.items()], last)
+    for name, content in contents.items():
+        stem, _, kind = name.rpartition(".")
+        if kind == "png":
+            _add(events, [Summary.Value(tag=f"gan/{stem}", image=_image(content))], last)
+        elif kind == "wav":
+            _add(events, [Summary.Value(tag=f"gan/{stem}", audio=_audio(content))], last)
+    events.close()
+
+
+def _add(events: EventFile, values: list[Any], step: int) -> None:
+    events.add(Event(wall_time=time.time(), step=step, summary=Summary(value=values)))
+
+
+def _image(content: bytes) -> Any:
+    # Width and height stand in the first chunk of a PNG.
+    width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
+    return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
+
+
+def _audio(content: bytes) -> Any:
+    import soundfile
+
+    info = soundfile.info(io.BytesIO(content))
+    return Summary.Audio(
+        sample_rate=info.samplerate,
+        num_channels=info.channels,
+        length_frames=info.frames,
+        encoded_audio_string=content,
+        content_type="audio/wav",
+    )

@@ -1,0 +1,27 @@
+"""Ray only when something is to be computed: what is prepared before is found without it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from tuning.config.schema import Config
+
+
+def when_needed(config: Config, say: Callable[[int, int], None] | None = None) -> Callable[[int, int], None]:
+    """A progress function (clips done, in total) that starts Ray the first time that something is left to do.
+
+    `say(missing, total)` is called before.
+    """
+    started = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal started
+        if done < total and not started:
+            started = True
+            if say is not None:
+                say(total - done, total)
+            from tuning.search.resources import start_ray
+
+            start_ray(config)
+
+    return on_progress

@@ -1,0 +1,64 @@
+"""Worker groups whose trial is gone give their CPUs and GPUs back: Ray keeps what a dead process reserved.
+
+A placement group outlives the actor that made it until the whole job ends. Ray Train has a watcher for that, one more
+process for each trial, which asks the dashboard; it gives up for good where two Rays run on one machine or the
+dashboard is slow, and the next trial then waits for ever. So the search looks itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tuning.experiment.periodic import Repeated
+
+log = logging.getLogger("tuning.search")
+
+SECONDS = 1.0  # between two looks
+PATIENCE_SECONDS = 30.0  # for the last trials' processes to end
+
+
+@contextmanager
+def orphans_released() -> Iterator[None]:
+    """Release the groups of dead trials while a search runs, and at its end, when all of them are."""
+    repeated = Repeated("groups of dead trials", _look)
+    repeated.start()
+    try:
+        yield
+    finally:
+        repeated.stop()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while release_orphans() and time.monotonic() < deadline:
+            time.sleep(0.2)  # until they are dead
+
+
+def _look() -> float:
+    try:
+        release_orphans()
+    except Exception:  # the search's own calls to Ray will say what is wrong with it
+        log.debug("groups not looked at", exc_info=True)
+    return SECONDS
+
+
+def release_orphans() -> int:
+    """Remove this job's placement groups that were made by an actor which is dead; the number of others by actors."""
+    import ray
+    from ray._private.state import state
+    from ray._raylet import PlacementGroupID
+    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    job = ray.get_runtime_context().get_job_id()
+    living = 0
+    for written in state._connect_and_get_accessor().get_placement_group_table():
+        group = PlacementGroupTableData.FromString(written)
+        by_actor = any(byte != 0xFF for byte in group.creator_actor_id) and group.creator_job_id.hex() == job
+        if not by_actor or group.is_detached or group.state == PlacementGroupTableData.REMOVED:
+            continue
+        if group.creator_actor_dead:
+            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
+        else:
+            living += 1
+    return living

@@ -1,0 +1,34 @@
+"""What a configuration's model costs, whatever it learns: a second metric beside the one that ranks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+WARM_UPS, PASSES = 5, 31
+
+
+def cost_of(model: Any, name: str, num_frames: int, num_features: int, others: Sequence[Any] = ()) -> float:
+    """One of COSTS of a torch module that takes features [clips, frames, features], and perhaps others of one clip.
+
+    `parameters` that are trained, `size_mb` of all weights and buffers (1 MB = 10**6 bytes), `latency_ms`: the median
+    time of one clip's prediction on this machine's CPU, with the trial's threads, while other trials train beside it.
+    """
+    import torch
+
+    if name == "parameters":
+        return float(sum(p.numel() for p in model.parameters() if p.requires_grad))
+    if name == "size_mb":
+        tensors = [*model.parameters(), *model.buffers()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+    assert name == "latency_ms", name
+    clip, seconds = torch.zeros(1, num_frames, num_features), []
+    model.eval()
+    with torch.inference_mode():
+        for _ in range(WARM_UPS + PASSES):
+            began = time.perf_counter()
+            model(clip, *others)
+            seconds.append(time.perf_counter() - began)
+    return statistics.median(seconds[WARM_UPS:]) * 1000

@@ -1,0 +1,142 @@
+"""What a trial that is an inner cross-validation knows of its folds: their results, and the means over them."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.datasets.splits import Split
+from tuning.experiment.faults import whole_or_absent
+
+if TYPE_CHECKING:
+    from tuning.datasets.fold_data import Folds
+    from tuning.training.tasks import Task
+
+
+def describe_parts(split: Split, num_folds: int | None) -> str:
+    """How many clips are for what, in words."""
+    sealed = f"{len(split.test)} test (sealed)"
+    if num_folds is None:
+        return f"{len(split.train)} train, {len(split.val)} validation, {sealed}"
+    return f"validation: {num_folds} inner folds of {len(split.train) + len(split.val)} clips, {sealed}"
+
+
+def rounded_mean(counts: Iterable[int]) -> int:
+    """The mean as a whole number, a half rounded up."""
+    return math.floor(statistics.mean(counts) + 0.5)
+
+
+def median_rates(curves: Sequence[Sequence[float]], num_epochs: int) -> list[float]:
+    """The median learning rate of several trainings in each epoch; one that had ended counts with its last."""
+    return [statistics.median(rates[min(n, len(rates) - 1)] for rates in curves) for n in range(num_epochs)]
+
+
+def mean_and_std(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
+    """Mean and population standard deviation of each validation metric that is defined in every row."""
+    names = [name for name in rows[0] if name.startswith("val_") and all(name in row for row in rows)]
+    columns = {name: [float(row[name]) for row in rows] for name in names}
+    means = {name: math.fsum(values) / len(values) for name, values in columns.items()}
+    squares = {name: math.fsum((value - means[name]) ** 2 for value in columns[name]) for name in names}
+    return means, {name: math.sqrt(total / len(rows)) for name, total in squares.items()}
+
+
+def constant_baseline(task: Task, folds: Folds) -> dict[str, float]:
+    """The constant predictor's metrics: fitted on each fold's training clips, the mean over folds.
+
+    Raises UserError when the loss can't be used with a fold's labels.
+    """
+    return mean_and_std([task.constant_baseline(*folds.targets(number)) for number in range(len(folds))])[0]
+
+
+@dataclass
+class FoldResult:
+    """What is known of one fold's training.
+
+    Args:
+        epochs: finished so far.
+        seconds: that they took.
+        rates: learning rate at the end of each.
+        best: row of the best epoch.
+        finished: why the training ended; empty while it goes on.
+    """
+
+    epochs: int = 0
+    seconds: float = 0.0
+    rates: list[float] = field(default_factory=list)
+    best: dict[str, Any] = field(default_factory=dict)
+    finished: str = ""
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take an epoch's row; one that was taken before, as a training says that was cut off, changes nothing."""
+        if row["epoch"] <= self.epochs:
+            return
+        self.epochs, self.finished = row["epoch"], row["finished"]
+        self.seconds += row["seconds"]
+        self.rates.append(row["learning_rate"])
+        if row["best_epoch"] == row["epoch"]:
+            self.best = row
+
+
+class FoldResults:
+    """A trial's folds in order, the last perhaps unfinished; kept in a file so that a cut off trial goes on.
+
+    Args:
+        num_folds: of the whole trial.
+        metric: what ranks the trials.
+        file: where they are kept; none to keep nothing.
+    """
+
+    FILE = "folds.json"  # beside the folds' checkpoints
+
+    def __init__(self, num_folds: int, metric: str = "val_loss", file: Path | None = None) -> None:
+        self.num_folds, self.metric, self.file = num_folds, metric, file
+        self.folds: list[FoldResult] = []
+        if file is not None and file.exists():
+            self.folds = [FoldResult(**fold) for fold in json.loads(file.read_text(encoding="utf-8"))]
+
+    @property
+    def num_finished(self) -> int:
+        """Folds whose training ended."""
+        return sum(bool(fold.finished) for fold in self.folds)
+
+    def add(self, row: dict[str, Any]) -> None:
+        """Take an epoch of the first unfinished fold."""
+        if self.num_finished == len(self.folds):
+            self.folds.append(FoldResult())
+        self.folds[-1].add({name: value for name, value in row.items() if name != f"{self.metric}_best"})
+        if self.file is None:
+            return
+        with whole_or_absent(self.file) as partial:
+            partial.write_text(json.dumps([asdict(fold) for fold in self.folds]), encoding="utf-8")
+
+    @property
+    def rates(self) -> list[list[float]]:
+        """The learning rate at the end of each epoch of each finished fold."""
+        return [fold.rates for fold in self.folds[: self.num_finished]]
+
+    def row(self) -> dict[str, Any]:
+        """What the trial reports after its latest finished fold.
+
+        `epoch` and `fold` are the number of finished folds; each `val_*` is the mean of the folds' best epochs, with
+        `_std` over them; `<metric>_best` is the mean, too: there is no running best, since folds differ in how hard
+        they are. `fold_epochs` is the best epoch of the latest fold, `seconds` its time.
+        """
+        done = self.folds[: self.num_finished]
+        means, stds = mean_and_std([fold.best for fold in done])
+        assert self.metric in means, "a training has its ranking metric in every epoch"
+        return {
+            "epoch": len(done),
+            "fold": len(done),
+            **means,
+            **{f"{name}_std": value for name, value in stds.items()},
+            f"{self.metric}_best": means[self.metric],
+            "best_epoch": len(done),
+            "fold_epochs": done[-1].best["epoch"],
+            "seconds": done[-1].seconds,
+            "finished": "all folds" if len(done) == self.num_folds else "",
+        }

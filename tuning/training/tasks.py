@@ -1,0 +1,242 @@
+"""What is predicted: outputs -> loss and metrics, and which metric ranks the trials in which direction.
+
+Torch is imported where it computes, because the check of `search.metric` comes before it.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from tuning.config.errors import UserError, nearest
+from tuning.config.schema import Config, LossSettings, TaskSettings
+from tuning.config.space import Space
+from tuning.training.class_metrics import class_metric_modes, classification_metrics, softmax
+from tuning.training.metrics import has_both_sides, metric_modes, regression_metrics
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+Mode = Literal["min", "max"]
+
+# Settings that the validation loss contains: trials that differ in one of them have losses on different scales.
+# Smoothing and class weights act in training alone.
+IN_TRAINING_ALONE = ("label_smoothing", "class_weights")
+IN_VALIDATION_LOSS = tuple(f"loss.{name}" for name in LossSettings.model_fields if name not in IN_TRAINING_ALONE)
+LossPerClip = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+
+
+@dataclass(frozen=True)
+class Regression:
+    """Prediction of one number per target.
+
+    Args:
+        targets: names of the outputs, in order.
+        loss: loss function with its settings.
+        accuracy_threshold: largest error that `accuracy` counts as right.
+
+    Raises:
+        UserError: the loss does not fit the targets.
+    """
+
+    targets: list[str]
+    loss: LossSettings
+    accuracy_threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_weights(self.loss.name, self.loss.weights, self.targets)
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the model's output layer."""
+        return len(self.targets)
+
+    def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
+        """What training minimises; here the loss itself."""
+        return self.loss_per_clip()
+
+    def loss_per_clip(self) -> LossPerClip:
+        """The loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
+        from tuning.training.losses import LOSSES
+
+        function = LOSSES[self.loss.name]
+        names = list(inspect.signature(function).parameters)[2:]
+        return functools.partial(function, **{name: getattr(self.loss, name) for name in names})
+
+    def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Metrics over a whole split; `targets`, `outputs` [N, K]. Undefined ones are left out."""
+        return regression_metrics(targets, outputs, self.targets, self.accuracy_threshold)
+
+    def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """What several models say together: the mean of their outputs [N, K]."""
+        import numpy as np
+
+        return np.mean(members, axis=0)
+
+    def check_labels(self, targets: np.ndarray) -> None:
+        """Whether the loss can be used with these labels [N, K].
+
+        Raises:
+            UserError: quadrants are asked for, but a target's labels are not centred on 0.
+        """
+        if self.loss.name != "emotion_aware":
+            return
+        for name, values, both in zip(self.targets, targets.T, has_both_sides(targets), strict=True):
+            if not both:
+                raise UserError(
+                    f"loss.name: expected labels on both sides of 0 for emotion_aware, got {name} from "
+                    f"{values.min():g} to {values.max():g}; data.target_range maps a scale to [-1, 1]"
+                )
+
+    def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
+        """Validation metrics of the best constant in the eyes of the training split: its mean, per target.
+
+        Raises:
+            UserError: the loss can't be used with these labels.
+        """
+        import numpy as np
+        import torch
+
+        self.check_labels(train_targets)
+        outputs = np.broadcast_to(train_targets.mean(axis=0), val_targets.shape).astype(np.float64)
+        losses = self.loss_per_clip()(
+            torch.from_numpy(outputs.copy()), torch.from_numpy(val_targets.astype(np.float64))
+        )
+        values = {"loss": losses.mean().item(), **self.metrics(val_targets, outputs)}
+        return {f"val_{name}": value for name, value in values.items()}
+
+
+@dataclass(frozen=True)
+class Classification:
+    """Prediction of one class of several; outputs are logits, targets the class's index.
+
+    Args:
+        classes: their names, in order.
+        loss: label smoothing and class weights, which act in training alone: the validation loss is the plain
+            cross-entropy, comparable between trials that differ in them.
+    """
+
+    classes: list[str]
+    loss: LossSettings
+
+    @property
+    def num_outputs(self) -> int:
+        """Width of the model's output layer."""
+        return len(self.classes)
+
+    def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
+        """What training minimises, as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        import torch
+
+        from tuning.training.losses import cross_entropy
+
+        smoothing, inverse = self.loss.label_smoothing, self.loss.class_weights == "inverse"
+        weights = torch.from_numpy(self.class_weights(train_targets)) if inverse else None
+
+        def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+            on_device = None if weights is None else weights.to(outputs)
+            return cross_entropy(outputs, targets, smoothing, on_device)
+
+        return loss
+
+    def class_weights(self, train_targets: np.ndarray) -> np.ndarray:
+        """Inverse frequencies [K] whose mean over the training clips is 1; 0 for a class without clips."""
+        import numpy as np
+
+        counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes)).astype(np.float64)
+        present = counts > 0
+        return np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
+
+    def loss_per_clip(self) -> LossPerClip:
+        """The plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        from tuning.training.losses import cross_entropy
+
+        return cross_entropy
+
+    def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+        """Metrics over a whole split; `targets` [N, 1], `outputs` [N, K]. Undefined ones are left out."""
+        return classification_metrics(targets[:, 0], outputs, self.classes)
+
+    def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
+        """What several models say together: the logarithm of their mean probability, from logits [N, K]."""
+        import numpy as np
+
+        probabilities = np.mean([softmax(logits) for logits in members], axis=0)
+        return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+
+    def check_labels(self, targets: np.ndarray) -> None:
+        """Every label is a class: what came from the corpus was checked there."""
+        assert targets.min() >= 0 and targets.max() < len(self.classes), "labels beyond the classes"
+
+    def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
+        """Validation metrics of the training split's class frequencies, predicted for every clip: the majority."""
+        import numpy as np
+        import torch
+
+        counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes))
+        # A class that training lacks gets half a clip, so that its logit is finite.
+        logits = np.log(np.maximum(counts, 0.5) / counts.sum())
+        outputs = np.broadcast_to(logits, (len(val_targets), len(self.classes))).copy()
+        losses = self.loss_per_clip()(torch.from_numpy(outputs), torch.from_numpy(val_targets))
+        values = {"loss": losses.mean().item(), **self.metrics(val_targets, outputs)}
+        return {f"val_{name}": value for name, value in values.items()}
+
+
+Task = Regression | Classification
+
+
+def task_of(config: Config) -> Task:
+    """The task that a configuration names."""
+    if config.task.name == "classification":
+        assert config.task.classes is not None, "the classes are known once the corpus was read"
+        return Classification(config.task.classes, config.loss)
+    return Regression(config.task.targets, config.loss, config.task.accuracy_threshold)
+
+
+def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
+    """Every validation metric that may rank trials, with its direction."""
+    known = class_metric_modes(task.classes or []) if task.name == "classification" else metric_modes(task.targets)
+    modes: dict[str, Mode] = {"val_loss": "min"}
+    return modes | {f"val_{name}": mode for name, mode in known.items()}
+
+
+def check_metric(space: Space, config: Config) -> Mode:
+    """The direction of `search.metric`.
+
+    Raises:
+        UserError: a loss that does not fit the targets, an unknown metric, or `val_loss` where the trials' losses
+            are not comparable.
+    """
+    classes = config.task.name == "classification"
+    if not classes:
+        losses, weights = (space.values(path) for path in ("loss.name", "loss.weights"))
+        for loss, each in itertools.product(losses, weights):
+            _check_weights(loss, each, config.task.targets)
+    metric = config.search.metric
+    modes = ranking_metrics(config.task)
+    if classes and config.task.classes is None and metric.startswith(("val_recall_", "val_f1_")):
+        return "max"  # whether there is such a class is seen when the corpus is read
+    if metric not in modes:
+        raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
+    varied = [path for path in IN_VALIDATION_LOSS if space.behind(path)]
+    if metric == "val_loss" and varied:
+        raise UserError(
+            f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
+            f"{', '.join(varied)} (searched); use {'val_uar' if classes else 'val_rmse or val_ccc'}"
+        )
+    return modes[metric]
+
+
+def _check_weights(loss: str, weights: list[float], targets: list[str]) -> None:
+    if loss == "weighted_mse" and len(weights) != len(targets):
+        raise UserError(f"loss.weights: expected one weight per target ({len(targets)}), got {len(weights)}")
+
+
+def better(mode: Mode, value: float, than: float | None) -> bool:
+    """Whether a value beats another in a metric's direction."""
+    return than is None or (value < than if mode == "min" else value > than)

@@ -1,0 +1,385 @@
+"""One training: epochs, validation, early stopping, checkpoints. Knows no Ray: batches in, rows out."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+
+from tuning.config.schema import Config
+from tuning.experiment.checkpoint_claim import Claim
+from tuning.experiment.faults import whole_or_absent
+from tuning.training.early_stopping import next_wait, why_ended
+from tuning.training.gradient_accumulation import Batch, Parts, has_batch_norm
+from tuning.training.optimizers import make_optimizer, make_plateau, make_schedule, parameter_groups
+from tuning.training.tasks import Mode, Task, better
+
+# Clips per validation batch: memory, not results, depends on it.
+VALIDATION_BATCH = 128
+
+# Plain values of a training that its checkpoint keeps.
+OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", "best_epoch", "recent", "clips_at_once")
+
+# Rows that a checkpoint keeps: those on their way from a group of workers when the process that records them is killed.
+RECENT = 4
+
+
+class Data(Protocol):
+    """What a training needs of its data; `tuning.datasets.stream` has it resident and streamed."""
+
+    @property
+    def train_targets(self) -> np.ndarray:
+        """Labels of the training split [N, K]."""
+        ...
+
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers.
+
+        With `num_frames` [B] a batch says how many frames of each clip are no padding; with `text` and `num_tokens` [B]
+        it has what the model reads of each clip's text.
+        """
+        ...
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The validation split in fixed order."""
+        ...
+
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """Batches of one training epoch, the same on every worker."""
+        ...
+
+
+class Training:
+    """One configuration's training.
+
+    Args:
+        model: network that maps features [B, T, F], and num_frames [B], text and num_tokens where batches have them,
+            to outputs [B, K]; with `penalty()`, and `encoder_parameters()` where some weights came pretrained, or
+            `unfreezing()` where some are trained later than others.
+        data: batches.
+        task: loss and metrics.
+        config: plain values of this trial.
+        mode: direction of `config.search.metric`.
+        device: where the model runs.
+        checkpoints: folder for `best.pt` and `last.pt`, none to keep nothing.
+        rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch, and
+            draws its dropout from a stream of its own.
+        splits: whether a batch that does not fit into memory is trained in parts, whose gradients add up to the whole
+            batch's. Batch-norm sees the parts: its statistics are then those of fewer clips. Several workers wait for
+            each other's steps, so there running out of memory is an error and `clips_at_once` says what fits.
+        clips_at_once: most clips that go through the model together, or None for all of a batch.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        data: Data,
+        task: Task,
+        config: Config,
+        mode: Mode,
+        *,
+        device: torch.device | None = None,
+        checkpoints: Path | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        splits: bool = True,
+        clips_at_once: int | None = None,
+    ) -> None:
+        self.device = device or torch.device("cpu")
+        self.model: Any = model.to(self.device)
+        self.forward: nn.Module = model
+        self.data, self.task, self.config, self.mode = data, task, config, mode
+        self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        fewest = 2 if has_batch_norm(model) else 1
+        self.parts = Parts(fewest, splits and world_size == 1, clips_at_once)
+        self.val_parts = Parts(splits=splits)
+        self.training_loss = task.training_loss(data.train_targets)
+        self.loss_per_clip = task.loss_per_clip()
+        self.optimizer = make_optimizer(parameter_groups(model, config.optim), config.optim)
+        settings, groups = config.training, self.optimizer.param_groups
+        # Epochs at whose start more of the model is trained.
+        self.unfreezing = sorted({group["first_epoch"] for group in groups if group["first_epoch"] > 1})
+        num_batches = data.num_batches(settings.batch_size, world_size)
+        self.schedule = make_schedule(config.optim, settings.epochs, num_batches, self.unfreezing)
+        self.plateau = make_plateau(config.optim, mode)
+        # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
+        self.steps, self.base_rate = 0, config.optim.learning_rate
+        self.amp_dtype = _amp_dtype(config.training.precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
+        self.epoch, self.wait, self.finished = 0, 0, ""
+        self.best: float | None = None
+        self.best_epoch = 0
+        # What early stopping compares with: as in Keras, it moves only when beaten by more than min_delta.
+        self.mark: float | None = None
+        self.claim: Claim | None = None
+        # The latest rows, last the one of `epoch`.
+        self.recent: list[dict[str, Any]] = []
+        self.enter_stage()
+        if world_size > 1:
+            self.forward = nn.parallel.DistributedDataParallel(model)
+
+    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
+        """Train to the end; `report` gets one row per epoch.
+
+        A row has `epoch` (from 1), `train_loss` and `penalty`, `val_loss` without penalties, the task's metrics
+        as `val_*`, `learning_rate` of the epoch's last step, and `learning_rate_stage_1`, ... of what is unfrozen in
+        stages (0 before), `<metric>_best` and `best_epoch`, `seconds`, and `finished`: empty, or why this was the last.
+
+        Raises:
+            FloatingPointError: a loss or the ranking metric is NaN or infinite.
+        """
+        self.resume()
+        for row in self.recent:  # cut off after its last checkpoint, perhaps before these were recorded
+            report(row)
+        try:
+            while not self.finished:
+                report(self.one_epoch())
+        finally:
+            if self.claim:
+                self.claim.release()
+
+    def one_epoch(self) -> dict[str, Any]:
+        """Train, validate, judge, save; the row."""
+        started = time.perf_counter()
+        self.epoch += 1
+        row = self.train_epoch()
+        row |= self.agree(self.validate() if self.rank == 0 else {})
+        row |= self.judge(row)
+        row["seconds"] = time.perf_counter() - started
+        self.recent = [*self.recent, row][-RECENT:]
+        if self.rank == 0:
+            self.save(improved=self.best_epoch == self.epoch)
+        return row
+
+    def enter_stage(self) -> None:
+        """Train what is to be trained in `epoch`, and freeze what comes later, which then has no gradient."""
+        changed = False
+        for group in self.optimizer.param_groups:
+            for parameter in group["params"]:
+                changed |= parameter.requires_grad != self._is_trained(group)
+                parameter.requires_grad_(self._is_trained(group))
+        if changed and isinstance(self.forward, nn.parallel.DistributedDataParallel):
+            # It knows only the weights that required a gradient when it was made.
+            self.forward = nn.parallel.DistributedDataParallel(self.model)
+
+    def _is_trained(self, group: dict[str, Any]) -> bool:
+        return bool(group["first_epoch"] <= max(self.epoch, 1))
+
+    def train_epoch(self) -> dict[str, float]:
+        """One pass over the training split; the mean loss, the penalty at its end, and the last step's rates."""
+        self.enter_stage()
+        self._draw_apart()
+        self.forward.train()
+        settings = self.config.training
+        total = torch.zeros((), dtype=torch.float64, device=self.device)
+        count = 0
+        workers = (self.rank, self.world_size)
+        for batch in self.data.train_batches(self.epoch, settings.batch_size, self.config.seed, *workers):
+            total += self.step(batch)
+            count += batch["num_clips"]
+        if self.world_size > 1:
+            torch.distributed.all_reduce(total)
+        with torch.no_grad():
+            row = {"train_loss": (total / count).item(), "penalty": float(self.model.penalty())}
+        for name, value in row.items():
+            if not math.isfinite(value):
+                raise FloatingPointError(f"{name} is {value} in epoch {self.epoch}")
+        row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
+        staged = [group for group in self.optimizer.param_groups if group["first_epoch"] > 1]
+        return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
+
+    def _draw_apart(self) -> None:
+        """Give another worker than the first random numbers of its own for the epoch: its clips have other dropout.
+
+        All workers begin with the same seed, for equal weights, and a checkpoint has the first one's random state.
+        """
+        if self.rank > 0:
+            key = np.random.SeedSequence([self.config.seed, self.epoch, self.rank])
+            torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
+
+    def step(self, batch: Batch) -> torch.Tensor:
+        """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""
+        for group in self.optimizer.param_groups:
+            rate = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
+            group["lr"] = rate if self._is_trained(group) else 0.0
+        self.steps += 1
+        loss_sum = self.parts.run(batch, self._gradients)
+        if self.config.optim.clip_norm is not None:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.config.optim.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return loss_sum
+
+    def _gradients(self, parts: list[Batch]) -> torch.Tensor:
+        """The gradient of a batch, which comes in one part unless it did not fit into memory; its summed loss."""
+        self.optimizer.zero_grad(set_to_none=True)
+        loss_sums = []
+        for number, part in enumerate(parts, start=1):
+            last = number == len(parts)
+            with self.forward.no_sync() if self.world_size > 1 and not last else nullcontext():  # type: ignore[operator]
+                loss_sum = self._loss_sum(part)
+                # DDP averages over workers: scaled so that the average is the mean over the whole batch.
+                objective = loss_sum * (self.world_size / part["num_clips"])
+                self.scaler.scale(objective + self.model.penalty() if last else objective).backward()
+            loss_sums.append(loss_sum.detach().double())
+        return sum(loss_sums[1:], loss_sums[0])
+
+    def _loss_sum(self, batch: Batch) -> torch.Tensor:
+        targets = batch["targets"].to(self.device, non_blocking=True)
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            outputs = self.forward(*model_inputs(batch, self.device))
+        losses = self.training_loss(outputs.float(), targets)
+        if "partner_targets" in batch:  # every clip was mixed with another, whose loss counts for the rest
+            partners = self.training_loss(outputs.float(), batch["partner_targets"].to(self.device))
+            losses = batch["mix"] * losses + (1 - batch["mix"]) * partners
+        return losses.sum()
+
+    @torch.no_grad()
+    def predict(self, batch: Batch) -> torch.Tensor:
+        """Outputs [B, K] of a batch, without dropout."""
+        self.model.eval()
+        return self.val_parts.run(batch, lambda parts: torch.cat([self._outputs(part) for part in parts]))
+
+    def _outputs(self, batch: Batch) -> torch.Tensor:
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.model(*model_inputs(batch, self.device)).float()
+
+    @torch.no_grad()
+    def validate(self) -> dict[str, float]:
+        """Loss and metrics over the whole validation split."""
+        outputs, targets, losses = [], [], []
+        for batch in self.data.val_batches(VALIDATION_BATCH):
+            wanted = batch["targets"].to(self.device)
+            predicted = self.predict(batch)
+            losses.append(self.loss_per_clip(predicted, wanted).cpu().numpy())
+            outputs.append(predicted.cpu().numpy())
+            targets.append(batch["targets"].numpy())
+        loss = float(np.concatenate(losses).astype(np.float64).mean())
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"val_loss is {loss} in epoch {self.epoch}")
+        metrics = self.task.metrics(np.concatenate(targets), np.concatenate(outputs))
+        return {"val_loss": loss} | {f"val_{name}": value for name, value in metrics.items()}
+
+    def judge(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Compare the epoch with the best so far and decide whether it was the last."""
+        metric, settings = self.config.search.metric, self.config.training
+        value = row.get(metric)
+        if value is None or not math.isfinite(value):
+            raise FloatingPointError(
+                f"{metric} is not defined in epoch {self.epoch}: are the predictions constant, "
+                "or a target's labels all on one side of 0?"
+            )
+        margin = settings.min_delta if self.mode == "max" else -settings.min_delta
+        gained = self.mark is None or better(self.mode, value, self.mark + margin)
+        if gained:
+            self.mark = value
+        self.wait = next_wait(self.wait, self.epoch, gained, self.unfreezing)
+        if self.plateau:
+            self.base_rate = self.plateau.after_epoch(value, self.base_rate)
+        if settings.keep == "last" or better(self.mode, value, self.best):
+            self.best, self.best_epoch = value, self.epoch
+        if ended := why_ended(settings, self.epoch, self.wait, self.unfreezing):
+            self.finished = f"{ended}{self._note()}"
+        best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
+        return {"epoch": self.epoch, **best, "finished": self.finished}
+
+    @property
+    def clips_at_once(self) -> int | None:
+        """Most clips that go through the model together in training; None for whole batches."""
+        return self.parts.clips
+
+    @clips_at_once.setter
+    def clips_at_once(self, clips: int | None) -> None:
+        self.parts.clips = clips
+
+    def _note(self) -> str:
+        if self.clips_at_once is None:
+            return ""
+        return f"; out of memory: gradients of at most {self.clips_at_once} clips at once, added up"
+
+    def agree(self, row: dict[str, float]) -> dict[str, float]:
+        """The first worker's row, on every worker."""
+        if self.world_size == 1:
+            return row
+        rows = [row]
+        torch.distributed.broadcast_object_list(rows, src=0)
+        return rows[0]
+
+    def save(self, improved: bool) -> None:
+        """Write `last.pt`, and `best.pt` when this epoch is the best."""
+        if self.checkpoints is None:
+            return
+        if self.claim:
+            self.claim.check()
+        weights = self.model.state_dict()
+        if improved:
+            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.recent[-1]})
+        random_state = {"torch": torch.get_rng_state()}
+        if self.device.type == "cuda":
+            random_state["cuda"] = torch.cuda.get_rng_state(self.device)
+        state = {
+            "model": weights,
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "random_state": random_state,
+            "plateau": self.plateau.state_dict() if self.plateau else None,
+            "own": {name: getattr(self, name) for name in OWN_STATE},
+        }
+        write_checkpoint(self.checkpoints / "last.pt", state)
+
+    def resume(self) -> None:
+        """Go on from `last.pt` where there is one."""
+        if self.checkpoints is not None and self.rank == 0:
+            self.claim = Claim(self.checkpoints)
+        if self.checkpoints is None or not (self.checkpoints / "last.pt").exists():
+            return
+        state = torch.load(self.checkpoints / "last.pt", map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        self.optimizer.load_state_dict(state["optimizer"])
+        for group, own in zip(self.optimizer.param_groups, settings, strict=True):
+            group.update(own)  # weights that were taken over from another trial bring its settings along
+        self.scaler.load_state_dict(state["scaler"])
+        if self.plateau:
+            self.plateau.load_state_dict(state["plateau"])
+        torch.set_rng_state(state["random_state"]["torch"].cpu())
+        if self.device.type == "cuda" and "cuda" in state["random_state"]:
+            torch.cuda.set_rng_state(state["random_state"]["cuda"].cpu(), self.device)
+        fits = self.clips_at_once
+        for name, value in state["own"].items():
+            setattr(self, name, value)
+        if fits is not None:  # fewer than when the checkpoint was written
+            self.clips_at_once = fits
+
+
+def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
+    """Write whole or not at all: a kill in the middle, or a full disk, leaves the earlier checkpoint."""
+    # By a stream of Python's: by a path torch does not pass on why the disk refused.
+    with whole_or_absent(file) as partial, partial.open("wb") as stream:
+        torch.save(state, stream)
+
+
+def model_inputs(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
+    """What a model reads of a batch, in the order of its arguments."""
+    features = batch["features"].to(device, non_blocking=True)
+    # Numbers are left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
+    found = (features, batch["num_frames"]) if "num_frames" in batch else (features,)
+    return (*found, batch["text"].to(device, non_blocking=True), batch["num_tokens"]) if "text" in batch else found
+
+
+def _amp_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    if precision == "auto":
+        if device.type != "cuda":
+            return None
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    return {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}[precision]

@@ -1,0 +1,178 @@
+"""Train one configuration: its model, its data as the model reads them, and one training or one for each fold."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.config.schema import Config, import_model, parse_config
+from tuning.experiment.checkpoint_upload import TrialUploads
+from tuning.training.cross_validation import FoldResults
+from tuning.training.encoders import located, reads_text
+from tuning.training.tasks import ranking_metrics, task_of
+
+if TYPE_CHECKING:
+    from tuning.datasets.fold_data import Folds
+    from tuning.training.trainer import Training
+
+
+def build_model(config: Config, num_features: int) -> Any:
+    """The configuration's model with fresh weights from torch's generator."""
+    return import_model(config.model.name)(located(config).model, num_features, task_of(config).num_outputs)
+
+
+def train(
+    spec: dict[str, Any],
+    data: Any,
+    report: Any,
+    rank: int = 0,
+    world_size: int = 1,
+    device: Any = None,
+    splits: bool = True,
+) -> None:
+    """Run a trial's training, or with `split.inner_folds` one for each fold.
+
+    Args:
+        spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
+            URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
+            came about; `clips_at_once`, most that fit into memory; `encoder`, where it lies.
+        data: what `tuning.datasets.stream`, or `tuning.training.cross_validation` for inner folds, gave for the
+            configuration's feature
+            variant.
+        report: takes one row per epoch, or per fold.
+        rank: this worker, among `world_size`.
+        device: torch device; CPU if none.
+        splits: whether batches that do not fit into memory are trained in parts.
+    """
+    import torch
+
+    config = located(parse_config(spec["config"]), spec.get("encoder"))
+    torch.set_num_threads(config.resources.cpus_per_worker)
+    checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
+    if spec.get("note"):
+        report = _noting(report, spec["note"])
+    if config.search.second_metric:
+        report = _with_cost(report, config, data)
+    uploads = None
+    if checkpoints and spec.get("remote"):
+        uploads = TrialUploads(checkpoints, spec["remote"], rank)
+        checkpoints, report = uploads.folder, uploads.begin(report)
+    if config.split.inner_folds is not None:
+        train_folds(config, data, report, checkpoints, device, uploads, splits)
+        return
+    make_training(
+        config, data, checkpoints, device, rank, world_size, splits=splits, clips_at_once=spec.get("clips_at_once")
+    ).run(report)
+
+
+def _noting(report: Any, note: str) -> Any:
+    """A report function that adds to a trial's last row how it came about."""
+    return lambda row: report(row | {"finished": f"{row['finished']}; {note}"} if row["finished"] else row)
+
+
+def _with_cost(report: Any, config: Config, data: Any) -> Any:
+    """A report function that adds the model's cost to each row."""
+    from tuning.training.complexity import cost_of
+
+    some = data.fold(0) if config.split.inner_folds is not None else data
+    cropped = cropped_data(some, config)
+    name = config.search.second_metric
+    assert name is not None
+    model = build_model(config, cropped.num_features)
+    others: list[Any] = []
+    if reads_text(config):
+        import torch
+
+        from tuning.training.trainer import model_inputs
+
+        _, *others = model_inputs(next(iter(cropped.val_batches(1))), torch.device("cpu"))
+    found = cost_of(model, name, config.features.num_frames, cropped.num_features, others)
+    return lambda row: report(row | {name: found})
+
+
+def cropped_data(data: Any, config: Config) -> Any:
+    """What a configuration's model reads of its data: its frames, with generated clips, wave effects, masks and mixup.
+
+    Raises:
+        ValueError: the data lack what the configuration asks for.
+    """
+    from tuning.datasets.augmented import augment_data
+    from tuning.datasets.synthetic import WithSynthetic
+
+    features = config.features
+    cropped = data.crop(features.num_frames, features.padding, features.segment)
+    if isinstance(cropped, WithSynthetic):
+        cropped = replace(cropped, share=config.augment.synthetic_share)
+    elif config.augment.synthetic_share > 0:
+        raise ValueError(
+            f"augment.synthetic_share: expected 0 where no clips were generated, got {config.augment.synthetic_share:g}"
+        )
+    return augment_data(cropped, features, config.augment)
+
+
+def make_training(
+    config: Config,
+    data: Any,
+    checkpoints: Path | None,
+    device: Any = None,
+    rank: int = 0,
+    world_size: int = 1,
+    **memory: Any,
+) -> Training:
+    """A training that begins with the weights that the configuration's seed gives.
+
+    `memory`: `splits` and `clips_at_once` of `Training`.
+    """
+    import torch
+
+    from tuning.training.trainer import Training
+
+    torch.manual_seed(config.seed)
+    cropped = cropped_data(data, config)
+    model = build_model(config, cropped.num_features)
+    task = task_of(config)
+    task.check_labels(cropped.train_targets)
+    return Training(
+        model,
+        cropped,
+        task,
+        config,
+        ranking_metrics(config.task)[config.search.metric],
+        device=device,
+        checkpoints=checkpoints,
+        rank=rank,
+        world_size=world_size,
+        **memory,
+    )
+
+
+def train_folds(
+    config: Config,
+    folds: Folds,
+    report: Any,
+    checkpoints: Path | None,
+    device: Any = None,
+    uploads: TrialUploads | None = None,
+    splits: bool = True,
+) -> None:
+    """A cross-validation: one model per fold, each from the same seed and stopped early by its own validation clips.
+
+    `report` gets the row of `FoldResults` after each fold. After a cut the fold in hand goes on from its last
+    checkpoint, and folds that ended are not trained again.
+
+    Raises:
+        FloatingPointError: as a training; one fold's failure is the trial's.
+    """
+    kept = checkpoints / FoldResults.FILE if checkpoints else None
+    results = FoldResults(len(folds), config.search.metric, kept)
+    add = uploads.after(results.add) if uploads else results.add
+    if results.num_finished:  # cut off after that fold, perhaps before it was reported
+        report(results.row())
+    for number in range(results.num_finished, len(folds)):
+        of_fold = checkpoints / f"fold-{number + 1}" if checkpoints else None
+        try:
+            make_training(config, folds.fold(number), of_fold, device, splits=splits).run(add)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"inner fold {number + 1}: {error}") from error
+        report(results.row())
