@@ -26,8 +26,8 @@ from tuning import run
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.config.space import Space
-from tuning.data.data_module import prepare_features, search_identity, stored, usable_split, variant_key
-from tuning.data.plan import read_corpus
+from tuning.data.data_module import DataModule
+from tuning.data.keys import features_key, stored
 from tuning.datasets.audio import Segment, kept_span
 from tuning.datasets.corpus import Clip
 from tuning.datasets.reading import scan
@@ -83,11 +83,9 @@ def read_parts(search: Search) -> tuple[Part, Part]:
         SealedError: a shard that would be opened holds a test clip.
     """
     config = search.space.fixed()
-    corpus, split = read_corpus(config)
-    split = search.folder.split_begun_with(search.space, search_identity(search.space, corpus), corpus, split)
-    variants = prepare_features(search.space, config, corpus, split, when_needed(config))
-    split = usable_split(split, variants, config.split)
-    prepared = variants[variant_key(stored(search.config))]
+    data = DataModule.of_search(search.folder, search.space)
+    data.prepare_features(when_needed(config))
+    split, prepared = data.split, data.features[features_key(stored(search.config))]
     features = search.config.features
     frames, segment = checked_crop(features.num_frames, prepared.num_frames), features.segment
     train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))

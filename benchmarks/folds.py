@@ -29,7 +29,7 @@ from benchmarks.report import machine, publish, table
 from tuning import run
 from tuning.cli import finalize
 from tuning.config.schema import Config
-from tuning.data.data_module import prepare_features, usable_split
+from tuning.data.data_module import DataModule
 from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets.reading import scan
 from tuning.training.class_metrics import confusion, uar
@@ -57,9 +57,9 @@ def svm_fold(storage: str, fold: str, overrides: list[str], clips: list[str]) ->
     Of numbers [clips, targets]; of classes their indices [clips].
     """
     plan = make_plan([*overrides, f"storage={storage}", f"split.test_fold={fold}"])
-    corpus, split = read_corpus(plan.config)
-    variants = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
-    split, prepared = usable_split(split, variants, plan.config.split), next(iter(variants.values()))
+    data = DataModule.read(plan.space)
+    data.prepare_features(lambda done, total: None)
+    corpus, split, prepared = data.corpus, data.split, next(iter(data.features.values()))
     statistics: dict[str, np.ndarray] = {}
     for ids, num_frames, features in scan(prepared, {clip.id for clip in corpus.clips}, sealed=()):
         for clip, valid, values in zip(ids, num_frames.tolist(), features, strict=True):

@@ -22,8 +22,8 @@ from typing import Any
 from benchmarks.bare import NICENESS, Job
 from benchmarks.report import machine, publish, spread, table
 from tuning.config.errors import UserError
-from tuning.data.data_module import prepare_features, usable_split
-from tuning.data.plan import make_plan, planned_points, read_corpus
+from tuning.data.data_module import DataModule
+from tuning.data.plan import make_plan, planned_points
 from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.search.resources import local_machine, plan_resources, start_ray
 
@@ -70,18 +70,18 @@ class Bench:
     def job(self, tiny: int = 0) -> Job:
         """The same trials for the bare loop; makes the features of the corpus where they are absent."""
         plan = make_plan(self.settings("job", tiny))
-        corpus, split = read_corpus(plan.config)
 
         def on_progress(done: int, total: int) -> None:
             if done < total:
                 start_ray(plan.config)
 
-        prepared = prepare_features(plan.space, plan.config, corpus, split, on_progress)
-        assert len(prepared) == 1
+        data = DataModule.read(plan.space)
+        data.prepare_features(on_progress)
+        (prepared,) = data.features.values()
         self.slots = plan_resources(plan.config, *local_machine()).concurrent
         points = planned_points(plan.space, plan.config)
         configs = [plan.space.config(point).model_dump(mode="json") for point in points]
-        return Job(configs, next(iter(prepared.values())), usable_split(split, prepared, plan.config.split), self.slots)
+        return Job(configs, prepared, data.split, self.slots)
 
     def search(self, name: str, tiny: int = 0, kind: str = "crnn") -> float:
         """Seconds of a search in a Ray that runs already."""

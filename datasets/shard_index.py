@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 EXTRACTION_VERSION = 1  # raised by hand when audio.py or features.py give other values than before
+# What `features.trim_db` cuts: in version 1 it was the part of a recording that is kept, now the whole recording.
+TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from tuning.datasets.settings import FeatureSettings
 
-# libsndfile decodes, soxr resamples, librosa trims silence and makes spectra.
-SOUND = ("librosa", "soxr", "libsndfile")
+# libsndfile decodes, soxr resamples, librosa trims silence and makes spectra by the transforms of numpy and scipy.
+SOUND = ("librosa", "soxr", "libsndfile", "numpy", "scipy")
 NETWORK = ("torch", "transformers")
 TOKENS = ("transformers", "tokenizers")
 

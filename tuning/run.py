@@ -20,11 +20,9 @@ from tuning.config.errors import UserError
 from tuning.experiment.faults import QuietFile, StorageError, storage_fault
 
 if TYPE_CHECKING:
+    from tuning.data.data_module import DataModule
     from tuning.data.plan import Plan
-    from tuning.datasets.bank import Bank
-    from tuning.datasets.corpus import Corpus
     from tuning.datasets.shards import Prepared
-    from tuning.datasets.splits import Split
     from tuning.experiment.directory import SearchFolder
 
 
@@ -73,53 +71,50 @@ def _main(arguments: list[str]) -> int:
     _say_what_the_corpus_brings(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
+    from tuning.data.data_module import DataModule
     from tuning.experiment.bucket_sync import open_folder
 
     with open_folder(plan.run.storage, plan.name) as folder:
-        return _search(plan, folder, corpus, split, arguments)
+        return _search(plan, folder, DataModule(plan.space, corpus, split), arguments)
 
 
-def _search(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, arguments: list[str]) -> int:
-    from tuning.data.data_module import search_identity
-
+def _search(plan: Plan, folder: SearchFolder, data: DataModule, arguments: list[str]) -> int:
     if folder.exists and plan.run.fresh:
         print(f"archived  the earlier search is now {folder.archive()}")
-    identity = search_identity(plan.space, corpus)
+    identity = data.identity()
     if folder.exists:
-        split = folder.split_begun_with(plan.space, identity, corpus, split)
+        data.split = folder.split_begun_with(plan.space, identity, data.corpus, data.split)
         if sum(folder.is_written(record) for record in folder.records()) >= plan.total:
             return _report(plan, folder, finished_before=True)
     with _log_to(folder):
-        reason = _run_trials(plan, folder, corpus, split, identity)
+        reason = _run_trials(plan, folder, data, identity)
     code = _report(plan, folder)
     if reason:
         print(f"stopped   {reason}: not all trials ended; to go on: {_command(arguments)}")
     return INTERRUPTED if reason == "interrupted" else code
 
 
-def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, identity: dict[str, Any]) -> str:
+def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: dict[str, Any]) -> str:
     """Prepare, share, search; empty when every trial ended, else why the search stopped before."""
-    from tuning.data.data_module import share_data, usable_split
     from tuning.evaluation.leaderboard import write_leaderboard
     from tuning.experiment.directory import write_json
     from tuning.search.callbacks.generated_clips import show_generated
 
-    prepared = _prepared(plan, corpus, split)
-    split = usable_split(split, prepared, plan.config.split)
-    _say_split(corpus, split, plan.config.split.inner_folds)
-    _write_quarantine(folder, prepared)
-    banks = _prepared_banks(plan, corpus, split)
+    _prepare_features(plan, data)
+    _say_split(data, plan.config.split.inner_folds)
+    _write_quarantine(folder, data)
+    _prepare_banks(plan, data)
 
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.tuner import run_search
 
     start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
-    generated = _generated(plan, prepared, split)
-    data, baseline = share_data(prepared, banks, split, plan.space, plan.config)
+    generated = _generated(data)
+    shared, baseline = data.share()
     # Only now, so that a command that was refused leaves no search that a better one would differ from.
     if not folder.exists:
-        folder.create(plan.space, plan.overrides, identity, split)
+        folder.create(plan.space, plan.overrides, identity, data.split)
     write_json(folder.path / "baseline.json", baseline)
     show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
@@ -127,7 +122,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, corpus: Corpus, split: Split, 
     print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){going_on}; ", end="")
     print(f"{resources} per trial, {resources.concurrent} at once; ranked by {plan.config.search.metric}", flush=True)
     try:
-        return run_search(folder, plan, data, resources)
+        return run_search(folder, plan, shared, resources)
     finally:
         write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
 
@@ -147,52 +142,46 @@ def _say_what_the_corpus_brings(plan: Plan) -> None:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
 
 
-def _prepared(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Prepared]:
-    """Features of every recording, with what was done in words."""
-    from tuning.data.data_module import prepare_features
-    from tuning.data.text import TEXT
+def _prepare_features(plan: Plan, data: DataModule) -> None:
+    """Make features of every recording and its lyrics, and say what was done."""
     from tuning.training.encoders import reads_text
 
     began = time.monotonic()
     what = "features and lyrics of" if reads_text(plan.config) else "features of"
-    prepared = prepare_features(plan.space, plan.config, corpus, split, _starting(plan, what))
-    texts = {key: variant for key, variant in prepared.items() if key.startswith(TEXT)}
-    recordings = {key: variant for key, variant in prepared.items() if key not in texts}
-    done = [_counted(part, name) for part, name in ((recordings, "recordings"), (texts, "lyrics")) if part]
-    if any(variant.num_extracted for variant in prepared.values()):
+    data.prepare_features(_starting(plan, what))
+    kinds = ((data.features, "recordings"), (data.texts, "lyrics"))
+    done = [_counted(list(variants.values()), name) for variants, name in kinds if variants]
+    if any(variant.num_extracted for variant in data.variants):
         print(f"prepare   {', '.join(done)}, {time.monotonic() - began:.1f} s")
     else:
         print(f"prepare   nothing to prepare: {', '.join(done)}")
-    return prepared
 
 
-def _counted(variants: dict[str, Prepared], name: str) -> str:
+def _counted(variants: list[Prepared], name: str) -> str:
     """How many recordings or texts were prepared, and how many were found, in words."""
-    made, kept = (sum(getattr(v, count) for v in variants.values()) for count in ("num_extracted", "num_reused"))
+    made, kept = sum(v.num_extracted for v in variants), sum(v.num_reused for v in variants)
     kinds = f" in {len(variants)} variants" if len(variants) > 1 else ""
     if not made:
         return f"all {kept} {name}{kinds} are reused"
     return f"{made} {name} prepared{kinds}, {kept} reused"
 
 
-def _prepared_banks(plan: Plan, corpus: Corpus, split: Split) -> dict[str, Bank]:
-    """The bank of augmented training clips, where the trials draw from one, with what was done in words."""
-    from tuning.data.data_module import prepare_banks, searched_effects
+def _prepare_banks(plan: Plan, data: DataModule) -> None:
+    """Make the bank of augmented training clips, where the trials draw from one, and say what was done."""
+    from tuning.data.keys import searched_effects
 
     began = time.monotonic()
-    banks = prepare_banks(plan.space, plan.config, corpus, split, _starting(plan, "augmented versions of"))
-    made = [variant for bank in banks.values() for variant in bank.values()]
+    data.prepare_banks(_starting(plan, "augmented versions of"))
+    made = [variant for bank in data.banks.values() for variant in bank.values()]
     if made:
         versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
         kept = sum(variant.num_reused * (variant.versions or 1) for variant in made)
         effects = ", ".join(searched_effects(plan.space))
         print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
-    return banks
 
 
-def _generated(plan: Plan, prepared: dict[str, Prepared], split: Split) -> list[str]:
-    """Where the clips of each GAN lie that trials draw from, with what was done in words."""
-    from tuning.data.data_module import prepare_generated
+def _generated(data: DataModule) -> list[str]:
+    """Train the GANs that trials draw from, and say what was done; the folders of their clips."""
     from tuning.data.generated_clips import quality_of
 
     began = time.monotonic()
@@ -203,7 +192,7 @@ def _generated(plan: Plan, prepared: dict[str, Prepared], split: Split) -> list[
             print("prepare   training GANs on the training clips ...", flush=True)
         trained.append(1)
 
-    folders = list(prepare_generated(plan.space, plan.config, prepared, split, say).values())
+    folders = list(data.prepare_generated(say).values())
     if folders:
         shown = ", ".join(f"{q['score']:.0f} ({q['band']})" for q in map(quality_of, folders))
         what = f"{len(trained)} trained, {len(folders) - len(trained)} reused"
@@ -221,9 +210,10 @@ def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
     return when_needed(plan.config, say)
 
 
-def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:
+def _say_split(data: DataModule, num_folds: int | None) -> None:
     from tuning.training.cross_validation import describe_parts
 
+    corpus, split = data.corpus, data.split
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
     parts = describe_parts(split, num_folds)
@@ -232,10 +222,10 @@ def _say_split(corpus: Corpus, split: Split, num_folds: int | None) -> None:
         print(f"          note: {note}")
 
 
-def _write_quarantine(folder: SearchFolder, prepared: dict[str, Prepared]) -> None:
+def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:
     from tuning.experiment.directory import write_text
 
-    found = dict(entry for variant in prepared.values() for entry in variant.quarantine)
+    found = dict(entry for variant in data.variants for entry in variant.quarantine)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["clip", "reason"])

@@ -15,8 +15,9 @@ from tests.command import run
 from tests.folds import NUM_FOLDS, arguments_of, corpus_arguments, folds_in_memory, plan_of, write_corpus
 from tuning.cli import finalize
 from tuning.config.errors import UserError
-from tuning.data.data_module import data_key, prepare_features, share_data, usable_split
-from tuning.data.plan import make_plan, read_corpus
+from tuning.data.data_module import DataModule
+from tuning.data.keys import data_key
+from tuning.data.plan import make_plan
 from tuning.datasets.fold_data import ResidentFolds, StreamedFolds, open_folds
 from tuning.datasets.resident import ResidentData
 from tuning.evaluation.leaderboard import rank, write_leaderboard
@@ -129,7 +130,7 @@ def test_what_can_not_be_is_refused_before_anything_is_computed(tmp_path):
     with pytest.raises(
         UserError, match=r"split.inner_folds: expected from 2 folds to \d+, as there are groups, got 40"
     ):
-        read_corpus(make_plan(arguments_of(*corpus_arguments(folder), "split.inner_folds=40")).config)
+        DataModule.read(make_plan(arguments_of(*corpus_arguments(folder), "split.inner_folds=40")).space)
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +143,14 @@ def finished(ray_session, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def prepared(finished):
-    """Configuration, shards and split of that search."""
-    plan = make_plan(list(finished[1]))
-    corpus, split = read_corpus(plan.config)
-    made = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None)
-    return plan.config, made, usable_split(split, made, plan.config.split)
+    """What that search reads, prepared."""
+    data = DataModule.read(make_plan(list(finished[1])).space)
+    data.prepare_features(lambda done, total: None)
+    return data
 
 
 def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypatch):
-    (variant,), split = prepared[1].values(), prepared[2]
+    (variant,), split = prepared.features.values(), prepared.split
     opened, read_shard = set(), tuning.datasets.reading.read_shard
 
     def recorded(root, path, columns):
@@ -183,7 +183,7 @@ def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypa
 
 
 def test_streamed_folds_hold_the_same(ray_session, prepared):
-    (variant,), split = prepared[1].values(), prepared[2]
+    (variant,), split = prepared.features.values(), prepared.split
     resident, streamed = (open_folds(variant, split, way, 1 << 30) for way in ("resident", "streamed"))
     assert isinstance(streamed, StreamedFolds) and len(streamed) == NUM_FOLDS
     for number in range(NUM_FOLDS):
@@ -199,13 +199,13 @@ def test_streamed_folds_hold_the_same(ray_session, prepared):
 
 def test_the_command_says_and_leaves_what_is_documented(finished, prepared):
     folder, arguments, output = finished
-    config, made, split = prepared
+    split = prepared.split
     clips = len(split.train) + len(split.val)
     line = f"48 clips of 12 groups; validation: {NUM_FOLDS} inner folds of {clips} clips, {len(split.test)} test"
     assert line in output and "folds" in output.split("rank")[1]
     dry = run(*arguments, "--dry-run")
     assert line.split("; ")[1] in dry and f"each trial trains {NUM_FOLDS} models, one per inner fold: 6 in all" in dry
-    _, baseline = share_data(made, {}, split, make_plan(list(arguments)).space, config)
+    _, baseline = prepared.share()
     assert baseline == json.loads((folder / "results" / "crnn" / "baseline.json").read_text())
     losses = []
     for train_clips, val_clips in split.inner_parts():

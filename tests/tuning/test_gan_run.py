@@ -85,10 +85,12 @@ def test_it_saw_the_training_clips_and_no_others(searched, tmp_path):
 
 
 def _prepared(given, corpus, split):
-    from tuning.data.data_module import prepare_features
+    from tuning.data.data_module import DataModule
 
     plan = make_plan([a for a in given[:-1] if "data.prepared" not in a] + [given[-1]])
-    (found,) = prepare_features(plan.space, plan.config, corpus, split, lambda done, total: None).values()
+    data = DataModule(plan.space, corpus, split)
+    data.prepare_features(lambda done, total: None)
+    (found,) = data.features.values()
     return found
 
 

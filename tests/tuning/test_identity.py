@@ -20,7 +20,7 @@ from tests.folds import arguments_of, corpus_arguments, write_corpus
 from tuning.cli import finalize, reproduce
 from tuning.config.errors import UserError
 from tuning.config.space import load
-from tuning.data.data_module import search_identity
+from tuning.data.data_module import DataModule
 from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets import versions
 from tuning.datasets.corpus import Clip, Corpus
@@ -89,8 +89,13 @@ def begin(root, kind, results, corpus=None, split=None, *more):
     # Beside the world: what is remembered of its files goes by their place.
     space, folder = space_of(kind, root.parent / "prepared", *more), SearchFolder(results, kind)
     with contextlib.chdir(root):
-        folder.create(space, {}, search_identity(space, corpus), split or split_of(corpus))
+        folder.create(space, {}, identity_of(space, corpus), split or split_of(corpus))
     return folder, space
+
+
+def identity_of(space, corpus):
+    """What a search over a corpus reads, however its clips are split."""
+    return DataModule(space, corpus, Split([], [], [], "none")).identity()
 
 
 def fingerprint(root, kind, corpus=None, split=None):
@@ -187,7 +192,7 @@ def refused(folder, space, root, corpus=None):
     """Why a search does not go on."""
     corpus = corpus or songs_of(root)
     with contextlib.chdir(root), pytest.raises(UserError) as caught:
-        folder.split_begun_with(space, search_identity(space, corpus), corpus, split_of(corpus))
+        folder.split_begun_with(space, identity_of(space, corpus), corpus, split_of(corpus))
     return str(caught.value)
 
 
@@ -215,7 +220,7 @@ def test_a_hub_name_whose_commit_is_not_known_on_one_side_is_not_refused(tmp_pat
     shutil.rmtree(root / "images-b")  # now it could be a hub name
     corpus = songs_of(root)
     with contextlib.chdir(root):
-        folder.check_identity(space, search_identity(space, corpus))
+        folder.check_identity(space, identity_of(space, corpus))
 
 
 def test_an_older_search_is_compared_by_what_it_recorded(tmp_path):
@@ -228,7 +233,7 @@ def test_an_older_search_is_compared_by_what_it_recorded(tmp_path):
     put(root / "songs" / "1.txt", "rewritten")
     corpus, dealt = songs_of(root), split_of(songs_of(root))
     with contextlib.chdir(root):
-        assert folder.split_begun_with(space, search_identity(space, corpus), corpus, dealt) is dealt
+        assert folder.split_begun_with(space, identity_of(space, corpus), corpus, dealt) is dealt
     put(root / "songs" / "1.wav", "another recording")
     assert "recordings or labels: " in refused(folder, space, root)
 
@@ -241,7 +246,7 @@ def older(tmp_path, *arguments, release="1.6.1"):
     plan = make_plan(given)
     corpus, split = read_corpus(plan.config)
     folder = SearchFolder(tmp_path / "results", "older")
-    identity = search_identity(plan.space, corpus)
+    identity = identity_of(plan.space, corpus)
     folder.create(plan.space, {}, {name: identity[name] for name in ("corpus", "num_clips")})
     environment = json.loads((folder.path / "environment.json").read_text())
     environment["packages"]["scikit-learn"] = release
@@ -337,3 +342,39 @@ def test_a_damaged_record_of_the_split_is_named(searched, tmp_path, damage, caps
     assert f"{file}: expected the split that 'crnn' was begun with" in capsys.readouterr().err
     output = run(*arguments_of(*searched[0], f"storage={tmp_path}"), code=2)
     assert f"{file}: expected the split" in output
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments", "version", "made"),
+    [
+        ("lyrics", (), "EXTRACTION_VERSION", "features"),
+        ("lyrics", (), "TEXT_VERSION", "texts"),
+        ("images", ("augment.noise_prob=0.5",), "AUGMENTATION_VERSION", "augmented clips"),
+        ("images", ("augment.synthetic_share=0.5",), "GAN_VERSION", "generated clips"),
+    ],
+)
+def test_another_version_of_our_own_methods_is_refused(tmp_path, monkeypatch, kind, arguments, version, made):
+    root = write_world(tmp_path / "world")
+    folder, space = begin(root, kind, tmp_path / "results", None, None, *arguments)
+    corpus = songs_of(root)
+    with contextlib.chdir(root):
+        folder.check_identity(space, identity_of(space, corpus))
+    from tuning.data import data_module
+
+    now = getattr(data_module, version)
+    monkeypatch.setattr(data_module, version, 99)
+    assert f"  {made}: made by version {now} of our method, now by 99" in refused(folder, space, root)
+
+
+def test_an_older_search_that_trims_is_refused_and_one_that_does_not_goes_on(tmp_path):
+    """It heard other seconds of its recordings: trimming came after the part that is kept was cut out."""
+    root = write_world(tmp_path / "world")
+    for trimmed in ("null", "30"):
+        folder, space = begin(root, "images", tmp_path / trimmed, None, None, f"features.trim_db={trimmed}")
+        file = folder.path / "fingerprint.json"
+        file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "methods"}))
+        corpus = songs_of(root)
+        if trimmed == "null":
+            with contextlib.chdir(root):
+                folder.check_identity(space, identity_of(space, corpus))
+    assert "  trimming: made by version 1 of our method, now by 2" in refused(folder, space, root)

@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import json
 
 import pytest
 
@@ -131,3 +132,13 @@ def test_without_the_package_it_is_refused_and_it_is_no_part_of_the_search(monke
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "mlflow" else find(name))
     with pytest.raises(UserError, match=r"mlflow: expected null unless .*audio-emotion-tuning\[mlflow\]"):
         make_plan([*ARGUMENTS, f"mlflow={uri}"])
+
+
+def test_a_populations_trial_shows_the_settings_that_it_began_with(uri, folder):
+    """Whenever MLflow first sees it, before or after it took others over."""
+    write_search(folder)
+    taken = {"epoch": 1, "trial": 2, "before": {"optim.learning_rate": 0.08}, "after": {"optim.learning_rate": 0.002}}
+    (folder.trial(1) / "exploits.json").write_text(json.dumps([taken]))
+    look(uri, folder)
+    _, runs = runs_of(uri)
+    assert runs[1].data.params == {"optim.learning_rate": "0.08"}

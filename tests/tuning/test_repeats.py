@@ -1,8 +1,11 @@
 """A search whose best trials have equal settings: who is repeated, retrained and tested, and what is left in best/."""
 
 import csv
+import errno
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from tests.written_search import write_search
 from tuning.cli import finalize, predict
 from tuning.evaluation.repeated_seeds import candidates, replicate_space
 from tuning.experiment.directory import read_progress, write_json
+from tuning.experiment.faults import folder_anew
 from tuning.experiment.recorded import config_of, space_of
 
 RATES = [0.0003, 0.001, 0.003, 0.01]
@@ -197,3 +201,71 @@ def test_every_candidate_is_repeated_with_every_seed_whatever_repeats(tmp_path_f
     wanted = [(drawn[each.number - 1], seed) for each in chosen for seed in seeds]
     trained = [((p["optim.learning_rate"], p["model.kernel_size"]), p["seed"]) for p in points]
     assert sorted(trained) == sorted(wanted)
+
+
+def test_where_data_lie_and_how_they_are_loaded_makes_no_other_candidate(tmp_path):
+    """What may change when a search goes on is no part of a configuration."""
+    folder, _ = write_search(tmp_path, "search.num_trials=12", *LISTED, count=3, timed=False)
+    space, params = space_of(folder), {"optim.learning_rate": 0.01, "model.kernel_size": 3}
+    moved = ({}, {"root": "elsewhere"}, {"verify": True, "loading": "resident", "prepared": "there"})
+    for number, changed in enumerate(moved, start=1):
+        written = space.config(params).model_dump(mode="json")
+        written["data"] |= changed
+        write_json(folder.trial(number) / "params.json", {"searched": params, "config": written})
+    (found,) = candidates(folder, space)
+    assert sorted([found.number, *found.repeats]) == [1, 2, 3]
+
+
+def test_a_member_with_another_seed_draws_from_the_searchs_gan(tmp_path, monkeypatch):
+    """Other weights on the same data."""
+    from tuning.data.data_module import DataModule
+    from tuning.evaluation import final_test
+
+    asked, trained = [], []
+
+    class StopError(Exception):
+        pass
+
+    def stop(config, data, course):
+        trained.append(config.seed)
+        raise StopError
+
+    monkeypatch.setattr(DataModule, "for_test", lambda self, config, on_progress: asked.append(config.seed) or DATA)
+    monkeypatch.setattr(final_test, "retrain", stop)
+    config = space_of(write_search(tmp_path, *LISTED, count=1, timed=False)[0]).fixed()
+    known, course = DataModule(None, None, None), final_test.Course(1, [], 1)
+    for seed in (None, 43):
+        with pytest.raises(StopError):
+            final_test._train_member(tmp_path / "best", 1, config, course, known, seed)
+    assert asked == [42, 42] and trained == [42, 43]
+
+
+DATA = SimpleNamespace(num_train=1)
+
+
+@pytest.mark.parametrize("fails", ["first", "second"])
+def test_an_error_while_folders_are_renamed_leaves_the_earlier_best(tmp_path, monkeypatch, fails):
+    best, rename = tmp_path / "best", Path.rename
+    best.mkdir()
+    (best / "model").write_text("earlier")
+    calls = []
+
+    def failing(self, target):
+        calls.append(self.name)
+        if len(calls) == ("first", "second").index(fails) + 1:
+            raise OSError(errno.EIO, "Input/output error")
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", failing)
+    with pytest.raises(OSError, match="Input/output"), folder_anew(best) as fresh:
+        (fresh / "model").write_text("new")
+    assert [file.name for file in tmp_path.iterdir()] == ["best"] and (best / "model").read_text() == "earlier"
+
+
+def test_a_kill_between_the_renamings_is_mended_by_the_next_command(copied, capsys):
+    """The next finalize finds the earlier best/ again, even one that it refuses to write anew."""
+    assert finalize.main([str(copied)]) == 0
+    (copied / "best").rename(copied / ".best.earlier")
+    assert finalize.main([str(copied)]) == 2
+    assert "again=true looks once more" in capsys.readouterr().err
+    assert (copied / "best" / "config.yaml").exists() and not (copied / ".best.earlier").exists()

@@ -61,3 +61,17 @@ def test_wrong_input_is_refused(searches, tmp_path, capsys):
     ):
         assert reproduce.main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_an_epoch_that_was_not_trained_again_is_a_difference(searches, capsys):
+    """Even where as many were: rows are joined by their epoch, not by their place."""
+    from tuning.evaluation.reproduce import compare
+
+    folder = SearchFolder(searches, "asha")
+    record = next(each for each in folder.records() if each.epochs >= 2)
+    recorded = [{"epoch": "2", "val_loss": "0.3"}, {"epoch": "3", "val_loss": "0.2"}]
+    record.best_epoch = 2
+    assert not compare(folder, record, recorded, [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.3}])
+    said = capsys.readouterr().out
+    assert "recorded  val_loss 0.3 in epoch 2" in said and "now       val_loss 0.3" in said
+    assert "differ    2 epochs recorded, 2 now, none of epoch 3" in said

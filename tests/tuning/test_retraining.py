@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,8 +147,75 @@ def test_inner_folds_with_warm_up_are_replayed_once(tmp_path):
     train(spec, FOLDS, rows.append)
     run = recorded(tmp_path, rows, folds=3)
     curves = [fold["rates"] for fold in json.loads((run.folder.trial(1) / "checkpoints" / "folds.json").read_text())]
-    course = course_of(config, [run], split_of(FOLD))
+    split = split_of(FOLD)
+    inner = {clip.id: n % 3 for n, clip in enumerate(split.train + split.val)}
+    course = course_of(config, [run], replace(split, inner=inner))
     bases = [np.array(curve) / np.minimum(np.arange(1, len(curve) + 1) / 4, 1) for curve in curves]
     medians = [float(np.median([base[min(n, len(base) - 1)] for base in bases])) for n in range(course.epochs)]
     assert course.base_rates == pytest.approx(medians, rel=1e-12)
     assert course.steps == 5  # two thirds of 27 clips
+
+
+def start_rates_of(config, data, train_it):
+    """The learning rate of the first step of each epoch that a training makes."""
+    rates, train_epoch = [], Training.train_epoch
+
+    def looked_at(training):
+        rates.append(training.schedule(training.steps, training.base_rate))
+        return train_epoch(training)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Training, "train_epoch", looked_at)
+        train_it()
+    return rates
+
+
+@pytest.mark.parametrize("decay_steps", [2, 3, 7, 60])
+def test_an_exponential_schedule_stands_at_each_epochs_begin_where_the_searchs_stood(tmp_path, decay_steps):
+    config = config_of(
+        "optim.schedule=exponential", f"optim.decay_steps={decay_steps}", "optim.decay_rate=0.5",
+        "optim.staircase=false", "training.keep=last",
+    )  # fmt: skip
+    expected = start_rates_of(config, FOLD, lambda: make_training(config, FOLD, None).run(lambda row: None))
+    course = course_of(config, [searched(tmp_path, config)], split_of(FOLD))
+    assert course.steps != WHOLE.num_batches(4)
+    found = start_rates_of(config, WHOLE, lambda: retrain(config, WHOLE, course))
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_steps_of_the_search_are_those_of_its_workers_and_folds(tmp_path):
+    clips = [Clip(f"t/{n}") for n in range(55)]
+    run = recorded(tmp_path, [{"best_epoch": 1, "epoch": 1, "learning_rate": 0.1}])
+    config = config_of("training.batch_size=16", "resources.workers_per_trial=4", "resources.gpus_per_worker=0")
+    # 55 clips by 16 are 3 batches and a rest of 7, of which 4 workers have less than two each: it joins the last.
+    assert course_of(config, [run], Split(clips, clips[:2], [], "grouped")).steps == 3
+    config = config_of("training.batch_size=16", "split.inner_folds=3")
+    inner = {clip.id: 0 if n < 50 else 1 + n % 2 for n, clip in enumerate(clips)}
+    split = Split(clips, [], [], "grouped", inner=inner)
+    sizes = [len(train) for train, _ in split.inner_parts()]
+    assert sorted(sizes) == [5, 52, 53]
+    expected = [FOLD_STEPS[size] for size in sizes]
+    run = recorded(tmp_path, [{"best_epoch": 1, "epoch": 1, "fold_epochs": 1}], folds=3)
+    (tmp_path / "s" / "trials" / "0001" / "checkpoints").mkdir()
+    (tmp_path / "s" / "trials" / "0001" / "checkpoints" / "folds.json").write_text("[]")
+    assert course_of(config, [run], split).steps == pytest.approx(np.mean(expected))
+
+
+# Batches of 16: a rest of one clip joins the last.
+FOLD_STEPS = {5: 1, 52: 4, 53: 4}
+
+
+def test_a_populations_trial_is_retrained_at_rates_of_its_best_epochs_learning_rate(tmp_path):
+    """The trial had 0.08 and took 0.002 over after the second epoch; the plateau lowered both times by half."""
+    from tuning.config.space import load
+
+    _, space, _ = load(["data.corpus=demo", *PLATEAU, "optim.learning_rate={loguniform: [0.0001, 0.1]}", "name=s"])
+    rows = [
+        {"epoch": e, "best_epoch": 4, "learning_rate": r} for e, r in enumerate((0.08, 0.04, 0.002, 0.001), start=1)
+    ]
+    run = recorded(tmp_path, rows)
+    run.folder.create(space, {}, {"corpus": "c", "num_clips": 1})
+    taken = {"epoch": 2, "trial": 2, "before": {"optim.learning_rate": 0.08}, "after": {"optim.learning_rate": 0.002}}
+    (run.folder.trial(1) / "exploits.json").write_text(json.dumps([taken]))
+    config = config_of(*PLATEAU, "optim.learning_rate=0.002")
+    assert course_of(config, [run], split_of(FOLD)).base_rates == pytest.approx([0.002, 0.001, 0.002, 0.001])

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from tuning.config import space as spaces
 from tuning.config.errors import UserError
 from tuning.config.schema import flattened, nested
-from tuning.data.data_module import data_key, data_variants, searched_effects
+from tuning.data.keys import data_key, data_variants, searched_effects
 from tuning.data.plan import make_plan, planned_points
 from tuning.data.text import text_key, text_variants
 

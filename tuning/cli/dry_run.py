@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from tuning.config.distributions import plain
 from tuning.config.schema import Config
-from tuning.data.data_module import data_variants, generated_key, searched_effects
 from tuning.data.generated_clips import SHARE
+from tuning.data.keys import data_variants, searched_effects
 from tuning.data.plan import Plan, planned_points, read_corpus, with_classes
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
@@ -33,7 +33,7 @@ def preview(plan: Plan) -> None:
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
     if most := plan.space.largest(SHARE):
-        count = len({generated_key(variant) for variant in data_variants(plan.space).values()})
+        count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
     if folds is not None:

@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from tuning.training.early_stopping import earliest_end, first_stop
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from tuning.data.data_module import DataModule
     from tuning.datasets.corpus import Clip, Corpus
     from tuning.datasets.splits import Split
     from tuning.search.resources import Resources
@@ -200,12 +201,10 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
     at_once = min(here.concurrent, MOST_AT_ONCE)
     with _scratch(plan) as scratch:
         small, num_train, num_val = _probing(plan, split, at_once, scratch)
-        from tuning.data.data_module import share_data
-
         waiting = time.perf_counter() - began
-        preparation, found = _prepared(plan, small, corpus, split, scratch, int(alive.get("CPU", 1)))
+        preparation, module = _prepared(plan, small, corpus, split, scratch, int(alive.get("CPU", 1)))
         began = time.perf_counter()
-        data, _ = share_data(*found, small.space, small.config)
+        data, _ = module.share()
         # What this process computed before it came here are its imports.
         start = waiting + time.perf_counter() - began + time.process_time() * 0.5
         from tuning.experiment.directory import SearchFolder
@@ -341,34 +340,35 @@ def _refuse(done: int, total: int) -> None:
 
 def _prepared(
     plan: Plan, small: Plan, corpus: Corpus, split: Split, scratch: Path, cpus: int
-) -> tuple[float, tuple[Any, Any, Split]]:
+) -> tuple[float, DataModule]:
     """Seconds of what is still to be prepared, and what the small search reads: all that is there, or a few clips."""
-    from tuning.data.data_module import prepare_banks, prepare_features, usable_split
+    from tuning.data.data_module import DataModule
 
-    features = banks = None
-    try:
-        features = prepare_features(plan.space, plan.config, corpus, split, _refuse)
-        usable = usable_split(split, features, small.config.split)
-        banks = prepare_banks(plan.space, plan.config, corpus, usable, _refuse)
-        return 0.0, (features, banks, usable)
-    except _MissingError:
-        pass
+    whole, features_are_there = DataModule(plan.space, corpus, split), False
+    with suppress(_MissingError):
+        whole.prepare_features(_refuse)
+        features_are_there = True
+        whole.prepare_banks(_refuse)
+        return 0.0, replace(whole, space=small.space)
     few, more = _some(split, FEW_TRAIN, FEW_VAL), _some(split, FEW_TRAIN + MORE, FEW_VAL)
     space = replace(small.space, settings={**small.space.settings, "data.prepared": str(scratch / "prepared")})
-    config = space.fixed()
 
-    def features_of(part: Split) -> Any:
-        return prepare_features(space, config, replace(corpus, clips=_clips(part)), part, lambda done, total: None)
+    def features_of(part: Split) -> DataModule:
+        module = DataModule(space, replace(corpus, clips=_clips(part)), part)
+        module.prepare_features(lambda done, total: None)
+        return module
 
     def banks_of(part: Split) -> Any:
-        return prepare_banks(space, config, replace(corpus, clips=_clips(part)), part, lambda done, total: None)
+        module = DataModule(space, replace(corpus, clips=_clips(part)), part)
+        module.prepare_banks(lambda done, total: None)
+        return module.banks
 
     seconds, found = _extended(features_of, few, more, len(corpus.clips), cpus)
-    if features is not None:
+    if features_are_there:
         seconds = 0.0
     trained = len(split.train) + (len(split.val) if plan.config.split.inner_folds is not None else 0)
-    of_banks, made = _extended(banks_of, few, _some(split, FEW_TRAIN + MORE // 4, FEW_VAL), trained, cpus)
-    return seconds + of_banks, (found, made, usable_split(few, found, config.split))
+    of_banks, found.banks = _extended(banks_of, few, _some(split, FEW_TRAIN + MORE // 4, FEW_VAL), trained, cpus)
+    return seconds + of_banks, found
 
 
 def _extended(work: Callable[[Split], Any], few: Split, more: Split, total: int, cpus: int) -> tuple[float, Any]:
@@ -420,7 +420,8 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     from ray import tune
 
     from tuning.config.schema import parse_config
-    from tuning.data.data_module import data_key, fetch
+    from tuning.data.data_module import fetch
+    from tuning.data.keys import data_key
     from tuning.training.encoders import located
     from tuning.training.trial import make_training
 

@@ -387,6 +387,12 @@ NOT_IDENTITY = (
 )  # fmt: skip
 
 
+def identifying(flat: dict[str, Any]) -> dict[str, Any]:
+    """Of settings by path those that make two searches, or two trainings, different ones."""
+    sections = tuple(path.removesuffix("*") for path in NOT_IDENTITY if path.endswith("*"))
+    return {path: value for path, value in flat.items() if path not in NOT_IDENTITY and not path.startswith(sections)}
+
+
 def known_fields(model: str = "crnn") -> dict[str, FieldInfo]:
     """Every setting of a configuration with this model by its dotted path, in order."""
     fields: dict[str, FieldInfo] = {}

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from tuning.datasets.splits import Split
 
 VERSION = 2  # raised by hand when the GAN or what is made of it gives other clips than before
-KEY = "gan:"
 PROVENANCE, STATE, CURVES, QUALITY = "provenance.json", "state.pt", "curves.json", "quality.json"
 SHARE = "augment.synthetic_share"
 LIMIT = 3.0  # deviations from the mean that the GAN's -1 and 1 stand for
@@ -41,7 +40,7 @@ LABEL_NOISE = 0.05  # standard deviation of what is added to a training label th
 
 def gan_key(config: Config) -> str:
     """Names the generated clips that a configuration's trials draw from, if they draw any."""
-    return KEY + json.dumps(config.gan.model_dump(mode="json"), sort_keys=True)
+    return json.dumps(config.gan.model_dump(mode="json"), sort_keys=True)
 
 
 def prepare_synthetic(

@@ -30,7 +30,6 @@ from tuning.training.encoders import DEMO, encoder_of, reads_text
 if TYPE_CHECKING:
     import numpy as np
 
-TEXT = "text:"  # begins the keys of texts among those of features
 VERSION = 1  # raised by hand when texts are read or encoded in another way
 SETTING = "model.text_encoder"
 DEMO_CORPUS = "demo_bimodal"
@@ -41,7 +40,7 @@ def text_key(config: Config) -> str:
     if not reads_text(config):
         return ""
     settings: Any = config.model
-    return f"{TEXT}{json.dumps([settings.text_encoder, settings.max_tokens, settings.text_input])}"
+    return json.dumps([settings.text_encoder, settings.max_tokens, settings.text_input])
 
 
 def text_variants(space: Space) -> dict[str, Config]:

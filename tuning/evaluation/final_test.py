@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import datetime
 import json
+import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,22 +17,12 @@ if TYPE_CHECKING:
     import numpy as np
 
     from tuning.config.space import Space
-    from tuning.datasets.corpus import Corpus
+    from tuning.data.data_module import DataModule
     from tuning.datasets.resident import TrialData
     from tuning.datasets.splits import Split
     from tuning.evaluation.repeated_seeds import Candidate, Replicate
     from tuning.experiment.directory import SearchFolder
     from tuning.training.trainer import Training
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What models are retrained and tested on: the search's space, its corpus and split, and the features."""
-
-    space: Space
-    corpus: Corpus
-    split: Split
-    variants: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -42,12 +33,12 @@ class Course:
         epochs: how many.
         base_rates: what the schedule begins each epoch with, where a plateau lowered it by looking at validation clips;
             else empty.
-        steps: of an epoch in the search, which was over fewer clips.
+        steps: of an epoch in the search, which was over fewer clips; the mean over inner folds.
     """
 
     epochs: int
     base_rates: list[float]
-    steps: int
+    steps: float
 
 
 @dataclass(frozen=True)
@@ -82,8 +73,7 @@ def finalize(
         UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
             or a second look at them.
     """
-    from tuning.data.data_module import prepare_features, search_identity, usable_split
-    from tuning.data.plan import read_corpus
+    from tuning.data.data_module import DataModule
     from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_test
     from tuning.evaluation.intervals import group_intervals
     from tuning.evaluation.model_card import write_card
@@ -91,11 +81,12 @@ def finalize(
     from tuning.evaluation.report import write_or_note
     from tuning.evaluation.saved_model import member_folders
     from tuning.experiment.directory import write_json
-    from tuning.experiment.faults import folder_anew
+    from tuning.experiment.faults import folder_anew, recover_folder
     from tuning.experiment.recorded import space_of
     from tuning.search.lazy_start import when_needed
     from tuning.training.tasks import task_of
 
+    recover_folder(folder.path / "best")
     looks_file = folder.path / "test_looks.json"
     looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
     if looks and not again:
@@ -105,10 +96,8 @@ def finalize(
         )
     space = space_of(folder)
     chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
-    corpus, split = read_corpus(chosen[0].config)
-    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
-    variants = prepare_features(space, space.fixed(), corpus, split, when_needed(space.fixed()))
-    known = Prepared(space, corpus, usable_split(split, variants, chosen[0].config.split), variants)
+    known = DataModule.of_search(folder, space, chosen[0].config)
+    known.prepare_features(when_needed(space.fixed()))
     if not known.split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
@@ -152,7 +141,7 @@ def finalize(
 
 
 def _repeat(
-    folder: SearchFolder, chosen: list[Candidate], seeds: int, known: Prepared
+    folder: SearchFolder, chosen: list[Candidate], seeds: int, known: DataModule
 ) -> tuple[list[Candidate], dict[int, list[Replicate]], dict[str, Any]]:
     """The candidates by the mean of their replicates, best first; the replicates by number; both for the record."""
     from tuning.config.schema import RunSettings
@@ -163,7 +152,7 @@ def _repeat(
     config = known.space.fixed()
     mode = check_metric(known.space, config)
     plan = Plan(RunSettings(name=folder.name), known.space, config, mode, {}, 0)
-    replicates = replicate(folder, plan, chosen, seeds, known.corpus, known.split, known.variants)
+    replicates = replicate(folder, plan, chosen, seeds, known)
     decision = choose(chosen, replicates, config.search.metric, mode)
     by_number = {candidate.number: row for candidate, row in zip(chosen, replicates, strict=True)}
     return [chosen[index] for index in decision.order], by_number, written(chosen, replicates, decision, config)
@@ -194,7 +183,7 @@ def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[C
 
 
 def train_members(
-    best: Path, chosen: Sequence[Candidate], courses: Mapping[int, Course], known: Prepared
+    best: Path, chosen: Sequence[Candidate], courses: Mapping[int, Course], known: DataModule
 ) -> dict[Path, Member]:
     """Retrain, save and test the chosen configurations, by folder: the first in `best`, the others in best/members/.
 
@@ -213,19 +202,24 @@ def train_members(
         if twin is not None:
             seed = config.seed + len(found)
             print(f"note      trial {candidate.number} has the network of trial {twin.number}: again with seed {seed}")
-            member = _train_member(place, candidate.number, config.model_copy(update={"seed": seed}), course, known)
+            member = _train_member(place, candidate.number, config, course, known, seed)
         found[place] = member
     return found
 
 
-def _train_member(place: Path, number: int, config: Config, course: Course, known: Prepared) -> Member:
-    """Train, save, and test what was saved."""
+def _train_member(
+    place: Path, number: int, config: Config, course: Course, known: DataModule, seed: int | None = None
+) -> Member:
+    """Train, save, and test what was saved; another `seed` begins with other weights, on the same data."""
     import numpy as np
 
     from tuning.evaluation.final_test_files import write_model
     from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, outputs_of
+    from tuning.search.lazy_start import when_needed
 
-    data = _data(known, config)
+    data = known.for_test(config, when_needed(config))
+    if seed is not None:
+        config = config.model_copy(update={"seed": seed})
     print(f"retrain   trial {number} for {course.epochs} epochs on {data.num_train} clips", flush=True)
     training = retrain(config, data, course)
     heard: Any = training.data
@@ -244,36 +238,6 @@ def _train_member(place: Path, number: int, config: Config, course: Course, know
     )
 
 
-def _data(known: Prepared, config: Config) -> TrialData:
-    """Training and validation clips to train on, with their bank; test clips in validation's place."""
-    from tuning.data.data_module import data_key, joined, prepare_banks, stored, variant_key
-    from tuning.data.generated_clips import prepare_synthetic
-    from tuning.data.text import text_key
-    from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
-    from tuning.datasets.resident import ResidentData
-    from tuning.datasets.synthetic import Synthetic
-    from tuning.datasets.text_data import Texts
-    from tuning.search.lazy_start import when_needed
-
-    split, variant = known.split, known.variants[variant_key(stored(config))]
-    whole = replace(split, train=split.train + split.val, val=[])
-    bank = prepare_banks(known.space, config, known.corpus, whole, when_needed(config)).get(data_key(config), {})
-    sealed = {clip.id for clip in split.test}
-    train = read_part(variant, whole.train, sealed)
-    test = read_part(variant, split.test, sealed=())
-    statistics = FeatureStatistics.of([(train.num_frames, train.features)])
-    versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
-    data = ResidentData(train, test, statistics, variant.num_frames, versions)
-    others: list[Any] = []
-    if key := text_key(config):
-        others.append(Texts.read(known.variants[key], {clip.id for clip in whole.train + split.test}, sealed=()))
-    if config.augment.synthetic_share > 0:  # those that the search drew from: their GAN saw its training clips alone
-        when_needed(config)(0, 1)
-        others.append(Synthetic.read(prepare_synthetic(variant, config, split)))
-    found: TrialData = joined(data, *others)
-    return found
-
-
 def retrain(config: Config, data: TrialData, course: Course) -> Training:
     """A training that has run its course; no clip decided when to stop."""
     import torch
@@ -281,19 +245,29 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     from tuning.datasets.synthetic import steps_of_epoch
     from tuning.training.trial import make_training
 
-    # The exponential schedule counts steps, of which an epoch over more clips has more.
+    # The exponential schedule counts steps, of which an epoch over more clips, or on one worker, has more.
     steps = steps_of_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
-    longer = steps / course.steps
-    optim = config.optim.model_copy(update={"decay_steps": max(1, round(config.optim.decay_steps * longer))})
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = make_training(config.model_copy(update={"optim": optim}), data, checkpoints=None, device=device)
-    for epoch in range(1, course.epochs + 1):
-        training.epoch = epoch
-        if course.base_rates:
-            training.base_rate = course.base_rates[epoch - 1]
-        training.train_epoch()
+    training = make_training(config, data, checkpoints=None, device=device, longer=steps / course.steps)
+    training.follow(course.epochs, course.base_rates)
     return training
+
+
+def _rates_of(run: Replicate, rows: Sequence[Mapping[str, str]], config: Config) -> list[float]:
+    """The learning rates of a training's epochs, for the learning rate of a configuration.
+
+    They were recorded for that, but for a trial of a population that had others before it took over.
+    """
+    from tuning.experiment.exploits import exploits, params_in
+    from tuning.experiment.recorded import space_of
+
+    rates, path = [float(row["learning_rate"]) for row in rows], run.folder.trial(run.record.number)
+    if not exploits(path):
+        return rates
+    space = space_of(run.folder)
+    then = [space.config(params_in(path, int(row["epoch"]))).optim.learning_rate for row in rows]
+    return [rate / had * config.optim.learning_rate for rate, had in zip(rates, then, strict=True)]
 
 
 def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course:
@@ -314,15 +288,16 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
         if run.record.folds is None:
             assert run.record.best_epoch is not None
             best_epochs.append(run.record.best_epoch)
-            curves.append([float(row["learning_rate"]) for row in rows])
+            curves.append(_rates_of(run, rows, config))
         else:
             best_epochs += [int(row["fold_epochs"]) for row in rows]
             curves += FoldResults(run.record.folds, file=path / "checkpoints" / FoldResults.FILE).rates
     epochs, bases = rounded_mean(best_epochs), []
     if config.optim.schedule == "plateau":
         bases = median_rates([base_rates(rates, config.optim, config.training.epochs) for rates in curves], epochs)
-    num_clips, folds = len(split.train), config.split.inner_folds
-    if folds is not None:
-        num_clips = (len(split.train) + len(split.val)) * (folds - 1) // folds
-    steps = steps_of_epoch(num_clips, config.training.batch_size, config.augment.synthetic_share)
+    trained = [split.train] if config.split.inner_folds is None else [train for train, _ in split.inner_parts()]
+    batch, workers = config.training.batch_size, config.resources.workers_per_trial
+    steps = statistics.mean(
+        steps_of_epoch(len(clips), batch, config.augment.synthetic_share, workers) for clips in trained
+    )
     return Course(epochs, bases, steps)

@@ -82,6 +82,7 @@ class Predictor:
         for offset in _starts(end - begin, length, step_seconds):
             start, stop = begin + offset, min(begin + offset + length, end)
             first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
+            first = min(first, len(whole[0].waveform) - 1)  # of another rate's window, which may round beyond this end
             silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
             heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
             yield Window(file, start, stop, [] if silent else heard)

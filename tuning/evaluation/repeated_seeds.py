@@ -9,17 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import Distribution, plain
 from tuning.config.errors import UserError
-from tuning.config.schema import Config
+from tuning.config.schema import Config, flattened, identifying
 from tuning.config.space import Space
-from tuning.data.plan import Plan
+from tuning.data.plan import Plan, planned_points
 from tuning.evaluation.leaderboard import with_results
 from tuning.evaluation.significance import Decision, decide
 from tuning.experiment.recorded import config_of
 from tuning.training.tasks import Mode
 
 if TYPE_CHECKING:
-    from tuning.datasets.corpus import Corpus
-    from tuning.datasets.splits import Split
+    from tuning.data.data_module import DataModule
     from tuning.experiment.directory import SearchFolder, TrialRecord
 
 FOLDER = "replicates"
@@ -65,8 +64,8 @@ def candidates(folder: SearchFolder, space: Space) -> list[Candidate]:
 
 
 def _identity(config: Config) -> str:
-    """What makes two trainings the same one: every setting, but for how the search proceeds and what a trial takes."""
-    return json.dumps(config.model_dump(mode="json", exclude={"search", "resources"}), sort_keys=True)
+    """What makes two trainings the same one: every setting, but for how the search proceeds and where it runs."""
+    return json.dumps(identifying(flattened(config.model_dump(mode="json", exclude={"search"}))), sort_keys=True)
 
 
 def replicate_space(space: Space, chosen: Sequence[Candidate], seeds: list[int]) -> Space:
@@ -93,9 +92,7 @@ def replicate(
     plan: Plan,
     chosen: Sequence[Candidate],
     num_seeds: int,
-    corpus: Corpus,
-    split: Split,
-    prepared: dict[str, Any],
+    data: DataModule,
 ) -> list[list[Replicate]]:
     """Train each of the chosen configurations with `num_seeds` seeds that the search did not use: replicates [k][n].
 
@@ -104,7 +101,6 @@ def replicate(
     Raises:
         UserError: a replicate failed, or they were stopped.
     """
-    from tuning.data.data_module import prepare_banks, search_identity, share_data
     from tuning.datasets.digests import digest_of
     from tuning.experiment.directory import SearchFolder
     from tuning.search.lazy_start import when_needed
@@ -115,6 +111,8 @@ def replicate(
     space = replicate_space(plan.space, chosen, seeds)
     count = len(chosen) * num_seeds
     wanted = [[_identity(space.config(each.record.params | {"seed": seed})) for seed in seeds] for each in chosen]
+    planned = {_identity(space.config(point)) for point in planned_points(space, space.fixed())}
+    assert planned == {each for row in wanted for each in row}, "every repetition is one that was asked for"
     # Named by what is trained, so that replicates of other settings are never taken for these.
     names = "-".join(str(candidate.number) for candidate in chosen)
     name = f"trials-{names}-seeds-{num_seeds}-{digest_of(*(each for row in wanted for each in row))[:8]}"
@@ -122,13 +120,13 @@ def replicate(
         if sum(record.is_final for record in own.records()) < count:
             print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
             start_ray(config)
-            banks = prepare_banks(plan.space, config, corpus, split, when_needed(config))
-            data, _ = share_data(prepared, banks, split, plan.space, config)
+            data.prepare_banks(when_needed(config))
+            shared, _ = data.share()
             if not own.exists:
-                own.create(space, {}, search_identity(plan.space, corpus), split)
+                own.create(space, {}, data.identity(), data.split)
             resources = plan_resources(config, *cluster_resources())
             if reason := run_search(
-                own, replace(plan, space=space, config=space.fixed(), total=count), data, resources
+                own, replace(plan, space=space, config=space.fixed(), total=count), shared, resources
             ):
                 raise UserError(f"{own.path}: stopped ({reason}); the same command goes on")
         trained = _trained(own, config.search.metric)

@@ -70,15 +70,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     """
     import torch
 
-    from tuning.data.data_module import (
-        data_key,
-        open_variant,
-        prepare_banks,
-        prepare_features,
-        search_identity,
-        usable_split,
-    )
-    from tuning.data.plan import read_corpus
+    from tuning.data.data_module import DataModule
     from tuning.experiment.recorded import config_of, space_of
     from tuning.search.lazy_start import when_needed
     from tuning.training.trial import train
@@ -87,14 +79,10 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     config = config_of(folder, record.number)
     if config.resources.workers_per_trial > 1:
         print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
-    corpus, split = read_corpus(config)
-    split = folder.split_begun_with(space, search_identity(space, corpus), corpus, split)
-    prepared = prepare_features(space, config, corpus, split, when_needed(config))
-    split = usable_split(split, prepared, config.split)
-    bank = prepare_banks(space, config, corpus, split, when_needed(config)).get(data_key(config))
+    module = DataModule.of_search(folder, space, config).prepare(when_needed(config))
     if config.data.loading == "streamed":
         when_needed(config)(0, 1)
-    data = open_variant(prepared, bank, split, config)
+    data = module.for_config(config)
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:
@@ -118,10 +106,12 @@ def compare(
 
     metric = config_of(folder, record.number).search.metric
     largest, where, count = 0.0, "", 0
+    missing: list[int] = []
     now_of = {row["epoch"]: row for row in rows}
     for old in recorded:
         number = int(old["epoch"])
-        if (new := now_of.get(number)) is None:  # said below
+        if (new := now_of.get(number)) is None:
+            missing.append(number)
             continue
         for name, value in old.items():
             if not value or not (name in COMPARED or name.startswith(("val_", "learning_rate_"))):
@@ -131,12 +121,13 @@ def compare(
             difference = abs(float(value) - found) if found is not None else float("inf")
             if difference > largest:
                 largest, where = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
-    best = len(rows) if record.folds else record.best_epoch or len(rows)
-    print(f"recorded  {metric} {recorded[best - 1][metric]} in {record.unit} {best}")
-    now = rows[best - 1][metric] if best <= len(rows) else None
-    print(f"now       {metric} {now}")
-    if len(rows) < len(recorded):
-        print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now")
+    recorded_of = {int(row["epoch"]): row for row in recorded}
+    best = max(recorded_of) if record.folds else record.best_epoch or max(recorded_of)
+    print(f"recorded  {metric} {recorded_of[best][metric]} in {record.unit} {best}")
+    print(f"now       {metric} {now_of[best][metric] if best in now_of else None}")
+    if missing or len(rows) < len(recorded):
+        without = f", none of {record.unit} {', '.join(map(str, missing))}" if missing else ""
+        print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now{without}")
         return False
     if largest:
         print(f"differ    at most by {largest:.3g}, {where}")

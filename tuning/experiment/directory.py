@@ -27,7 +27,7 @@ import filelock
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
-from tuning.config.schema import COSTS, NOT_IDENTITY, nested
+from tuning.config.schema import COSTS, identifying, nested
 from tuning.config.space import Space, read_recorded
 from tuning.datasets import storage, versions
 from tuning.datasets.corpus import Corpus
@@ -183,7 +183,7 @@ class SearchFolder:
     ) -> None:
         """Write what identifies the search, `config.yaml` last: with it the search exists.
 
-        `identity` is `tuning.data.data_module.search_identity`; `split` the one that it trains on, none where no clips
+        `identity` is `DataModule.identity()`; `split` the one that it trains on, none where no clips
         are read.
         """
         from omegaconf import OmegaConf
@@ -260,8 +260,8 @@ class SearchFolder:
         Raises:
             UserError: another space or corpus under the same name, other encoders or libraries, with every difference.
         """
-        old = _identity(read_recorded(self.path / "config.yaml").written())
-        new = _identity(space.written())
+        old = identifying(read_recorded(self.path / "config.yaml").written())
+        new = identifying(space.written())
         differences = [
             f"  {path}: {plain(old.get(path))} -> {plain(new.get(path))}"
             for path in {**old, **new}
@@ -380,6 +380,10 @@ def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name, old, new in _changed(then, now, "libraries"):
         package = f"the soundfile of environment.json, with its {name}" if name == "libsndfile" else f"{name}=={old}"
         found.append(f"{name} {old} -> {new}: its numbers are in what was prepared; install {package}")
+    # A search of before there were versions of our own methods has the first ones.
+    methods = then.get("methods", dict.fromkeys(now.get("methods", {}), "1"))
+    for name, old, new in _changed({"methods": methods}, now, "methods"):
+        found.append(f"{name}: made by version {old} of our method, now by {new}; new trials would not compare")
     return found
 
 
@@ -388,8 +392,3 @@ def _changed(then: dict[str, Any], now: dict[str, Any], entry: str) -> list[tupl
     old, new = then.get(entry, {}), now.get(entry, {})
     both = [name for name in old if old[name] and new.get(name)]
     return [(name, old[name], new[name]) for name in both if old[name] != new[name]]
-
-
-def _identity(flat: dict[str, Any]) -> dict[str, Any]:
-    sections = tuple(path.removesuffix("*") for path in NOT_IDENTITY if path.endswith("*"))
-    return {p: v for p, v in flat.items() if p not in NOT_IDENTITY and not (sections and p.startswith(sections))}

@@ -78,6 +78,13 @@ def whole_or_absent(file: Path) -> Iterator[Path]:
         raise
 
 
+def recover_folder(folder: Path) -> None:
+    """Put an earlier folder back where a kill came between the two renamings of `folder_anew`."""
+    earlier = folder.with_name(f".{folder.name}.earlier")
+    if earlier.exists() and not folder.exists():
+        earlier.rename(folder)
+
+
 @contextmanager
 def folder_anew(folder: Path) -> Iterator[Path]:
     """An empty folder to fill that takes the place of `folder` at the end, with nothing of an earlier one left.
@@ -85,8 +92,8 @@ def folder_anew(folder: Path) -> Iterator[Path]:
     An error, or a kill, leaves the earlier one as it was.
     """
     fresh, earlier = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "earlier"))
-    if earlier.exists() and not folder.exists():  # a kill came between the two renamings below
-        earlier.rename(folder)
+    recover_folder(folder)
+    shutil.rmtree(earlier, ignore_errors=True)
     try:
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(parents=True)
@@ -95,6 +102,7 @@ def folder_anew(folder: Path) -> Iterator[Path]:
             folder.rename(earlier)
         fresh.rename(folder)
     finally:
+        recover_folder(folder)
         for leftover in (fresh, earlier):
             shutil.rmtree(leftover, ignore_errors=True)
 

@@ -9,18 +9,19 @@ from __future__ import annotations
 from typing import Any
 
 from tuning.config.schema import Config, parse_config
-from tuning.data.data_module import data_key, fetch
+from tuning.data.data_module import fetch
+from tuning.data.keys import DataKey, data_key
 from tuning.experiment.faults import causes
 from tuning.training.gradient_accumulation import is_out_of_memory
 from tuning.training.trial import train
 
 
-def run_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
+def run_trial(spec: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
     """A Tune trial: trains here, or on a group of workers.
 
     Args:
         spec: as for `train`, with `number` of the trial and `search`'s name.
-        data: what `share_data` shared, by `data_key`.
+        data: what `DataModule.share` gave, by `data_key`.
     """
     import ray
     from ray import tune
@@ -52,7 +53,7 @@ def train_on_workers(spec: dict[str, Any], config: Config, parts: list[Any]) -> 
     Args:
         spec: as for `tuning.training.trial.train`, with `scratch`, a folder for Ray Train.
         config: its configuration.
-        parts: what `share_data` shared for it.
+        parts: what `DataModule.share` put there for it.
 
     Raises:
         Exception: the worker's own, as with one worker; of several workers the one that tells most.

@@ -92,7 +92,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
 def run_search(
     folder: SearchFolder,
     plan: Plan,
-    data: dict[str, Any],
+    data: Any,
     resources: Resources,
     trainable: Callable[..., None] = run_trial,
 ) -> str:

@@ -229,7 +229,7 @@ def constant(step: int, learning_rate: float) -> float:
 
 
 def exponential(
-    step: int, learning_rate: float, *, decay_steps: int = 1000, decay_rate: float = 0.96, staircase: bool = True
+    step: int, learning_rate: float, *, decay_steps: float = 1000, decay_rate: float = 0.96, staircase: bool = True
 ) -> float:
     """learning_rate * decay_rate ** (step / decay_steps); with `staircase` the exponent is rounded down.
 
@@ -283,13 +283,14 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 
 
 def make_schedule(
-    settings: OptimSettings, epochs: int, steps_per_epoch: int, unfreezing: Iterable[int] = ()
+    settings: OptimSettings, epochs: int, steps_per_epoch: int, unfreezing: Iterable[int] = (), longer: float = 1.0
 ) -> Callable[[int, float], float]:
     """The schedule that the settings name, as a function of the steps done and the rate that it begins with.
 
     In the first `warmup_epochs` the rate rises in equal parts, from 1 / steps of it at the first step to the whole at
     the last; the schedule begins after them, over the steps that are left. At the start of each epoch of `unfreezing`,
-    counted from 1, `restarts=unfreezing` begins it anew, unless the rate still rises.
+    counted from 1, `restarts=unfreezing` begins it anew, unless the rate still rises. `longer`: by what factor an epoch
+    has more steps than where `decay_steps` was chosen, which is stretched by it.
     """
     function, warmup = SCHEDULES[settings.schedule], min(settings.warmup_epochs, epochs - 1) * steps_per_epoch
     starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in unfreezing if settings.restarts == "unfreezing"]
@@ -297,6 +298,7 @@ def make_schedule(
         "total_steps": epochs * steps_per_epoch - warmup,
         "steps_per_epoch": steps_per_epoch,
         "restart_steps": [start for start in starts if start > 0],
+        "decay_steps": settings.decay_steps * longer,
     }
     schedule = functools.partial(function, **_options(function, settings.model_dump() | lengths))
     if not warmup:

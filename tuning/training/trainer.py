@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +77,7 @@ class Training:
             batch's. Batch-norm sees the parts: its statistics are then those of fewer clips. Several workers wait for
             each other's steps, so there running out of memory is an error and `clips_at_once` says what fits.
         clips_at_once: most clips that go through the model together, or None for all of a batch.
+        longer: by what factor an epoch has more steps than in the training whose settings these are.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Training:
         world_size: int = 1,
         splits: bool = True,
         clips_at_once: int | None = None,
+        longer: float = 1.0,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model: Any = model.to(self.device)
@@ -109,7 +111,7 @@ class Training:
         # Epochs at whose start more of the model is trained.
         self.unfreezing = sorted({group["first_epoch"] for group in groups if group["first_epoch"] > 1})
         num_batches = data.num_batches(settings.batch_size, world_size)
-        self.schedule = make_schedule(config.optim, settings.epochs, num_batches, self.unfreezing)
+        self.schedule = make_schedule(config.optim, settings.epochs, num_batches, self.unfreezing, longer)
         self.plateau = make_plateau(config.optim, mode)
         # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
         self.steps, self.base_rate = 0, config.optim.learning_rate
@@ -146,6 +148,19 @@ class Training:
         finally:
             if self.claim:
                 self.claim.release()
+
+    def follow(self, epochs: int, base_rates: Sequence[float] = ()) -> None:
+        """Train by the course of an earlier training: no validation clip says when to stop, or lowers the rate.
+
+        Args:
+            epochs: how many.
+            base_rates: what the schedule begins each of them with; none where the settings say it.
+        """
+        for _ in range(epochs):
+            self.epoch += 1
+            if base_rates:
+                self.base_rate = base_rates[self.epoch - 1]
+            self.train_epoch()
 
     def one_epoch(self) -> dict[str, Any]:
         """Train, validate, judge, save; the row."""

@@ -118,11 +118,11 @@ def make_training(
     device: Any = None,
     rank: int = 0,
     world_size: int = 1,
-    **memory: Any,
+    **options: Any,
 ) -> Training:
     """A training that begins with the weights that the configuration's seed gives.
 
-    `memory`: `splits` and `clips_at_once` of `Training`.
+    `options`: `splits`, `clips_at_once` and `longer` of `Training`.
     """
     import torch
 
@@ -143,7 +143,7 @@ def make_training(
         checkpoints=checkpoints,
         rank=rank,
         world_size=world_size,
-        **memory,
+        **options,
     )
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from tuning.config.distributions import plain
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
+from tuning.experiment.exploits import first_params
 
 log = logging.getLogger("tuning.search")
 
@@ -143,18 +144,19 @@ class Tracking:
             tags = {"search": self.folder.name, "search_id": self._search, "trial": str(number)}
             name = f"{self.folder.name}-{number:04d}"
             self.runs[number] = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
-            params = [Param(path, plain(value)[:LONGEST_PARAM]) for path, value in record.params.items()]
+            began = first_params(self.folder.trial(number), record.params)
+            params = [Param(path, plain(value)[:LONGEST_PARAM]) for path, value in began.items()]
             self._client.log_batch(self.runs[number], params=params)
-        began = self._client.get_run(self.runs[number]).info.start_time
+        start = self._client.get_run(self.runs[number]).info.start_time
         for row in read_progress(self.folder.trial(number)):
             step = int(row["epoch"])
             if step <= self.rows.get(number, 0):
                 continue
             cells = {name: cell for name, cell in row.items() if name not in NO_METRICS and cell}
             figures = {name: float(cell) for name, cell in cells.items() if _is_number(cell)}
-            metrics = [Metric(name, value, began + step, step) for name, value in figures.items()]
-            for start in range(0, len(metrics), MOST_METRICS):
-                self._client.log_batch(self.runs[number], metrics=metrics[start : start + MOST_METRICS])
+            metrics = [Metric(name, value, start + step, step) for name, value in figures.items()]
+            for first in range(0, len(metrics), MOST_METRICS):
+                self._client.log_batch(self.runs[number], metrics=metrics[first : first + MOST_METRICS])
             self.rows[number] = step
 
 

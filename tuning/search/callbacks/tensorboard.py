@@ -18,6 +18,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 
 from tuning.config.distributions import Distribution
 from tuning.experiment.directory import TrialRecord
+from tuning.experiment.exploits import first_params
 from tuning.experiment.faults import faults_name
 
 STATUS = {
@@ -60,7 +61,7 @@ class TrialEvents:
 
     def __init__(self, folder: Path, record: TrialRecord) -> None:
         self.file = EventFile(folder)
-        self._write(hparams.hparams_pb(_shown(record.params), trial_id=folder.name), step=0)
+        self._write(hparams.hparams_pb(_shown(first_params(folder, record.params)), trial_id=folder.name), step=0)
 
     def epoch(self, row: dict[str, Any], best: dict[str, Any]) -> None:
         """Add an epoch's curves, and the best metrics where it is the best."""
