@@ -20,15 +20,15 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.report import machine, publish, spread, table
-from tuning.datasets.augmentations import EFFECTS
-from tuning.datasets.augmented import augment_data
-from tuning.datasets.bank import bank_bytes, prepare_bank
 from tuning.datasets.corpus import Corpus, load_corpus
-from tuning.datasets.masks import stored_features
-from tuning.datasets.resident import ResidentData, TrialData
+from tuning.datasets.features.waveform_effects import EFFECTS
+from tuning.datasets.loaders.in_memory import ResidentData, TrialData
+from tuning.datasets.loaders.mixup import augment_data
+from tuning.datasets.loaders.spec_augment import stored_features
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
-from tuning.datasets.shards import Prepared, prepare
-from tuning.datasets.splits import Split, cells, split_clips, without
+from tuning.datasets.splits.split import Split, cells, split_clips, without
+from tuning.datasets.store.augmentation_bank import bank_bytes, prepare_bank
+from tuning.datasets.store.build import Prepared, prepare
 from tuning.models.settings import SERSettings
 from tuning.search.resources import ENVIRONMENT
 

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from tuning.config.schema import Config, parse_config
-from tuning.datasets.audio import Segment, kept_span
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.shards import Prepared
-from tuning.datasets.splits import Split
+from tuning.datasets.features.audio import Segment, kept_span
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.splits.split import Split
+from tuning.datasets.store.build import Prepared
 from tuning.models.crnn import CRNN
 from tuning.training.optimizers import adam
 

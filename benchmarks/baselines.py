@@ -28,12 +28,12 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule
 from tuning.data.keys import features_key, stored
-from tuning.datasets.audio import Segment, kept_span
 from tuning.datasets.corpus import Clip
-from tuning.datasets.reading import scan
-from tuning.datasets.resident import checked_crop
-from tuning.datasets.shards import Prepared
-from tuning.datasets.splits import Split
+from tuning.datasets.features.audio import Segment, kept_span
+from tuning.datasets.loaders.in_memory import checked_crop
+from tuning.datasets.splits.split import Split
+from tuning.datasets.store.build import Prepared
+from tuning.datasets.store.reader import scan
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.recorded import config_of, space_of

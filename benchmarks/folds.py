@@ -31,7 +31,7 @@ from tuning.cli import finalize
 from tuning.config.schema import Config
 from tuning.data.data_module import DataModule
 from tuning.data.plan import make_plan, read_corpus
-from tuning.datasets.reading import scan
+from tuning.datasets.store.reader import scan
 from tuning.training.class_metrics import confusion, uar
 from tuning.training.metrics import ccc, pearson, r2, rmse
 

@@ -34,7 +34,7 @@ BATCH_SIZE = 8
 
 def lyrics(number: int, num_words: int) -> str:
     """Made lyrics of so many words."""
-    from tuning.datasets import demo_lyrics
+    from tuning.datasets.demo import lyrics as demo_lyrics
 
     words: list[str] = []
     part = 0
@@ -51,9 +51,9 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
 
     from tuning.config.schema import parse_config
     from tuning.data.text import encode_text
-    from tuning.datasets.reading import FeatureStatistics, Part
-    from tuning.datasets.resident import ResidentData
-    from tuning.datasets.text_data import Texts, WithText
+    from tuning.datasets.loaders.in_memory import ResidentData
+    from tuning.datasets.loaders.text import Texts, WithText
+    from tuning.datasets.store.reader import FeatureStatistics, Part
     from tuning.models.bimodal import Bimodal
     from tuning.training.tasks import task_of
     from tuning.training.trainer import Training

@@ -5,15 +5,15 @@ if __name__ != "tuning.datasets":
 
 # Corpus layouts by name, as dotted paths, so that a name is checked without importing anything heavy.
 CORPORA: dict[str, str] = {
-    "cremad": "tuning.datasets.cremad:load",
-    "deam": "tuning.datasets.deam:load",
-    "demo": "tuning.datasets.demo:load",
-    "demo_bimodal": "tuning.datasets.demo_bimodal:load",
-    "demo_speech": "tuning.datasets.demo_speech:load",
-    "emodb": "tuning.datasets.emodb:load",
-    "iemocap": "tuning.datasets.iemocap:load",
-    "manifest": "tuning.datasets.manifest:load",
-    "merge": "tuning.datasets.merge:load",
-    "pmemo": "tuning.datasets.pmemo:load",
-    "ravdess": "tuning.datasets.ravdess:load",
+    "cremad": "tuning.datasets.corpora.cremad:load",
+    "deam": "tuning.datasets.corpora.deam:load",
+    "demo": "tuning.datasets.demo.music:load",
+    "demo_bimodal": "tuning.datasets.demo.songs:load",
+    "demo_speech": "tuning.datasets.demo.speech:load",
+    "emodb": "tuning.datasets.corpora.emodb:load",
+    "iemocap": "tuning.datasets.corpora.iemocap:load",
+    "manifest": "tuning.datasets.corpora.manifest:load",
+    "merge": "tuning.datasets.corpora.merge:load",
+    "pmemo": "tuning.datasets.corpora.pmemo:load",
+    "ravdess": "tuning.datasets.corpora.ravdess:load",
 }

@@ -185,7 +185,7 @@ class FeatureSettings(Settings):
         Raises ValueError when there is no such encoder, whose own settings say how many it gives.
         """
         if self.name == "encoder":
-            from tuning.datasets.encoder_config import shape_of
+            from tuning.models.speech_encoder_config import shape_of
 
             return {"encoder": shape_of(self.encoder).hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}

@@ -6,10 +6,10 @@ import soundfile
 from tests.command import TINY
 from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip
-from tuning.datasets.fold_data import ResidentFolds
-from tuning.datasets.reading import Part
+from tuning.datasets.loaders.kfold import ResidentFolds
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits import Split, inner_folds
+from tuning.datasets.splits.split import Split, inner_folds
+from tuning.datasets.store.reader import Part
 
 SHORT = (*TINY[:-1], "search.max_concurrent=1", "model.dense_units=[4]", "training.patience=null", "training.epochs=3")
 NUM_FOLDS = 3

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import bank
-from tuning.datasets.augmentations import EFFECTS
+from tuning.datasets.features.waveform_effects import EFFECTS
 
 
 @pytest.mark.slow

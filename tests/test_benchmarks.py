@@ -11,13 +11,13 @@ from sklearn.svm import SVR
 from benchmarks import ablation, bare, baselines, folds, recurrent
 from tuning.config.schema import Config
 from tuning.config.space import load
-from tuning.datasets.audio import Segment
 from tuning.datasets.corpus import Clip
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.shard_index import Record, write_shard
-from tuning.datasets.shards import Prepared, ShardInfo
-from tuning.datasets.splits import Split
+from tuning.datasets.features.audio import Segment
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.splits.split import Split
+from tuning.datasets.store.build import Prepared, ShardInfo
+from tuning.datasets.store.reader import FeatureStatistics, Part
+from tuning.datasets.store.shard_index import Record, write_shard
 from tuning.experiment.directory import SearchFolder
 from tuning.experiment.recorded import space_of
 from tuning.models.lstm import LSTM

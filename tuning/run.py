@@ -22,7 +22,7 @@ from tuning.experiment.faults import QuietFile, StorageError, storage_fault
 if TYPE_CHECKING:
     from tuning.data.data_module import DataModule
     from tuning.data.plan import Plan
-    from tuning.datasets.shards import Prepared
+    from tuning.datasets.store.build import Prepared
     from tuning.experiment.directory import SearchFolder
 
 

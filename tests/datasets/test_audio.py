@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from recordings_helper import RATE, bad_recordings, encode, tone
 
-from tuning.datasets.audio import AudioError, decode, excerpt
+from tuning.datasets.features.audio import AudioError, decode, excerpt
 from tuning.datasets.settings import DataSettings
 
 QUALITY = DataSettings()
@@ -64,7 +64,7 @@ def test_channels_are_averaged():
 
 def test_middle_is_kept_and_blocks_join(monkeypatch):
     sound = tone(2)
-    monkeypatch.setattr("tuning.datasets.audio.BLOCK_FRAMES", 1000)
+    monkeypatch.setattr("tuning.datasets.features.audio.BLOCK_FRAMES", 1000)
     whole = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY)
     np.testing.assert_array_equal(whole, sound)
     cut = decode(encode(sound, subtype="FLOAT"), RATE, QUALITY, keep_samples=5000, segment="middle")

@@ -5,7 +5,7 @@ import scipy.signal
 from pydantic import ValidationError
 from recordings_helper import tone
 
-from tuning.datasets.augmentations import DEPENDS_ON, EFFECTS, apply, generator
+from tuning.datasets.features.waveform_effects import DEPENDS_ON, EFFECTS, apply, generator
 from tuning.datasets.settings import AugmentSettings
 
 RATE = 16000

@@ -6,12 +6,12 @@ import scipy.fft
 import torch
 from recordings_helper import SMALL, tone
 
-from tuning.datasets.augmented import AugmentedData, augment_data
-from tuning.datasets.features import deltas, extract
-from tuning.datasets.masks import dct_matrix, spans, stored_features
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.features.spectral import deltas, extract
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.mixup import AugmentedData, augment_data
+from tuning.datasets.loaders.spec_augment import dct_matrix, spans, stored_features
 from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.store.reader import FeatureStatistics, Part
 
 FRAMES, NUM_CLIPS = 24, 30
 CROP = (17, "masked", "middle")

@@ -8,19 +8,19 @@ import scipy.stats
 import torch
 from recordings_helper import RATE, SMALL, encode, tone, write_corpus
 
-from tuning.datasets import shards
-from tuning.datasets.audio import decode
-from tuning.datasets.augmentations import EFFECTS, apply
-from tuning.datasets.bank import bank_bytes, bank_key, prepare_bank
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.digests import digest_of
-from tuning.datasets.features import extract, num_samples
-from tuning.datasets.reading import FeatureStatistics, Part, SealedError, Versions, read_part, read_versions
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.waveform_effects import EFFECTS, apply
+from tuning.datasets.hashing import digest_of
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.streaming import StreamedData, num_bytes, open_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
-from tuning.datasets.shards import prepare
-from tuning.datasets.splits import cells, split_clips
-from tuning.datasets.stream import StreamedData, num_bytes, open_data
+from tuning.datasets.splits.split import cells, split_clips
+from tuning.datasets.store import build as shards
+from tuning.datasets.store.augmentation_bank import bank_bytes, bank_key, prepare_bank
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import FeatureStatistics, Part, SealedError, Versions, read_part, read_versions
 
 FRAMES = 24
 LEVEL = 0.01  # of the statistical tests
@@ -141,7 +141,7 @@ def test_what_the_bank_holds_makes_it_anew(place, change):
 
 def test_another_extraction_makes_it_anew(place, monkeypatch):
     place.bank(["noise"])
-    monkeypatch.setattr("tuning.datasets.augmentations.AUGMENTATION_VERSION", 99)
+    monkeypatch.setattr("tuning.datasets.features.waveform_effects.AUGMENTATION_VERSION", 99)
     assert extracted(place.bank(["noise"])) == {"noise": len(place.split.train)}
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from tuning.datasets.audio import decode
-from tuning.datasets.features import extract, num_samples
-from tuning.datasets.reading import FeatureStatistics
-from tuning.datasets.resident import collate
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.loaders.in_memory import collate
 from tuning.datasets.settings import DataSettings, FeatureSettings
+from tuning.datasets.store.reader import FeatureStatistics
 
 RATE, HOP, FRAMES = 22050, 512, 1292
 GUIDE = {"name": "mel", "sample_rate_hz": RATE, "window_samples": 2048, "hop_samples": HOP, "num_mels": 128}
@@ -124,7 +124,7 @@ def test_a_short_song_is_followed_by_silence_that_the_model_hears(songs):
 
 
 def test_what_was_prepared_before_these_settings_is_found_again():
-    from tuning.datasets.shard_index import fingerprint
+    from tuning.datasets.store.shard_index import fingerprint
 
     plain = FeatureSettings(**GUIDE)
     known = fingerprint(plain, FRAMES, DataSettings())

@@ -4,9 +4,9 @@ from collections import Counter
 import pytest
 from layout_helper import write_deam
 
-from tuning.datasets.balance import ClassCount, class_balance
 from tuning.datasets.corpus import Clip, load_classes, load_corpus
 from tuning.datasets.settings import DataSettings
+from tuning.datasets.splits.class_balance import ClassCount, class_balance
 
 ROWS = "file,emotion,speaker,valence\n" + "".join(
     f"{name}{take}.wav, {emotion} ,{take},loud\n"

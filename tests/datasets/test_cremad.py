@@ -5,7 +5,7 @@ from layout_helper import CREMAD_NAMES, write_cremad
 
 from tuning.datasets.corpus import Clip, load_classes
 from tuning.datasets.settings import DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 NAMES = ["angry", "disgust", "fearful", "happy", "neutral", "sad"]
 

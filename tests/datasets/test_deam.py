@@ -9,11 +9,11 @@ from layout_helper import FIRST, SECOND, write_deam
 from recordings_helper import SMALL, encode, tone
 
 from tuning.datasets.corpus import Clip, Corpus, load_corpus
-from tuning.datasets.reading import read_part
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from tuning.datasets.shards import prepare
-from tuning.datasets.splits import cells, split_clips, without
-from tuning.datasets.strata import quadrants
+from tuning.datasets.splits.split import cells, split_clips, without
+from tuning.datasets.splits.stratification import quadrants
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import read_part
 
 TARGETS = ["valence", "arousal"]
 LABELS = {2: (3.1, 3), 3: (3.5, 3.3), 10: (9, 1)}

@@ -8,10 +8,11 @@ import pytest
 import soundfile
 from made_helper import check_built_once, check_killed_writer
 
-from tuning.datasets import demo, storage
-from tuning.datasets.audio import decode
+from tuning.datasets import storage
 from tuning.datasets.corpus import load_corpus
-from tuning.datasets.features import extract, num_samples
+from tuning.datasets.demo import music as demo
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
 from tuning.datasets.settings import DataSettings, FeatureSettings
 
 TARGETS = ["valence", "arousal"]

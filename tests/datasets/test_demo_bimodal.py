@@ -8,10 +8,11 @@ import soundfile
 import torch
 from made_helper import check_built_once, check_killed_writer
 
-from tuning.datasets import demo_bimodal, demo_encoder
 from tuning.datasets.corpus import load_classes, load_corpus
+from tuning.datasets.demo import songs as demo_bimodal
+from tuning.datasets.demo import text_encoder as demo_encoder
+from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings
-from tuning.datasets.texts import decode_text
 
 TARGETS = ["valence", "arousal"]
 BROUGHT = {

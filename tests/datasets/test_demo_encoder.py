@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.datasets import demo_encoder, demo_lyrics
+from tuning.datasets.demo import lyrics as demo_lyrics
+from tuning.datasets.demo import text_encoder as demo_encoder
 
 HELD_OUT = [demo_lyrics.draw(1, 6, number) for number in range(500)]  # no seed of the songs' or of the encoder's
 

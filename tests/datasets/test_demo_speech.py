@@ -9,10 +9,11 @@ import pytest
 import soundfile
 from made_helper import check_built_once, check_killed_writer
 
-from tuning.datasets import demo_speech, storage
-from tuning.datasets.audio import decode
+from tuning.datasets import storage
 from tuning.datasets.corpus import load_classes, load_corpus
-from tuning.datasets.features import extract, num_samples
+from tuning.datasets.demo import speech as demo_speech
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings
 
 NAMES = ["angry", "happy", "neutral", "sad", "surprised"]

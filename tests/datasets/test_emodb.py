@@ -5,7 +5,7 @@ from layout_helper import EMODB_NAMES, write_emodb
 
 from tuning.datasets.corpus import Clip, load_classes
 from tuning.datasets.settings import DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 NAMES = ["fearful", "disgust", "happy", "bored", "neutral", "sad", "angry"]  # A E F L N T W
 

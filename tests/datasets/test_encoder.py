@@ -9,18 +9,18 @@ from recordings_helper import tone, write_corpus
 
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
-from tuning.datasets import encoder_config
-from tuning.datasets.audio import decode
-from tuning.datasets.augmented import augment_data
-from tuning.datasets.bank import prepare_bank
-from tuning.datasets.encoder_config import check, shape_of
-from tuning.datasets.features import extract, num_samples
-from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.loaders.mixup import augment_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from tuning.datasets.shard_index import fingerprint
-from tuning.datasets.shard_task import versions_of
-from tuning.datasets.shards import prepare
-from tuning.datasets.snapshot import content_of
+from tuning.datasets.store.augmentation_bank import prepare_bank
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import FeatureStatistics, read_part, read_versions
+from tuning.datasets.store.shard_index import fingerprint
+from tuning.datasets.store.worker import versions_of
+from tuning.models import speech_encoder_config as encoder_config
+from tuning.models.encoder_snapshot import content_of
+from tuning.models.speech_encoder_config import check, shape_of
 
 KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
 HOP, FIELD = 80, 10 + 2 * 5 + 2 * 20  # strides 5, 4, 4; kernels 10, 3, 3: each adds its kernel less one, strided

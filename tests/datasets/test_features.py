@@ -5,7 +5,7 @@ import scipy.fft
 import scipy.signal
 from recordings_helper import SMALL, tone
 
-from tuning.datasets.features import extract, mel_decibels, num_samples, power_spectrum
+from tuning.datasets.features.spectral import extract, mel_decibels, num_samples, power_spectrum
 from tuning.datasets.settings import FeatureSettings
 
 DEFAULTS = FeatureSettings()

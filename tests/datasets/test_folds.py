@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from tuning.datasets.corpus import Clip
-from tuning.datasets.folds import deal
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits import Split, cells, choose_method, inner_folds, split_clips, without
-from tuning.datasets.strata import quadrants, strata
+from tuning.datasets.splits.kfold import deal
+from tuning.datasets.splits.split import Split, cells, choose_method, inner_folds, split_clips, without
+from tuning.datasets.splits.stratification import quadrants, strata
 
 NAMES = ["angry", "happy", "neutral", "sad"]
 

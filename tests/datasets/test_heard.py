@@ -17,20 +17,20 @@ from recordings_helper import encode
 from test_encoder import FIELD, write_encoder
 from test_encoder import HOP as ENCODER_HOP
 
-import tuning.datasets.encoder
+import tuning.datasets.features.speech_encoder
 from tuning.config.schema import parse_config
-from tuning.datasets.augmentations import EFFECTS, generator
-from tuning.datasets.bank import prepare_bank
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.features import extract
-from tuning.datasets.reading import FeatureStatistics
-from tuning.datasets.resident import ResidentData, collate
+from tuning.datasets.features.spectral import extract
+from tuning.datasets.features.waveform_effects import EFFECTS, generator
+from tuning.datasets.loaders.in_memory import ResidentData, collate
+from tuning.datasets.loaders.streaming import StreamedData
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
-from tuning.datasets.shard_task import PLAIN
-from tuning.datasets.shard_task import _extract as prepared_rows
-from tuning.datasets.shards import prepare
-from tuning.datasets.splits import Split
-from tuning.datasets.stream import StreamedData
+from tuning.datasets.splits.split import Split
+from tuning.datasets.store.augmentation_bank import prepare_bank
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import FeatureStatistics
+from tuning.datasets.store.worker import PLAIN
+from tuning.datasets.store.worker import _extract as prepared_rows
 from tuning.evaluation import saved_model as checkpoint
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.inference import Predictor
@@ -185,13 +185,13 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
     augment = AUGMENT.model_dump() if effect else None
     quality = DataSettings().model_dump()
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "data": quality, "augment": augment}
-    given_to_it, encode_it = [], tuning.datasets.encoder.encode
+    given_to_it, encode_it = [], tuning.datasets.features.speech_encoder.encode
 
     def listening(waveform, *arguments):
         given_to_it.append(waveform)
         return encode_it(waveform, *arguments)
 
-    monkeypatch.setattr("tuning.datasets.encoder.encode", listening)
+    monkeypatch.setattr("tuning.datasets.features.speech_encoder.encode", listening)
     num_valid, values = prepared_rows(RAW, "digest", [effect], unit)[effect]
     assert np.max(num_valid) == kind.stored and np.isfinite(values).all()
     (waveform,) = given_to_it

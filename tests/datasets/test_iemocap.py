@@ -5,7 +5,7 @@ from layout_helper import iemocap_ratings, write_iemocap, write_tree
 
 from tuning.datasets.corpus import Clip, load_classes
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 RATINGS = iemocap_ratings()
 FOUR = {path.removeprefix("task."): value for path, value in CORPUS_DEFAULTS["iemocap"].items()}

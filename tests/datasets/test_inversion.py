@@ -6,15 +6,15 @@ import pytest
 import soundfile
 from recordings_helper import tone
 
-from tuning.datasets import demo
-from tuning.datasets.features import extract
-from tuning.datasets.inversion import (
+from tuning.datasets.demo import music as demo
+from tuning.datasets.features.griffin_lim import (
     TEST_EMOTIONS,
     power_behind,
     spectral_convergence,
     to_audio,
     write_sounds,
 )
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import FeatureSettings
 
 FEATURES = FeatureSettings(name="mel", window_samples=1024, hop_samples=256, num_mels=64)

@@ -123,8 +123,8 @@ def test_wrong_places_get_a_near_name(tmp_path):
         ),
         ("nowhere.at_all:load", r"data.corpus: no module 'nowhere' for 'nowhere.at_all:load'"),
         (
-            "tuning.datasets.manifest:lod",
-            r"data.corpus: no function 'lod' in tuning.datasets.manifest; did you mean 'load'",
+            "tuning.datasets.corpora.manifest:lod",
+            r"data.corpus: no function 'lod' in tuning.datasets.corpora.manifest; did you mean 'load'",
         ),
     ],
 )
@@ -135,7 +135,7 @@ def test_unknown_corpus(name, message):
 
 def test_own_corpus_by_dotted_path(tmp_path):
     corpus = write_corpus(tmp_path)
-    data = DataSettings(corpus="tuning.datasets.manifest:load", root=str(tmp_path), group_column="artist")
+    data = DataSettings(corpus="tuning.datasets.corpora.manifest:load", root=str(tmp_path), group_column="artist")
     assert load_corpus(data, TARGETS).clips == corpus.clips
 
 
@@ -157,8 +157,9 @@ try:
     load_corpus(DataSettings(corpus="manifest", root="/no/such/place"), ["valence"])
 except ValueError as error:
     assert "data.root" in str(error)
-import tuning.datasets.demo, tuning.datasets.demo_speech, tuning.datasets.balance, tuning.datasets.splits
-import tuning.datasets.shards, tuning.datasets.audio, tuning.datasets.features, tuning.datasets.stream
+import tuning.datasets.demo.music, tuning.datasets.demo.speech
+import tuning.datasets.splits.class_balance, tuning.datasets.splits.split, tuning.datasets.store.build
+import tuning.datasets.features.audio, tuning.datasets.features.spectral, tuning.datasets.loaders.streaming
 heavy = {"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"} & set(sys.modules)
 assert not heavy, heavy
 """

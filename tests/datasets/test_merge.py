@@ -8,7 +8,7 @@ from layout_helper import MERGE_SPLIT, write_merge
 from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip, load_classes, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 TARGETS = ["valence", "arousal"]
 SONGS = {
@@ -178,7 +178,7 @@ def test_what_is_missing_of_the_layout_is_named_with_what_is_there(tmp_path):
 def test_a_wrong_root_is_told_before_anything_heavy_is_imported(tmp_path):
     program = f"""
 import sys
-import tuning.datasets.demo_bimodal, tuning.datasets.demo_encoder, tuning.datasets.texts
+import tuning.datasets.demo.songs, tuning.datasets.demo.text_encoder, tuning.datasets.features.text_file
 from tuning.datasets.corpus import load_corpus
 from tuning.datasets.settings import DataSettings
 try:

@@ -3,7 +3,7 @@ from layout_helper import write_pmemo
 
 from tuning.datasets.corpus import Clip, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 TARGETS = ["valence", "arousal"]
 LABELS = {1: (0.5, 0.4), 4: (0, 1), 5: (0.75, 0.25)}

@@ -4,10 +4,10 @@ from collections import Counter
 import pytest
 from layout_helper import RAVDESS_NAMES, write_ravdess
 
+from tuning.datasets.corpora.ravdess import FOLDS
 from tuning.datasets.corpus import Clip, load_classes
-from tuning.datasets.ravdess import FOLDS
 from tuning.datasets.settings import DataSettings, SplitSettings
-from tuning.datasets.splits import split_clips
+from tuning.datasets.splits.split import split_clips
 
 ACTORS = [f"{actor:02d}" for actor in range(1, 25)]
 NAMES = ["neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"]

@@ -11,14 +11,15 @@ import pytest
 import soundfile
 from recordings_helper import RATE, SMALL, bad_recordings, encode, tone, write_corpus
 
-from tuning.datasets import shards, versions
-from tuning.datasets.audio import decode
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.features import extract, num_samples
-from tuning.datasets.quarantine import QuarantineError
-from tuning.datasets.reading import read_part
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
 from tuning.datasets.settings import DataSettings, FeatureSettings
-from tuning.datasets.shards import Prepared, prepare
+from tuning.datasets.store import build as shards
+from tuning.datasets.store.build import Prepared, prepare
+from tuning.datasets.store.quarantine import QuarantineError
+from tuning.datasets.store.reader import read_part
 
 FRAMES = 24
 
@@ -98,7 +99,7 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from recordings_helper import SMALL
 from tuning.datasets.settings import DataSettings
 from tuning.datasets.corpus import load_corpus
-from tuning.datasets.shards import prepare
+from tuning.datasets.store.build import prepare
 data = DataSettings(corpus="manifest", root={corpus.root!r}, prepared={quality.prepared!r})
 corpus = load_corpus(data, ["valence", "arousal"])
 cells = {thirds(corpus)!r}
@@ -172,7 +173,7 @@ def test_features_of_another_library_are_others(quality, monkeypatch, library):
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    monkeypatch.setattr("tuning.datasets.encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
+    monkeypatch.setattr("tuning.models.speech_encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
     before = shards.fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
     assert shards.fingerprint(states, FRAMES, quality) != before

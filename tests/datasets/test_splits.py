@@ -5,8 +5,8 @@ import pytest
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits import cells, check_duplicates, choose_method, split_clips, without
-from tuning.datasets.strata import quadrants
+from tuning.datasets.splits.split import cells, check_duplicates, choose_method, split_clips, without
+from tuning.datasets.splits.stratification import quadrants
 
 
 def make(num=300, groups=40, folds=5, seed=0, split=None):

@@ -10,14 +10,14 @@ import torch
 from recordings_helper import SMALL, write_corpus
 
 from tests.waiting import PATIENCE
-from tuning.datasets import stream
-from tuning.datasets.augmented import augment_data
-from tuning.datasets.reading import SealedError, read_part
-from tuning.datasets.resident import ResidentData, batch_bounds
+from tuning.datasets.loaders import streaming as stream
+from tuning.datasets.loaders.in_memory import ResidentData, batch_bounds
+from tuning.datasets.loaders.mixup import augment_data
+from tuning.datasets.loaders.streaming import StreamedData, choose_loading, num_bytes, open_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
-from tuning.datasets.shards import prepare
-from tuning.datasets.splits import cells, split_clips
-from tuning.datasets.stream import StreamedData, choose_loading, num_bytes, open_data
+from tuning.datasets.splits.split import cells, split_clips
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import SealedError, read_part
 
 FRAMES = 24
 NUM_CLIPS = 40
@@ -30,7 +30,7 @@ def made(tmp_path_factory, ray_session):
     corpus = write_corpus(folder / "corpus", NUM_CLIPS, num_groups=10)
     split = split_clips(corpus.clips, SplitSettings(val_share=0.2, test_share=0.2))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tuning.datasets.shards.CLIPS_PER_SHARD", 8)
+        patch.setattr("tuning.datasets.store.build.CLIPS_PER_SHARD", 8)
         prepared = prepare(
             corpus, cells(corpus.clips, split), SMALL, FRAMES, DataSettings(prepared=str(folder / "prepared"))
         )
@@ -146,7 +146,7 @@ def test_masks_and_mixup_work_on_both(data):
 
 
 def test_small_windows_still_give_every_clip_once(streamed, monkeypatch):
-    monkeypatch.setattr("tuning.datasets.stream.WINDOW_BYTES", 1)
+    monkeypatch.setattr("tuning.datasets.loaders.streaming.WINDOW_BYTES", 1)
     assert sorted(order(streamed, 1, 0)) == list(range(24))
 
 

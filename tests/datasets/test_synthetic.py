@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.datasets.augmented import AugmentedData
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.loaders.generated import Synthetic, WithSynthetic
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.mixup import AugmentedData
 from tuning.datasets.settings import AugmentSettings, FeatureSettings
-from tuning.datasets.synthetic import Synthetic, WithSynthetic
+from tuning.datasets.store.reader import FeatureStatistics, Part
 
 FRAMES, FEATURES, REAL, MADE = 6, 3, 25, 17
 

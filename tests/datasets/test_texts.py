@@ -1,7 +1,7 @@
 import pytest
 from recordings_helper import encode, tone
 
-from tuning.datasets.texts import TextError, decode_text
+from tuning.datasets.features.text_file import TextError, decode_text
 
 LYRICS = "“Déjà vu” — l’été s’en va…\nÿ Ω-frei: naïve Größe"
 WESTERN = LYRICS.replace("Ω", "O")

@@ -11,9 +11,9 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from tests.command import TINY, run
 from tuning.cli import finalize
-from tuning.datasets.audio import decode
-from tuning.datasets.demo_speech import EMOTIONS
-from tuning.datasets.features import extract, num_samples
+from tuning.datasets.demo.speech import EMOTIONS
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
 from tuning.evaluation.saved_model import load_best
 
 CLASSES = sorted(EMOTIONS)

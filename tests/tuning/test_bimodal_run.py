@@ -20,9 +20,9 @@ from tuning.config.space import load
 from tuning.data import text as text_stage
 from tuning.data.plan import make_plan, read_corpus
 from tuning.data.text import encode_text, prepare_texts
-from tuning.datasets import versions
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.text_data import Texts
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.loaders.text import Texts
 from tuning.experiment.directory import read_progress
 from tuning.run import main as tune
 
@@ -171,7 +171,7 @@ def test_latency_of_a_model_that_reads_lyrics(ray_session, prepared, tmp_path):
 
 @pytest.mark.slow
 def test_songs_without_audio_or_lyrics_are_quarantined_with_the_reason(ray_session, prepared, tmp_path):
-    from tuning.datasets.demo_bimodal import encoder_folder
+    from tuning.datasets.demo.songs import encoder_folder
     from tuning.datasets.settings import DataSettings
 
     config = make_plan(["space=bimodal", f"data.prepared={prepared}"]).config

@@ -18,9 +18,9 @@ from tuning.cli.estimate import (
 )
 from tuning.config.schema import NOT_IDENTITY, TrainingSettings
 from tuning.data.plan import make_plan
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.synthetic import Synthetic, WithSynthetic, steps_of_epoch
+from tuning.datasets.loaders.generated import Synthetic, WithSynthetic, steps_of_epoch
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.store.reader import FeatureStatistics, Part
 from tuning.training.early_stopping import earliest_end
 
 

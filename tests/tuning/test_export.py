@@ -9,7 +9,7 @@ import torch
 
 from tuning.cli import export
 from tuning.config.schema import parse_config
-from tuning.datasets.reading import FeatureStatistics
+from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.onnx_graph import normalised
 from tuning.evaluation.saved_model import load_best

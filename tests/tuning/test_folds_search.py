@@ -10,7 +10,7 @@ import pytest
 import ray
 import torch
 
-import tuning.datasets.reading
+import tuning.datasets.store.reader
 from tests.command import run
 from tests.folds import NUM_FOLDS, arguments_of, corpus_arguments, folds_in_memory, plan_of, write_corpus
 from tuning.cli import finalize
@@ -18,8 +18,8 @@ from tuning.config.errors import UserError
 from tuning.data.data_module import DataModule
 from tuning.data.keys import data_key
 from tuning.data.plan import make_plan
-from tuning.datasets.fold_data import ResidentFolds, StreamedFolds, open_folds
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.kfold import ResidentFolds, StreamedFolds, open_folds
 from tuning.evaluation.leaderboard import rank, write_leaderboard
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.search.callbacks.progress_table import Standing
@@ -151,13 +151,13 @@ def prepared(finished):
 
 def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypatch):
     (variant,), split = prepared.features.values(), prepared.split
-    opened, read_shard = set(), tuning.datasets.reading.read_shard
+    opened, read_shard = set(), tuning.datasets.store.reader.read_shard
 
     def recorded(root, path, columns):
         opened.add(path)
         return read_shard(root, path, columns)
 
-    monkeypatch.setattr(tuning.datasets.reading, "read_shard", recorded)
+    monkeypatch.setattr(tuning.datasets.store.reader, "read_shard", recorded)
     folds = open_folds(variant, split, "auto", 1 << 30)
     assert isinstance(folds, ResidentFolds) and len(folds) == NUM_FOLDS
     sealed = {clip.id for clip in split.test}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from tuning.datasets import demo
-from tuning.datasets.features import extract
+from tuning.datasets.demo import music as demo
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.settings import GANSettings
 from tuning.training.gan.metrics import band, compare, embed, frechet_distance, score, sub_scores

@@ -12,8 +12,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tuning.config.schema import parse_config
 from tuning.data.plan import make_plan, read_corpus
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.store.reader import FeatureStatistics, Part
 from tuning.run import main as tune
 from tuning.training.trial import cropped_data
 
@@ -166,7 +166,7 @@ def short_recordings(beyond):
 
 def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
     from tuning.data.generated_clips import _make
-    from tuning.datasets.synthetic import Synthetic
+    from tuning.datasets.loaders.generated import Synthetic
 
     config = parse_config(
         {

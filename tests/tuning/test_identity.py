@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tuning.datasets.folds
 from tests.command import run
 from tests.folds import arguments_of, corpus_arguments, write_corpus
 from tuning.cli import finalize, reproduce
@@ -22,9 +21,10 @@ from tuning.config.errors import UserError
 from tuning.config.space import load
 from tuning.data.data_module import DataModule
 from tuning.data.plan import make_plan, read_corpus
-from tuning.datasets import versions
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.splits import Split
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.splits import kfold
+from tuning.datasets.splits.split import Split
 from tuning.experiment.directory import SearchFolder
 
 NUM_SONGS = 6
@@ -300,8 +300,8 @@ def searched(ray_session, tmp_path_factory):
 @pytest.fixture
 def dealt_otherwise(searched, tmp_path, monkeypatch):
     """A copy of the search, its storage, and another library that deals groups into other folds."""
-    real = tuning.datasets.folds._stratified
-    monkeypatch.setattr(tuning.datasets.folds, "_stratified", lambda rows, of, num, seed: real(rows, of, num, seed + 1))
+    real = kfold._stratified
+    monkeypatch.setattr(kfold, "_stratified", lambda rows, of, num, seed: real(rows, of, num, seed + 1))
     copy = tmp_path / "crnn"
     shutil.copytree(searched[1], copy)
     return searched[0], copy

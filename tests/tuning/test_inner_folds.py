@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-import tuning.datasets.reading
+import tuning.datasets.store.reader
 from tests.folds import NUM_FOLDS, folds_in_memory, plan_of
-from tuning.datasets.reading import Part, Versions
-from tuning.datasets.resident import ResidentData
+from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.store.reader import Part, Versions
 from tuning.training.cross_validation import FoldResults, mean_and_std, median_rates, rounded_mean
 from tuning.training.tasks import task_of
 from tuning.training.trainer import Training
@@ -38,7 +38,7 @@ def best_rows(folds, config):
     for held in folds.held:
         features, frames = folds.clips.features, folds.clips.num_frames
         valid = np.concatenate([f[:n] for f, n in zip(features[~held], frames[~held], strict=True)]).astype(np.float64)
-        normal = tuning.datasets.reading.FeatureStatistics(
+        normal = tuning.datasets.store.reader.FeatureStatistics(
             valid.mean(axis=0).astype(np.float32), valid.std(axis=0).astype(np.float32)
         )
         parts = [Part(*(getattr(folds.clips, name)[rows] for name in PARTS)) for rows in (~held, held)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from tests.folds import SHORT, folds_in_memory
 from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.splits import Split
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test import Course, course_of, retrain
 from tuning.evaluation.repeated_seeds import Replicate
 from tuning.experiment.directory import SearchFolder, TrialRecord

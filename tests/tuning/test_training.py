@@ -8,9 +8,9 @@ import torch
 from pydantic import ValidationError
 
 from tuning.config.schema import Config, nested
-from tuning.datasets.reading import FeatureStatistics, Part
-from tuning.datasets.resident import ResidentData
-from tuning.datasets.stream import StreamedData
+from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.streaming import StreamedData
+from tuning.datasets.store.reader import FeatureStatistics, Part
 from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.models.crnn import CRNN
 from tuning.training.metrics import rmse

@@ -82,7 +82,7 @@ def test_the_winner_is_reproduced_retrained_and_predicts_without_the_encoder_s_f
 
 
 def test_the_saved_model_is_that_which_was_trained(tmp_path):
-    from tuning.datasets.reading import FeatureStatistics
+    from tuning.datasets.store.reader import FeatureStatistics
     from tuning.evaluation.final_test_files import write_model
     from tuning.evaluation.saved_model import load_best
     from tuning.training.trial import build_model

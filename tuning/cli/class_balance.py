@@ -11,9 +11,9 @@ from tuning.cli.command import run_command
 
 if TYPE_CHECKING:
     from tuning.config.schema import Config
-    from tuning.datasets.balance import ClassCount
     from tuning.datasets.corpus import Clip
-    from tuning.datasets.splits import Split
+    from tuning.datasets.splits.class_balance import ClassCount
+    from tuning.datasets.splits.split import Split
 
 USAGE = """\
 tuning balance [key=value ...]
@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _main(arguments: list[str]) -> None:
     from tuning.data.plan import make_plan, read_corpus, with_classes
-    from tuning.datasets.balance import class_balance
+    from tuning.datasets.splits.class_balance import class_balance
 
     plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
     corpus, split = read_corpus(plan.config)
@@ -51,7 +51,7 @@ def _main(arguments: list[str]) -> None:
 
 def _by_quadrant(split: Split, config: Config) -> dict[str, list[Clip]]:
     """The parts, each clip's quadrant in place of its class."""
-    from tuning.datasets.strata import quadrants
+    from tuning.datasets.splits.stratification import quadrants
 
     clips = [clip for part in split.parts().values() for clip in part]
     targets = config.task.targets[:2]

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.plan import Plan, planned_points
-from tuning.datasets.synthetic import steps_of_epoch
+from tuning.datasets.loaders.generated import steps_of_epoch
 from tuning.training.early_stopping import earliest_end, first_stop
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from tuning.data.data_module import DataModule
     from tuning.datasets.corpus import Clip, Corpus
-    from tuning.datasets.splits import Split
+    from tuning.datasets.splits.split import Split
     from tuning.search.resources import Resources
 
 # Trials that are probed, unless more run at once; and no more than that many at once.
@@ -301,7 +301,7 @@ def _probing(plan: Plan, split: Split, at_once: int, scratch: Path) -> tuple[Pla
     The last is how many a model validates, the mean over the models. Known trials come from the front of the list,
     where the real search begins.
     """
-    from tuning.datasets.splits import inner_folds
+    from tuning.datasets.splits.split import inner_folds
 
     count = min(plan.total, max(at_once, at_once * math.ceil(PROBED / at_once)))
     known = planned_points(plan.space, plan.config)

@@ -26,26 +26,27 @@ from tuning.data.keys import DataKey, data_key, data_variants, feature_variants,
 from tuning.data.plan import read_corpus
 from tuning.data.text import VERSION as TEXT_VERSION
 from tuning.data.text import prepare_texts, text_key, text_of, text_variants
-from tuning.datasets import storage, versions
-from tuning.datasets.augmentations import AUGMENTATION_VERSION
-from tuning.datasets.bank import Bank, prepare_bank
+from tuning.datasets import storage
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.digests import digest_files, digest_of
-from tuning.datasets.fold_data import FoldsWithText, open_folds
-from tuning.datasets.quarantine import QuarantineError
-from tuning.datasets.shard_index import EXTRACTION_VERSION, TRIMMING, TRIMMING_VERSION
-from tuning.datasets.shards import Prepared, prepare
-from tuning.datasets.snapshot import snapshot_of
-from tuning.datasets.splits import Split, cells, check_duplicates, inner_folds, without
-from tuning.datasets.stream import RESIDENT_SHARE, open_data
-from tuning.datasets.synthetic import Synthetic, WithSynthetic
-from tuning.datasets.text_data import Texts, WithText
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION
+from tuning.datasets.hashing import digest_files, digest_of
+from tuning.datasets.loaders.generated import Synthetic, WithSynthetic
+from tuning.datasets.loaders.kfold import FoldsWithText, open_folds
+from tuning.datasets.loaders.streaming import RESIDENT_SHARE, open_data
+from tuning.datasets.loaders.text import Texts, WithText
+from tuning.datasets.splits.split import Split, cells, check_duplicates, inner_folds, without
+from tuning.datasets.store.augmentation_bank import Bank, prepare_bank
+from tuning.datasets.store.build import Prepared, prepare
+from tuning.datasets.store.quarantine import QuarantineError
+from tuning.datasets.store.shard_index import EXTRACTION_VERSION, TRIMMING, TRIMMING_VERSION
+from tuning.models.encoder_snapshot import snapshot_of
 from tuning.training.cross_validation import constant_baseline
 from tuning.training.encoders import image_variants, snapshots
 from tuning.training.tasks import task_of
 
 if TYPE_CHECKING:
-    from tuning.datasets.resident import TrialData
+    from tuning.datasets.loaders.in_memory import TrialData
     from tuning.experiment.directory import SearchFolder
 
 # Clips that are done, and all of them: called before the first is made, and after each shard.
@@ -295,8 +296,8 @@ class DataModule:
 
         Generated clips are those that the search drew from: their GAN saw the search's training clips alone.
         """
-        from tuning.datasets.reading import FeatureStatistics, read_part, read_versions
-        from tuning.datasets.resident import ResidentData
+        from tuning.datasets.loaders.in_memory import ResidentData
+        from tuning.datasets.store.reader import FeatureStatistics, read_part, read_versions
 
         split, variant = self.split, self._features_of(config)
         known, sealed = split.train + split.val, {clip.id for clip in split.test}

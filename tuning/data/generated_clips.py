@@ -20,15 +20,15 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.data.text import gpus_of_a_task
 from tuning.datasets import storage
-from tuning.datasets.digests import digest_of
-from tuning.datasets.synthetic import CELL, Synthetic
+from tuning.datasets.hashing import digest_of
+from tuning.datasets.loaders.generated import CELL, Synthetic
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from tuning.datasets.reading import Part
-    from tuning.datasets.shards import Prepared
-    from tuning.datasets.splits import Split
+    from tuning.datasets.splits.split import Split
+    from tuning.datasets.store.build import Prepared
+    from tuning.datasets.store.reader import Part
 
 VERSION = 2  # raised by hand when the GAN or what is made of it gives other clips than before
 PROVENANCE, STATE, CURVES, QUALITY = "provenance.json", "state.pt", "curves.json", "quality.json"
@@ -59,7 +59,7 @@ def prepare_synthetic(
     """
     import ray
 
-    from tuning.datasets.reading import read_part
+    from tuning.datasets.store.reader import read_part
 
     sources = {clip.id: prepared.digests[clip.id] for clip in split.train}
     made = max(1, round(config.gan.clips_per_real * len(sources)))
@@ -105,7 +105,7 @@ def _make(folder: str, tree: dict[str, Any], part: Part, made: int, sources: dic
     import torch
 
     from tuning.config.schema import parse_config
-    from tuning.datasets.reading import FeatureStatistics
+    from tuning.datasets.store.reader import FeatureStatistics
     from tuning.training.gan.metrics import band, compare, score
 
     config = parse_config(tree)
@@ -144,7 +144,7 @@ def scaled(part: Part, statistics: Any) -> Part:
     """
     import numpy as np
 
-    from tuning.datasets.reading import valid_frames
+    from tuning.datasets.store.reader import valid_frames
 
     features = np.clip((part.features - statistics.mean) / (LIMIT * statistics.std), -1, 1).astype(np.float32)
     features[~valid_frames(part.num_frames, features.shape[1])] = 0
@@ -176,7 +176,7 @@ def _heard(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
     """Spectrograms [N, T, F] whose frames beyond each clip's end are masked."""
     import numpy as np
 
-    from tuning.datasets.reading import valid_frames
+    from tuning.datasets.store.reader import valid_frames
 
     beyond = ~valid_frames(num_frames, spectrograms.shape[1])[..., None]
     return np.ma.masked_array(spectrograms, np.broadcast_to(beyond, spectrograms.shape))
@@ -231,7 +231,7 @@ def _sound(path: Path, config: Config, training: Any, statistics: Any) -> None:
     """A WAV file for each of the guide's five emotions, by Griffin-Lim, of the training clips' median length."""
     import numpy as np
 
-    from tuning.datasets.inversion import TEST_EMOTIONS, write_sounds
+    from tuning.datasets.features.griffin_lim import TEST_EMOTIONS, write_sounds
 
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     frames = max(2, int(np.median(training.clips.num_frames)))

@@ -10,9 +10,9 @@ from tuning.config.schema import PREPARED, Config
 from tuning.config.space import Space
 from tuning.data.generated_clips import gan_key
 from tuning.data.text import text_key
-from tuning.datasets.bank import bank_key
-from tuning.datasets.masks import stored_features
+from tuning.datasets.loaders.spec_augment import stored_features
 from tuning.datasets.settings import FeatureSettings
+from tuning.datasets.store.augmentation_bank import bank_key
 
 
 class ClipsKey(NamedTuple):

@@ -14,10 +14,10 @@ from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space, flatten, load
 from tuning.data.text import check_text, text_variants
 from tuning.datasets.corpus import Corpus, load_classes, load_corpus
-from tuning.datasets.encoder_config import check as check_encoder
 from tuning.datasets.settings import FeatureSettings
-from tuning.datasets.splits import Split, inner_folds, split_clips
+from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
+from tuning.models.speech_encoder_config import check as check_encoder
 from tuning.training.encoders import check_images, image_variants, reads_text
 from tuning.training.tasks import Mode, check_metric
 

@@ -17,14 +17,15 @@ from typing import TYPE_CHECKING, Any, cast
 from tuning.config.errors import UserError
 from tuning.config.schema import PREPARED, Config
 from tuning.config.space import Space
-from tuning.datasets import storage, versions
+from tuning.datasets import storage
 from tuning.datasets.corpus import Clip, Corpus
-from tuning.datasets.digests import digest_files, digest_of
-from tuning.datasets.encoder import one_thread
-from tuning.datasets.shard_index import ShardIndex
-from tuning.datasets.shard_task import PLAIN, Rows, make_shard_of
-from tuning.datasets.shards import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
-from tuning.datasets.snapshot import content_of
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.features.speech_encoder import one_thread
+from tuning.datasets.hashing import digest_files, digest_of
+from tuning.datasets.store.build import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
+from tuning.datasets.store.shard_index import ShardIndex
+from tuning.datasets.store.worker import PLAIN, Rows, make_shard_of
+from tuning.models.encoder_snapshot import content_of
 from tuning.training.encoders import DEMO, encoder_of, reads_text
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ def prepare_texts(
 ) -> Prepared:
     """Make sure that what the configuration's model reads of each clip's text lies in shards, and say where.
 
-    As `tuning.datasets.shards.prepare` does for recordings: test clips in shards of their own, only what is new is
+    As `tuning.datasets.store.build.prepare` does for recordings: test clips in shards of their own, only what is new is
     computed, and texts that can't be read are quarantined with their reason.
 
     Raises:
@@ -152,12 +153,12 @@ def _fingerprint(encoder: str, settings: Any) -> str:
 
 
 def make_text_shard(row: dict[str, str]) -> dict[str, str]:
-    """`tuning.datasets.shard_task.make_shard` for texts."""
+    """`tuning.datasets.store.worker.make_shard` for texts."""
     return make_shard_of(row, _extract)
 
 
 def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
-    from tuning.datasets.texts import TextError, decode_text
+    from tuning.datasets.features.text_file import TextError, decode_text
 
     try:
         text = decode_text(raw)
@@ -198,7 +199,7 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
     """What a model reads of texts, `text` and `num_tokens` of a batch."""
     import numpy as np
 
-    from tuning.datasets.text_data import Texts
+    from tuning.datasets.loaders.text import Texts
 
     settings, encoder = cast(Any, config.model), encoder_of(config)
     rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input) for text in texts]

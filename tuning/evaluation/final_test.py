@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from tuning.config.space import Space
     from tuning.data.data_module import DataModule
-    from tuning.datasets.resident import TrialData
-    from tuning.datasets.splits import Split
+    from tuning.datasets.loaders.in_memory import TrialData
+    from tuning.datasets.splits.split import Split
     from tuning.evaluation.repeated_seeds import Candidate, Replicate
     from tuning.experiment.directory import SearchFolder
     from tuning.training.trainer import Training
@@ -242,7 +242,7 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     """A training that has run its course; no clip decided when to stop."""
     import torch
 
-    from tuning.datasets.synthetic import steps_of_epoch
+    from tuning.datasets.loaders.generated import steps_of_epoch
     from tuning.training.trial import make_training
 
     # The exponential schedule counts steps, of which an epoch over more clips, or on one worker, has more.
@@ -276,7 +276,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from tuning.datasets.synthetic import steps_of_epoch
+    from tuning.datasets.loaders.generated import steps_of_epoch
     from tuning.experiment.directory import read_progress
     from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
     from tuning.training.optimizers import base_rates

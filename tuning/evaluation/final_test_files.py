@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import nn
 
-    from tuning.datasets.reading import FeatureStatistics
+    from tuning.datasets.store.reader import FeatureStatistics
 
 # Metrics that are printed, beginning with these words (regression) or in full (classification); metrics.json has all.
 PRINTED = {

@@ -13,7 +13,7 @@ from tuning.training.encoders import needs_text
 if TYPE_CHECKING:
     import numpy as np
 
-    from tuning.datasets.audio import Excerpt
+    from tuning.datasets.features.audio import Excerpt
     from tuning.evaluation.saved_model import Best
 
 
@@ -62,7 +62,7 @@ class Predictor:
         Raises:
             ValueError: the recording can't be used.
         """
-        from tuning.datasets.features import num_samples
+        from tuning.datasets.features.spectral import num_samples
 
         raw = file.read_bytes()
         if step_seconds is None:
@@ -93,7 +93,7 @@ class Predictor:
         Raises:
             ValueError: no such file, or no text in it.
         """
-        from tuning.datasets.texts import decode_text
+        from tuning.datasets.features.text_file import decode_text
 
         if not any(needs_text(model.config) for model in self.models):
             return ""
@@ -105,8 +105,8 @@ class Predictor:
 
     def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
         """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
-        from tuning.datasets.audio import AudioError, excerpt
-        from tuning.datasets.features import num_samples
+        from tuning.datasets.features.audio import AudioError, excerpt
+        from tuning.datasets.features.spectral import num_samples
 
         made: dict[tuple[Any, ...], Excerpt] = {}
         excerpts = []
@@ -156,8 +156,8 @@ class Predictor:
 
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
     """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
-    from tuning.datasets.audio import kept_span
-    from tuning.datasets.features import frames_in, hop_samples, num_samples
+    from tuning.datasets.features.audio import kept_span
+    from tuning.datasets.features.spectral import frames_in, hop_samples, num_samples
 
     features, length = model.config.features, len(found.waveform)
     num_frames = features.num_frames
@@ -173,8 +173,8 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
 
     Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
     """
-    from tuning.datasets.audio import kept_span
-    from tuning.datasets.features import hop_samples, num_samples
+    from tuning.datasets.features.audio import kept_span
+    from tuning.datasets.features.spectral import hop_samples, num_samples
 
     features, hop = model.config.features, hop_samples(model.config.features)
     size, length = num_samples(features.num_frames, features), len(found.waveform)
@@ -193,8 +193,8 @@ def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
     """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
     import numpy as np
 
-    from tuning.datasets.features import extract
-    from tuning.datasets.resident import collate
+    from tuning.datasets.features.spectral import extract
+    from tuning.datasets.loaders.in_memory import collate
     from tuning.evaluation.saved_model import outputs_of
 
     features = model.config.features

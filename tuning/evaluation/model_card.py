@@ -12,7 +12,7 @@ from tuning.experiment.directory import SearchFolder, TrialRecord, environment, 
 
 if TYPE_CHECKING:
     from tuning.datasets.corpus import Corpus
-    from tuning.datasets.splits import Split
+    from tuning.datasets.splits.split import Split
 
 
 def write_card(

@@ -169,8 +169,8 @@ def _clips(best: Best) -> tuple[Clips, str]:
 
     from tuning.data.plan import read_corpus
     from tuning.datasets import storage
-    from tuning.datasets.audio import AudioError, decode, kept_span
-    from tuning.datasets.features import extract, num_samples
+    from tuning.datasets.features.audio import AudioError, decode, kept_span
+    from tuning.datasets.features.spectral import extract, num_samples
 
     config, features, frames = best.config, best.config.features, best.config.features.num_frames
     samples = num_samples(best.num_frames, features)

@@ -101,7 +101,7 @@ def replicate(
     Raises:
         UserError: a replicate failed, or they were stopped.
     """
-    from tuning.datasets.digests import digest_of
+    from tuning.datasets.hashing import digest_of
     from tuning.experiment.directory import SearchFolder
     from tuning.search.lazy_start import when_needed
     from tuning.search.resources import cluster_resources, plan_resources, start_ray

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from tuning.datasets.reading import FeatureStatistics
-    from tuning.datasets.resident import Batch
+    from tuning.datasets.loaders.in_memory import Batch
+    from tuning.datasets.store.reader import FeatureStatistics
 
 # Clips that a saved model judges at a time, in its test and in every prediction: sums of other sizes may differ in the
 # last bit.
@@ -103,7 +103,7 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     """The normalisation, and the length that frames are made at."""
     import numpy as np
 
-    from tuning.datasets.reading import FeatureStatistics
+    from tuning.datasets.store.reader import FeatureStatistics
 
     found = _json(file)
     settings = config.features.model_dump(mode="json")

@@ -29,10 +29,11 @@ from tuning.config.distributions import plain
 from tuning.config.errors import UserError
 from tuning.config.schema import COSTS, identifying, nested
 from tuning.config.space import Space, read_recorded
-from tuning.datasets import storage, versions
+from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
-from tuning.datasets.digests import digest_of
-from tuning.datasets.splits import Split, dealt_by_sklearn
+from tuning.datasets.features import library_versions as versions
+from tuning.datasets.hashing import digest_of
+from tuning.datasets.splits.split import Split, dealt_by_sklearn
 from tuning.experiment.exploits import params_in
 from tuning.experiment.faults import whole_lines, whole_or_absent
 from tuning.experiment.periodic import Repeated

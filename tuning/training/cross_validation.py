@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.datasets.splits import Split
+from tuning.datasets.splits.split import Split
 from tuning.experiment.faults import whole_or_absent
 
 if TYPE_CHECKING:
-    from tuning.datasets.fold_data import Folds
+    from tuning.datasets.loaders.kfold import Folds
     from tuning.training.tasks import Task
 
 

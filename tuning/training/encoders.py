@@ -12,7 +12,7 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.datasets import storage
-from tuning.datasets.snapshot import snapshot_of
+from tuning.models.encoder_snapshot import snapshot_of
 
 DEMO = "demo"  # the text encoder that the demo corpus makes
 IMAGE = "image_encoder"
@@ -41,7 +41,7 @@ def encoder_of(config: Config) -> str:
         return ""
     name: str = getattr(config.model, setting)
     if name == DEMO and setting != IMAGE:
-        from tuning.datasets.demo_bimodal import encoder_folder
+        from tuning.datasets.demo.songs import encoder_folder
 
         return _at_hand(encoder_folder(config.data))
     folder = Path(name).expanduser()

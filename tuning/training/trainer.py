@@ -32,7 +32,7 @@ RECENT = 4
 
 
 class Data(Protocol):
-    """What a training needs of its data; `tuning.datasets.stream` has it resident and streamed."""
+    """What a training needs of its data; `tuning.datasets.loaders.streaming` has it resident and streamed."""
 
     @property
     def train_targets(self) -> np.ndarray:

@@ -13,7 +13,7 @@ from tuning.training.encoders import located, reads_text
 from tuning.training.tasks import ranking_metrics, task_of
 
 if TYPE_CHECKING:
-    from tuning.datasets.fold_data import Folds
+    from tuning.datasets.loaders.kfold import Folds
     from tuning.training.trainer import Training
 
 
@@ -37,7 +37,8 @@ def train(
         spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
             URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
             came about; `clips_at_once`, most that fit into memory; `encoder`, where it lies.
-        data: what `tuning.datasets.stream`, or `tuning.training.cross_validation` for inner folds, gave for the
+        data: what `tuning.datasets.loaders.streaming`, or `tuning.training.cross_validation` for inner folds, gave for
+            the
             configuration's feature
             variant.
         report: takes one row per epoch, or per fold.
@@ -97,8 +98,8 @@ def cropped_data(data: Any, config: Config) -> Any:
     Raises:
         ValueError: the data lack what the configuration asks for.
     """
-    from tuning.datasets.augmented import augment_data
-    from tuning.datasets.synthetic import WithSynthetic
+    from tuning.datasets.loaders.generated import WithSynthetic
+    from tuning.datasets.loaders.mixup import augment_data
 
     features = config.features
     cropped = data.crop(features.num_frames, features.padding, features.segment)

@@ -15,7 +15,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 
 from tuning.data.generated_clips import CURVES, PROVENANCE, quality_of
 from tuning.datasets import storage
-from tuning.datasets.synthetic import CELL
+from tuning.datasets.loaders.generated import CELL
 from tuning.search.callbacks.tensorboard import EventFile
 
 FOLDER = "gan"

@@ -1,0 +1,48 @@
+"""EmoDB, the Berlin Database of Emotional Speech: ten actors say ten German sentences in seven emotions, 535 clips.
+
+Burkhardt, Paeschke, Rolfes, Sendlmeier & Weiss (2005), "A database of German emotional speech", Interspeech. Layout:
+
+    wav/03a01Fa.wav         speaker, sentence, emotion, version
+"""
+
+import re
+
+from tuning.datasets import storage
+from tuning.datasets.corpora import labels as emotions
+from tuning.datasets.corpora import layout
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
+
+AUDIO = "wav"
+SPEAKERS = ("03", "08", "09", "10", "11", "12", "13", "14", "15", "16")
+TEXTS = ("a01", "a02", "a04", "a05", "a07", "b01", "b02", "b03", "b09", "b10")
+LABELS = {  # by the first letter of the German word
+    "A": "fearful",
+    "E": "disgust",
+    "F": "happy",
+    "L": "bored",
+    "N": "neutral",
+    "T": "sad",
+    "W": "angry",
+}
+
+
+def load(data: DataSettings, targets: list[str]) -> Corpus:
+    """Clips in the order of their names, with their emotion and the speaker as group.
+
+    Raises ValueError naming the setting at fault: no recordings, a name that is none of EmoDB, a speaker without clips.
+    """
+    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    root = layout.check_root(data)
+    folder = layout.find(root, AUDIO)
+    clips: list[Clip] = []
+    for stem, path in layout.recordings(root, folder).items():
+        place = storage.below(root, path)
+        if not (parts := re.fullmatch(r"(\d\d)([a-z]\d\d)([A-Z])[a-z]", stem)):
+            raise ValueError(f"data.root: expected a name such as 03a01Fa.wav, got {place}")
+        speaker, text, emotion = parts.groups()
+        emotions.decode(TEXTS, text, "the sentence", place)
+        group = emotions.decode(SPEAKERS, speaker, "the speaker", place)
+        clips.append(Clip(path, group=group, label=emotions.decode(LABELS, emotion, "the emotion", place)))
+    emotions.check_speakers((str(clip.group) for clip in clips), SPEAKERS, storage.below(root, folder))
+    return Corpus(data.corpus, root, clips)

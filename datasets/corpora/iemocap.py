@@ -1,0 +1,105 @@
+"""IEMOCAP: ten actors in five dialogue sessions of two, 10,039 utterances rated by listeners.
+
+Busso et al. (2008), "IEMOCAP: interactive emotional dyadic motion capture database", Language Resources and
+Evaluation 42(4). Layout, also below IEMOCAP_full_release/, as the archive is called:
+
+    Session1/sentences/wav/Ses01F_impro01/Ses01F_impro01_F000.wav
+    Session1/dialog/EmoEvaluation/Ses01F_impro01.txt        [6.2901 - 8.2357]<tab>Ses01F_impro01_F000<tab>neu<tab>[...]
+"""
+
+import posixpath
+import re
+from collections.abc import Iterator
+
+from tuning.datasets import storage
+from tuning.datasets.corpora import labels as emotions
+from tuning.datasets.corpora import layout
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.settings import DataSettings
+
+SESSIONS = ("1", "2", "3", "4", "5")
+SPEAKERS = [f"Ses0{session}{letter}" for session in SESSIONS for letter in "FM"]
+TOPS = ("", "IEMOCAP_full_release/")
+LABELS = {
+    "ang": "angry",
+    "dis": "disgust",
+    "exc": "excited",
+    "fea": "fearful",
+    "fru": "frustrated",
+    "hap": "happy",
+    "neu": "neutral",
+    "oth": "other",
+    "sad": "sad",
+    "sur": "surprised",
+    "xxx": "undecided",
+}
+
+
+def load(data: DataSettings, targets: list[str]) -> Corpus:
+    """Utterances in the order of the tables, with their emotion, the speaker as group and the session as fold.
+
+    An utterance without recording is listed with the path where it should lie, and preparation quarantines it; a
+    recording without label is left out, with a note. Raises ValueError naming the setting at fault: a session or
+    speaker that is not there, an unknown emotion, an utterance of another session or that stands twice.
+    """
+    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    root = layout.check_root(data)
+    top = posixpath.dirname(layout.find(root, *(f"{top}Session1" for top in TOPS)))
+    clips: dict[str, Clip] = {}
+    places: dict[str, str] = {}
+    recordings: dict[str, str] = {}
+    for session in SESSIONS:
+        folder = layout.find(root, posixpath.join(top, f"Session{session}", "sentences", "wav"))
+        recordings |= (found := _recordings(root, folder))
+        tables = layout.find(root, posixpath.join(top, f"Session{session}", "dialog", "EmoEvaluation"))
+        for name, label, place in _labels(root, tables):
+            if name in places:
+                raise ValueError(f"data.root: utterance '{name}' stands twice, at {places[name]} and {place}")
+            places[name] = place
+            clips[name] = _clip(name, label, session, place, found, folder)
+    emotions.check_speakers((str(clip.group) for clip in clips.values()), SPEAKERS, root)
+    notes = layout.unlabelled(recordings, clips, posixpath.join(top, "Session*/sentences/wav"))
+    return Corpus(data.corpus, root, list(clips.values()), notes)
+
+
+def _recordings(root: str, folder: str) -> dict[str, str]:
+    """Recordings of all dialogues of a session, by utterance."""
+    found: dict[str, str] = {}
+    for dialog, is_folder in sorted(storage.list_folder(root, folder).items()):
+        if is_folder:
+            found |= layout.audio_files(root, posixpath.join(folder, dialog))
+    if not found:
+        raise ValueError(f"data.root: expected recordings <dialog>/<utterance>.wav in {storage.below(root, folder)}")
+    return found
+
+
+def _labels(root: str, folder: str) -> Iterator[tuple[str, str, str]]:
+    """Utterance, emotion and place of every line of a session's tables that sums up its ratings."""
+    for table in sorted(name for name, is_folder in storage.list_folder(root, folder).items() if not is_folder):
+        if not table.endswith(".txt") or table.startswith("."):  # ._Ses01F_impro01.txt is what macOS adds to archives
+            continue
+        raw = storage.read_bytes(root, posixpath.join(folder, table))
+        for number, line in enumerate(raw.decode("utf-8", errors="replace").splitlines(), start=1):
+            if not line.startswith("["):  # the ratings themselves, and a head that begins with %
+                continue
+            place = f"{storage.below(root, folder, table)}:{number}"
+            cells = line.strip().split("\t")
+            if len(cells) != 4:
+                raise ValueError(
+                    f"data.root: expected [start - end], utterance, emotion and [ratings] between tabs, "
+                    f"got {len(cells)} cells at {place}"
+                )
+            yield cells[1], emotions.decode(LABELS, cells[2], "the emotion", place), place
+
+
+def _clip(name: str, label: str, session: str, place: str, found: dict[str, str], folder: str) -> Clip:
+    """The clip of an utterance of this session."""
+    # The letter of the dialogue says who wore the markers; the utterance's own says who speaks.
+    parts = re.fullmatch(rf"((Ses0{session})[FM]_\w+)_([FM])\d+", name)
+    if not parts:
+        raise ValueError(
+            f"data.root: expected an utterance such as Ses0{session}F_impro01_F000, got '{name}' at {place}"
+        )
+    dialog, prefix, letter = parts.groups()
+    path = found.get(name, posixpath.join(folder, dialog, f"{name}.wav"))
+    return Clip(path, group=prefix + letter, fold=session, label=label)

@@ -1,0 +1,148 @@
+"""MERGE, bimodal: excerpts of 30 s and lyrics of 2,216 songs, with a quadrant each, and valence and arousal, 0 to 1.
+
+Louro, Redinho, Santos, Malheiro, Panda & Paiva (2024), "MERGE: a bimodal dataset for static music emotion
+recognition", arXiv 2407.06060; Zenodo 13939205. Layout of MERGE_Bimodal_Complete, and of MERGE_Bimodal_Balanced with
+`balanced` in the names:
+
+    audio/Q1/<Audio_Song>.mp3       to Q4
+    lyrics/Q1/<Lyric_Song>.txt      to Q4
+    merge_bimodal_complete_metadata.csv         Audio_Song,Lyric_Song,Quadrant,AllMusic Id,...,Artist,Title,...
+    merge_bimodal_complete_av_values.csv        Audio_Song,Lyric_Song,Arousal,Valence
+    tvt_dataframes/tvt_70_15_15/tvt_70_15_15_train_bimodal_complete.csv         Song,Quadrant; also validate, test
+
+`Song` of the splits is the recording's: they count 1,552, 332 and 332 songs.
+"""
+
+from collections.abc import Mapping, Sequence
+
+from tuning.datasets.corpora import labels as emotions
+from tuning.datasets.corpora import layout
+from tuning.datasets.corpus import Clip, Corpus, did_you_mean
+from tuning.datasets.settings import DataSettings
+
+QUADRANTS = ("Q1", "Q2", "Q3", "Q4")
+EDITIONS = ("complete", "balanced")
+SPLITS = ("70_15_15", "40_30_30")  # shares of train, val and test
+PARTS = {"train": "train", "validate": "val", "test": "test"}
+COLUMNS = {"valence": "Valence", "arousal": "Arousal"}
+ARTIST = "Artist"
+Songs = dict[str, layout.Row]  # rows by the recording's id
+
+
+def load(data: DataSettings, targets: list[str]) -> Corpus:
+    """Songs in the order of the metadata, with their lyrics and their part of the published split `data.folds`.
+
+    Numbers where there are targets, else quadrants. A song without recording or lyrics is listed with the path where
+    that should lie, and preparation quarantines it; one without numbers, one of no part, and a recording that the
+    metadata do not list are left out, with a note. Raises ValueError naming the setting at fault: a folder, table or
+    column that is not there, an unknown split, a label that is no number, no quadrant or outside
+    `data.target_range`, a song that stands twice.
+    """
+    layout.refuse(data, "text_column", "label_column", "fold_column", "split_column")
+    split = _split_name(data)
+    columns = layout.target_columns(data, targets, COLUMNS) if targets else []
+    root = layout.check_root(data)
+    metadata = layout.find(root, *(f"merge_bimodal_{edition}_metadata.csv" for edition in EDITIONS))
+    edition = next(edition for edition in EDITIONS if edition in metadata)
+    for folder in ("audio", "lyrics"):
+        layout.find(root, folder)
+    lyric, quadrant = ("data.root", "Lyric_Song"), ("data.root", "Quadrant")
+    songs = _by_song(root, metadata, [lyric, quadrant, *layout.named_columns(data)])
+    numbers = _by_song(root, f"merge_bimodal_{edition}_av_values.csv", columns) if columns else songs
+    part_of = _parts(root, split, edition)
+    folder_of = {
+        song: emotions.decode(QUADRANTS, row["Quadrant"], "a quadrant", at) for song, (at, row) in songs.items()
+    }
+    stem_of = {song: f"{folder}/{song}" for song, folder in folder_of.items()}
+    recordings = _recordings(root)
+    clips = [
+        Clip(
+            id=recordings.get(stem_of[song], f"audio/{stem_of[song]}.mp3"),
+            targets=_targets(numbers[song], columns, data),
+            group=_group(song, row, data),
+            split=part_of[song],
+            label=None if targets else folder_of[song],
+            text=f"lyrics/{folder_of[song]}/{layout.text_cell(row, *lyric, at)}.txt",
+        )
+        for song, (at, row) in songs.items()
+        if song in numbers and song in part_of
+    ]
+    if not clips:
+        raise ValueError(f"data.root: none of the {len(songs)} songs in {metadata} has numbers and a part of {split}")
+    notes = [
+        *_left_out([song for song in songs if song not in numbers], "stand without valence and arousal"),
+        *_left_out([song for song in songs if song not in part_of], f"are in no part of the published split {split}"),
+        *layout.unlabelled(recordings, stem_of.values(), "audio"),
+        *_on_artists([songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data),
+    ]
+    return Corpus(data.corpus, root, clips, notes)
+
+
+def _split_name(data: DataSettings) -> str:
+    name = data.folds or SPLITS[0]
+    if name not in SPLITS:
+        raise ValueError(f"data.folds: expected one of {', '.join(SPLITS)}, got '{name}'{did_you_mean(name, SPLITS)}")
+    return name
+
+
+def _by_song(root: str, name: str, columns: Sequence[tuple[str, str]], key: str = "Audio_Song") -> Songs:
+    """Rows of a table by the recording's id. Raises ValueError for one that stands twice."""
+    table = layout.read_table(root, layout.find(root, name))
+    table.require([("data.root", key), *columns])
+    return layout.by_name([table], key)
+
+
+def _parts(root: str, split: str, edition: str) -> dict[str, str]:
+    """The part of each song by the recording's id. Raises ValueError for a song in two of them."""
+    found: dict[str, tuple[str, str]] = {}
+    for name, part in PARTS.items():
+        table = f"tvt_dataframes/tvt_{split}/tvt_{split}_{name}_bimodal_{edition}.csv"
+        for song, (place, _) in _by_song(root, table, [], "Song").items():
+            if song in found:
+                raise ValueError(f"data.root: Song {song} is in two parts, at {found[song][1]} and {place}")
+            found[song] = (part, place)
+    return {song: part for song, (part, _) in found.items()}
+
+
+def _recordings(root: str) -> dict[str, str]:
+    """Quadrant and stem -> path relative to the root. Raises ValueError when there are none."""
+    found = {
+        f"{quadrant}/{stem}": path
+        for quadrant in QUADRANTS
+        for stem, path in layout.audio_files(root, f"audio/{quadrant}").items()
+    }
+    if not found:
+        raise ValueError(f"data.root: no recordings in the folders {', '.join(QUADRANTS)} of {root}/audio")
+    return found
+
+
+def _targets(numbers: layout.Row, columns: Sequence[tuple[str, str]], data: DataSettings) -> tuple[float, ...]:
+    place, row = numbers
+    return tuple(layout.label(row[column], column, place, data.target_range) for _, column in columns)
+
+
+def _group(song: str, row: Mapping[str, str], data: DataSettings) -> str | None:
+    """The artist where a column is named; a song without is a group of its own."""
+    return None if data.group_column is None else row[data.group_column].strip() or f"song {song}"
+
+
+def _left_out(songs: Sequence[str], why: str) -> list[str]:
+    return [f"{len(songs)} songs {why} and are left out: {layout.some(songs)}"] if songs else []
+
+
+def _on_artists(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:
+    """Notes on songs that are groups of their own, or on artists that the published split has in several parts."""
+    if data.group_column is not None:
+        alone = sum(not row[data.group_column].strip() for row in rows)
+        return [f"{alone} songs have no '{data.group_column}': each is a group of its own"] if alone else []
+    parts: dict[str, set[str]] = {}
+    for row in rows:
+        if artist := row.get(ARTIST, "").strip():
+            parts.setdefault(artist, set()).add(row["part"])
+    crossing = sum(len(of_artist) > 1 for of_artist in parts.values())
+    if not crossing:
+        return []
+    return [
+        f"{crossing} of {len(parts)} artists have songs in several parts of the published split {split}; to keep them "
+        f"apart: data.group_column={ARTIST} split.method=grouped"
+    ]

@@ -1,0 +1,119 @@
+"""Batches changed as they are drawn: time and frequency masks (SpecAugment), and mixup."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from tuning.datasets.loaders.in_memory import Batch, TrialData
+from tuning.datasets.loaders.spec_augment import Masks, stored_features
+from tuning.datasets.loaders.wrapped import Wrapped
+from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.store.reader import FeatureStatistics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MIXUP_STREAM = 3  # of the random numbers for mixup, apart from those of the order, the versions and the masks
+
+
+def augment_data(data: TrialData, features: FeatureSettings, settings: AugmentSettings) -> TrialData:
+    """A trial's data under its settings: wave effects from the bank, then masks and mixup.
+
+    `data` holds `stored_features(features, settings)`. Raises ValueError when it lacks the bank for a wave effect.
+    """
+    data = data.augmented(settings)
+    masks = settings.mask_prob > 0 and settings.time_masks + settings.freq_masks > 0
+    if masks or settings.mixup_prob > 0 or stored_features(features, settings) != features:
+        return AugmentedData(data, features, settings)
+    return data
+
+
+@dataclass(frozen=True)
+class AugmentedData(Wrapped):
+    """Any `TrialData` whose training batches are masked and mixed; validation batches are only cut to the features.
+
+    Masks are drawn from the seed, the epoch and the batch's number, for the global batch: the same after resuming. They
+    are the same for any number of workers, too, but for an epoch's last two batches: whether these are one depends on
+    the number of workers (`batch_bounds`). A mixed batch says `mix`, the share of each clip, and `partner_targets`
+    float32 [batch, targets] of the clips that the rest comes from: its loss is mix * loss(targets) + (1 - mix) *
+    loss(partner_targets). Its num_frames are those of the longer one of each pair.
+    """
+
+    features: FeatureSettings  # that batches have
+    settings: AugmentSettings
+
+    def __post_init__(self) -> None:
+        stored, found = stored_features(self.features, self.settings), self.inner.num_features
+        if stored.name != "encoder":
+            assert found == stored.num_features, f"{found} features are stored, expected {stored.num_features}"
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """Of the features that batches have."""
+        inner, columns = self.inner.statistics, self._columns()
+        return FeatureStatistics(inner.mean[columns], inner.std[columns])
+
+    @property
+    def num_features(self) -> int:
+        """Values per frame of a batch."""
+        # A speech encoder's size is not looked up by trials, which may run where the encoder is not.
+        return self.inner.num_features if self.features.name == "encoder" else self.features.num_features
+
+    def augmented(self, settings: AugmentSettings) -> "AugmentedData":
+        """The same data under other settings."""
+        return replace(self, inner=self.inner.augmented(settings), settings=settings)
+
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch of the inner data, each batch masked, cut to the features, then mixed."""
+        masks = Masks.of(self.inner.statistics, self.features, self.settings)
+        for number, batch in enumerate(self.inner.train_batches(epoch, batch_size, seed, rank, world_size)):
+            key = [seed, epoch, number]
+            if masks is not None:
+                masks.apply(batch, key, rank, world_size)
+            yield mixed(self._cut(batch), self.settings, key, rank)
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The inner data's, cut to the features."""
+        return (self._cut(batch) for batch in self.inner.val_batches(batch_size))
+
+    def _cut(self, batch: Batch) -> Batch:
+        if self.inner.num_features == self.num_features:
+            return batch
+        block = self.inner.num_features // (1 + self.features.deltas)
+        blocks = batch["features"].unflatten(2, (1 + self.features.deltas, block))
+        return batch | {"features": blocks[..., self._skipped() :].flatten(2)}
+
+    def _skipped(self) -> int:
+        """Leading columns of each block that are stored only to be masked."""
+        return (self.inner.num_features - self.num_features) // (1 + self.features.deltas)
+
+    def _columns(self) -> "np.ndarray":
+        import numpy as np
+
+        blocks = np.arange(self.inner.num_features).reshape(1 + self.features.deltas, -1)
+        return blocks[:, self._skipped() :].reshape(-1)
+
+
+def mixed(batch: Batch, settings: AugmentSettings, key: list[int], rank: int) -> Batch:
+    """The batch `key`, mixed in pairs with probability `mixup_prob` (Zhang et al. 2018), one share for all pairs.
+
+    Whether and how much is the same on all workers; each pairs the clips that it has.
+    """
+    import numpy as np
+    import torch
+
+    if settings.mixup_prob == 0:
+        return batch
+    rng = np.random.default_rng([*key, MIXUP_STREAM])
+    happens, mix = rng.random() < settings.mixup_prob, float(rng.beta(settings.mixup_alpha, settings.mixup_alpha))
+    if not happens:
+        return batch
+    partners = torch.from_numpy(np.random.default_rng([*key, MIXUP_STREAM, rank]).permutation(len(batch["targets"])))
+    return batch | {
+        "features": mix * batch["features"] + (1 - mix) * batch["features"][partners],
+        "num_frames": torch.maximum(batch["num_frames"], batch["num_frames"][partners]),
+        "partner_targets": batch["targets"][partners],
+        "mix": mix,
+    }

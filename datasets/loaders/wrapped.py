@@ -1,0 +1,87 @@
+"""What stands in the place of other data and changes their batches."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from tuning.datasets.features.audio import Segment
+from tuning.datasets.loaders.in_memory import Batch, Padding, TrialData
+from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.store.reader import FeatureStatistics
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Wrapped:
+    """Any `TrialData` behind another name; what a child does not say is the inner data's."""
+
+    inner: TrialData
+
+    @property
+    def statistics(self) -> FeatureStatistics:
+        """Of the features that batches have."""
+        return self.inner.statistics
+
+    @property
+    def frames(self) -> int:
+        """Frames of a batch."""
+        return self.inner.frames
+
+    @property
+    def train_ids(self) -> "np.ndarray":
+        """Clip ids [num_train]."""
+        return self.inner.train_ids
+
+    @property
+    def val_ids(self) -> "np.ndarray":
+        """Clip ids [num_val]."""
+        return self.inner.val_ids
+
+    @property
+    def train_targets(self) -> "np.ndarray":
+        """Labels [num_train, targets]."""
+        return self.inner.train_targets
+
+    @property
+    def val_targets(self) -> "np.ndarray":
+        """Labels [num_val, targets]."""
+        return self.inner.val_targets
+
+    @property
+    def num_train(self) -> int:
+        """Training clips."""
+        return self.inner.num_train
+
+    @property
+    def num_val(self) -> int:
+        """Validation clips."""
+        return self.inner.num_val
+
+    @property
+    def num_features(self) -> int:
+        """Values per frame of a batch."""
+        return self.inner.num_features
+
+    def num_batches(self, batch_size: int, world_size: int = 1) -> int:
+        """Training batches of one epoch."""
+        return self.inner.num_batches(batch_size, world_size)
+
+    def train_batches(
+        self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
+    ) -> Iterator[Batch]:
+        """One epoch of the inner data."""
+        return self.inner.train_batches(epoch, batch_size, seed, rank, world_size)
+
+    def val_batches(self, batch_size: int) -> Iterator[Batch]:
+        """The validation clips in fixed order."""
+        return self.inner.val_batches(batch_size)
+
+    def crop(self, num_frames: int, padding: Padding, segment: Segment) -> Self:
+        """The same data with a segment of `num_frames` of each clip."""
+        return replace(self, inner=self.inner.crop(num_frames, padding, segment))
+
+    def augmented(self, settings: AugmentSettings) -> Self:
+        """The same data with the settings' wave effects."""
+        return replace(self, inner=self.inner.augmented(settings))

@@ -1,0 +1,235 @@
+"""Who trains, who validates, and who is sealed for the test; groups never cross."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tuning.datasets.corpus import Clip
+from tuning.datasets.settings import SplitSettings
+from tuning.datasets.splits import holdout as shares
+from tuning.datasets.splits import kfold as folds
+from tuning.datasets.splits.stratification import classes_of, quadrants
+
+SHOWN = 5  # names listed in an error
+NEEDS = {  # what a method needs of the clips, and how to come by it
+    "column": "data.split_column, which names no column",
+    "folds": "data.fold_column, which names no column, or a corpus with published folds; "
+    "split.method=group_folds makes folds",
+    "group_folds": "data.group_column, which names no column",
+    "leave_one_group_out": "data.group_column, which names no column",
+    "grouped": "data.group_column, which names no column",
+}
+
+
+@dataclass(frozen=True)
+class Split:
+    """Clips of each part, in the corpus's order; how they were parted and what to know about it."""
+
+    train: list[Clip]
+    val: list[Clip]
+    test: list[Clip]
+    method: str
+    notes: list[str] = field(default_factory=list)
+    folds: dict[str, str] = field(default_factory=dict)  # clip id -> fold, where there are folds
+    inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold from 0, once they are dealt
+    unusable: dict[str, str] = field(default_factory=dict)  # id of a clip that was left out -> its part
+
+    def parts(self) -> dict[str, list[Clip]]:
+        """The three parts by name."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:
+        """The inner folds as they were dealt: clips to train on and to validate with in each, by id."""
+        clips = sorted([*self.train, *self.val], key=lambda clip: clip.id)
+        return [
+            (
+                [clip for clip in clips if self.inner[clip.id] != fold],
+                [clip for clip in clips if self.inner[clip.id] == fold],
+            )
+            for fold in range(max(self.inner.values(), default=-1) + 1)
+        ]
+
+    def record(self) -> dict[str, Any]:
+        """What JSON keeps of it: the method, and of each clip its part, its fold and its inner fold, if it has any.
+
+        Clips that were left out have their part, too.
+        """
+        part_of = {clip.id: name for name, part in self.parts().items() for clip in part} | self.unusable
+        clips: dict[str, dict[str, Any]] = {clip: {"part": part_of[clip]} for clip in sorted(part_of)}
+        for name, found in (("fold", self.folds), ("inner", self.inner)):
+            for clip in clips.keys() & found.keys():
+                clips[clip][name] = found[clip]
+        return {"method": self.method, "clips": clips}
+
+    @classmethod
+    def recorded(cls, record: Mapping[str, Any], clips: Sequence[Clip], notes: list[str]) -> "Split":
+        """The split that `record` gave, of the same clips, in their order; none are left out yet."""
+        known: dict[str, dict[str, Any]] = record["clips"]
+        train, val, test = ([c for c in clips if known[c.id]["part"] == name] for name in ("train", "val", "test"))
+        fold_of = {clip: row["fold"] for clip, row in known.items() if "fold" in row}
+        inner = {clip: row["inner"] for clip, row in known.items() if "inner" in row}
+        return cls(train, val, test, record["method"], notes, fold_of, inner)
+
+
+def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[str, list[str]] | None = None) -> Split:
+    """Part the clips by `split.method`; the same clips and settings give the same parts, in any order of clips.
+
+    `dev_groups` (`Corpus.dev_groups`) says which groups validate for a test fold, where the corpus's protocol names
+    them. Raises ValueError, which begins with the setting at fault, when groups would cross parts, when training or
+    validation would be empty or training without a class, and when the corpus lacks what the method needs.
+    """
+    method = choose_method(clips, settings)
+    notes: list[str] = []
+    fold_of: dict[str, str] = {}
+    if method == "column":
+        part_of = {clip.id: clip.split or "" for clip in clips}
+    elif method in folds.METHODS:
+        fold_of = folds.folds_of(clips, method, settings, notes)
+        published = dev_groups if method == "folds" and dev_groups is not None else {}
+        part_of = folds.by_folds(clips, fold_of, settings, published, notes)
+    elif method == "grouped":
+        part_of = shares.by_groups(clips, settings)
+    else:
+        part_of = shares.at_random(clips, settings, notes)
+    train, val, test = ([c for c in clips if part_of[c.id] == name] for name in ("train", "val", "test"))
+    split = Split(train, val, test, method, notes, fold_of)
+    parts = split.parts()
+    where = f"split.method: '{method}'"
+    _check_groups(parts, where)
+    _check_filled(parts, where)
+    split.notes.extend(_check_classes(parts, classes_of(clips), where))
+    if method in ("grouped", "random") and _in_one_quadrant(clips, settings):
+        split.notes.append("all clips lie in one quadrant: nothing to keep alike (split.quadrants, data.target_range)")
+    if not split.test:
+        split.notes.append("no clips are sealed for a test")
+    if all(clip.group is None for clip in clips):
+        split.notes.append("no speaker or artist is known (data.group_column): nothing keeps them apart")
+    return split
+
+
+def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
+    """The method in use: what is asked for, or the first that the clips allow. Raises ValueError."""
+    grouped = all(clip.group is not None for clip in clips)
+    has = {
+        "column": all(clip.split is not None for clip in clips),
+        "folds": all(clip.fold is not None for clip in clips),
+        "group_folds": grouped,
+        "leave_one_group_out": grouped,
+        "grouped": grouped,
+        "random": True,
+    }
+    named = [name for name in ("test_fold", "val_fold", "dev_groups") if getattr(settings, name) is not None]
+    method: str = settings.method
+    if method == "auto":
+        possible = [name for name in ("column", "folds", "grouped", "random") if has[name]]
+        method = "folds" if named else possible[0]
+    if not has[method]:
+        raise ValueError(f"split.method: '{method}' needs {NEEDS[method]}")
+    if named and method not in folds.METHODS:
+        raise ValueError(
+            f"split.{named[0]}: only for split.method=folds, group_folds or leave_one_group_out, got method '{method}'"
+        )
+    return method
+
+
+def cells(clips: list[Clip], split: Split) -> dict[str, str]:
+    """The cell of each clip by its id: clips of two cells never lie in one shard.
+
+    With folds each fold is a cell, so that the searches that seal one fold after the other share their shards;
+    otherwise each part is one. Test clips have cells of their own either way.
+    """
+    if split.folds:
+        return {clip.id: f"fold-{split.folds[clip.id]}" for clip in clips}
+    return {clip.id: name for name, part in split.parts().items() for clip in part}
+
+
+def without(split: Split, dropped: Iterable[str]) -> Split:
+    """The split without some clips, such as the quarantined, which stand in its `unusable` then.
+
+    Raises ValueError when training or validation is left empty, or training without a class.
+    """
+    gone = set(dropped)
+    left_out = {clip.id: name for name, part in split.parts().items() for clip in part if clip.id in gone}
+    parts = {name: [clip for clip in part if clip.id not in gone] for name, part in split.parts().items()}
+    where = f"split.method: '{split.method}'"
+    _check_filled(parts, where)
+    names = classes_of([clip for part in split.parts().values() for clip in part])
+    notes = [note for note in _check_classes(parts, names, where) if note not in split.notes]
+    notes = [*split.notes, *notes]
+    train, val, test = parts["train"], parts["val"], parts["test"]
+    return replace(split, train=train, val=val, test=test, notes=notes, unusable=split.unusable | left_out)
+
+
+def inner_folds(split: Split, settings: SplitSettings) -> Split:
+    """The split with its training and validation clips dealt into `split.inner_folds` for a cross-validation.
+
+    Each of these clips validates exactly once; whole groups, each fold with its share of every class or quadrant; the
+    test is untouched. Raises ValueError, which begins with the setting, for fewer groups than folds, and when a fold
+    has no clips of a class to train on.
+    """
+    assert settings.inner_folds is not None
+    setting, clips = "split.inner_folds", [*split.train, *split.val]
+    dealt = folds.deal(clips, settings.inner_folds, settings.seed, setting, settings.quadrants)
+    split = replace(split, inner=dealt)
+    for number, (train, val) in enumerate(split.inner_parts(), start=1):
+        parts, where = {"train": train, "val": val, "test": split.test}, f"{setting}: inner fold {number}"
+        _check_groups(parts, where)
+        _check_filled(parts, where)
+        _check_classes({"train": train}, classes_of(clips), where)
+    return split
+
+
+def dealt_by_sklearn(method: str, settings: SplitSettings) -> bool:
+    """Whether scikit-learn decides who is where: then another version of it may decide otherwise."""
+    return method in ("group_folds", "random") or settings.inner_folds is not None
+
+
+def check_duplicates(split: Split, digests: Mapping[str, str]) -> None:
+    """Raise ValueError when the same recording, by content, stands in two parts; clips without digest pass."""
+    first: dict[str, tuple[str, str]] = {}
+    for name, part in split.parts().items():
+        for clip in part:
+            if (digest := digests.get(clip.id)) is None:
+                continue
+            other, path = first.setdefault(digest, (name, clip.id))
+            if other != name:
+                raise ValueError(f"split: the same recording is in {other} ('{path}') and in {name} ('{clip.id}')")
+
+
+def _check_groups(parts: Mapping[str, Sequence[Clip]], where: str) -> None:
+    first: dict[str, str] = {}
+    crossing: dict[str, str] = {}
+    for name, part in parts.items():
+        for group in dict.fromkeys(clip.group for clip in part if clip.group is not None):
+            if (other := first.setdefault(group, name)) != name:
+                crossing[group] = f"'{group}' ({other}, {name})"
+    if crossing:
+        more = f" and {len(crossing) - SHOWN} more" if len(crossing) > SHOWN else ""
+        raise ValueError(
+            f"{where} puts {len(crossing)} groups into more than one part: "
+            f"{', '.join(list(crossing.values())[:SHOWN])}{more}; use split.method=grouped, or leave "
+            "data.group_column out to part by clip in spite of it"
+        )
+
+
+def _check_filled(parts: Mapping[str, Sequence[Clip]], where: str) -> None:
+    for name in ("train", "val"):
+        if not parts[name]:
+            raise ValueError(f"{where} leaves no clips in {name}")
+
+
+def _check_classes(parts: Mapping[str, Sequence[Clip]], names: Sequence[str], where: str) -> list[str]:
+    """Notes on classes that a part lacks. Raises ValueError when it is training."""
+    notes = []
+    for part, clips in parts.items():
+        present = {clip.label for clip in clips}
+        missing = [name for name in names if name not in present]
+        if missing and part == "train":
+            raise ValueError(f"{where} leaves no clips of class {', '.join(missing)} in train")
+        if missing and clips:
+            notes.append(f"{part} has no clips of class {', '.join(missing)}")
+    return notes
+
+
+def _in_one_quadrant(clips: list[Clip], settings: SplitSettings) -> bool:
+    return len(clips) > 1 and not classes_of(clips) and len(set(quadrants(clips, settings.quadrants))) == 1

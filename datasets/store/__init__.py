@@ -1,0 +1,1 @@
+"""Prepared features in Parquet shards, named by content, in a folder or an object store."""
