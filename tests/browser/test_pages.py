@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.command import TINY, run
-from tests.waiting import PATIENCE
-from tests.written_search import write_search
+from tests.helpers.command import TINY, run
+from tests.helpers.waiting import PATIENCE
+from tests.helpers.written_search import write_search
 
 pytestmark = pytest.mark.slow
 

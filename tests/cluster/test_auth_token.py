@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from tests.cluster.hosts import PYTHON, TOKEN, copy_project
-from tests.cluster.ray_heads import started_head
-from tests.command import TINY
-from tests.waiting import PATIENCE
+from tests.helpers.command import TINY
+from tests.helpers.hosts import PYTHON, TOKEN, copy_project
+from tests.helpers.ray_heads import started_head
+from tests.helpers.waiting import PATIENCE
 
 pytestmark = pytest.mark.slow
 

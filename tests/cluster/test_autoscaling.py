@@ -12,9 +12,9 @@ import threading
 import pytest
 import yaml
 
-from tests.cluster.ray_heads import started_head
-from tests.command import TINY
-from tests.waiting import PATIENCE, wait_until
+from tests.helpers.command import TINY
+from tests.helpers.ray_heads import started_head
+from tests.helpers.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.slow
 

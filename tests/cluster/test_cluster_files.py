@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.cluster.hosts import PROJECT
+from tests.helpers.hosts import PROJECT
 
 LAUNCHED_BY_RAY = ("cluster.yaml", "deploy/onprem.yaml", "deploy/gcp.yaml")
 

@@ -9,9 +9,9 @@ import sys
 import pytest
 import yaml
 
-from tests.cluster.hosts import PROJECT, copy_project
-from tests.cluster.ray_heads import started_head
-from tests.waiting import PATIENCE
+from tests.helpers.hosts import PROJECT, copy_project
+from tests.helpers.ray_heads import started_head
+from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, parse_config
 from tuning.search import cluster

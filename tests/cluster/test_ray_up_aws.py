@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 import pytest
 import yaml
 
-from tests.cluster.hosts import PROJECT, PYTHON, Host, Hosts, copy_project, need_hosts, run, users_machine
-from tests.cluster.ray_heads import answers, free_port
-from tests.waiting import wait_until
+from tests.helpers.hosts import PROJECT, PYTHON, Host, Hosts, copy_project, need_hosts, run, users_machine
+from tests.helpers.ray_heads import answers, free_port
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -6,8 +6,8 @@ import functools
 import pytest
 import yaml
 
-from tests.cluster.hosts import PROJECT, PYTHON, Hosts, copy_project, need_hosts, run, users_machine
-from tests.waiting import wait_until
+from tests.helpers.hosts import PROJECT, PYTHON, Hosts, copy_project, need_hosts, run, users_machine
+from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ import csv
 
 import pytest
 
-from tests.cluster.hosts import PYTHON, Hosts, copy_project, need_hosts
-from tests.command import TINY
+from tests.helpers.command import TINY
+from tests.helpers.hosts import PYTHON, Hosts, copy_project, need_hosts
 
 pytestmark = pytest.mark.slow
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
-from keras_reference import keras, reversed_axes
-from keras_reference import layers as keras_layers
 
+from tests.helpers.keras_reference import keras, reversed_axes
+from tests.helpers.keras_reference import layers as keras_layers
 from tuning.models.attention import SelfAttention
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
-from tiny_bert import write_encoder
 from torch import nn
 
+from tests.helpers.tiny_bert import write_encoder
 from tuning.models import MODELS
 from tuning.models.bimodal import Bimodal
 from tuning.models.fusion import GatedFusion

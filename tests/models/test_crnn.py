@@ -1,9 +1,17 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise, reversed_axes, weight_pairs
 from scipy.stats import ks_2samp
 
+from tests.helpers.keras_reference import (
+    build_crnn,
+    copy_weights,
+    keras,
+    layer_outputs,
+    randomise,
+    reversed_axes,
+    weight_pairs,
+)
 from tuning.models.crnn import CRNN
 from tuning.models.settings import CRNNSettings
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise
 from pydantic import ValidationError
 
+from tests.helpers.keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise
 from tuning.models.crnn import CRNN
 from tuning.models.settings import CRNNSettings
 

@@ -2,8 +2,8 @@ import math
 
 import pytest
 import torch
-from keras_reference import keras
 
+from tests.helpers.keras_reference import keras
 from tuning.models.layers import BatchNorm, Conv1dSame, Dropout, activation, dropout_mask, valid_frames, zero_padding
 
 

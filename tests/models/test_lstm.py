@@ -1,8 +1,8 @@
 import pytest
 import torch
-from keras_reference import keras, reversed_axes
 
 import tuning.models.lstm
+from tests.helpers.keras_reference import keras, reversed_axes
 from tuning.models.layers import dropout_mask
 from tuning.models.lstm import LSTM, Bidirectional, last_state, reversed_frames
 

@@ -3,9 +3,9 @@ import math
 import numpy as np
 import pytest
 import torch
-from keras_reference import keras
-from keras_reference import layers as keras_layers
 
+from tests.helpers.keras_reference import keras
+from tests.helpers.keras_reference import layers as keras_layers
 from tuning.models.pooling import (
     NUM_STATISTICS,
     NUM_TRENDS,

@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-from tiny_bert import SONGS, write_encoder
 
+from tests.helpers.tiny_bert import SONGS, write_encoder
 from tuning.models.pretrained import TextShape, layers_of, load_encoder, load_tokenizer, shape_of
 
 NOBODY = "nobody/nothing-of-this-name"

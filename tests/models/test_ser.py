@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from keras_reference import keras, randomise
 from pydantic import ValidationError
-from ser_reference import Reference, as_ours, copy_weights, our_outputs, weight_pairs
 from torch import nn
 
+from tests.helpers.keras_reference import keras, randomise
+from tests.helpers.ser_reference import Reference, as_ours, copy_weights, our_outputs, weight_pairs
 from tuning.models import MODELS
 from tuning.models.attention import AttentionPool
 from tuning.models.ser import SER

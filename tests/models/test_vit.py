@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
-from tiny_vit import MEAN, STD, write_image_encoder
 
+from tests.helpers.tiny_vit import MEAN, STD, write_image_encoder
 from tuning.models import MODELS, image_encoder
 from tuning.models.image_encoder import image_shape, save_layout
 from tuning.models.settings import ViTSettings

@@ -1,0 +1,29 @@
+"""`--dry-run`: what it says, and that it leaves nothing behind."""
+
+from tests.cli.test_estimate import made
+from tests.helpers.command import run
+from tuning.cli.dry_run import print_estimate
+
+
+def test_a_random_search_lists_its_trials(tmp_path):
+    output = run("--dry-run", f"storage={tmp_path}/results", f"data.prepared={tmp_path}/prepared")
+    assert "crnn: 20 trials (random, scheduler none)" in output and "1 CPU per trial" in output
+    assert "model.lstm_dropout: uniform[0.2, 0.5]" in output
+    assert "\n    20  model.conv_filters=" in output and "\n    21  " not in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_optuna_shows_distributions_and_the_points_tried_first():
+    points = "search.points_to_evaluate=[{optim.learning_rate: 0.002}]"
+    output = run("--dry-run", "search.algorithm=optuna", "search.num_trials=30", points)
+    assert "30 trials (optuna" in output
+    assert "tried first\n     1  optim.learning_rate=0.002" in output and "\n     2  " not in output
+
+
+def test_a_searched_number_of_epochs_is_said_by_its_largest(capsys):
+    output = run("--dry-run", "search.num_trials=2", "training.epochs={choice: [2, 80, 30]}")
+    assert "at most 80 epochs" in output
+    print_estimate(made(longest=[2, 10, 10]))
+    assert "a trial with its 2 to 10 epochs: 5 to 41 s" in capsys.readouterr().out
+    print_estimate(made(models=3, longest=[30, 30, 30]))
+    assert "a trial with all 10 epochs: 21 to 41 s for each of 3 models" in capsys.readouterr().out

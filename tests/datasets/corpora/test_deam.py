@@ -1,0 +1,260 @@
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.helpers.layout import FIRST, SECOND, write_deam
+from tests.helpers.recordings import SMALL, encode, tone
+from tuning.datasets.corpus import Clip, Corpus, load_corpus
+from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
+from tuning.datasets.splits.split import cells, split_clips, without
+from tuning.datasets.splits.stratification import quadrants
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import read_part
+
+TARGETS = ["valence", "arousal"]
+LABELS = {2: (3.1, 3), 3: (3.5, 3.3), 10: (9, 1)}
+MORE = {2001: (3.2, 6.6)}
+AUDIO = ["2.mp3", "3.mp3", "10.mp3", "2001.mp3"]
+
+
+def defaults(section):
+    return {
+        path.removeprefix(f"{section}."): value
+        for path, value in CORPUS_DEFAULTS["deam"].items()
+        if path.startswith(f"{section}.")
+    }
+
+
+def load(root, targets=TARGETS, **settings):
+    return load_corpus(DataSettings(corpus="deam", root=str(root), **(defaults("data") | settings)), targets)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_deam(tmp_path / "deam", LABELS, MORE, AUDIO)
+
+
+@pytest.fixture(scope="module")
+def all_songs(tmp_path_factory):
+    """As many songs as are published, 1,744 and 58, with labels spread as there: around 5, valence with arousal."""
+    rng = np.random.default_rng(0)
+    arousal = rng.normal(4.8, 1.3, size=1802)
+    valence = 0.6 * arousal + rng.normal(2.0, 0.95, size=1802)
+    labels = np.clip(np.stack([valence, arousal], axis=1), 1, 9).round(2).tolist()
+    numbers = sorted(rng.choice(np.arange(2, 2001), 1744, replace=False).tolist()) + list(range(2001, 2059))
+    songs = dict(zip(numbers, map(tuple, labels), strict=True))
+    first = {song: label for song, label in songs.items() if song <= 2000}
+    second = {song: label for song, label in songs.items() if song > 2000}
+    return write_deam(tmp_path_factory.mktemp("deam"), first, second, [f"{song}.mp3" for song in songs])
+
+
+def test_both_tables_are_read_and_labels_centred(tree):
+    corpus = load(tree)
+    assert (corpus.name, corpus.root, corpus.notes) == ("deam", str(tree), [])
+    assert [clip.id for clip in corpus.clips] == [f"MEMD_audio/{name}" for name in AUDIO]
+    published = [*LABELS.values(), *MORE.values()]
+    np.testing.assert_allclose([clip.targets for clip in corpus.clips], (np.array(published) - 5) / 4, atol=1e-12)
+    assert all((clip.group, clip.fold, clip.split) == (None, None, None) for clip in corpus.clips)
+
+
+def test_targets_by_name_in_their_order_or_by_column(tree):
+    assert [clip.targets for clip in load(tree, ["arousal"]).clips][2] == (-1.0,)
+    assert load(tree, ["arousal", "valence"]).clips[2].targets == (-1.0, 1.0)
+    deviation = load(tree, ["spread"], target_columns=["valence_std"], target_range=None)
+    assert [clip.targets for clip in deviation.clips] == [(0.94,), (0.94,), (0.94,), (0.98,)]
+
+
+def test_recordings_are_matched_by_stem_whatever_their_extension(tmp_path):
+    audio = ["2.wav", "3.FLAC", "10.ogg", "2001.mp3", "._2.mp3", "2.txt", "Thumbs.db"]
+    corpus = load(write_deam(tmp_path, LABELS, MORE, audio))
+    assert [clip.id for clip in corpus.clips] == [f"MEMD_audio/{name}" for name in audio[:4]]
+    assert corpus.notes == []
+
+
+def test_songs_without_recording_stay_and_recordings_without_label_go_with_a_note(tmp_path):
+    corpus = load(write_deam(tmp_path, LABELS, MORE, ["2.wav", "2001.mp3", "77.mp3", "new.wav"]))
+    names = ["2.wav", "3.mp3", "10.mp3", "2001.mp3"]
+    assert [clip.id for clip in corpus.clips] == [f"MEMD_audio/{name}" for name in names]
+    assert corpus.notes == ["2 recordings in MEMD_audio have no label and are left out: 77.mp3, new.wav"]
+
+
+def test_archives_unpacked_into_folders_of_their_names(tmp_path, tree):
+    (tmp_path / "both" / "DEAM_audio").mkdir(parents=True)
+    (tmp_path / "both" / "DEAM_Annotations").mkdir()
+    (tree / "MEMD_audio").rename(tmp_path / "both" / "DEAM_audio" / "MEMD_audio")
+    (tree / "annotations").rename(tmp_path / "both" / "DEAM_Annotations" / "annotations")
+    assert load(tmp_path / "both").clips[0].id == "DEAM_audio/MEMD_audio/2.mp3"
+
+
+def test_a_uri_reads_like_a_folder(tree):
+    corpus = load(f"file://{tree}")
+    assert corpus.root == f"file://{tree}"
+    assert corpus.clips == load(tree).clips
+    with pytest.raises(ValueError, match=r"data.root: expected the folder 'MEMD_audio' in file://.*, found nothing"):
+        load(f"file://{tree}/nowhere")
+
+
+@pytest.mark.parametrize(
+    ("labels", "more", "audio", "settings", "message"),
+    [
+        (
+            LABELS | {3: (9.2, 3)},
+            MORE,
+            AUDIO,
+            {},
+            r"data.target_range: expected 1 to 9 in column 'valence_mean', got 9.2 at .*songs_1_2000.csv:3$",
+        ),
+        (LABELS, {2001: (5, 0)}, AUDIO, {}, r"expected 1 to 9 in column 'arousal_mean', got 0 at .*2000_2058.csv:2$"),
+        (LABELS | {3: ("", 3)}, MORE, AUDIO, {}, r"expected a number in column 'valence_mean', got '' at .*csv:3$"),
+        (LABELS, MORE | {3: (5, 5)}, AUDIO, {}, r"song_id 3 stands twice, at .*1_2000.csv:3 and .*2000_2058.csv:3$"),
+        (LABELS | {"02": (5, 5)}, MORE, AUDIO, {}, r"data.root: song_id 2 stands twice, at .*csv:2 and .*csv:5$"),
+        (
+            LABELS | {"2a": (5, 5)},
+            MORE,
+            AUDIO,
+            {},
+            r"expected a whole number in column 'song_id', got '2a' at .*csv:5$",
+        ),
+        (
+            LABELS,
+            MORE,
+            [*AUDIO, "3.wav"],
+            {},
+            r"data.root: expected one recording of '3' in .*MEMD_audio, got 3.mp3 and 3.wav$",
+        ),
+        (LABELS, MORE, ["readme.txt"], {}, r"data.root: no recordings \(.*\.mp3.*\) in .*MEMD_audio$"),
+        (
+            LABELS,
+            MORE,
+            ["song2.mp3"],
+            {},
+            r"none of the 1 recordings in MEMD_audio has a label; expected names such as '2.mp3', got 'song2.mp3'",
+        ),
+        (LABELS, MORE, AUDIO, {"group_column": "artist"}, r"data.group_column: no column 'artist' in .*1_2000.csv"),
+        (LABELS, MORE, AUDIO, {"target_columns": ["x"]}, r"data.target_columns: expected one column for each of task"),
+        (
+            LABELS,
+            MORE,
+            AUDIO,
+            {"target_columns": ["valence_mean", "arousal_men"]},
+            r"data.target_columns: no column 'arousal_men' in .*csv; did you mean 'arousal_mean'",
+        ),
+    ],
+)
+def test_errors_name_the_setting_and_the_place(tmp_path, labels, more, audio, settings, message):
+    root = write_deam(tmp_path, labels, more, audio)
+    with pytest.raises(ValueError, match=message):
+        load(root, **settings)
+
+
+def test_unknown_target(tree):
+    with pytest.raises(
+        ValueError,
+        match=r"task.targets: expected some of valence, arousal \(data.corpus=deam\), got 'valance'; did you mean 'val",
+    ):
+        load(tree, ["valance", "arousal"])
+
+
+def test_what_is_missing_of_the_layout_is_named_with_what_is_there(tmp_path, tree):
+    (tree / "MEMD_audio").rename(tree / "MEMD-audio")
+    with pytest.raises(
+        ValueError,
+        match=r"data.root: expected the folder 'MEMD_audio' in .*/deam, found MEMD-audio, annotations; "
+        r"did you mean 'MEMD-audio'\?$",
+    ):
+        load(tree)
+    (tree / "MEMD-audio").rename(tree / "MEMD_audio")
+    with pytest.raises(ValueError, match=rf"'MEMD_audio' in {tmp_path}, found deam; did you mean data.root='{tree}'\?"):
+        load(tmp_path)
+    (tree / SECOND).rename(tree / "songs_2000_2058.csv")
+    with pytest.raises(
+        ValueError,
+        match=r"expected the file 'static_annotations_averaged_songs_2000_2058.csv' in .*/song_level, "
+        r"found static_annotations_averaged_songs_1_2000.csv",
+    ):
+        load(tree)
+    (tree / "songs_2000_2058.csv").rename(tree / SECOND)
+    (tree / FIRST).write_text((tree / FIRST).read_text().replace(" valence_mean", " valence"))
+    with pytest.raises(ValueError, match=r"data.root: no column 'valence_mean' in .*; did you mean 'valence"):
+        load(tree)
+    with pytest.raises(ValueError, match=r"data.root: expected a folder, .*\(no such folder\); did you mean 'deam'"):
+        load(tmp_path / "daem")
+    with pytest.raises(ValueError, match=r"data.root: expected the corpus's folder or URI \(data.corpus=deam\)"):
+        load_corpus(DataSettings(corpus="deam"), TARGETS)
+
+
+@pytest.mark.parametrize("corpus", ["deam", "pmemo"])
+def test_a_wrong_root_is_told_before_anything_heavy_is_imported(tmp_path, corpus):
+    program = f"""
+import sys
+from tuning.datasets.corpus import load_corpus
+from tuning.datasets.settings import DataSettings
+for root in ("/no/such/place", {str(tmp_path)!r}):
+    try:
+        load_corpus(DataSettings(corpus={corpus!r}, root=root), ["valence"])
+    except ValueError as error:
+        assert str(error).startswith("data.root: expected"), error
+    else:
+        raise AssertionError
+heavy = {{"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
+
+
+def test_the_documented_split_of_all_songs(all_songs):
+    corpus = load(all_songs)
+    settings = SplitSettings(**defaults("split"))
+    split = split_clips(corpus.clips, settings)
+    assert (split.method, settings.seed) == ("random", 42)
+    assert [len(part) for part in split.parts().values()] == [1261, 270, 271]
+    assert any("nothing keeps them apart" in note for note in split.notes)
+    quadrant_of = dict(zip((clip.id for clip in corpus.clips), quadrants(corpus.clips, "zero"), strict=True))
+    for clip in corpus.clips:
+        assert quadrant_of[clip.id] == (clip.targets[0] >= 0) + 2 * (clip.targets[1] >= 0)
+    overall = np.bincount(list(quadrant_of.values()), minlength=4)
+    assert overall.min() < 0.7 * overall.max()  # not what the medians would give by themselves
+    for part in split.parts().values():
+        counts = np.bincount([quadrant_of[clip.id] for clip in part], minlength=4)
+        np.testing.assert_allclose(counts, overall * len(part) / 1802, atol=1.5)
+
+
+def test_the_split_is_the_same_in_any_order_and_with_any_extension(all_songs):
+    clips = load(all_songs).clips
+    split = split_clips(clips, SplitSettings(**defaults("split")))
+    other_clips = [Clip(clip.id.replace(".mp3", ".wav"), clip.targets) for clip in clips]
+    other = split_clips(random.Random(1).sample(other_clips, len(clips)), SplitSettings(**defaults("split")))
+    for name, part in split.parts().items():
+        assert {Path(clip.id).stem for clip in part} == {Path(clip.id).stem for clip in other.parts()[name]}
+
+
+def test_prepared_from_recordings_with_one_missing(tmp_path, ray_session):
+    rng = np.random.default_rng(0)
+    songs = {song: tuple(rng.uniform(1, 9, size=2).round(1)) for song in [*range(2, 12), 2001, 2002]}
+    first = {song: label for song, label in songs.items() if song <= 2000}
+    second = {song: label for song, label in songs.items() if song > 2000}
+    audio = {f"{song}.wav": encode(tone(0.8, seed=song)) for song in songs if song != 7}
+    root = write_deam(tmp_path / "deam", first, second, audio)
+    data = DataSettings(
+        corpus="deam",
+        root=str(root),
+        prepared=str(tmp_path / "prepared"),
+        max_quarantined_share=0.1,
+        **defaults("data"),
+    )
+    corpus: Corpus = load_corpus(data, TARGETS)
+    split = split_clips(corpus.clips, SplitSettings(**defaults("split")))
+    assert [len(part) for part in split.parts().values()] == [8, 1, 3]
+    prepared = prepare(corpus, cells(corpus.clips, split), SMALL, 24, data)
+    assert prepared.quarantine == [("MEMD_audio/7.mp3", "missing")]
+    assert Path(prepared.quarantine_table).read_text() == "clip,reason\nMEMD_audio/7.mp3,missing\n"
+    assert prepared.num_extracted == 11
+    left = without(split, ["MEMD_audio/7.mp3"])
+    part = read_part(prepared, left.train, sealed=[clip.id for clip in left.test])
+    assert set(part.ids.tolist()) == {clip.id for clip in left.train}
+    published = [songs[int(Path(clip).stem)] for clip in part.ids.tolist()]
+    np.testing.assert_allclose(part.targets, (np.array(published) - 5) / 4, atol=1e-6)

@@ -1,0 +1,89 @@
+"""Sound from spectrograms: that it has the spectrogram which it was made of."""
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from tests.helpers.recordings import tone
+from tuning.datasets.demo import music as demo
+from tuning.datasets.features.griffin_lim import (
+    TEST_EMOTIONS,
+    power_behind,
+    spectral_convergence,
+    to_audio,
+    write_sounds,
+)
+from tuning.datasets.features.spectral import extract
+from tuning.datasets.settings import FeatureSettings
+
+FEATURES = FeatureSettings(name="mel", window_samples=1024, hop_samples=256, num_mels=64)
+
+
+@pytest.fixture(scope="module")
+def decibels():
+    """Of a demo piece, [60, 64]."""
+    timbre = demo.draw_timbre(0)
+    waveform = demo.render(demo.draw_piece(0, 0, timbre), timbre, seconds=1).astype(np.float32)
+    return extract(waveform, FEATURES, 60)[0]
+
+
+def test_the_spectrogram_of_the_sound_is_the_wanted_one(decibels):
+    waveform = to_audio(decibels, FEATURES)
+    assert waveform.dtype == np.float32 and len(waveform) == 59 * 256
+    assert spectral_convergence(waveform, decibels, FEATURES) < 0.12  # measured: 0.086
+    assert spectral_convergence(to_audio(decibels, FEATURES, iterations=1), decibels, FEATURES) > 0.2
+
+
+@pytest.mark.parametrize("level", [-60, 0, 60])
+def test_the_power_behind_mels_fits_them_at_any_level(decibels, level):
+    mel = 10 ** ((decibels.T.astype(np.float64) + level) / 10)
+    power = power_behind(mel, FEATURES)
+    assert (power >= 0).all() and power.shape == (513, 60)
+    filters = librosa.filters.mel(sr=16000, n_fft=1024, n_mels=64)
+    off = np.linalg.norm(np.sqrt(filters @ power) - np.sqrt(mel)) / np.linalg.norm(np.sqrt(mel))
+    assert off < 0.01
+    least_squares = np.maximum(np.linalg.pinv(filters) @ mel, 0)
+    assert np.linalg.norm(np.sqrt(filters @ least_squares) - np.sqrt(mel)) / np.linalg.norm(np.sqrt(mel)) > 0.1
+
+
+def test_same_seed_same_sound(decibels):
+    short = decibels[:20]
+    first = to_audio(short, FEATURES, seed=1, iterations=2)
+    assert np.array_equal(first, to_audio(short, FEATURES, seed=1, iterations=2))
+    assert not np.allclose(first, to_audio(short, FEATURES, seed=2, iterations=2))
+
+
+def test_convergence_by_its_definition():
+    waveform = tone(59 * 256 / 16000, rate=16000)
+    decibels = extract(waveform, FEATURES, 60)[0]
+    assert spectral_convergence(waveform, decibels, FEATURES) == pytest.approx(0, abs=1e-3)
+    # half the amplitude everywhere: half the magnitudes are missing
+    assert spectral_convergence(0.5 * waveform, decibels, FEATURES) == pytest.approx(0.5, abs=1e-3)
+
+
+def test_wav_files_keep_their_loudness_unless_clipped(decibels, tmp_path):
+    soft, loud = decibels[:30] - 20, decibels[:30] + 40
+    files = write_sounds(tmp_path / "sounds", {"neutral": soft, "angry_tense": loud}, FEATURES)
+    assert [file.name for file in files] == ["neutral.wav", "angry_tense.wav"]
+    read = [soundfile.read(file) for file in files]
+    assert all(rate == 16000 for _, rate in read)
+    np.testing.assert_allclose(read[0][0], to_audio(soft, FEATURES), atol=1e-4)
+    assert np.abs(read[1][0]).max() == pytest.approx(1, abs=1e-3)
+
+
+def test_the_guides_five_emotions():
+    assert TEST_EMOTIONS == {
+        "sad_calm": (-0.8, -0.6),
+        "happy_energetic": (0.8, 0.7),
+        "angry_tense": (-0.3, 0.8),
+        "content_relaxed": (0.5, -0.5),
+        "neutral": (0.0, 0.0),
+    }
+
+
+def test_what_no_sound_can_be_made_of(decibels):
+    with pytest.raises(ValueError, match="expected mel without deltas to make sound of, got mfcc"):
+        to_audio(decibels, FeatureSettings(name="mfcc"))
+    with pytest.raises(ValueError, match=r"features.num_mels: expected \[frames > 1, 64\], got \[60, 40\]"):
+        to_audio(decibels[:, :40], FEATURES)

@@ -1,0 +1,161 @@
+import librosa
+import numpy as np
+import pytest
+import scipy.fft
+import scipy.signal
+
+from tests.helpers.recordings import SMALL, tone
+from tuning.datasets.features.spectral import extract, mel_decibels, num_samples, power_spectrum
+from tuning.datasets.settings import FeatureSettings
+
+DEFAULTS = FeatureSettings()
+
+
+def slaney_mel(hz):
+    return np.where(hz < 1000, hz / (200 / 3), 15 + np.log(np.maximum(hz, 1e-9) / 1000) / (np.log(6.4) / 27))
+
+
+def slaney_hz(mel):
+    return np.where(mel < 15, mel * (200 / 3), 1000 * np.exp((mel - 15) * (np.log(6.4) / 27)))
+
+
+def literal_filters(settings):
+    """Triangles between neighbouring mel points, each of unit area in Hz (Slaney 1998)."""
+    fmax = settings.fmax_hz or settings.sample_rate_hz / 2
+    edges = slaney_hz(np.linspace(slaney_mel(settings.fmin_hz), slaney_mel(fmax), settings.num_mels + 2))
+    bins = np.arange(settings.window_samples // 2 + 1) * settings.sample_rate_hz / settings.window_samples
+    filters = np.zeros((settings.num_mels, len(bins)))
+    for band in range(settings.num_mels):
+        low, centre, high = edges[band : band + 3]
+        rising, falling = (bins - low) / (centre - low), (high - bins) / (high - centre)
+        filters[band] = np.maximum(0, np.minimum(rising, falling)) * 2 / (high - low)
+    return filters
+
+
+def literal_decibels(waveform, settings, num_frames):
+    """Frame by frame: periodic Hann window, squared magnitude of the FFT, mel, dB above a fixed floor."""
+    half = settings.window_samples // 2
+    padded = np.concatenate([np.zeros(half), waveform.astype(np.float64), np.zeros(half)])
+    window = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(settings.window_samples) / settings.window_samples)
+    filters = literal_filters(settings)
+    out = np.empty((num_frames, settings.num_mels))
+    for frame in range(num_frames):
+        start = frame * settings.hop_samples
+        power = np.abs(np.fft.rfft(window * padded[start : start + settings.window_samples])) ** 2
+        out[frame] = np.maximum(10 * np.log10(np.maximum(filters @ power, 1e-300)), settings.db_floor)
+    return out
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [DEFAULTS, DEFAULTS.model_copy(update={"fmin_hz": 50.0, "fmax_hz": 6000.0, "num_mels": 64, "num_mfcc": 20}), SMALL],
+)
+@pytest.mark.parametrize("name", ["mel", "mfcc"])
+def test_equals_the_literal_formula(settings, name):
+    settings = settings.model_copy(update={"name": name})
+    num_frames = 20
+    waveform = tone(num_samples(num_frames, settings) / settings.sample_rate_hz, rate=settings.sample_rate_hz)
+    features, num_valid = extract(waveform, settings, num_frames)
+    expected = literal_decibels(waveform, settings, num_frames)
+    if name == "mfcc":
+        expected = scipy.fft.dct(expected, type=2, norm="ortho", axis=1)[:, : settings.num_mfcc]
+    assert num_valid == num_frames
+    assert features.dtype == np.float32
+    assert features.flags.c_contiguous
+    np.testing.assert_allclose(features, expected, atol=2e-3)
+
+
+def test_equals_librosa_called_directly():
+    waveform = tone(2, rate=16000)
+    spectrogram = librosa.feature.melspectrogram(
+        y=waveform, sr=16000, n_fft=2048, hop_length=800, n_mels=128, pad_mode="constant"
+    )
+    decibels = np.maximum(librosa.power_to_db(spectrogram, ref=1.0, amin=1e-8, top_db=None), -80)
+    np.testing.assert_allclose(mel_decibels(power_spectrum(waveform, DEFAULTS), DEFAULTS), decibels, atol=1e-3)
+    features, _ = extract(waveform, DEFAULTS, 41)
+    np.testing.assert_allclose(features, librosa.feature.mfcc(S=decibels, n_mfcc=40).T, atol=1e-3)
+
+
+def test_a_loud_passage_leaves_silent_frames_alone():
+    quiet = 1e-4 * tone(4, rate=16000)
+    loud = quiet.copy()
+    loud[-16000:] = tone(1, rate=16000)
+    alone, beside = (extract(sound, DEFAULTS, 81)[0] for sound in (quiet, loud))
+    untouched = (len(quiet) - 16000 - 1024) // 800
+    np.testing.assert_array_equal(alone[:untouched], beside[:untouched])
+    # librosa's own dB scale would have moved them, or this test would show nothing.
+    clipped = [librosa.feature.mfcc(y=sound, sr=16000, n_fft=2048, hop_length=800) for sound in (quiet, loud)]
+    assert np.abs(clipped[0][:, :untouched] - clipped[1][:, :untouched]).max() > 1
+
+
+def test_middle_of_longer_clips():
+    settings, num_frames = SMALL, 11
+    sound = tone(2)
+    need = num_samples(num_frames, settings)
+    start = (len(sound) - need) // 2
+    expected, _ = extract(sound[start : start + need], settings, num_frames)
+    features, num_valid = extract(sound, settings, num_frames)
+    assert num_valid == num_frames
+    np.testing.assert_array_equal(features, expected)
+
+
+@pytest.mark.parametrize("name", ["mel", "mfcc"])
+def test_shorter_clips_are_followed_by_silence(name):
+    settings = SMALL.model_copy(update={"name": name})
+    features, num_valid = extract(tone(0.5), settings, 30)
+    assert num_valid == 1 + 4000 // 200
+    assert features.shape == (30, settings.num_features)
+    silence, _ = extract(np.zeros(num_samples(30, settings), dtype=np.float32), settings, 30)
+    np.testing.assert_array_equal(features[num_valid:], silence[num_valid:])
+    if name == "mel":
+        assert (features[num_valid:] == -80).all()
+
+
+@pytest.mark.filterwarnings("error")
+def test_clip_shorter_than_the_window():
+    features, num_valid = extract(tone(0.02), SMALL, 5)
+    assert num_valid == 1
+    assert np.isfinite(features).all()
+    one_frame, _ = extract(tone(1), SMALL, 1)
+    assert one_frame.shape == (1, SMALL.num_features)
+
+
+def test_floor_is_exact():
+    features = mel_decibels(power_spectrum(np.zeros(4000, dtype=np.float32), SMALL), SMALL)
+    assert features.dtype == np.float32
+    assert (features == -80).all()
+
+
+def test_parts_stand_side_by_side_in_the_order_of_their_name():
+    waveform = tone(1.5, rate=16000)
+    whole, num_valid = extract(waveform, DEFAULTS.model_copy(update={"name": "mel+mfcc+chroma"}), 40)
+    parts = [extract(waveform, DEFAULTS.model_copy(update={"name": name}), 40)[0] for name in ("mel", "mfcc", "chroma")]
+    assert num_valid == 31
+    np.testing.assert_array_equal(whole, np.concatenate(parts, axis=1))
+    assert whole.shape == (40, 128 + 40 + 12)
+
+
+def test_chroma_equals_librosa_and_names_the_note():
+    settings = DEFAULTS.model_copy(update={"name": "chroma", "window_samples": 4096})
+    waveform = librosa.tone(440, sr=16000, length=16000)
+    features, num_valid = extract(waveform, settings, 30)
+    expected = librosa.feature.chroma_stft(
+        y=waveform, sr=16000, n_fft=4096, hop_length=800, tuning=0.0, pad_mode="constant"
+    )
+    np.testing.assert_allclose(features[:num_valid], expected.T, atol=1e-5)
+    assert (features[5:15].argmax(axis=1) == 9).all()  # A, counted from C
+    assert (features[num_valid:] == 0).all()
+
+
+@pytest.mark.parametrize("seconds", [3.0, 0.15])
+def test_deltas_are_savitzky_golay_slopes_of_the_valid_frames(seconds):
+    settings = DEFAULTS.model_copy(update={"deltas": 2})
+    features, num_valid = extract(tone(seconds, rate=16000), settings, 50)
+    static, first, second = np.split(features, 3, axis=1)
+    for order, found in ((1, first), (2, second)):
+        expected = scipy.signal.savgol_filter(
+            static[:num_valid], 9, polyorder=order, deriv=order, axis=0, mode="nearest"
+        )
+        np.testing.assert_allclose(found[:num_valid], expected, atol=1e-3)
+        assert (found[num_valid:] == 0).all()
+    assert settings.num_features == features.shape[1] == 120

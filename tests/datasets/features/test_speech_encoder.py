@@ -1,0 +1,291 @@
+import json
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from tests.helpers.recordings import tone, write_corpus
+from tuning.config.errors import UserError
+from tuning.data.plan import make_plan
+from tuning.datasets.features.audio import decode
+from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.loaders.mixup import augment_data
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.store.augmentation_bank import prepare_bank
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import FeatureStatistics, read_part, read_versions
+from tuning.datasets.store.shard_index import fingerprint
+from tuning.datasets.store.worker import versions_of
+from tuning.models import speech_encoder_config as encoder_config
+from tuning.models.encoder_snapshot import content_of
+from tuning.models.speech_encoder_config import check, shape_of
+
+KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
+HOP, FIELD = 80, 10 + 2 * 5 + 2 * 20  # strides 5, 4, 4; kernels 10, 3, 3: each adds its kernel less one, strided
+TINY = {
+    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+    "conv_dim": [8, 8, 8], "conv_stride": [5, 4, 4], "conv_kernel": [10, 3, 3], "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "initializer_range": 0.3,
+}  # fmt: skip
+
+
+def write_encoder(folder, kind="Wav2Vec2", seed=0, do_normalize=None, **changed):
+    import transformers
+
+    torch.manual_seed(seed)
+    config = getattr(transformers, f"{kind}Config")(**(TINY | changed))
+    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
+    if do_normalize is not None:
+        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": do_normalize}))
+    return FeatureSettings(name="encoder", encoder=str(folder), num_frames=40)
+
+
+def own_states(folder, kind, waveform):
+    """All hidden states [layers + 1, frames, hidden] by the model itself."""
+    import transformers
+
+    model = getattr(transformers, f"{kind}Model").from_pretrained(folder).eval()
+    with torch.no_grad():
+        states = model(torch.from_numpy(waveform)[None], output_hidden_states=True).hidden_states
+    return np.stack([state[0].numpy() for state in states])
+
+
+def normalised(waveform):
+    return ((waveform - waveform.mean()) / np.sqrt(waveform.var() + 1e-7)).astype(np.float32)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("stable", [False, True])
+def test_equals_the_models_own_hidden_states(tmp_path, kind, stable):
+    norm = {"do_stable_layer_norm": True, "feat_extract_norm": "layer"} if stable else {}
+    settings = write_encoder(tmp_path / "tiny", kind, **norm)
+    waveform = 0.1 + tone((FIELD + 39 * HOP) / 16000, rate=16000)
+    expected = own_states(tmp_path / "tiny", kind, normalised(waveform))
+    assert expected.shape == (3, 40, 16)
+    assert min(np.abs(expected[i] - expected[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
+    for layer, state in ((-1, expected[-1]), (0, expected[0]), (1, expected[1]), (2, expected[2])):
+        features, num_valid = extract(waveform, settings.model_copy(update={"encoder_layer": layer}), 40)
+        assert num_valid == 40
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(features, state, atol=1e-5)
+    np.testing.assert_array_equal(extract(waveform, settings, 40)[0], extract(waveform, settings, 40)[0])
+
+
+@pytest.mark.parametrize("do_normalize", [None, True, False])
+def test_normalises_as_the_model_says(tmp_path, do_normalize):
+    settings = write_encoder(tmp_path, do_normalize=do_normalize, feat_extract_norm="layer")
+    waveform = 0.2 + 0.1 * tone(0.3, rate=16000)
+    heard = waveform if do_normalize is False else normalised(waveform)
+    features, num_valid = extract(waveform, settings, 100)
+    np.testing.assert_allclose(features[:num_valid], own_states(tmp_path, "Wav2Vec2", heard)[-1], atol=1e-5)
+
+
+def test_the_feature_extractor_of_transformers_normalises_alike(tmp_path):
+    from transformers import Wav2Vec2FeatureExtractor
+
+    waveform = 0.2 + 0.1 * tone(0.3, rate=16000)
+    theirs = Wav2Vec2FeatureExtractor(do_normalize=True)(waveform, sampling_rate=16000).input_values[0]
+    np.testing.assert_allclose(theirs, normalised(waveform), atol=1e-5)
+
+
+def test_sizes_are_read_without_weights(tmp_path):
+    settings = write_encoder(tmp_path)
+    assert settings.widths == {"encoder": 16}
+    assert settings.num_features == 16
+    assert shape_of(settings.encoder) == encoder_config.EncoderShape(16, 2, HOP, FIELD, True)
+    assert num_samples(40, settings) == FIELD + 39 * HOP
+    # The published models': 320 samples of hop, 400 of field.
+    published = {"conv_dim": [8] * 7, "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
+    settings = write_encoder(tmp_path / "published", num_feat_extract_layers=7, **published)
+    assert num_samples(1, settings) == 400
+    assert num_samples(50, settings) == 400 + 49 * 320
+
+
+def test_middle_of_longer_clips(tmp_path):
+    settings = write_encoder(tmp_path)
+    sound, need = tone(1, rate=16000), num_samples(40, settings)
+    start = (len(sound) - need) // 2
+    features, num_valid = extract(sound, settings, 40)
+    assert num_valid == 40
+    np.testing.assert_array_equal(features, extract(sound[start : start + need], settings, 40)[0])
+
+
+def test_shorter_clips_are_followed_by_zeros(tmp_path):
+    settings = write_encoder(tmp_path)
+    sound = tone((FIELD + 18 * HOP) / 16000, rate=16000)
+    features, num_valid = extract(sound, settings, 40)
+    assert num_valid == 19
+    assert extract(sound[:-1], settings, 40)[1] == 18
+    assert features.shape == (40, 16)
+    assert (features[num_valid:] == 0).all()
+    np.testing.assert_array_equal(features[:num_valid], extract(sound, settings, num_valid)[0])
+    features, num_valid = extract(sound[: FIELD // 2], settings, 40)
+    assert num_valid == 1
+    assert np.isfinite(features).all()
+
+
+def test_threads_are_left_as_they_were(tmp_path):
+    settings, before = write_encoder(tmp_path), torch.get_num_threads()
+    torch.set_num_threads(2)
+    extract(tone(0.1, rate=16000), settings, 40)
+    assert torch.get_num_threads() == 2
+    torch.set_num_threads(before)
+
+
+def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
+    settings, quality = write_encoder(tmp_path / "one"), DataSettings()
+    mark = fingerprint(settings, 40, quality)
+
+    def changed(**values):
+        return fingerprint(settings.model_copy(update=values), 40, quality)
+
+    shutil.copytree(tmp_path / "one", tmp_path / "copy")
+    write_encoder(tmp_path / "other", seed=1)
+    assert changed(encoder=str(tmp_path / "copy")) == mark
+    assert changed(hop_samples=10, num_mels=3, window_samples=99, encoder_layer=2) == mark
+    (tmp_path / "copy" / "preprocessor_config.json").write_text('{"do_normalize": false}')
+    values = [{"encoder": str(tmp_path / "other")}, {"encoder": str(tmp_path / "copy")}, {"encoder_layer": 1}]
+    values += [{"trim_db": 40.0}, {"name": "mel"}]
+    assert len({mark, fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
+    # An encoder that is not used changes nothing, and features made before there were encoders are found again.
+    plain = FeatureSettings(name="mel")
+    idle = plain.model_copy(update={"encoder": "x", "encoder_layer": 3})
+    assert fingerprint(plain, 40, quality) == fingerprint(idle, 40, quality)
+
+
+def test_a_replaced_model_is_loaded_anew(tmp_path):
+    settings, sound = write_encoder(tmp_path), tone(0.1, rate=16000)
+    before, mark = extract(sound, settings, 10)[0], fingerprint(settings, 10, DataSettings())
+    write_encoder(tmp_path, seed=1)
+    assert np.abs(extract(sound, settings, 10)[0] - before).max() > 1e-3
+    assert fingerprint(settings, 10, DataSettings()) != mark
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "features.encoder: expected a hub name or a folder"),
+        ({"encoder": "x", "sample_rate_hz": 22050}, "features.sample_rate_hz: expected 16000"),
+        ({"encoder": "x", "deltas": 1}, "features.deltas: expected 0"),
+        ({"encoder": "x", "padding": "silence"}, "features.padding: expected masked or zero with .*, got silence"),
+        ({"encoder": "x", "encoder_layer": -2}, "features.encoder_layer: expected integer at least -1"),
+        ({"encoder": "x", "name": "mel"}, "features.encoder: expected null unless features.name=encoder, got 'x'"),
+        ({"encoder": "TMP/tinny"}, "got 'TMP/tinny'; did you mean 'TMP/tiny'"),
+        ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found neither"),
+        ({"encoder": "TMP/tiny", "encoder_layer": 3}, r"features.encoder_layer: expected -1 \(the last\) to 2 .*got 3"),
+        ({"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 2, 3]}"}, "features.encoder_layer: .* got 3"),
+        (
+            {"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 3], when: {training.batch_size: 16}}"},
+            "features.encoder_layer: .* got 3",
+        ),
+        ({"encoder": "TMP/text"}, "features.encoder: expected one of hubert, wav2vec2, wavlm, got .* a bert"),
+        ({"encoder": "TMP/broken"}, "features.encoder: '.*broken' can't be loaded"),
+    ],
+)
+def test_the_plan_says_what_is_wrong(tmp_path, values, message):
+    write_encoder(tmp_path / "tiny")
+    for name, content in (("text", '{"model_type": "bert"}'), ("broken", '{"model_type": "nothing"}')):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(content)
+        (tmp_path / name / "model.safetensors").write_bytes(b"")
+    given = {"name": "encoder"} | values
+    arguments = [f"features.{key}={str(value).replace('TMP', str(tmp_path))}" for key, value in given.items()]
+    with pytest.raises(UserError, match=message.replace("TMP", str(tmp_path))):
+        make_plan(["space=ser", *arguments])
+
+
+def test_a_search_over_names_and_layers_is_planned(tmp_path):
+    write_encoder(tmp_path)
+    names = ["features.name='{choice: [mfcc, encoder]}'", "features.encoder_layer='{choice: [0, 1, 2]}'"]
+    plan = make_plan(["space=ser", f"features.encoder={tmp_path}", *(name.replace("'", "") for name in names)])
+    assert {"features.name", "features.encoder_layer"} <= plan.space.distributions.keys()
+
+
+def test_a_hub_name_that_cannot_be_had(monkeypatch):
+    import transformers
+
+    def refuse(name):
+        raise OSError(f"We couldn't connect\nto load {name}")
+
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
+    with pytest.raises(ValueError, match=r"features.encoder: 'nobody/nothing' can't be loaded: We couldn't connect to"):
+        check("nobody/nothing", -1)
+    assert content_of("nobody/nothing") == "nobody/nothing"
+
+
+def test_a_hub_model_without_preprocessing_is_normalised_and_an_unknown_one_refused(monkeypatch):
+    import huggingface_hub
+    import transformers
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    config = transformers.WavLMConfig(**TINY)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda name: config)
+    raised = LocalEntryNotFoundError("offline and not in the cache")
+
+    def download(name, file):
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+    with pytest.raises(ValueError, match=r"features.encoder: 'some/wavlm' can't be loaded: offline"):
+        shape_of("some/wavlm")
+    raised = EntryNotFoundError("no such file in the repository")
+    assert shape_of("some/wavlm").normalised
+    encoder_config._shape.cache_clear()
+
+
+def test_trials_do_not_look_for_the_encoder():
+    inner = SimpleNamespace(
+        num_features=16,
+        statistics=FeatureStatistics(np.zeros(16, np.float32), np.ones(16, np.float32)),
+        train_batches=lambda *_: iter(()),
+        augmented=lambda settings: inner,
+    )
+    settings = FeatureSettings(name="encoder", encoder="/nowhere")
+    data = augment_data(inner, settings, AugmentSettings(time_masks=1, mixup_prob=0.5))
+    assert data.num_features == 16
+    assert data.statistics.mean.shape == (16,)
+    assert list(data.train_batches(0, 4, 0)) == []
+    with pytest.raises(ValueError, match=r"features.name=encoder has none"):
+        augment_data(inner, settings, AugmentSettings(freq_masks=1))
+
+
+def test_weights_that_lack_some_are_refused(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    settings = write_encoder(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["masked_spec_embed"]  # only used in training
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    extract(tone(0.1, rate=16000), settings, 10)
+    del weights["encoder.layers.1.attention.k_proj.weight"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"features.encoder: .* 1 are missing, 'encoder.layers.1.attention"):
+        extract(tone(0.1, rate=16000), settings, 10)
+
+
+def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
+    quality = DataSettings(prepared=str(tmp_path / "prepared"))
+    write_encoder(tmp_path / "tiny")
+    corpus = write_corpus(tmp_path / "corpus", 3)
+    monkeypatch.chdir(tmp_path)  # Ray's processes stay where they were
+    settings = FeatureSettings(name="encoder", encoder="tiny", encoder_layer=1)
+    cells = dict.fromkeys((clip.id for clip in corpus.clips), "train")
+    prepared = prepare(corpus, cells, settings, 150, quality)
+    assert (prepared.num_extracted, prepared.num_features, prepared.quarantine) == (3, 16, [])
+    part = read_part(prepared, corpus.clips, sealed=())
+    augment = AugmentSettings(speed_prob=0.5, versions=2)
+    bank = prepare_bank(corpus, cells, corpus.clips, (), settings, 150, quality, augment, ["speed"])["speed"]
+    changed = read_versions(bank, list(cells), sealed=())
+    for place, clip in enumerate(part.ids.tolist()):
+        raw = (tmp_path / "corpus" / clip).read_bytes()
+        waveform = decode(raw, 16000, quality, 2 * num_samples(150, settings), "middle")
+        expected, num_valid = extract(waveform, settings, 150)
+        np.testing.assert_allclose(part.features[place], expected, atol=1e-5)
+        assert part.num_frames[place] == num_valid
+        counts, values = versions_of(waveform, prepared.digests[clip], "speed", settings, 150, augment)
+        there = list(cells).index(clip)
+        np.testing.assert_allclose(changed.features[there], values, atol=1e-5)
+        np.testing.assert_array_equal(changed.num_frames[there], counts)
+    assert prepare(corpus, cells, settings, 150, quality).num_extracted == 0

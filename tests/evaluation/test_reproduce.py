@@ -1,0 +1,77 @@
+"""A trial trained again from its record: equal to the last bit, and told apart where anything differs."""
+
+import json
+import shutil
+
+import pytest
+
+from tests.helpers.command import TINY, run
+from tuning.cli import reproduce
+from tuning.experiment.directory import SearchFolder
+
+
+@pytest.fixture(scope="module")
+def searches(ray_session, tmp_path_factory, prepared):
+    """Storage of three searches: stopped by ASHA, inner folds, and an augmented one."""
+    storage = tmp_path_factory.mktemp("reproduce")
+    common = (f"storage={storage}", f"data.prepared={prepared}", *TINY[:3])
+    asha = ("search.scheduler=asha", "search.grace_epochs=1", "search.num_trials=4", "training.epochs=4")
+    run("name=asha", "search.reduction_factor=2", *asha, *common)
+    run("name=folds", "split.inner_folds=3", "search.num_trials=1", "training.epochs=2", *common)
+    augment = ("augment.noise_prob=0.5", "augment.versions=2", "augment.mixup_prob=0.5", "augment.time_masks=1")
+    run("name=augmented", "optim.schedule=plateau", "search.num_trials=1", "training.epochs=3", *augment, *common)
+    return storage
+
+
+@pytest.mark.parametrize("name", ["asha", "folds", "augmented"])
+def test_the_best_trial_is_equal_to_the_last_bit(searches, name, capsys):
+    before = {path: path.read_bytes() for path in (searches / name).rglob("*") if path.is_file()}
+    assert reproduce.main([str(searches / name)]) == 0
+    assert "equal     to the last bit" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in (searches / name).rglob("*") if path.is_file()} == before
+
+
+def test_a_trial_that_was_stopped_is_trained_as_long_as_it_was(searches, capsys):
+    stopped = next(r for r in SearchFolder(searches, "asha").records() if r.status == "stopped")
+    assert reproduce.main([str(searches / "asha"), str(stopped.number)]) == 0
+    printed = capsys.readouterr().out
+    assert f"trial {stopped.number} again for {stopped.epochs} epoch" in printed
+
+
+def test_another_seed_or_package_is_told(searches, tmp_path, capsys):
+    copied = shutil.copytree(searches / "asha", tmp_path / "asha")
+    params = next((copied / "trials").glob("*/params.json"))
+    content = json.loads(params.read_text())
+    content["config"]["seed"] += 1
+    params.write_text(json.dumps(content))
+    environment = json.loads((copied / "environment.json").read_text())
+    environment["packages"]["torch"] = "1.0"
+    (copied / "environment.json").write_text(json.dumps(environment))
+    assert reproduce.main([str(copied), str(int(params.parent.name))]) == 1
+    printed = capsys.readouterr().out
+    assert "differ    at most by" in printed and "recorded," in printed
+    assert "not the environment of the search: torch 1.0 -> " in printed
+
+
+def test_wrong_input_is_refused(searches, tmp_path, capsys):
+    for arguments, message in (
+        ([], "expected the folder of a search"),
+        ([str(tmp_path)], "expected the folder of a search (with its config.yaml)"),
+        ([str(searches / "asha"), "9"], "expected the number of a trial (1 to 4), got '9'"),
+    ):
+        assert reproduce.main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_an_epoch_that_was_not_trained_again_is_a_difference(searches, capsys):
+    """Even where as many were: rows are joined by their epoch, not by their place."""
+    from tuning.evaluation.reproduce import compare
+
+    folder = SearchFolder(searches, "asha")
+    record = next(each for each in folder.records() if each.epochs >= 2)
+    recorded = [{"epoch": "2", "val_loss": "0.3"}, {"epoch": "3", "val_loss": "0.2"}]
+    record.best_epoch = 2
+    assert not compare(folder, record, recorded, [{"epoch": 1, "val_loss": 0.5}, {"epoch": 2, "val_loss": 0.3}])
+    said = capsys.readouterr().out
+    assert "recorded  val_loss 0.3 in epoch 2" in said and "now       val_loss 0.3" in said
+    assert "differ    2 epochs recorded, 2 now, none of epoch 3" in said
