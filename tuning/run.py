@@ -15,9 +15,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from tuning.cli.command import DONE, FAILED, INTERRUPTED, USER_ERROR
-from tuning.config.errors import UserError
-from tuning.experiment.faults import QuietFile, StorageError, storage_fault
+from tuning.cli.command import DONE, FAILED, INTERRUPTED, run_command
+from tuning.experiment.faults import QuietFile
 
 if TYPE_CHECKING:
     from tuning.data.data_module import DataModule
@@ -29,33 +28,17 @@ if TYPE_CHECKING:
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if {"--help", "-h"} & set(arguments):
-        from tuning.config.help import help_text
-
-        print(help_text())
-        return DONE
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return _main(arguments)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
-    except KeyboardInterrupt:
-        print(f"\ninterrupted; to go on: {_command(arguments)}", file=sys.stderr)
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
-    except Exception as error:
-        fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
-        if not fault:
-            raise
-        print(f"error: {fault}; what was finished is kept", file=sys.stderr)
-        print(f"once it can be written there again, go on with: {_command(arguments)}", file=sys.stderr)
-        return FAILED
+        return run_command(_usage, _main, arguments, resume=_command(arguments))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _usage() -> str:
+    from tuning.config.help import help_text
+
+    return help_text()
 
 
 def _main(arguments: list[str]) -> int:
@@ -79,6 +62,10 @@ def _main(arguments: list[str]) -> int:
 
 
 def _search(plan: Plan, folder: SearchFolder, data: DataModule, arguments: list[str]) -> int:
+    from tuning.search.resources import check_resources
+
+    if plan.run.fresh or not folder.exists:
+        check_resources(plan.config)  # before an earlier search is put aside, and before anything is prepared
     if folder.exists and plan.run.fresh:
         print(f"archived  the earlier search is now {folder.archive()}")
     identity = data.identity()

@@ -30,7 +30,10 @@ class Table:
         """Raise ValueError for the first of the columns (setting that names it, name) that is not there."""
         for setting, column in columns:
             if column not in self.header:
-                raise ValueError(f"{setting}: no column '{column}' in {self.path}{did_you_mean(column, self.header)}")
+                hint = did_you_mean(column, self.header) or f"; it has: {', '.join(self.header)}"
+                raise ValueError(f"{setting}: no column '{column}' in {self.path}{hint}")
+            if self.header.count(column) > 1:
+                raise ValueError(f"{setting}: expected one column '{column}' in {self.path}, got several")
 
 
 def check_root(data: DataSettings) -> str:
@@ -139,14 +142,15 @@ def read_table(root: str, name: str, setting: str = "data.root") -> Table:
     except UnicodeDecodeError as error:
         problem = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {problem}") from None
-    rows = list(_rows(path, text, setting))
-    if not rows:
+    lines = list(_lines(path, text, setting))
+    if not lines:
         raise ValueError(f"{setting}: no recordings in {path}")
-    return Table(path, list(rows[0][1]), rows[1:])
+    (_, header), *others = lines
+    return Table(path, header, [(place, dict(zip(header, cells, strict=True))) for place, cells in others])
 
 
-def _rows(path: str, text: str, setting: str) -> Iterator[Row]:
-    """The header as a first row of itself, then the rows."""
+def _lines(path: str, text: str, setting: str) -> Iterator[tuple[str, list[str]]]:
+    """Place and cells of each line that has any text, the header first."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
@@ -158,7 +162,7 @@ def _rows(path: str, text: str, setting: str) -> Iterator[Row]:
                 cells = header = [cell.strip() for cell in cells]
             if len(cells) != len(header):
                 raise ValueError(f"{setting}: expected {len(header)} cells, got {len(cells)} at {place}")
-            yield place, dict(zip(header, cells, strict=True))
+            yield place, cells
     except csv.Error as error:
         raise ValueError(f"{setting}: {error} at {path}:{reader.line_num}") from None
 

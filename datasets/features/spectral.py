@@ -7,7 +7,10 @@ from tuning.datasets.features.audio import cut
 from tuning.datasets.settings import FeatureSettings
 
 if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
     import numpy as np
+    from threadpoolctl import ThreadpoolController
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
 
@@ -48,13 +51,18 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
     zeros follow a shorter waveform (`tuning.datasets.features.speech_encoder.encode`). Silent ends are cut before, when
     a recording is decoded (`tuning.datasets.features.audio.excerpt`).
     """
-    import numpy as np
-
     waveform = cut(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
         from tuning.datasets.features.speech_encoder import encode
 
         return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
+    with one_blas_thread():
+        return _spectral(waveform, settings, num_frames)
+
+
+def _spectral(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
+    import numpy as np
+
     num_valid = min(num_frames, frames_in(len(waveform), settings))
     power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
@@ -70,6 +78,22 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
     static = np.concatenate(parts)
     changes = [deltas(static, num_valid, order) for order in range(1, settings.deltas + 1)]
     return np.ascontiguousarray(np.concatenate([static, *changes]).T, dtype=np.float32), num_valid
+
+
+def one_blas_thread() -> "AbstractContextManager[object]":
+    """Matrix products on one thread: sums are then the same in every process, whatever its environment says.
+
+    Preparation runs with one thread for each core, a prediction on a user's terminal with all of them.
+    """
+    return _blas().limit(limits=1, user_api="blas")
+
+
+@lru_cache(maxsize=1)
+def _blas() -> "ThreadpoolController":
+    import numpy  # noqa: F401 (its library is among those that are found)
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":

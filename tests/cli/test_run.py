@@ -10,6 +10,7 @@ import pytest
 
 from tests.helpers.command import TINY, run, start
 from tests.helpers.waiting import PATIENCE, wait_until
+from tests.helpers.written_search import write_search
 
 
 def ranking(folder):
@@ -178,3 +179,14 @@ def test_help_lists_every_setting_and_imports_nothing_heavy():
     for path, field in known_fields().items():
         assert f"  {path}=" in result.stdout
         assert field.description in result.stdout
+
+
+def test_a_trial_that_does_not_fit_is_refused_before_an_earlier_search_is_put_aside(tmp_path, capsys):
+    from tuning.run import main
+
+    folder, _ = write_search(tmp_path, count=1)
+    before = sorted(folder.path.rglob("*"))
+    arguments = ["space=crnn", f"storage={tmp_path}", f"name={folder.name}", "fresh=true"]
+    assert main([*arguments, "resources.cpus_per_worker=64", "search.num_trials=1"]) == 2
+    assert "resources: expected at most what the machines have" in capsys.readouterr().err
+    assert sorted(folder.path.rglob("*")) == before and not list(tmp_path.glob("*archived*"))

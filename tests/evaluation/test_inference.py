@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,8 +124,16 @@ def test_a_recording_that_cannot_be_used_stops_no_other(tested, best, tmp_path, 
         (["{best}", "{best}/none.wav"], "none.wav: expected a recording, got no such file"),
         (["{best}", "{best}"], "expected a recording, got a folder"),
         (["{best}", "{best}/config.yaml", "step_second=1"], "did you mean 'step_seconds'?"),
-        (["{best}", "{best}/config.yaml", "step_seconds=-1"], "step_seconds: expected seconds above 0, got '-1'"),
+        (
+            ["{best}", "{best}/config.yaml", "step_seconds=-1"],
+            "step_seconds: expected seconds, 0.01 at least, got '-1'",
+        ),
         (["{best}", "{best}/config.yaml", "format=cvs"], "did you mean 'csv'?"),
+        (["{best}", "{best}/config.yaml", "step_seconds=0.00001"], "step_seconds: expected seconds, 0.01 at least"),
+        (
+            ["{best}", "{best}/config.yaml", "out={best}"],
+            "out: expected a file in a folder that is there, got '{best}' (a",
+        ),
         (["{best}", "{best}/config.yaml", "out={best}/no/x.csv"], "out: expected a file in a folder that is there"),
     ],
 )
@@ -147,3 +156,30 @@ def test_a_model_whose_weights_are_gone_is_refused(tested, best, capsys):
     (best / "model.safetensors").unlink()
     assert predict.main([str(best), str(next(iter(tested)))]) == 2
     assert f"{Path(best) / 'model.safetensors'}: expected weights in safetensors" in capsys.readouterr().err
+
+
+def test_steps_longer_than_a_window_are_said_to_leave_gaps(tested, best, capsys):
+    assert predict.main([str(best), str(next(iter(tested))), "step_seconds=30"]) == 0
+    assert "note: with step_seconds=30 and windows of 0.8" in capsys.readouterr().err
+
+
+def test_recordings_of_one_name_do_not_get_one_anothers_lyrics(tmp_path, monkeypatch):
+    from tuning.config.errors import UserError
+    from tuning.evaluation import inference
+
+    monkeypatch.setattr(inference, "needs_text", lambda config: True)
+    predictor = object.__new__(inference.Predictor)
+    predictor.models = [SimpleNamespace(config=None)]
+    files = [tmp_path / artist / "song.mp3" for artist in ("a", "b")]
+    lyrics = tmp_path / "lyrics"
+    for folder in ("", "a", "b"):
+        (lyrics / folder).mkdir(parents=True, exist_ok=True)
+        (lyrics / folder / "song.txt").write_text(f"of {folder}")
+    assert [predictor.text_of(file, lyrics) for file in files] == ["of a", "of b"]
+    predictor.check_lyrics(files, lyrics)
+    (lyrics / "b" / "song.txt").unlink()
+    (lyrics / "a" / "song.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"lyrics: expected a text for each recording, got .*song.txt for both .*a.* and"
+    ):
+        predictor.check_lyrics(files, lyrics)

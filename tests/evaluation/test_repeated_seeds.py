@@ -17,7 +17,7 @@ from tests.helpers.command import TINY, run
 from tests.helpers.written_search import write_search
 from tuning.cli import finalize, predict
 from tuning.evaluation.repeated_seeds import candidates, replicate_space
-from tuning.experiment.directory import read_progress, write_json
+from tuning.experiment.directory import SearchFolder, read_progress, write_json
 from tuning.experiment.faults import folder_anew
 from tuning.experiment.recorded import config_of, space_of
 
@@ -269,3 +269,18 @@ def test_a_kill_between_the_renamings_is_mended_by_the_next_command(copied, caps
     assert finalize.main([str(copied)]) == 2
     assert "again=true looks once more" in capsys.readouterr().err
     assert (copied / "best" / "config.yaml").exists() and not (copied / ".best.earlier").exists()
+
+
+def test_a_terminal_that_goes_away_does_not_cost_the_model_of_a_look(copied, monkeypatch):
+    from tuning.evaluation import final_test_files
+    from tuning.evaluation.final_test import finalize as finalize_search
+
+    def gone(*_):
+        raise BrokenPipeError
+
+    monkeypatch.setattr(final_test_files, "print_scores", gone)
+    with pytest.raises(BrokenPipeError):
+        finalize_search(SearchFolder(copied.parent, copied.name))
+    looks = json.loads((copied / "test_looks.json").read_text())
+    metrics = json.loads((copied / "best" / "metrics.json").read_text())
+    assert len(looks) == 1 and looks[0]["metrics"] == metrics["test"]

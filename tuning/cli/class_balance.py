@@ -28,7 +28,7 @@ PARTS = {"train": "training", "val": "validation", "test": "test"}
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

@@ -24,7 +24,7 @@ the file is deleted and the exit code is 2. Needs: pip install 'audio-emotion-tu
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input or outputs that differ, 1 anything else."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

@@ -29,7 +29,7 @@ confusion.csv, confusion.png and errors.csv (the most confident first), of numbe
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

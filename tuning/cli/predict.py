@@ -24,7 +24,7 @@ What a finalised model says of recordings (WAV, FLAC, OGG, MP3 and what else sou
 those it was trained on. A recording longer than the model's window is judged by its middle, or what else it was trained
 on (features.segment); with step_seconds=S by a window every S seconds. Start and end are what was heard, in seconds of
 the recording. Models of an ensemble predict together. A model that reads lyrics finds those of song.mp3 in song.txt
-beside it, or in the folder lyrics=.
+beside it, or below the folder lyrics=, in a folder of the same name as the recording's if there is one.
 
 Numbers stand on the scale that the model was trained on, of classes there is the probability of each. A recording
 that can't be used is named with the reason, the others are predicted; the exit code is then 2.
@@ -32,6 +32,7 @@ that can't be used is named with the reason, the others are predicted; the exit 
 
 
 FORMATS = ("table", "csv", "json")
+SHORTEST_STEP = 0.01
 
 
 @dataclass
@@ -48,7 +49,7 @@ class Request:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input or a recording that can't be used, 1 else."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> int:
@@ -59,6 +60,11 @@ def _main(arguments: list[str]) -> int:
         predictor = Predictor(request.best)
     except ValueError as error:
         raise UserError(str(error)) from None
+    predictor.check_lyrics(request.files, request.lyrics)
+    longest = predictor.window_seconds
+    if request.step_seconds is not None and request.step_seconds > longest:
+        step = f"step_seconds={request.step_seconds:g}"
+        print(f"note: with {step} and windows of {longest:.2f} s not every second is judged", file=sys.stderr)
     windows, problems = [], []
     for file in request.files:
         try:
@@ -100,8 +106,9 @@ def read_request(arguments: Sequence[str]) -> Request:
     if form and form not in FORMATS:
         raise UserError(f"format: expected one of {', '.join(FORMATS)}, got '{form}'{nearest(form, FORMATS)}")
     out = Path(options["out"]) if "out" in options else None
-    if out is not None and not out.parent.is_dir():
-        raise UserError(f"out: expected a file in a folder that is there, got '{out}'")
+    if out is not None and (out.is_dir() or not out.parent.is_dir()):
+        what = " (a folder)" if out.is_dir() else ""
+        raise UserError(f"out: expected a file in a folder that is there, got '{out}'{what}")
     lyrics = Path(options["lyrics"]) if "lyrics" in options else None
     if lyrics is not None and not lyrics.is_dir():
         raise UserError(f"lyrics: expected a folder with a text for each recording, got '{lyrics}'")
@@ -115,8 +122,8 @@ def _step(value: str | None) -> float | None:
         seconds = float(value)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise UserError(f"step_seconds: expected seconds above 0, got '{value}'")
+    if not SHORTEST_STEP <= seconds < float("inf"):
+        raise UserError(f"step_seconds: expected seconds, {SHORTEST_STEP:g} at least, got '{value}'")
     return seconds
 
 

@@ -17,7 +17,7 @@ s3://bucket/prefix/NAME.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> None:

@@ -16,7 +16,7 @@ then 0, else 1. Nothing of the search is changed, and no test clip is read.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 equal, 1 not, 2 the user's input."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> int:

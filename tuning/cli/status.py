@@ -28,7 +28,7 @@ Takes no lock, writes nothing into the search's folder, starts no Ray.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> int:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tuning.training.trainer import Training
 
 
+TIMES = {2: "a second time", 3: "a third time"}
+
+
 @dataclass(frozen=True)
 class Course:
     """How a model is trained without validation clips.
@@ -131,10 +134,12 @@ def finalize(
         tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
         trained = [{"trial": each.number, "seed": each.seed, "epochs": each.epochs} for each in members.values()]
         write_test(best, config, winner, trained, tested, repeated)
-        print(f"test      {len(ids)} sealed clips, looked at once and recorded in {looks_file}")
-        print_scores(config, winner, tested)
         draw(best, config, winner, folder.trial(winner.number), tested)
         write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
+    # Only now: a terminal that went away must not cost the model of a look that counts.
+    times = "once" if len(looks) == 1 else f"for the {len(looks)}th time" if len(looks) > 3 else TIMES[len(looks)]
+    print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
+    print_scores(config, winner, tested)
     write_or_note(folder)
     print(f"model     {folder.path / 'best'}")
     return metrics

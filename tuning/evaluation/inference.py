@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from tuning.config.errors import UserError
 from tuning.data.text import text_batch
 from tuning.training.encoders import needs_text
 
@@ -62,8 +63,6 @@ class Predictor:
         Raises:
             ValueError: the recording can't be used.
         """
-        from tuning.datasets.features.spectral import num_samples
-
         raw = file.read_bytes()
         if step_seconds is None:
             # Each model hears what it heard in training: where a cut begins decides how it is resampled.
@@ -77,7 +76,7 @@ class Predictor:
         end = min(found.start_seconds + len(found.waveform) / rate for found, rate in zip(whole, rates, strict=True))
         if begin >= end:
             raise ValueError("features.trim_db: the models' trimming leaves no stretch of it that all of them hear")
-        length = min(num_samples(features.num_frames, features) / features.sample_rate_hz for features in settings)
+        length = self.window_seconds
         level = 10 ** (self.config.data.silence_dbfs / 20)
         for offset in _starts(end - begin, length, step_seconds):
             start, stop = begin + offset, min(begin + offset + length, end)
@@ -86,6 +85,29 @@ class Predictor:
             silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
             heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
             yield Window(file, start, stop, [] if silent else heard)
+
+    @property
+    def window_seconds(self) -> float:
+        """Seconds of a window, as long as the shortest that a model hears."""
+        from tuning.datasets.features.spectral import num_samples
+
+        settings = [model.config.features for model in self.models]
+        return min(num_samples(each.num_frames, each) / each.sample_rate_hz for each in settings)
+
+    def check_lyrics(self, files: Sequence[Path], folder: Path | None) -> None:
+        """Refuse recordings that would get one another's lyrics.
+
+        Raises:
+            UserError: two recordings, one text.
+        """
+        if not any(needs_text(model.config) for model in self.models):
+            return
+        read_by: dict[Path, Path] = {}
+        for file in files:
+            place = _lyrics_of(file, folder)
+            other = read_by.setdefault(place, file)
+            if other.resolve() != file.resolve():
+                raise UserError(f"lyrics: expected a text for each recording, got {place} for both {other} and {file}")
 
     def text_of(self, file: Path, folder: Path | None) -> str:
         """The lyrics of a recording: what stands in its .txt file beside it, or in a folder; none if no model reads.
@@ -97,7 +119,7 @@ class Predictor:
 
         if not any(needs_text(model.config) for model in self.models):
             return ""
-        place = (folder or file.parent) / f"{file.stem}.txt"
+        place = _lyrics_of(file, folder)
         try:
             return decode_text(place.read_bytes())
         except FileNotFoundError:
@@ -152,6 +174,14 @@ class Predictor:
         shares = softmax(window.outputs[None])[0]
         index = int(shares.argmax())
         return [self.labels[index], float(shares[index]), *(float(share) for share in shares)]
+
+
+def _lyrics_of(file: Path, folder: Path | None) -> Path:
+    """Where a recording's lyrics are looked for: song.txt beside it, or below a folder, as deep as song.mp3 or flat."""
+    if folder is None:
+        return file.with_suffix(".txt")
+    below = folder / file.parent.name / f"{file.stem}.txt"
+    return below if below.exists() else folder / f"{file.stem}.txt"
 
 
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:

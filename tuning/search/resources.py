@@ -48,8 +48,11 @@ def local_machine() -> tuple[float, float]:
     """CPUs and GPUs of this machine, without starting Ray."""
     import torch
 
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return cpus, torch.cuda.device_count()
+    return _local_cpus(), torch.cuda.device_count()
+
+
+def _local_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
@@ -74,6 +77,19 @@ def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
     if config.search.max_concurrent is not None:
         fits = min(fits, config.search.max_concurrent)
     return Resources(per_cpu, per_gpu, workers, fits)
+
+
+def check_resources(config: Config) -> None:
+    """Refuse a trial that this machine can't hold; a cluster's size is known when it is there.
+
+    Raises:
+        UserError: not even one trial fits.
+    """
+    if os.environ.get("RAY_ADDRESS"):
+        return
+    wants_gpus = bool(config.resources.gpus_per_worker)
+    cpus, gpus = local_machine() if wants_gpus else (_local_cpus(), 0.0)
+    plan_resources(config, cpus, gpus)
 
 
 def start_ray(config: Config) -> None:

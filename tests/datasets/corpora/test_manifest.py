@@ -164,3 +164,16 @@ heavy = {"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"} 
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.parametrize("column", ["valence", "file"])
+def test_a_column_that_stands_twice_is_no_column(tmp_path, column):
+    (tmp_path / "manifest.csv").write_text(f"file,valence,{column}\na.wav,0.1,0.9\n")
+    with pytest.raises(ValueError, match=rf"expected one column '{column}' in .*manifest.csv, got several"):
+        load_corpus(DataSettings(corpus="manifest", root=str(tmp_path)), ["valence"])
+
+
+def test_columns_that_are_there_are_named(tmp_path):
+    (tmp_path / "manifest.csv").write_text("file;valence\na.wav;0.1\n")
+    with pytest.raises(ValueError, match=r"no column 'file' in .*; it has: file;valence"):
+        load_corpus(DataSettings(corpus="manifest", root=str(tmp_path)), ["valence"])

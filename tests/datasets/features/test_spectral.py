@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import scipy.fft
 import scipy.signal
+import threadpoolctl
 
 from tests.helpers.recordings import SMALL, tone
 from tuning.datasets.features.spectral import extract, mel_decibels, num_samples, power_spectrum
@@ -159,3 +160,16 @@ def test_deltas_are_savitzky_golay_slopes_of_the_valid_frames(seconds):
         np.testing.assert_allclose(found[:num_valid], expected, atol=1e-3)
         assert (found[num_valid:] == 0).all()
     assert settings.num_features == features.shape[1] == 120
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_features_do_not_depend_on_how_many_threads_the_process_has(threads):
+    """A prediction on a terminal has as many as there are cores, preparation one for each of its processes."""
+    waveform = np.random.default_rng(0).normal(0, 0.1, num_samples(800, FeatureSettings())).astype(np.float32)
+    settings = FeatureSettings(name="mel", num_mels=80, num_frames=800)
+    with threadpoolctl.threadpool_limits(threads):
+        values, _ = extract(waveform, settings, 800)
+    with threadpoolctl.threadpool_limits(1):
+        power = power_spectrum(waveform[: num_samples(800, settings)], settings)[:, :800]
+        expected = mel_decibels(power, settings).T
+    np.testing.assert_array_equal(values, expected)

@@ -28,7 +28,7 @@ Changes nothing and leaves nothing behind.
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command line; the exit code: 0 nothing failed, 1 something did, 2 the user's input."""
-    return run_command(USAGE, _main, arguments)
+    return run_command(lambda: USAGE, _main, arguments)
 
 
 def _main(arguments: list[str]) -> int:
