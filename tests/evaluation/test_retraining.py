@@ -18,6 +18,7 @@ from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test import Course, course_of, retrain
 from tuning.evaluation.repeated_seeds import Replicate
 from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.optimizers import base_rates
 from tuning.training.trainer import Training
 from tuning.training.trial import make_training, train
@@ -143,7 +144,7 @@ def test_inner_folds_with_warm_up_are_replayed_once(tmp_path):
     config = config_of(*PLATEAU, "split.inner_folds=3", "optim.warmup_epochs=4", "optim.learning_rate=1.0")
     run = recorded(tmp_path, [{"best_epoch": 1}])
     rows = []
-    spec = {"config": config.model_dump(mode="json"), "directory": str(run.folder.trial(1))}
+    spec = TrialSpec(config.model_dump(mode="json"), str(run.folder.trial(1)))
     train(spec, FOLDS, rows.append)
     run = recorded(tmp_path, rows, folds=3)
     curves = [fold["rates"] for fold in json.loads((run.folder.trial(1) / "checkpoints" / "folds.json").read_text())]

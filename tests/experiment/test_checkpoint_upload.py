@@ -10,6 +10,7 @@ from tuning.datasets import storage
 from tuning.experiment import checkpoint_upload as uploads
 from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.experiment.checkpoint_upload import TrialUploads
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.trainer import Training
 from tuning.training.trial import train
 
@@ -20,7 +21,7 @@ class KilledError(Exception):
 
 def spec_of(directory, bucket):
     config = plan_of().config.model_dump(mode="json")
-    return {"number": 1, "config": config, "directory": str(directory), "remote": f"file://{bucket}/checkpoints"}
+    return TrialSpec(config, str(directory), 1, remote=f"file://{bucket}/checkpoints")
 
 
 def without_seconds(rows):

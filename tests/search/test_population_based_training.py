@@ -19,6 +19,7 @@ from tuning.evaluation.leaderboard import as_rows
 from tuning.experiment.directory import read_progress, read_record, write_json
 from tuning.experiment.exploits import current_params, exploits, params_in
 from tuning.experiment.recorded import config_of
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.callbacks.results import Recorder
 from tuning.search.population_based_training import Population, _moved, explore
 
@@ -102,13 +103,15 @@ class Few:
         self.trials = {}
 
     def spec(self, number, params):
-        return {"number": number, "params": params, "config": self.plan.space.config(params).model_dump(mode="json")}
+        return TrialSpec(self.plan.space.config(params).model_dump(mode="json"), number=number, params=params)
 
     def begin(self, number):
         drawn = {"model.lstm_dropout": 0.1 * number, "optim.learning_rate": 0.001 * number}
         path = self.folder.trial(number)
         params = current_params(path) or drawn
-        trial = SimpleNamespace(config=self.spec(number, params), status=Trial.RUNNING, should_recover=lambda: False)
+        trial = SimpleNamespace(
+            config=self.spec(number, params).as_dict(), status=Trial.RUNNING, should_recover=lambda: False
+        )
         trial.set_config = lambda spec: setattr(trial, "config", spec)
         write_json(path / "params.json", {"searched": params, "config": trial.config["config"]})
         self.trials[number] = trial

@@ -11,6 +11,7 @@ from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
 from tests.search import test_tuner as test_search
 from tuning.experiment.directory import read_progress, read_record, repair_progress, write_json
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.callbacks.results import Recorder, settle
 from tuning.search.schedulers import make_scheduler, recorded_rows
 from tuning.search.searcher import StudySearcher, _encode, _suggest, open_study, reconcile
@@ -25,13 +26,13 @@ def begin(tmp_path, *arguments):
 
 def trial(number):
     return SimpleNamespace(
-        trial_id=f"tune-{random.random()}", config=spec(number, {}), last_result={}, error_file=None,
+        trial_id=f"tune-{random.random()}", config=spec(number, {}).as_dict(), last_result={}, error_file=None,
         run_metadata=SimpleNamespace(),
     )  # fmt: skip
 
 
 def spec(number, params):
-    return {"number": number, "params": params, "config": {}}
+    return TrialSpec({}, number=number, params=params)
 
 
 def scheduler_of(plan, folder=None):

@@ -13,6 +13,7 @@ import ray
 from tuning.data.plan import make_plan, planned_points
 from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.experiment.directory import SearchFolder, read_progress
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.resources import Resources
 from tuning.search.searcher import StudySearcher, open_study
 from tuning.search.tuner import run_search
@@ -22,6 +23,10 @@ ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
 
 BASELINE = {"val_loss": 1.0}
 ONE_AT_A_TIME = Resources(cpus=1, gpus_per_worker=0.0, workers=1, concurrent=1)
+
+
+def spec_of(number, params):
+    return TrialSpec({}, number=number, params=params)
 
 
 def curve(spec, epoch):
@@ -178,9 +183,9 @@ def test_tpe_finds_a_better_floor_than_random_draws(tmp_path):
             arguments = (*space, f"search.algorithm={algorithm}", f"seed={seed}", f"name={algorithm}-{seed}")
             plan, folder = begin(tmp_path, *arguments)
             study = open_study(folder.path / "study.journal", plan.name, "min")
-            searcher = StudySearcher(plan.space, plan.config, study, 25, set(), lambda number, params: params, limit=1)
+            searcher = StudySearcher(plan.space, plan.config, study, 25, set(), spec_of, limit=1)
             for number in range(1, 26):
-                value = curve({"config": nested(searcher.suggest(str(number)))}, 1)
+                value = curve({"config": nested(searcher.suggest(str(number))["params"])}, 1)
                 values += [value] if number > 15 else []
                 row = {"epoch": 1, "val_loss": value, "val_loss_best": value, "finished": "all epochs"}
                 searcher.on_trial_complete(str(number), row)

@@ -12,6 +12,7 @@ from tests.helpers.folds import NUM_FOLDS, folds_in_memory, plan_of
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.settings import AugmentSettings
 from tuning.datasets.store.reader import Part, Versions
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.cross_validation import FoldResults, mean_and_std, median_rates, rounded_mean
 from tuning.training.tasks import task_of
 from tuning.training.trainer import Training
@@ -19,7 +20,7 @@ from tuning.training.trial import build_model, train
 
 
 def spec_of(config, directory=None):
-    return {"config": config.model_dump(mode="json"), "directory": directory and str(directory)}
+    return TrialSpec(config.model_dump(mode="json"), directory and str(directory))
 
 
 def rows_of(folds, directory=None, seed=42):

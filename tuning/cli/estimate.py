@@ -406,11 +406,11 @@ def _clips(split: Split) -> list[Clip]:
     return [*split.train, *split.val, *split.test]
 
 
-def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
+def probe_trial(given: dict[str, Any], data: dict[str, Any]) -> None:
     """A Tune trial that trains a few steps and reports what they took.
 
     Args:
-        spec: as for `run_trial`.
+        given: as for `run_trial`.
         data: references by `data_key` (`data`), clips that each model of the real trial is trained on (`num_train`),
             how many a model validates (`num_val`), and the real `resources` (`workers`).
     """
@@ -422,15 +422,18 @@ def probe_trial(spec: dict[str, Any], data: dict[str, Any]) -> None:
     from tuning.config.schema import parse_config
     from tuning.data.data_module import fetch
     from tuning.data.keys import data_key
+    from tuning.experiment.trial_spec import TrialSpec
     from tuning.training.encoders import located
     from tuning.training.trial import make_training
 
-    config = parse_config(spec["config"])
+    spec = TrialSpec.from_dict(given)
+    config = parse_config(spec.config)
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
-    checkpoints = Path(spec["directory"]) / "checkpoints"
+    assert spec.directory is not None
+    checkpoints = Path(spec.directory) / "checkpoints"
     read = fetch(data["data"][data_key(config)])
-    training = make_training(located(config, spec["encoder"]), read, checkpoints, device)
+    training = make_training(located(config, spec.encoder), read, checkpoints, device)
     # The last epochs of a model that is unfrozen in stages take longest.
     training.epoch = config.training.epochs
     training.enter_stage()

@@ -72,6 +72,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
 
     from tuning.data.data_module import DataModule
     from tuning.experiment.recorded import config_of, space_of
+    from tuning.experiment.trial_spec import TrialSpec
     from tuning.search.lazy_start import when_needed
     from tuning.training.trial import train
 
@@ -94,7 +95,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     unit = record.unit + ("s" if count > 1 else "")
     print(f"train     trial {record.number} again for {count} {unit} on {device.type}", flush=True)
     with contextlib.suppress(_Enough):
-        train({"config": config.model_dump(mode="json"), "directory": None}, data, report, device=device)
+        train(TrialSpec(config.model_dump(mode="json")), data, report, device=device)
     return rows
 
 

@@ -27,6 +27,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.exploits import FILE, current_params, exploits
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.tasks import Mode
 
 log = logging.getLogger("tuning.search")
@@ -71,7 +72,7 @@ class Population(FIFOScheduler):
         records: what earlier runs recorded.
         total: number of trials of the whole search.
         concurrent: most trials at once.
-        make_spec: number and parameters -> what the trial function gets.
+        make_spec: number and parameters -> the trial.
     """
 
     def __init__(
@@ -83,7 +84,7 @@ class Population(FIFOScheduler):
         records: list[TrialRecord],
         total: int,
         concurrent: int,
-        make_spec: Callable[[int, dict[str, Any]], dict[str, Any]],
+        make_spec: Callable[[int, dict[str, Any]], TrialSpec],
     ) -> None:
         super().__init__()
         self.space, self.config, self.folder, self.make_spec = space, config, folder, make_spec
@@ -156,7 +157,7 @@ class Population(FIFOScheduler):
         for trial in trials:
             number = trial.config["number"]
             if trial.status == Trial.PAUSED and self._is_free(number):
-                trial.set_config(self.make_spec(number, self.params[number]))
+                trial.set_config(self.make_spec(number, self.params[number]).as_dict())
                 self.paused.discard(number)
                 return trial
         return None
@@ -209,7 +210,7 @@ class Population(FIFOScheduler):
         entry = {"epoch": epoch, "trial": best, "before": before, "after": after}
         write_json(folder / FILE, [*earlier, entry])
         spec = self.make_spec(number, after)
-        write_json(folder / "params.json", {"searched": after, "config": spec["config"]})
+        write_json(folder / "params.json", {"searched": after, "config": spec.config})
         self.params[number] = after
         log.info("trial %d takes over trial %d after epoch %d: %s", number, best, epoch, json.dumps(after))
 

@@ -25,6 +25,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.plan import planned_points
 from tuning.experiment.directory import SearchFolder, TrialRecord, cut_to_lines, read_progress
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.tasks import Mode
 
 
@@ -137,7 +138,7 @@ class StudySearcher(Searcher):
         study: where trials are asked for and told.
         total: number of trials of the whole search.
         ended: numbers of the trials that an earlier run brought to their end; others that it began come first.
-        make_spec: number and parameters -> what the trial function gets.
+        make_spec: number and parameters -> the trial.
         limit: most trials proposed and not yet ended.
         waiting: how many of them wait for others, and so do not count.
     """
@@ -149,7 +150,7 @@ class StudySearcher(Searcher):
         study: optuna.Study,
         total: int,
         ended: set[int],
-        make_spec: Callable[[int, dict[str, Any]], dict[str, Any]],
+        make_spec: Callable[[int, dict[str, Any]], TrialSpec],
         limit: int,
         waiting: Callable[[], int] = lambda: 0,
     ) -> None:
@@ -185,7 +186,7 @@ class StudySearcher(Searcher):
         trial = self.live[trial_id] = self.study.ask()
         self.told[trial_id] = set()
         self.begun += 1
-        return self.make_spec(self.begun, self._draw(trial))
+        return self.make_spec(self.begun, self._draw(trial)).as_dict()
 
     def _again(self, trial_id: str, number: int) -> dict[str, Any]:
         """A trial that an earlier run began; it may have been killed while its settings were drawn."""
@@ -204,7 +205,7 @@ class StudySearcher(Searcher):
                 trial = self.study.ask() if waits else optuna.Trial(self.study, frozen._trial_id)
                 assert trial.number == number - 1, "points are enqueued one at a time"
                 self.live[trial_id], params = trial, self._draw(trial)
-        return self.make_spec(number, params)
+        return self.make_spec(number, params).as_dict()
 
     def _take_sampler(self, number: int) -> None:
         """A sampler for this trial alone: one that lived on would begin its random numbers anew after a kill."""

@@ -6,27 +6,30 @@ a TorchTrainer inside the Tune trial, which itself computes nothing (seven to te
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tuning.config.schema import Config, parse_config
 from tuning.data.data_module import fetch
 from tuning.data.keys import DataKey, data_key
 from tuning.experiment.faults import causes
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.gradient_accumulation import is_out_of_memory
 from tuning.training.trial import train
 
 
-def run_trial(spec: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
+def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
     """A Tune trial: trains here, or on a group of workers.
 
     Args:
-        spec: as for `train`, with `number` of the trial and `search`'s name.
+        given: a `TrialSpec` as plain values.
         data: what `DataModule.share` gave, by `data_key`.
     """
     import ray
     from ray import tune
 
-    config = parse_config(spec["config"])
+    spec = TrialSpec.from_dict(given)
+    config = parse_config(spec.config)
     parts = data[data_key(config)]
     if config.resources.workers_per_trial > 1:
         train_on_workers(spec, config, parts)
@@ -35,7 +38,7 @@ def run_trial(spec: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
 
     gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
     device = torch.device("cuda") if gpu else torch.device("cpu")
-    share = spec["gpus_per_worker"]
+    share = spec.gpus_per_worker
     if gpu and share < 1:
         # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
         torch.cuda.set_per_process_memory_fraction(share)
@@ -43,7 +46,7 @@ def run_trial(spec: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
     train(spec, fetch(parts), tune.report, device=device, splits=not (gpu and share < 1))
 
 
-def train_on_workers(spec: dict[str, Any], config: Config, parts: list[Any]) -> None:
+def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
     """Train a trial data-parallel (DDP).
 
     A group that ran out of memory begins again from its last checkpoint with batches in parts, half as large each
@@ -51,7 +54,7 @@ def train_on_workers(spec: dict[str, Any], config: Config, parts: list[Any]) -> 
     that is left to the search, which gives the trial a larger one.
 
     Args:
-        spec: as for `tuning.training.trial.train`, with `scratch`, a folder for Ray Train.
+        spec: the trial.
         config: its configuration.
         parts: what `DataModule.share` put there for it.
 
@@ -67,10 +70,10 @@ def train_on_workers(spec: dict[str, Any], config: Config, parts: list[Any]) -> 
             return
         except TrainingFailedError as error:
             own = worker_error(error)
-            if not is_out_of_memory(own) or clips < 2 or 0 < spec["gpus_per_worker"] < 1:
+            if not is_out_of_memory(own) or clips < 2 or 0 < spec.gpus_per_worker < 1:
                 raise own from error
         clips = -(-clips // 2)
-        spec = {**spec, "clips_at_once": clips}
+        spec = replace(spec, clips_at_once=clips)
 
 
 def worker_error(error: BaseException) -> BaseException:
@@ -90,7 +93,7 @@ def worker_error(error: BaseException) -> BaseException:
     return out_of_memory or next(iter(told or found), error)
 
 
-def _make_trainer(spec: dict[str, Any], config: Config, parts: list[Any]) -> Any:
+def _make_trainer(spec: TrialSpec, config: Config, parts: list[Any]) -> Any:
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -104,17 +107,17 @@ def _make_trainer(spec: dict[str, Any], config: Config, parts: list[Any]) -> Any
             return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
 
     resources = config.resources
-    gpus = spec["gpus_per_worker"]
+    gpus = spec.gpus_per_worker
     per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
     return Trainer(
         _train_worker,
-        train_loop_config={"spec": spec, "parts": parts},
+        train_loop_config={"spec": spec.as_dict(), "parts": parts},
         scaling_config=ScalingConfig(
             num_workers=resources.workers_per_trial, use_gpu=bool(gpus), resources_per_worker=per_worker
         ),
         run_config=RunConfig(
-            name=f"{spec['search']}-{spec['number']:04d}",
-            storage_path=spec["scratch"],
+            name=f"{spec.search}-{spec.number:04d}",
+            storage_path=spec.scratch,
             callbacks=[TuneReportCallback()],
         ),
     )
@@ -126,7 +129,7 @@ def _train_worker(loop: dict[str, Any]) -> None:
 
     context = ray.train.get_context()
     train(
-        loop["spec"],
+        TrialSpec.from_dict(loop["spec"]),
         fetch(loop["parts"]),
         ray.train.report,
         rank=context.get_world_rank(),

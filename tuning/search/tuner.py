@@ -21,6 +21,7 @@ from tuning.data.plan import Plan
 from tuning.experiment.directory import SearchFolder
 from tuning.experiment.exploits import current_params
 from tuning.experiment.faults import QuietFile, StorageError, storage_fault
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.callbacks.mlflow import Tracking
 from tuning.search.callbacks.progress import View
 from tuning.search.callbacks.progress_table import Standing
@@ -103,7 +104,7 @@ def run_search(
         plan: the checked search.
         data: passed on to every trial: references into Ray's object store.
         resources: of a trial, and how many at once.
-        trainable: `trainable(spec, data)`; tests put a formula in the model's place.
+        trainable: `trainable(spec, data)`, the spec as plain values; tests put a formula in the model's place.
 
     Returns:
         Empty when every trial ended, else why the search stopped before.
@@ -126,20 +127,20 @@ def run_search(
     if len(ended) >= total:
         return ""
 
-    def make_spec(number: int, params: dict[str, Any]) -> dict[str, Any]:
+    def make_spec(number: int, params: dict[str, Any]) -> TrialSpec:
         params = current_params(folder.trial(number)) or params
         config = space.config(params)
-        return {
-            "number": number,
-            "params": params,
-            "config": config.model_dump(mode="json"),
-            "encoder": encoder_of(config),
-            "directory": str(folder.trial(number).resolve()),
-            "search": folder.name,
-            "remote": folder.remote_checkpoints(number),
-            "scratch": folder.scratch,
-            "gpus_per_worker": resources.gpus_per_worker,
-        }
+        return TrialSpec(
+            number=number,
+            params=params,
+            config=config.model_dump(mode="json"),
+            encoder=encoder_of(config),
+            directory=str(folder.trial(number).resolve()),
+            search=folder.name,
+            remote=folder.remote_checkpoints(number),
+            scratch=folder.scratch,
+            gpus_per_worker=resources.gpus_per_worker,
+        )
 
     scheduler: Any
     if config.search.scheduler == "pbt":

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.schema import Config, import_model, parse_config
 from tuning.experiment.checkpoint_upload import TrialUploads
+from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.cross_validation import FoldResults
 from tuning.training.encoders import located, reads_text
 from tuning.training.tasks import ranking_metrics, task_of
@@ -23,7 +24,7 @@ def build_model(config: Config, num_features: int) -> Any:
 
 
 def train(
-    spec: dict[str, Any],
+    spec: TrialSpec,
     data: Any,
     report: Any,
     rank: int = 0,
@@ -34,13 +35,8 @@ def train(
     """Run a trial's training, or with `split.inner_folds` one for each fold.
 
     Args:
-        spec: `config` (plain, nested), and `directory` of the trial, or None to keep no checkpoints; `remote`, the
-            URI of its checkpoints, where the search lies in an object store; `note`, what its last row says of how it
-            came about; `clips_at_once`, most that fit into memory; `encoder`, where it lies.
-        data: what `tuning.datasets.loaders.streaming`, or `tuning.training.cross_validation` for inner folds, gave for
-            the
-            configuration's feature
-            variant.
+        spec: the trial.
+        data: what `DataModule.for_config` gives of its configuration.
         report: takes one row per epoch, or per fold.
         rank: this worker, among `world_size`.
         device: torch device; CPU if none.
@@ -48,22 +44,22 @@ def train(
     """
     import torch
 
-    config = located(parse_config(spec["config"]), spec.get("encoder"))
+    config = located(parse_config(spec.config), spec.encoder or None)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    checkpoints = Path(spec["directory"]) / "checkpoints" if spec["directory"] else None
-    if spec.get("note"):
-        report = _noting(report, spec["note"])
+    checkpoints = Path(spec.directory) / "checkpoints" if spec.directory else None
+    if spec.note:
+        report = _noting(report, spec.note)
     if config.search.second_metric:
         report = _with_cost(report, config, data)
     uploads = None
-    if checkpoints and spec.get("remote"):
-        uploads = TrialUploads(checkpoints, spec["remote"], rank)
+    if checkpoints and spec.remote:
+        uploads = TrialUploads(checkpoints, spec.remote, rank)
         checkpoints, report = uploads.folder, uploads.begin(report)
     if config.split.inner_folds is not None:
         train_folds(config, data, report, checkpoints, device, uploads, splits)
         return
     make_training(
-        config, data, checkpoints, device, rank, world_size, splits=splits, clips_at_once=spec.get("clips_at_once")
+        config, data, checkpoints, device, rank, world_size, splits=splits, clips_at_once=spec.clips_at_once
     ).run(report)
 
 
