@@ -194,7 +194,7 @@ def test_a_trial_has_its_best_value_with_the_settings_of_that_epoch(tmp_path):
     assert shown() == (4.0, 1, before)
     few.report(4, 3, 9.0)
     assert shown() == (4.0, 1, before)
-    assert few.spec(4, current_params(path))["params"] == after == Few(tmp_path).scheduler.params[4]
+    assert few.spec(4, current_params(path)).params == after == Few(tmp_path).scheduler.params[4]
     write_json(path / "result.json", read_record(path).written())
     assert shown() == (4.0, 1, before)
     (path / "result.json").unlink()
@@ -208,7 +208,7 @@ def test_the_live_view_shows_the_settings_of_the_best_epoch(tmp_path):
     few, seen = Few(tmp_path), []
     recorder = Recorder(few.folder, "val_loss", "min", lambda record, event: seen.append((event, dict(record.params))))
     first, other = ({"model.lstm_dropout": d, "optim.learning_rate": 0.001} for d in (0.2, 0.3))
-    trial = SimpleNamespace(trial_id="a", config=few.spec(1, first))
+    trial = SimpleNamespace(trial_id="a", config=few.spec(1, first).as_dict())
 
     def row(epoch, loss, best):
         result = {"epoch": epoch, "seconds": 0.1, "best_epoch": best, "finished": "", "val_loss": loss}
@@ -217,7 +217,7 @@ def test_the_live_view_shows_the_settings_of_the_best_epoch(tmp_path):
 
     recorder.on_trial_start(0, [], trial)
     assert row(1, 1.0, 1) == ("epoch", first)
-    trial.config = few.spec(1, other)
+    trial.config = few.spec(1, other).as_dict()
     recorder.on_trial_start(0, [], trial)
     assert row(2, 2.0, 1) == ("epoch", first)
     assert row(3, 0.5, 3) == ("epoch", other)
