@@ -13,6 +13,12 @@ TINY = (
 )
 
 
+# The same for a script.
+SMALL_SEARCH = {
+    "features.num_frames": 16, "model.conv_filters": [4, 4], "model.lstm_units": [8, 4], "training.epochs": 2,
+    "search.max_concurrent": 1,
+}  # fmt: skip
+
 # Another process takes longer to begin than the trials of a test.
 ONE_AT_A_TIME = "search.max_concurrent=1"
 

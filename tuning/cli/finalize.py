@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from tuning.cli.command import run_command
@@ -36,24 +35,9 @@ def _main(arguments: list[str]) -> None:
     options, paths = _read(arguments)
     if len(paths) != 1:
         raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
-    from tuning.datasets.storage import exists, is_uri
-    from tuning.evaluation.final_test import finalize
-    from tuning.experiment.bucket_sync import open_folder, refuse_mirror, split_location
-    from tuning.experiment.recorded import not_a_search
+    from tuning import api
 
-    location = paths[0] if is_uri(paths[0]) else str(Path(paths[0]))
-    try:
-        found = exists(location, "config.yaml")
-    except (OSError, ValueError) as error:
-        raise not_a_search(location, " ".join(str(error).split())) from None
-    if not found:
-        raise not_a_search(location)
-    if not is_uri(location):
-        refuse_mirror(Path(location))
-    with open_folder(*split_location(location)) as folder:
-        finalize(folder, **options)
-        if folder.remote:
-            print(f"storage   {folder.remote}")
+    api.finalize(paths[0], **options)
 
 
 def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
@@ -68,6 +52,8 @@ def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
                 what = "seeds" if name == "seeds" else "trials"
                 raise UserError(f"{name}: expected a number of {what} from 1, got '{value}'")
             options[name] = int(value)
+        elif equals and name == "again":
+            raise UserError(f"again: expected true, got '{value}'")
         elif equals and name.isidentifier():
             known = ("top", "seeds", "ensemble", "again")
             raise UserError(f"{name}: expected one of {', '.join(known)}{nearest(name, known)}")

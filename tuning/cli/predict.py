@@ -33,6 +33,7 @@ that can't be used is named with the reason, the others are predicted; the exit 
 
 FORMATS = ("table", "csv", "json")
 SHORTEST_STEP = 0.01
+SAVED = ("model.safetensors", "labels.json")  # beside config.yaml, which the folder of a search has, too
 
 
 @dataclass
@@ -72,7 +73,7 @@ def _main(arguments: list[str]) -> int:
             windows += [replace(window, text=text) for window in predictor.windows(file, request.step_seconds)]
         except ValueError as error:
             problems.append(f"{file}: {error}")
-    predictor.predict(windows)
+    predictor.judge(windows)
     write(request, predictor, windows)
     for problem in problems:
         print(f"error: {problem}", file=sys.stderr)
@@ -94,7 +95,7 @@ def read_request(arguments: Sequence[str]) -> Request:
     if not paths:
         raise UserError(f"expected a folder best/ and recordings, got nothing\n{USAGE}")
     best, files = Path(paths[0]), [Path(path) for path in paths[1:]]
-    if not (best / "config.yaml").exists():
+    if not (best / "config.yaml").exists() or not any((best / name).exists() for name in SAVED):
         raise UserError(f"{best}: expected a folder best/ that tuning finalize wrote, with its config.yaml")
     if not files:
         raise UserError(f"expected recordings to predict after '{best}', got none")
@@ -132,8 +133,7 @@ def write(request: Request, predictor: Predictor, windows: list[Window]) -> None
     form = request.format
     if not form and request.out is not None:
         form = {".csv": "csv", ".json": "json"}.get(request.out.suffix, "csv")
-    columns = ["file", "start_seconds", "end_seconds", *predictor.columns()]
-    rows = [[str(w.file), round(w.start_seconds, 3), round(w.end_seconds, 3), *predictor.values(w)] for w in windows]
+    columns, rows = predictor.table(windows)
     if request.out is None:
         _write(sys.stdout, form or "table", columns, rows)
     else:

@@ -23,24 +23,17 @@ def main(arguments: list[str] | None = None) -> int:
 def _main(arguments: list[str]) -> None:
     if len(arguments) != 1:
         raise UserError(f"expected one folder of a search, got {arguments or 'none'}\n{USAGE}")
-    from tuning.datasets.storage import exists, is_uri
+    from tuning.datasets.storage import is_uri
     from tuning.evaluation.report import write_report
-    from tuning.experiment.recorded import folder_of, not_a_search
+    from tuning.experiment.bucket_sync import open_location
+    from tuning.experiment.recorded import folder_of
 
     location = arguments[0]
-    if not is_uri(location):
-        try:
-            print(f"report    {write_report(folder_of(location))}")
-        except OSError as error:
-            raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None
+    if is_uri(location):
+        with open_location(location) as folder:
+            print(f"report    {write_report(folder)}, and in {folder.remote}")
         return
-    from tuning.experiment.bucket_sync import open_folder, split_location
-
     try:
-        found = exists(location, "config.yaml")
-    except (OSError, ValueError) as error:
-        raise not_a_search(location, " ".join(str(error).split())) from None
-    if not found:
-        raise not_a_search(location)
-    with open_folder(*split_location(location)) as folder:
-        print(f"report    {write_report(folder)}, and in {folder.remote}")
+        print(f"report    {write_report(folder_of(location))}")
+    except OSError as error:
+        raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,6 +13,7 @@ from tuning.training.encoders import needs_text
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
     from tuning.datasets.features.audio import Excerpt
     from tuning.evaluation.saved_model import Best
@@ -144,7 +145,40 @@ class Predictor:
             excerpts.append(made[key])
         return excerpts
 
-    def predict(self, windows: list[Window]) -> None:
+    def predict(
+        self, files: Sequence[str | Path], step_seconds: float | None = None, lyrics: str | Path | None = None
+    ) -> pd.DataFrame:
+        """What the models say of recordings: a row for each stretch that is judged, as the command prints them.
+
+        Args:
+            files: recordings.
+            step_seconds: a window every so many seconds, in place of one for each recording.
+            lyrics: folder of the texts, where models read them; beside the recordings unless given.
+
+        Raises:
+            UserError: a recording that can't be used, by name.
+        """
+        import pandas as pd
+
+        paths, folder = [Path(file) for file in files], Path(lyrics) if lyrics is not None else None
+        self.check_lyrics(paths, folder)
+        windows: list[Window] = []
+        for file in paths:
+            try:
+                text = self.text_of(file, folder)
+                windows += [replace(window, text=text) for window in self.windows(file, step_seconds)]
+            except (ValueError, OSError) as error:
+                raise UserError(f"{file}: {error}") from None
+        self.judge(windows)
+        columns, rows = self.table(windows)
+        return pd.DataFrame(rows, columns=columns)
+
+    def table(self, windows: Sequence[Window]) -> tuple[list[str], list[list[Any]]]:
+        """Names of columns, and a row for each window: file, start and end, and what `values` gives."""
+        rows = [[str(w.file), round(w.start_seconds, 3), round(w.end_seconds, 3), *self.values(w)] for w in windows]
+        return ["file", "start_seconds", "end_seconds", *self.columns()], rows
+
+    def judge(self, windows: list[Window]) -> None:
         """Fill in the windows' outputs."""
         from tuning.evaluation.saved_model import CLIPS_PER_BATCH
 

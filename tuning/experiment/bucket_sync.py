@@ -30,6 +30,7 @@ from tuning.experiment.bucket_changes import kept_by_trial, rank, read, scan
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
 from tuning.experiment.periodic import Repeated
+from tuning.experiment.recorded import not_a_search
 
 log = logging.getLogger("tuning.search")
 
@@ -50,6 +51,24 @@ def split_location(location: str) -> tuple[str, str]:
     base, mark, options = location.partition("?") if storage.is_uri(location) else (location, "", "")
     parent, _, name = base.rstrip("/").rpartition("/")
     return (parent or ".") + mark + options, name
+
+
+def open_location(place: str) -> SearchFolder:
+    """The search at a path or a URI, as `open_folder` gives it.
+
+    Raises:
+        UserError: there is none, or it is this machine's mirror of one in an object store.
+    """
+    location = place if storage.is_uri(place) else str(Path(place))
+    try:
+        found = storage.exists(location, "config.yaml")
+    except (OSError, ValueError) as error:
+        raise not_a_search(location, " ".join(str(error).split())) from None
+    if not found:
+        raise not_a_search(location)
+    if not storage.is_uri(location):
+        refuse_mirror(Path(location))
+    return open_folder(*split_location(location))
 
 
 class Mirror(SearchFolder):

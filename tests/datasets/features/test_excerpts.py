@@ -257,7 +257,7 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
     (window,) = predictor.windows(recording, None)
     begin = expected_begin(kind, kind.heard)
     assert_at([window], kind, [begin])
-    predictor.predict([window])
+    predictor.judge([window])
     (batch,) = listen
     check(batch["features"][0].numpy(), kind.times(begin, kind.heard))
 
@@ -269,7 +269,7 @@ def test_windows_are_of_the_seconds_that_they_say(tmp_path, recording, listen, s
     predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
     windows = list(predictor.windows(recording, 1.5))
     assert_at(windows, kind, starts_of(kind, 1.5))
-    predictor.predict(windows)
+    predictor.judge(windows)
     (batch,) = listen
     assert batch["num_frames"].tolist() == [kind.heard] * len(windows)
     for values, window in zip(batch["features"].numpy(), windows, strict=True):
@@ -287,7 +287,7 @@ def test_an_encoder_predicts_the_seconds_that_it_says(
     predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
     windows = list(predictor.windows(recording, step))
     assert_at(windows, kind, starts_of(kind, step) if step else [expected_begin(kind, kind.heard)])
-    predictor.predict(windows)
+    predictor.judge(windows)
     (batch,) = listen
     for values, window in zip(batch["features"].numpy(), windows, strict=True):
         (heard,) = window.heard
@@ -313,7 +313,7 @@ def test_without_steps_a_model_is_given_what_was_prepared_to_the_last_bit(
     raw = encode(sound(rate, seconds), rate, subtype="FLOAT")
     (tmp_path / "recording.wav").write_bytes(raw)
     predictor = Predictor(write_best(tmp_path / "best", kind, kind.stored))
-    predictor.predict(list(predictor.windows(tmp_path / "recording.wav", None)))
+    predictor.judge(list(predictor.windows(tmp_path / "recording.wav", None)))
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "augment": None}
     row = prepared_rows(raw, "digest", [PLAIN], unit | {"data": DataSettings().model_dump()})[PLAIN]
     (model,) = predictor.models
@@ -331,13 +331,13 @@ def test_members_hear_their_own_segment_of_a_clip_and_the_same_stretch_in_steps(
     predictor = Predictor(tmp_path / "best")
     (window,) = predictor.windows(recording, None)
     assert (window.start_seconds, window.end_seconds) == pytest.approx((0.0, 8.0), abs=1e-3)
-    predictor.predict([window])
+    predictor.judge([window])
     check(listen[0]["features"][0].numpy(), first.times(0.0, 41))
     check(listen[1]["features"][0].numpy(), second.times(4.0, 81))
     listen.clear()
     windows = list(predictor.windows(recording, 2.0))
     assert {round(window.end_seconds - window.start_seconds, 3) for window in windows} == {2.0}
-    predictor.predict(windows)
+    predictor.judge(windows)
     for number, window in enumerate(windows):
         check(listen[0]["features"][number].numpy(), first.times(window.start_seconds, 41))
         begin = min(max(0.0, window.start_seconds - 1.0), SECONDS - 4.0)

@@ -1,0 +1,103 @@
+"""Search, finalize and predict from a script: the same as by command, as tables."""
+
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.helpers.command import SMALL_SEARCH, run
+from tuning import api
+from tuning.cli import finalize as finalize_command
+from tuning.cli import predict as predict_command
+from tuning.config.space import parse_overrides
+
+
+@pytest.fixture(scope="module")
+def found(ray_session, tmp_path_factory, prepared):
+    """A search of two trials."""
+    storage = tmp_path_factory.mktemp("api")
+    settings = {"storage": str(storage), "data.prepared": str(prepared), "name": "s", "search.num_trials": 2}
+    return api.search("crnn", SMALL_SEARCH | settings)
+
+
+def test_a_search_is_the_commands(found, tmp_path, prepared):
+    words = [f"{path}={json.dumps(value)}" for path, value in SMALL_SEARCH.items()]
+    run(*words, f"storage={tmp_path}", f"data.prepared={prepared}", "name=s", "search.num_trials=2")
+    rows = list(csv.DictReader((tmp_path / "s" / "leaderboard.csv").open()))
+    table = found.leaderboard
+    assert table["trial"].tolist() == [int(row["trial"]) for row in rows]
+    for name in ("val_loss", "val_ccc", "optim.learning_rate"):
+        np.testing.assert_array_equal(table[name], [float(row[name]) for row in rows])
+    assert found.stopped == "" and found.metric == "val_loss"
+
+
+def test_best_curves_and_figures_are_those_of_the_folder(found):
+    assert found.best.number == found.leaderboard["trial"][0]
+    assert found.best.metrics["val_loss"] == found.leaderboard["val_loss"][0]
+    curves = found.curves
+    progress = pd.read_csv(found.path / "trials" / f"{found.best.number:04d}" / "progress.csv")
+    own = curves[curves["trial"] == found.best.number].reset_index(drop=True)
+    np.testing.assert_array_equal(own["val_loss"], progress["val_loss"])
+    assert own["val_loss"].min() == found.best.metrics["val_loss"]
+    figures = found.figures()
+    assert set(figures) == {"history", "curves"}
+    drawn = [value for trace in figures["history"].data for value in (() if trace.y is None else trace.y)]
+    assert any(value == pytest.approx(found.best.metrics["val_loss"]) for value in drawn if value is not None)
+
+
+def test_an_extended_search_keeps_its_trials(found):
+    few = api.search("crnn", {**found.plan.overrides, "name": "more", "search.num_trials": 1})
+    more = few.extend(1)
+    assert len(few.folder.records()) == 2 and len(more.leaderboard) == 2
+    again = api.open_search(more.path)
+    pd.testing.assert_frame_equal(again.leaderboard, more.leaderboard)
+    with pytest.raises(api.UserError, match="expected a search that search"):
+        again.extend(1)
+
+
+def test_finalize_and_predict_are_the_commands(found, tmp_path, prepared, capsys):
+    metrics = api.finalize(found)
+    said = json.loads((found.path / "best" / "metrics.json").read_text())
+    assert metrics == said["test"]
+    with pytest.raises(api.UserError, match="again=true looks once more"):
+        api.finalize(found)
+    rows = list(csv.DictReader((found.path / "best" / "test_predictions.csv").open()))
+    root = next((prepared / "corpora").glob("demo-*"))
+    files = [root / row["clip"] for row in rows]
+    table = api.load(found.path / "best").predict(files)
+    for target in ("valence", "arousal"):
+        np.testing.assert_array_equal(table[target], [float(row[f"predicted_{target}"]) for row in rows])
+    capsys.readouterr()
+    out = tmp_path / "out.csv"
+    assert predict_command.main([str(found.path / "best"), *map(str, files), f"out={out}"]) == 0
+    pd.testing.assert_frame_equal(pd.read_csv(out), table)
+    assert finalize_command.main([str(found.path)]) == 2
+
+
+def test_what_the_command_refuses_is_raised_with_its_words(tmp_path):
+    with pytest.raises(api.UserError, match=r"did you mean 'crnn'\?"):
+        api.search("crn")
+    with pytest.raises(api.UserError, match=r"optim.learning_rat: no such setting; did you mean 'learning_rate'\?"):
+        api.search("crnn", {"optim.learning_rat": 1})
+    with pytest.raises(api.UserError, match="expected the folder of a search"):
+        api.open_search(tmp_path)
+    with pytest.raises(api.UserError, match=r"config\.yaml"):
+        api.load(tmp_path)
+
+
+def test_the_corpus_is_looked_at_before_training(prepared):
+    settings = {"data.prepared": str(prepared)}
+    clips, counted = api.corpus("ser", settings), api.split("ser", settings)
+    assert set(clips["part"]) == {"train", "val", "test"} and counted["clips"].sum() == len(clips)
+    for part, each in clips.groupby("part"):
+        of_part = counted[counted["part"] == part].set_index("label")["clips"]
+        assert of_part.to_dict() == each["label"].value_counts().to_dict()
+    assert (clips.groupby("group")["part"].nunique() == 1).all()
+    assert {"valence", "arousal"} <= set(api.corpus("crnn", settings).columns)
+
+
+def test_text_that_looks_like_a_number_stays_text():
+    given = {"split.test_fold": "03", "data.root": "1e3", "training.epochs": 2, "model.kernel_size": {"choice": [3, 5]}}
+    assert parse_overrides(api.arguments_of("crnn", given)) == {"space": "crnn", **given}

@@ -1,0 +1,127 @@
+"""Prepare what the trials of a search read, and say what is done."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from tuning.config.distributions import plain
+from tuning.config.space import brought_along
+from tuning.data.generated_clips import quality_of
+from tuning.data.keys import searched_effects
+from tuning.experiment.directory import write_text
+from tuning.search.lazy_start import when_needed
+from tuning.training.cross_validation import describe_parts
+from tuning.training.encoders import reads_text
+
+if TYPE_CHECKING:
+    from tuning.data.data_module import DataModule
+    from tuning.data.plan import Plan
+    from tuning.datasets.store.build import Prepared
+    from tuning.experiment.directory import SearchFolder
+
+
+def say_what_the_corpus_brings(plan: Plan) -> None:
+    """Say which settings the corpus sets, where the command line does not."""
+    defaults = plan.space.fields
+    brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
+    shortened = [
+        f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
+        for path, value in brought.items()
+        if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
+    ]
+    if shortened:
+        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
+
+
+def prepare(plan: Plan, folder: SearchFolder, data: DataModule) -> None:
+    """Make features, texts and augmented clips that are missing; list in the folder what can't be used."""
+    _prepare_features(plan, data)
+    _say_split(data, plan.config.split.inner_folds)
+    _write_quarantine(folder, data)
+    _prepare_banks(plan, data)
+
+
+def _prepare_features(plan: Plan, data: DataModule) -> None:
+    """Make features of every recording and its lyrics, and say what was done."""
+    began = time.monotonic()
+    what = "features and lyrics of" if reads_text(plan.config) else "features of"
+    data.prepare_features(_starting(plan, what))
+    kinds = ((data.features, "recordings"), (data.texts, "lyrics"))
+    done = [_counted(list(variants.values()), name) for variants, name in kinds if variants]
+    if any(variant.num_extracted for variant in data.variants):
+        print(f"prepare   {', '.join(done)}, {time.monotonic() - began:.1f} s")
+    else:
+        print(f"prepare   nothing to prepare: {', '.join(done)}")
+
+
+def _counted(variants: list[Prepared], name: str) -> str:
+    """How many recordings or texts were prepared, and how many were found, in words."""
+    made, kept = sum(v.num_extracted for v in variants), sum(v.num_reused for v in variants)
+    kinds = f" in {len(variants)} variants" if len(variants) > 1 else ""
+    if not made:
+        return f"all {kept} {name}{kinds} are reused"
+    return f"{made} {name} prepared{kinds}, {kept} reused"
+
+
+def _prepare_banks(plan: Plan, data: DataModule) -> None:
+    """Make the bank of augmented training clips, where the trials draw from one, and say what was done."""
+    began = time.monotonic()
+    data.prepare_banks(_starting(plan, "augmented versions of"))
+    made = [variant for bank in data.banks.values() for variant in bank.values()]
+    if made:
+        versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
+        kept = sum(variant.num_reused * (variant.versions or 1) for variant in made)
+        effects = ", ".join(searched_effects(plan.space))
+        print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
+
+
+def prepare_generated(data: DataModule) -> list[str]:
+    """Train the GANs that trials draw from, and say what was done; the folders of their clips."""
+    began = time.monotonic()
+    trained: list[int] = []
+
+    def say() -> None:
+        if not trained:
+            print("prepare   training GANs on the training clips ...", flush=True)
+        trained.append(1)
+
+    folders = list(data.prepare_generated(say).values())
+    if folders:
+        shown = ", ".join(f"{q['score']:.0f} ({q['band']})" for q in map(quality_of, folders))
+        what = f"{len(trained)} trained, {len(folders) - len(trained)} reused"
+        print(f"gan       {what}; quality of 100: {shown}; {time.monotonic() - began:.1f} s")
+    return folders
+
+
+def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
+    """A progress function that says what begins, and starts Ray, only if something is to do."""
+
+    def say(missing: int, total: int) -> None:
+        print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)
+
+    return when_needed(plan.config, say)
+
+
+def _say_split(data: DataModule, num_folds: int | None) -> None:
+    corpus, split = data.corpus, data.split
+    groups = {clip.group for clip in corpus.clips if clip.group is not None}
+    of_groups = f" of {len(groups)} groups" if groups else ""
+    parts = describe_parts(split, num_folds)
+    print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
+    for note in [*corpus.notes, *split.notes]:
+        print(f"          note: {note}")
+
+
+def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:
+    found = dict(entry for variant in data.variants for entry in variant.quarantine)
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(["clip", "reason"])
+    writer.writerows(found.items())
+    write_text(folder.path / "quarantine.csv", stream.getvalue())
+    if found:
+        print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")
