@@ -259,11 +259,12 @@ def finalize(
         ensemble: how many are retrained and predict together.
         again: look at the test clips once more; every look is recorded.
     """
-    from tuning.evaluation.final_test import finalize as finalize_folder
     from tuning.experiment.bucket_sync import open_location
 
     location = search.path if isinstance(search, Search) else search
     with open_location(str(location)) as folder:
+        from tuning.evaluation.final_test import finalize as finalize_folder
+
         metrics = finalize_folder(folder, again=again, ensemble=ensemble, top=top, seeds=seeds)
         if folder.remote:
             print(f"storage   {folder.remote}")

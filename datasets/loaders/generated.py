@@ -4,16 +4,16 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
+import numpy as np
+
+from tuning.datasets import storage
 from tuning.datasets.features.audio import Segment
 from tuning.datasets.loaders.in_memory import Batch, Padding, batch_bounds, collate
 from tuning.datasets.loaders.wrapped import Wrapped
 from tuning.datasets.storage import read_bytes
 from tuning.datasets.store.shard_index import Record, counts, read_shard, tensor, write_shard
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CELL = "synthetic"
 STREAM = 5  # of the random numbers that draw generated clips, apart from those of the order and the augmentations
@@ -36,16 +36,12 @@ class Synthetic:
     @classmethod
     def read(cls, folder: str) -> "Synthetic":
         """What `write` wrote."""
-        import numpy as np
-
         known = json.loads(read_bytes(folder, f"{CELL}.targets.json"))
         table = read_shard(folder, f"{CELL}.parquet", ["num_frames", "features"])
         return cls(np.array(tensor(table)), np.array(known, dtype=np.float32), counts(table))
 
     def write(self, folder: str) -> None:
         """Write the clips as one shard, the targets first: a shard with a record is whole."""
-        from tuning.datasets import storage
-
         storage.write_bytes(folder, f"{CELL}.targets.json", json.dumps(self.targets.tolist()).encode())
         names = [(f"{CELL}/{number:05d}", f"{number:05d}") for number in range(len(self.features))]
         write_shard(folder, Record(CELL, CELL, names, {}, len(names)), self.num_frames, self.features)
@@ -114,8 +110,6 @@ class WithSynthetic(Wrapped):
 
     def _drawn(self, epoch: int, seed: int) -> "np.ndarray":
         """Which generated clips an epoch has, in order."""
-        import numpy as np
-
         rng, count = np.random.default_rng([seed, epoch, STREAM]), len(self.synthetic.features)
         rounds = math.ceil(round(self.num_train * self.share) / count)
         return np.concatenate([rng.permutation(count) for _ in range(max(1, rounds))])

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
+
+import numpy as np
 
 from tuning.datasets.features.audio import Segment, kept_span
 from tuning.datasets.settings import AugmentSettings
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import FeatureStatistics, Part, Versions, read_part, read_versions
-
-if TYPE_CHECKING:
-    import numpy as np
 
 CHUNK_CLIPS = 64  # that statistics take at a time, to need little memory in float64
 VERSIONS_STREAM = 1  # of the random numbers that draw versions, apart from those of the order
@@ -128,8 +127,6 @@ class ResidentData:
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """One epoch: every clip once. With several workers each takes its rows of every global batch."""
-        import numpy as np
-
         order = np.random.default_rng([seed, epoch]).permutation(self.num_train)
         drawn = draw_versions(self.augment, self.num_train, seed, epoch) if self.augment is not None else {}
         for start, stop in batch_bounds(self.num_train, batch_size, world_size):
@@ -141,8 +138,6 @@ class ResidentData:
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
         """Every validation clip once, in the order of `val_ids`."""
-        import numpy as np
-
         for start in range(0, self.num_val, batch_size):
             yield self._batch(self.val, np.arange(start, min(start + batch_size, self.num_val)), {})
 
@@ -180,8 +175,6 @@ def draw_versions(settings: AugmentSettings, num_clips: int, seed: int, epoch: i
 
     One uniform number per clip decides: effect e with its probability, none with the rest.
     """
-    import numpy as np
-
     chances = settings.effects()
     rng = np.random.default_rng([seed, epoch, VERSIONS_STREAM])
     drawn = np.searchsorted(np.cumsum(list(chances.values())), rng.random(num_clips), side="right")
@@ -215,7 +208,6 @@ def collate(
     What follows a shorter clip is 0 and not among its `num_frames`; with `padding` silence it is what is stored there,
     the features of silence, with zero an unnormalised 0, and either counts as sound.
     """
-    import numpy as np
     import torch
 
     features = np.empty((len(rows), frames, len(statistics.mean)), dtype=np.float32)

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
+
+import numpy as np
 
 from tuning.datasets.loaders.in_memory import CHUNK_CLIPS, ResidentData, TrialData
 from tuning.datasets.loaders.streaming import choose_loading, num_bytes, open_data
 from tuning.datasets.loaders.text import Texts, WithText
 from tuning.datasets.splits.split import Split
+from tuning.datasets.store.augmentation_bank import Bank
+from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import FeatureStatistics, Part, Versions, read_part, read_versions
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tuning.datasets.store.augmentation_bank import Bank
-    from tuning.datasets.store.build import Prepared
 
 
 class Picked:
@@ -60,8 +58,6 @@ class ResidentFolds:
     @classmethod
     def read(cls, prepared: Prepared, split: Split, bank: Bank | None = None) -> ResidentFolds:
         """Read the clips from their shards. Raises SealedError rather than open a shard with a test clip."""
-        import numpy as np
-
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
         held = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
@@ -73,8 +69,6 @@ class ResidentFolds:
 
     def fold(self, number: int) -> ResidentData:
         """Training and validation clips of a fold, from 0; normalised by its training clips, features not copied."""
-        import numpy as np
-
         rows = np.flatnonzero(~self.held[number])
         train, val = _picked(self.clips, rows), _picked(self.clips, np.flatnonzero(self.held[number]))
         chunks = (slice(start, start + CHUNK_CLIPS) for start in range(0, len(train), CHUNK_CLIPS))

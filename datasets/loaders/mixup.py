@@ -2,16 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuning.datasets.loaders.in_memory import Batch, TrialData
 from tuning.datasets.loaders.spec_augment import Masks, stored_features
 from tuning.datasets.loaders.wrapped import Wrapped
 from tuning.datasets.settings import AugmentSettings, FeatureSettings
 from tuning.datasets.store.reader import FeatureStatistics
-
-if TYPE_CHECKING:
-    import numpy as np
 
 MIXUP_STREAM = 3  # of the random numbers for mixup, apart from those of the order, the versions and the masks
 
@@ -90,8 +88,6 @@ class AugmentedData(Wrapped):
         return (self.inner.num_features - self.num_features) // (1 + self.features.deltas)
 
     def _columns(self) -> "np.ndarray":
-        import numpy as np
-
         blocks = np.arange(self.inner.num_features).reshape(1 + self.features.deltas, -1)
         return blocks[:, self._skipped() :].reshape(-1)
 
@@ -101,7 +97,6 @@ def mixed(batch: Batch, settings: AugmentSettings, key: list[int], rank: int) ->
 
     Whether and how much is the same on all workers; each pairs the clips that it has.
     """
-    import numpy as np
     import torch
 
     if settings.mixup_prob == 0:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.settings import AugmentSettings, FeatureSettings
 from tuning.datasets.store.reader import FeatureStatistics
@@ -124,7 +126,6 @@ def spans(uniform: "torch.Tensor", widest: "torch.Tensor", within: "torch.Tensor
 
 def dct_matrix(num_mels: int, num_mfcc: int) -> "torch.Tensor":
     """The orthonormal DCT-II float32 [num_mels, num_mfcc]: mel @ matrix are the cepstra."""
-    import numpy as np
     import torch
 
     band, order = np.arange(num_mels)[:, None], np.arange(num_mfcc)[None]
@@ -133,6 +134,4 @@ def dct_matrix(num_mels: int, num_mfcc: int) -> "torch.Tensor":
 
 
 def _seed(key: list[int]) -> int:
-    import numpy as np
-
     return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
+
+import numpy as np
+import pyarrow as pa
 
 from tuning.datasets.features.audio import Segment
 from tuning.datasets.loaders.in_memory import (
@@ -19,12 +22,9 @@ from tuning.datasets.settings import AugmentSettings
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank, bank_bytes
 from tuning.datasets.store.build import Prepared
+from tuning.datasets.store.ray_data_logs import quiet_ray_data
 from tuning.datasets.store.reader import FeatureStatistics, ordered_ids, scan, shards_of
 from tuning.datasets.store.shard_index import read_shard, tensor
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
 
 RESIDENT_SHARE = 0.5  # of the object store that features may take; the rest is Ray's
 NUM_READERS = 2  # shards read at a time, by tasks beside the trials
@@ -95,8 +95,6 @@ class StreamedData:
     @classmethod
     def open(cls, prepared: Prepared, split: Split) -> "StreamedData":
         """Look up the shards of train and val. Raises SealedError rather than open one with a test clip."""
-        import numpy as np
-
         sealed = {clip.id for clip in split.test}
         targets = {clip.id: clip.targets for clip in split.train + split.val}
         train, val = ({clip.id for clip in part} for part in (split.train, split.val))
@@ -133,8 +131,6 @@ class StreamedData:
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
         """One epoch: every clip once. With several workers each takes its rows of every global batch."""
-        import numpy as np
-
         rng = np.random.default_rng([seed, epoch])
         shards = [self.train_shards[index] for index in rng.permutation(len(self.train_shards))]
         row_bytes = 4 * self.stored_frames * self.num_features
@@ -189,8 +185,6 @@ def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
     """
     import ray.data
 
-    from tuning.datasets.store.ray_data_logs import quiet_ray_data
-
     positions = {clip: position for position, clip in enumerate(ids.tolist())}
     with quiet_ray_data():
         paths = ray.data.from_items([{"shard": shard} for shard in shards], override_num_blocks=len(shards))
@@ -206,7 +200,5 @@ def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
 
 
 def _read_table(batch: "dict[str, np.ndarray]", root: str) -> "pa.Table":
-    import pyarrow as pa
-
     columns = ["clip", "num_frames", "features"]
     return pa.concat_tables([read_shard(root, str(shard), columns) for shard in batch["shard"]])

@@ -2,15 +2,13 @@
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.loaders.wrapped import Wrapped
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import scan, shards_of
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -33,8 +31,6 @@ class Texts:
 
         Raises SealedError rather than open a shard with a sealed clip.
         """
-        import numpy as np
-
         wanted = set(wanted)
         ids = sorted(c for shard in shards_of(prepared, wanted, sealed) for c in shard.clip_ids if c in wanted)
         positions = {clip: position for position, clip in enumerate(ids)}
@@ -54,8 +50,6 @@ class Texts:
     @classmethod
     def of(cls, ids: "np.ndarray", rows: "Sequence[tuple[int, np.ndarray]]") -> "Texts":
         """Texts of clips whose rows are how many tokens, and their numbers [tokens, 1] or states [tokens, size]."""
-        import numpy as np
-
         values = np.stack([values for _, values in rows])
         return cls(ids, _flat(values), np.array([count for count, _ in rows], dtype=np.int32))
 
@@ -66,7 +60,6 @@ class Texts:
 
     def batch(self, clips: "np.ndarray") -> Batch:
         """`text` int64 [B, tokens] or float32 [B, tokens, size], as long as its longest, and `num_tokens` int64 [B]."""
-        import numpy as np
         import torch
 
         rows = np.searchsorted(self.ids, clips)
@@ -80,8 +73,6 @@ class Texts:
 
 def _flat(values: "np.ndarray") -> "np.ndarray":
     """Token numbers [clips, tokens, 1] as [clips, tokens]; states as they are."""
-    import numpy as np
-
     return values[:, :, 0] if np.issubdtype(values.dtype, np.integer) else values
 
 

@@ -2,15 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import numpy as np
 
 from tuning.datasets.features.audio import Segment
 from tuning.datasets.loaders.in_memory import Batch, Padding, TrialData
 from tuning.datasets.settings import AugmentSettings
 from tuning.datasets.store.reader import FeatureStatistics
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 @dataclass(frozen=True)

@@ -8,22 +8,33 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
 
 from tuning.config.errors import UserError
-from tuning.config.schema import Config
-
-if TYPE_CHECKING:
-    import numpy as np
-
-    from tuning.config.space import Space
-    from tuning.data.data_module import DataModule
-    from tuning.datasets.loaders.in_memory import TrialData
-    from tuning.datasets.splits.split import Split
-    from tuning.evaluation.repeated_seeds import Candidate, Replicate
-    from tuning.experiment.directory import SearchFolder
-    from tuning.training.trainer import Training
-
+from tuning.config.schema import Config, RunSettings
+from tuning.config.space import Space
+from tuning.data.data_module import DataModule
+from tuning.data.plan import Plan
+from tuning.datasets.loaders.generated import steps_of_epoch
+from tuning.datasets.loaders.in_memory import TrialData
+from tuning.datasets.splits.split import Split
+from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_model, write_test
+from tuning.evaluation.intervals import group_intervals
+from tuning.evaluation.model_card import write_card
+from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
+from tuning.evaluation.report import write_or_note
+from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
+from tuning.experiment.directory import SearchFolder, read_progress, write_json
+from tuning.experiment.exploits import exploits, params_in
+from tuning.experiment.faults import folder_anew, recover_folder
+from tuning.experiment.recorded import space_of
+from tuning.search.lazy_start import when_needed
+from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
+from tuning.training.tasks import check_metric, task_of
+from tuning.training.trainer import Training
+from tuning.training.trial import make_training
 
 TIMES = {2: "a second time", 3: "a third time"}
 
@@ -76,19 +87,6 @@ def finalize(
         UserError: an unfinished search, fewer trials than asked for, another corpus than the search's, no test clips,
             or a second look at them.
     """
-    from tuning.data.data_module import DataModule
-    from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_test
-    from tuning.evaluation.intervals import group_intervals
-    from tuning.evaluation.model_card import write_card
-    from tuning.evaluation.repeated_seeds import Replicate
-    from tuning.evaluation.report import write_or_note
-    from tuning.evaluation.saved_model import member_folders
-    from tuning.experiment.directory import write_json
-    from tuning.experiment.faults import folder_anew, recover_folder
-    from tuning.experiment.recorded import space_of
-    from tuning.search.lazy_start import when_needed
-    from tuning.training.tasks import task_of
-
     recover_folder(folder.path / "best")
     looks_file = folder.path / "test_looks.json"
     looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
@@ -149,11 +147,6 @@ def _repeat(
     folder: SearchFolder, chosen: list[Candidate], seeds: int, known: DataModule
 ) -> tuple[list[Candidate], dict[int, list[Replicate]], dict[str, Any]]:
     """The candidates by the mean of their replicates, best first; the replicates by number; both for the record."""
-    from tuning.config.schema import RunSettings
-    from tuning.data.plan import Plan
-    from tuning.evaluation.repeated_seeds import choose, replicate, written
-    from tuning.training.tasks import check_metric
-
     config = known.space.fixed()
     mode = check_metric(known.space, config)
     plan = Plan(RunSettings(name=folder.name), known.space, config, mode, {}, 0)
@@ -169,8 +162,6 @@ def _now() -> str:
 
 def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
     """The best different configurations of the trials, best first."""
-    from tuning.evaluation.repeated_seeds import candidates, listed
-
     found = candidates(folder, space)
     running = [record.number for record in folder.records() if not record.is_final]
     if running or not found:
@@ -195,8 +186,6 @@ def train_members(
     One that differs only by settings without effect gets another seed, since an ensemble of the same network twice is
     that network.
     """
-    import numpy as np
-
     found: dict[Path, Member] = {}
     for candidate in chosen:
         place = best / "members" / f"{candidate.number:04d}" if found else best
@@ -216,12 +205,6 @@ def _train_member(
     place: Path, number: int, config: Config, course: Course, known: DataModule, seed: int | None = None
 ) -> Member:
     """Train, save, and test what was saved; another `seed` begins with other weights, on the same data."""
-    import numpy as np
-
-    from tuning.evaluation.final_test_files import write_model
-    from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, outputs_of
-    from tuning.search.lazy_start import when_needed
-
     data = known.for_test(config, when_needed(config))
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
@@ -247,9 +230,6 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     """A training that has run its course; no clip decided when to stop."""
     import torch
 
-    from tuning.datasets.loaders.generated import steps_of_epoch
-    from tuning.training.trial import make_training
-
     # The exponential schedule counts steps, of which an epoch over more clips, or on one worker, has more.
     steps = steps_of_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
@@ -264,9 +244,6 @@ def _rates_of(run: Replicate, rows: Sequence[Mapping[str, str]], config: Config)
 
     They were recorded for that, but for a trial of a population that had others before it took over.
     """
-    from tuning.experiment.exploits import exploits, params_in
-    from tuning.experiment.recorded import space_of
-
     rates, path = [float(row["learning_rate"]) for row in rows], run.folder.trial(run.record.number)
     if not exploits(path):
         return rates
@@ -281,9 +258,6 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from tuning.datasets.loaders.generated import steps_of_epoch
-    from tuning.experiment.directory import read_progress
-    from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
     from tuning.training.optimizers import base_rates
 
     best_epochs, curves = [], []

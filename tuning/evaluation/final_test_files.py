@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuning.config.schema import Config
+from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_text
@@ -22,10 +25,8 @@ from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import save_encoder
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import nn
 
-    from tuning.datasets.store.reader import FeatureStatistics
 
 # Metrics that are printed, beginning with these words (regression) or in full (classification); metrics.json has all.
 PRINTED = {

@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
 
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
+from tuning.datasets.features.audio import AudioError, Excerpt, excerpt, kept_span
+from tuning.datasets.features.spectral import extract, frames_in, hop_samples, num_samples
+from tuning.datasets.features.text_file import decode_text
+from tuning.datasets.loaders.in_memory import collate
+from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, load_best, member_folders, outputs_of
+from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
-    from tuning.datasets.features.audio import Excerpt
-    from tuning.evaluation.saved_model import Best
+from tuning.training.tasks import task_of
 
 
 class Heard(NamedTuple):
@@ -46,9 +49,6 @@ class Predictor:
     """
 
     def __init__(self, best: Path) -> None:
-        from tuning.evaluation.saved_model import load_best, member_folders
-        from tuning.training.tasks import task_of
-
         self.models: list[Best] = [load_best(path) for path in member_folders(best)]
         self.labels, self.config = self.models[0].labels, self.models[0].config
         self.task = task_of(self.config)
@@ -90,8 +90,6 @@ class Predictor:
     @property
     def window_seconds(self) -> float:
         """Seconds of a window, as long as the shortest that a model hears."""
-        from tuning.datasets.features.spectral import num_samples
-
         settings = [model.config.features for model in self.models]
         return min(num_samples(each.num_frames, each) / each.sample_rate_hz for each in settings)
 
@@ -116,8 +114,6 @@ class Predictor:
         Raises:
             ValueError: no such file, or no text in it.
         """
-        from tuning.datasets.features.text_file import decode_text
-
         if not any(needs_text(model.config) for model in self.models):
             return ""
         place = _lyrics_of(file, folder)
@@ -128,9 +124,6 @@ class Predictor:
 
     def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
         """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
-        from tuning.datasets.features.audio import AudioError, excerpt
-        from tuning.datasets.features.spectral import num_samples
-
         made: dict[tuple[Any, ...], Excerpt] = {}
         excerpts = []
         for model in self.models:
@@ -158,8 +151,6 @@ class Predictor:
         Raises:
             UserError: a recording that can't be used, by name.
         """
-        import pandas as pd
-
         paths, folder = [Path(file) for file in files], Path(lyrics) if lyrics is not None else None
         self.check_lyrics(paths, folder)
         windows: list[Window] = []
@@ -180,8 +171,6 @@ class Predictor:
 
     def judge(self, windows: list[Window]) -> None:
         """Fill in the windows' outputs."""
-        from tuning.evaluation.saved_model import CLIPS_PER_BATCH
-
         heard = [window for window in windows if window.heard]
         for start in range(0, len(heard), CLIPS_PER_BATCH):
             batch = heard[start : start + CLIPS_PER_BATCH]
@@ -199,8 +188,6 @@ class Predictor:
 
     def values(self, window: Window) -> list[Any]:
         """The window's predictions; None throughout where it is silent."""
-        from tuning.training.class_metrics import softmax
-
         if window.outputs is None:
             return [None] * len(self.columns())
         if not self.is_classes:
@@ -220,9 +207,6 @@ def _lyrics_of(file: Path, folder: Path | None) -> Path:
 
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
     """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
-    from tuning.datasets.features.audio import kept_span
-    from tuning.datasets.features.spectral import frames_in, hop_samples, num_samples
-
     features, length = model.config.features, len(found.waveform)
     num_frames = features.num_frames
     first = kept_span(frames_in(length, features), num_frames, features.segment).start
@@ -237,9 +221,6 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
 
     Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
     """
-    from tuning.datasets.features.audio import kept_span
-    from tuning.datasets.features.spectral import hop_samples, num_samples
-
     features, hop = model.config.features, hop_samples(model.config.features)
     size, length = num_samples(features.num_frames, features), len(found.waveform)
     centre = ((start + stop) / 2 - found.start_seconds) * features.sample_rate_hz
@@ -255,12 +236,6 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
 
 def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
     """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
-    import numpy as np
-
-    from tuning.datasets.features.spectral import extract
-    from tuning.datasets.loaders.in_memory import collate
-    from tuning.evaluation.saved_model import outputs_of
-
     features = model.config.features
     rows = []
     for index, (waveform, first) in enumerate(given):

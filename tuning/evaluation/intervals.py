@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import numpy as np
+import numpy as np
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
@@ -32,8 +30,6 @@ def group_intervals(
         metrics: targets and outputs of some clips -> metrics, those left out that are not defined.
         seed: of the draws.
     """
-    import numpy as np
-
     names = [f"clip {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
     _, of_clip = np.unique(names, return_inverse=True)
     num_groups = int(of_clip.max()) + 1

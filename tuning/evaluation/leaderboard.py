@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import plain
 from tuning.config.schema import COSTS
+from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_text
 from tuning.training.tasks import Mode, check_metric
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from tuning.config.space import Space
 
 # How many ranks are printed; the files have all.
 PRINTED = 10

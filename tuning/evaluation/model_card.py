@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning.config.distributions import plain
 from tuning.config.schema import Config
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
-
-if TYPE_CHECKING:
-    from tuning.datasets.corpus import Corpus
-    from tuning.datasets.splits.split import Split
 
 
 def write_card(

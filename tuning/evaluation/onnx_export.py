@@ -10,15 +10,21 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuning.config.errors import UserError
+from tuning.data.plan import read_corpus
+from tuning.datasets import storage
+from tuning.datasets.features.audio import AudioError, decode, kept_span
+from tuning.datasets.features.spectral import extract, num_samples
+from tuning.evaluation.onnx_graph import Graph, normalised
+from tuning.evaluation.saved_model import Best, load_best
+from tuning.models import MODELS
 from tuning.training.encoders import reads_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    import numpy as np
-
-    from tuning.evaluation.saved_model import Best
 
 FILE = "model.onnx"
 OPSET = 20
@@ -38,9 +44,6 @@ def export(folder: Path) -> tuple[float, str, str]:
     Raises:
         UserError: a model that can't be read or exported, or whose outputs differ; then no file is left.
     """
-    from tuning.evaluation.saved_model import load_best
-    from tuning.models import MODELS
-
     try:
         best = load_best(folder)
     except ValueError as error:
@@ -83,8 +86,6 @@ def export(folder: Path) -> tuple[float, str, str]:
 def _program(best: Best) -> tuple[Any, int | None]:
     """The exported program, and the fewest frames that it takes, None where it takes those of training alone."""
     import torch
-
-    from tuning.evaluation.onnx_graph import Graph
 
     frames = best.config.features.num_frames
     num_features = len(best.features.mean)
@@ -165,13 +166,6 @@ Clips = list[tuple["np.ndarray", int]]  # unnormalised frames [frames, features]
 
 def _clips(best: Best) -> tuple[Clips, str]:
     """Some training clips of the corpus, or where it is not at hand, noise like its features; and which in words."""
-    import numpy as np
-
-    from tuning.data.plan import read_corpus
-    from tuning.datasets import storage
-    from tuning.datasets.features.audio import AudioError, decode, kept_span
-    from tuning.datasets.features.spectral import extract, num_samples
-
     config, features, frames = best.config, best.config.features, best.config.features.num_frames
     samples = num_samples(best.num_frames, features)
     found: Clips = []
@@ -197,11 +191,8 @@ def _clips(best: Best) -> tuple[Clips, str]:
 
 def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tuple[float, float]:
     """Largest difference of all outputs, and the largest output, at least 1."""
-    import numpy as np
     import onnxruntime
     import torch
-
-    from tuning.evaluation.onnx_graph import normalised
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     difference, scale = 0.0, 1.0
@@ -222,8 +213,6 @@ def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tupl
 
 def _batches(clips: Clips, shortest: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """All clips together, one alone, all cut short within their padding, and where allowed, of other lengths."""
-    import numpy as np
-
     features = np.stack([row for row, _ in clips])
     num_frames = np.array([count for _, count in clips], dtype=np.int64)
     frames = features.shape[1]

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from tuning.models.layers import zero_padding
 from tuning.models.lstm import LSTM
 from tuning.models.pooling import Pool
-
-if TYPE_CHECKING:
-    import numpy as np
 
 
 class Graph(nn.Module):

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuning.experiment.pictures import BEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, picture
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
 
 SHARES_UP_TO = 16  # classes; cells are too small for more than the count beyond
@@ -28,8 +29,6 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
         uar: unweighted average recall, for the title.
         clips: what was counted, for the title.
     """
-    import numpy as np
-
     total = table.sum(axis=1, keepdims=True)
     shares = np.divide(table, total, out=np.zeros(table.shape), where=total > 0)
     names, size = [_short(name) for name in classes], len(classes)
@@ -128,8 +127,6 @@ def draw_scatter(
         scores: `test_r2_<target>` and the like, for the panels' titles.
         title: above the picture.
     """
-    import numpy as np
-
     columns = min(len(names), 3)
     lines = math.ceil(len(names) / columns)
     with picture(file, (3.9 * columns + 0.3, 4.2 * lines + 0.4)) as figure:

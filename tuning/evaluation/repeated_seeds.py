@@ -5,21 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning.config.distributions import Distribution, plain
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, flattened, identifying
 from tuning.config.space import Space
+from tuning.data.data_module import DataModule
 from tuning.data.plan import Plan, planned_points
+from tuning.datasets.hashing import digest_of
 from tuning.evaluation.leaderboard import with_results
 from tuning.evaluation.significance import Decision, decide
+from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.recorded import config_of
+from tuning.search.lazy_start import when_needed
+from tuning.search.resources import cluster_resources, plan_resources, start_ray
+from tuning.search.tuner import run_search
 from tuning.training.tasks import Mode
-
-if TYPE_CHECKING:
-    from tuning.data.data_module import DataModule
-    from tuning.experiment.directory import SearchFolder, TrialRecord
 
 FOLDER = "replicates"
 
@@ -101,12 +103,6 @@ def replicate(
     Raises:
         UserError: a replicate failed, or they were stopped.
     """
-    from tuning.datasets.hashing import digest_of
-    from tuning.experiment.directory import SearchFolder
-    from tuning.search.lazy_start import when_needed
-    from tuning.search.resources import cluster_resources, plan_resources, start_ray
-    from tuning.search.tuner import run_search
-
     config, seeds = plan.config, other_seeds(plan.config, num_seeds)
     space = replicate_space(plan.space, chosen, seeds)
     count = len(chosen) * num_seeds

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning.config.errors import UserError
-
-if TYPE_CHECKING:
-    from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.data.data_module import DataModule
+from tuning.evaluation.leaderboard import with_results
+from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
+from tuning.experiment.recorded import config_of, space_of
+from tuning.experiment.trial_spec import TrialSpec
+from tuning.search.lazy_start import when_needed
+from tuning.training.trial import train
 
 COMPARED = ("train_loss", "penalty", "learning_rate")  # and everything of the validation
 
@@ -20,9 +24,6 @@ class _Enough(Exception):  # noqa: N818
 
 def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
     """The trial by its number, or the best one."""
-    from tuning.evaluation.leaderboard import with_results
-    from tuning.experiment.recorded import space_of
-
     if number is not None:
         records = folder.records()
         found = next((record for record in records if str(record.number) == number), None)
@@ -37,8 +38,6 @@ def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
 
 
 def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, str]]:
-    from tuning.experiment.directory import read_progress
-
     rows = read_progress(folder.trial(record.number))
     if not rows:
         raise UserError(f"{folder.trial(record.number)}: expected a trial with a finished epoch, got none")
@@ -47,8 +46,6 @@ def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, s
 
 def say_what_changed(folder: SearchFolder) -> None:
     """Versions of packages that are not those of the search: the usual reason for another score."""
-    from tuning.experiment.directory import environment
-
     then = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
     now = environment()
     changed = [
@@ -69,12 +66,6 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
         UserError: another corpus than the search's.
     """
     import torch
-
-    from tuning.data.data_module import DataModule
-    from tuning.experiment.recorded import config_of, space_of
-    from tuning.experiment.trial_spec import TrialSpec
-    from tuning.search.lazy_start import when_needed
-    from tuning.training.trial import train
 
     space = space_of(folder)
     config = config_of(folder, record.number)
@@ -103,8 +94,6 @@ def compare(
     folder: SearchFolder, record: TrialRecord, recorded: list[dict[str, str]], rows: list[dict[str, Any]]
 ) -> bool:
     """Whether rows are those recorded, to the bit; prints the ranking metric of both and the largest difference."""
-    from tuning.experiment.recorded import config_of
-
     metric = config_of(folder, record.number).search.metric
     largest, where, count = 0.0, "", 0
     missing: list[int] = []

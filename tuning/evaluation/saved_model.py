@@ -7,16 +7,19 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from tuning.config.errors import validation_message
 from tuning.config.schema import Config, parse_config
+from tuning.datasets.loaders.in_memory import Batch
+from tuning.datasets.store.reader import FeatureStatistics
 from tuning.training.encoders import with_saved_encoder
+from tuning.training.trainer import model_inputs
+from tuning.training.trial import build_model
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    from tuning.datasets.loaders.in_memory import Batch
-    from tuning.datasets.store.reader import FeatureStatistics
 
 # Clips that a saved model judges at a time, in its test and in every prediction: sums of other sizes may differ in the
 # last bit.
@@ -40,8 +43,6 @@ def load_best(path: str | Path) -> Best:
     folder brings. Raises ValueError with the path when a file is missing, can't be read, or does not fit the others.
     """
     import torch
-
-    from tuning.training.trial import build_model
 
     path = Path(path)
     config = with_saved_encoder(_config(path / "config.yaml"), path)
@@ -69,8 +70,6 @@ def outputs_of(best: Best, batch: Batch) -> np.ndarray:
     The same for the same batch in any process: on as many threads as in training, since each adds up a part.
     """
     import torch
-
-    from tuning.training.trainer import model_inputs
 
     threads = torch.get_num_threads()
     torch.set_num_threads(best.config.resources.cpus_per_worker)
@@ -101,10 +100,6 @@ def _config(file: Path) -> Config:
 
 def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     """The normalisation, and the length that frames are made at."""
-    import numpy as np
-
-    from tuning.datasets.store.reader import FeatureStatistics
-
     found = _json(file)
     settings = config.features.model_dump(mode="json")
     for name, value in settings.items():
@@ -154,8 +149,6 @@ def _with_classes(config: Config, num_classes: int) -> Config:
 
 def _num_outputs(path: Path, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
     """How many classes weights have whose settings name none: the size of what grows with their number."""
-    from tuning.training.trial import build_model
-
     two, three = (build_model(_with_classes(config, k), num_features).state_dict() for k in (2, 3))
     for name, tensor in two.items():
         for axis, size in enumerate(tensor.shape):

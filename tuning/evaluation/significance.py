@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tuning.training.tasks import Mode
 
 if TYPE_CHECKING:
@@ -61,7 +63,6 @@ def decide(scores: Sequence[Sequence[float]], mode: Mode) -> Decision:
     there are: the best of k is always compared with the studentized range of k means (Tukey 1949), since it was picked
     for being the best. Scores are taken for normal with one spread for all.
     """
-    import numpy as np
     from scipy import stats
 
     values = np.array(scores, dtype=float)

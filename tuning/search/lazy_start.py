@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from tuning.config.schema import Config
+from tuning.search.resources import start_ray
 
 
 def when_needed(config: Config, say: Callable[[int, int], None] | None = None) -> Callable[[int, int], None]:
@@ -20,7 +21,6 @@ def when_needed(config: Config, say: Callable[[int, int], None] | None = None) -
             started = True
             if say is not None:
                 say(total - done, total)
-            from tuning.search.resources import start_ray
 
             start_ray(config)
 

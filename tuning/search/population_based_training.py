@@ -29,6 +29,7 @@ from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.exploits import FILE, current_params, exploits
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.tasks import Mode
+from tuning.training.trainer import write_checkpoint
 
 log = logging.getLogger("tuning.search")
 
@@ -49,8 +50,6 @@ def take_over(folder: Path, donor: Path, rate: float) -> None:
         rate: new learning rate as a multiple of the other's: what a plateau made of it stays in proportion.
     """
     import torch
-
-    from tuning.training.trainer import write_checkpoint
 
     file = folder / "checkpoints" / "last.pt"
     own = torch.load(file, map_location="cpu", weights_only=True)

@@ -6,22 +6,18 @@ import csv
 import io
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from tuning.config.distributions import plain
 from tuning.config.space import brought_along
+from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import searched_effects
-from tuning.experiment.directory import write_text
+from tuning.data.plan import Plan
+from tuning.datasets.store.build import Prepared
+from tuning.experiment.directory import SearchFolder, write_text
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import describe_parts
 from tuning.training.encoders import reads_text
-
-if TYPE_CHECKING:
-    from tuning.data.data_module import DataModule
-    from tuning.data.plan import Plan
-    from tuning.datasets.store.build import Prepared
-    from tuning.experiment.directory import SearchFolder
 
 
 def say_what_the_corpus_brings(plan: Plan) -> None:

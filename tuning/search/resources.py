@@ -9,6 +9,7 @@ from typing import Any
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
+from tuning.search.cluster import CLUSTER_ENVIRONMENT, full_capacity, guard_token, runtime_env
 
 # Quiet and quick defaults; a user's own setting of any of them wins.
 ENVIRONMENT = {
@@ -94,8 +95,6 @@ def check_resources(config: Config) -> None:
 
 def start_ray(config: Config) -> None:
     """Start Ray here, or connect to the cluster that RAY_ADDRESS names; quiet either way."""
-    from tuning.search.cluster import CLUSTER_ENVIRONMENT, guard_token, runtime_env
-
     address = os.environ.get("RAY_ADDRESS") or "local"
     for name, value in ({} if address == "local" else CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
@@ -117,8 +116,6 @@ def start_ray(config: Config) -> None:
 def cluster_resources() -> tuple[float, float]:
     """CPUs and GPUs that Ray sees; of a cluster that grows on demand those of its full size."""
     import ray
-
-    from tuning.search.cluster import full_capacity
 
     found, full = ray.cluster_resources(), full_capacity()
     cpus, gpus = (max(found.get(name, 0.0), full.get(name, 0.0)) for name in ("CPU", "GPU"))

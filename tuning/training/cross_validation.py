@@ -8,14 +8,12 @@ import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.splits.split import Split
 from tuning.experiment.faults import whole_or_absent
-
-if TYPE_CHECKING:
-    from tuning.datasets.loaders.kfold import Folds
-    from tuning.training.tasks import Task
+from tuning.training.tasks import Task
 
 
 def describe_parts(split: Split, num_folds: int | None) -> str:

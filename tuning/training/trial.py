@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning.config.schema import Config, import_model, parse_config
+from tuning.datasets.loaders.generated import WithSynthetic
+from tuning.datasets.loaders.kfold import Folds
+from tuning.datasets.loaders.mixup import augment_data
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
+from tuning.training.complexity import cost_of
 from tuning.training.cross_validation import FoldResults
 from tuning.training.encoders import located, reads_text
 from tuning.training.tasks import ranking_metrics, task_of
-
-if TYPE_CHECKING:
-    from tuning.datasets.loaders.kfold import Folds
-    from tuning.training.trainer import Training
+from tuning.training.trainer import Training, model_inputs
 
 
 def build_model(config: Config, num_features: int) -> Any:
@@ -70,8 +71,6 @@ def _noting(report: Any, note: str) -> Any:
 
 def _with_cost(report: Any, config: Config, data: Any) -> Any:
     """A report function that adds the model's cost to each row."""
-    from tuning.training.complexity import cost_of
-
     some = data.fold(0) if config.split.inner_folds is not None else data
     cropped = cropped_data(some, config)
     name = config.search.second_metric
@@ -80,8 +79,6 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
     others: list[Any] = []
     if reads_text(config):
         import torch
-
-        from tuning.training.trainer import model_inputs
 
         _, *others = model_inputs(next(iter(cropped.val_batches(1))), torch.device("cpu"))
     found = cost_of(model, name, config.features.num_frames, cropped.num_features, others)
@@ -94,9 +91,6 @@ def cropped_data(data: Any, config: Config) -> Any:
     Raises:
         ValueError: the data lack what the configuration asks for.
     """
-    from tuning.datasets.loaders.generated import WithSynthetic
-    from tuning.datasets.loaders.mixup import augment_data
-
     features = config.features
     cropped = data.crop(features.num_frames, features.padding, features.segment)
     if isinstance(cropped, WithSynthetic):
@@ -122,8 +116,6 @@ def make_training(
     `options`: `splits`, `clips_at_once` and `longer` of `Training`.
     """
     import torch
-
-    from tuning.training.trainer import Training
 
     torch.manual_seed(config.seed)
     cropped = cropped_data(data, config)

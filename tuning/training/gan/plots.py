@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from tuning.experiment.pictures import BEST_COLOUR, picture
 from tuning.training.gan.metrics import BANDS, band
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.axes import Axes
 
 REAL_COLOUR, GENERATED_COLOUR = "tab:blue", "tab:orange"
@@ -49,8 +50,6 @@ def draw_evolution(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
 
 def draw_amplitudes(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
     """How often each level occurs in the clips [N, T, F]."""
-    import numpy as np
-
     edges = np.linspace(-1, 1, HISTOGRAM_BINS + 1)
     with picture(file, (7, 4)) as figure:
         axes = figure.add_subplot()
