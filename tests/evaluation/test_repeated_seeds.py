@@ -272,13 +272,13 @@ def test_a_kill_between_the_renamings_is_mended_by_the_next_command(copied, caps
 
 
 def test_a_terminal_that_goes_away_does_not_cost_the_model_of_a_look(copied, monkeypatch):
-    from tuning.evaluation import final_test_files
+    from tuning.evaluation import final_test
     from tuning.evaluation.final_test import finalize as finalize_search
 
     def gone(*_):
         raise BrokenPipeError
 
-    monkeypatch.setattr(final_test_files, "print_scores", gone)
+    monkeypatch.setattr(final_test, "print_scores", gone)
     with pytest.raises(BrokenPipeError):
         finalize_search(SearchFolder(copied.parent, copied.name))
     looks = json.loads((copied / "test_looks.json").read_text())

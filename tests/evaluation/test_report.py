@@ -308,7 +308,7 @@ def test_a_page_that_can_not_be_written_is_one_line(tmp_path, capsys):
 
 
 def test_plotly_comes_late():
-    code = "import sys, tuning.run, tuning.evaluation.final_test, tuning.cli.report as m; m.main(['--help']);"
+    code = "import sys, tuning.run, tuning.cli.finalize, tuning.cli.report as m; m.main(['--help']);"
     code += "print([n for n in ('plotly', 'jinja2', 'optuna', 'ray', 'torch') if n in sys.modules])"
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.strip().endswith("[]")

@@ -317,7 +317,8 @@ def model_settings(name: str) -> type[BaseModel]:
     """
     if name in MODELS:
         module, _, attribute = MODELS[name][1].partition(":")
-        return getattr(importlib.import_module(module), attribute)
+        found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
+        return found
     found = import_model(name)
     settings = getattr(found, "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):

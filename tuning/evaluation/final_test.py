@@ -20,11 +20,11 @@ from tuning.data.plan import Plan
 from tuning.datasets.loaders.generated import steps_of_epoch
 from tuning.datasets.loaders.in_memory import TrialData
 from tuning.datasets.splits.split import Split
+from tuning.evaluation import report
 from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_model, write_test
 from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
-from tuning.evaluation.report import write_or_note
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
 from tuning.experiment.directory import SearchFolder, read_progress, write_json
 from tuning.experiment.exploits import exploits, params_in
@@ -138,7 +138,7 @@ def finalize(
     times = "once" if len(looks) == 1 else f"for the {len(looks)}th time" if len(looks) > 3 else TIMES[len(looks)]
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
     print_scores(config, winner, tested)
-    write_or_note(folder)
+    report.write_or_note(folder)
     print(f"model     {folder.path / 'best'}")
     return metrics
 

@@ -55,7 +55,7 @@ class Failures(Callback):
         """Nothing, for Tune's own snapshot."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tune makes its trials itself: this one's class becomes that which asks here."""
         trial.__class__ = self.kind
 

@@ -166,7 +166,7 @@ class StudySearcher(Searcher):
         self.live: dict[str, optuna.Trial | None] = {}
         self.told: dict[str, set[int]] = {}  # epochs by trial: one that was cut off says its last epoch again
 
-    def set_search_properties(self, metric: str | None, mode: str | None, config: dict, **spec: Any) -> bool:
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Metric and mode are the search's own; Tune may not set a space."""
         self._metric, self._mode = metric, mode
         return not config

@@ -31,14 +31,16 @@ def confusion(targets: ArrayLike, predictions: ArrayLike, num_classes: int) -> N
 def recalls(table: NDArray[np.int64]) -> NDArray[np.float64]:
     """Share of each class's clips that are found [K]; NaN for a class without clips."""
     total = table.sum(axis=1)
-    return np.divide(np.diag(table), total, out=np.full(len(table), np.nan), where=total > 0)
+    found: np.ndarray = np.divide(np.diag(table), total, out=np.full(len(table), np.nan), where=total > 0)
+    return found
 
 
 def f1_scores(table: NDArray[np.int64]) -> NDArray[np.float64]:
     """2 tp / (2 tp + fp + fn) of each class [K]; NaN for a class without clips."""
     total = table.sum(axis=1)
     denominator = total + table.sum(axis=0)
-    return np.divide(2 * np.diag(table), denominator, out=np.full(len(table), np.nan), where=total > 0)
+    found: np.ndarray = np.divide(2 * np.diag(table), denominator, out=np.full(len(table), np.nan), where=total > 0)
+    return found
 
 
 def uar(table: NDArray[np.int64]) -> float:
@@ -73,7 +75,8 @@ def softmax(logits: ArrayLike) -> NDArray[np.float64]:
     """Probabilities [N, K] of logits [N, K]."""
     values = np.asarray(logits, dtype=np.float64)
     values = np.exp(values - values.max(axis=1, keepdims=True))
-    return values / values.sum(axis=1, keepdims=True)
+    found: np.ndarray = values / values.sum(axis=1, keepdims=True)
+    return found
 
 
 def class_metric_modes(classes: Sequence[str]) -> dict[str, Literal["min", "max"]]:

@@ -22,7 +22,7 @@ def cost_of(model: Any, name: str, num_frames: int, num_features: int, others: S
         return float(sum(p.numel() for p in model.parameters() if p.requires_grad))
     if name == "size_mb":
         tensors = [*model.parameters(), *model.buffers()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6
+        return float(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6)
     assert name == "latency_ms", name
     clip, seconds = torch.zeros(1, num_frames, num_features), []
     model.eval()

@@ -239,7 +239,7 @@ def exponential(
     [1.0, 1.0, 0.5, 0.25]
     """
     decays = step // decay_steps if staircase else step / decay_steps
-    return learning_rate * decay_rate**decays
+    return float(learning_rate * decay_rate**decays)
 
 
 def cosine(

@@ -76,7 +76,8 @@ class Regression:
         """What several models say together: the mean of their outputs [N, K]."""
         import numpy as np
 
-        return np.mean(members, axis=0)
+        found: np.ndarray = np.mean(members, axis=0)
+        return found
 
     def check_labels(self, targets: np.ndarray) -> None:
         """Whether the loss can be used with these labels [N, K].
@@ -150,7 +151,8 @@ class Classification:
 
         counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes)).astype(np.float64)
         present = counts > 0
-        return np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
+        found: np.ndarray = np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
+        return found
 
     def loss_per_clip(self) -> LossPerClip:
         """The plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
@@ -167,7 +169,8 @@ class Classification:
         import numpy as np
 
         probabilities = np.mean([softmax(logits) for logits in members], axis=0)
-        return np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        found: np.ndarray = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
+        return found
 
     def check_labels(self, targets: np.ndarray) -> None:
         """Every label is a class: what came from the corpus was checked there."""

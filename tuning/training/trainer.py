@@ -267,7 +267,8 @@ class Training:
 
     def _outputs(self, batch: Batch) -> torch.Tensor:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.model(*model_inputs(batch, self.device)).float()
+            found: torch.Tensor = self.model(*model_inputs(batch, self.device)).float()
+            return found
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:

@@ -94,7 +94,7 @@ class Recorder(Callback):
         """Nothing, for Tune's own snapshot: a search goes on from the trials' folders."""
         return {}
 
-    def on_trial_start(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the parameters and open the event file."""
         if trial.trial_id in self.records:  # paused, and perhaps given other settings, which its next epochs have
             times.note(self.folder.trial(trial.config["number"]), times.BEGAN)
@@ -113,7 +113,9 @@ class Recorder(Callback):
         log.info("trial %d began: %s", record.number, json.dumps(spec["params"]))
         self.on_change(record, "began")
 
-    def on_trial_result(self, iteration: int, trials: list, trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         """Append the epoch, or the fold: there each row is a mean over more folds, and the last one counts."""
         record = self.records[trial.trial_id]
         if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
@@ -159,7 +161,7 @@ class Recorder(Callback):
             writer.writerows([*read_progress(path), row])
         self.columns[trial_id] = columns
 
-    def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the result: done where the training ended by itself, else stopped by the scheduler."""
         reason = (trial.last_result or {}).get("finished", "")
         if self.records[trial.trial_id].epochs == 0:
@@ -168,7 +170,7 @@ class Recorder(Callback):
             self._finish(trial.trial_id, "done" if reason else "stopped", reason or STOPPED)
         _forget(trial)
 
-    def on_trial_error(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the traceback, and its last line as the reason."""
         if trial.trial_id not in self.records:
             self.on_trial_start(iteration, trials, trial)

@@ -43,7 +43,8 @@ def _coefficients(curves: np.ndarray) -> np.ndarray:
     """The orthonormal DCT-II of each row, divided by the root of its length."""
     from scipy.fft import dct
 
-    return dct(curves, norm="ortho", axis=1) / np.sqrt(curves.shape[1])
+    found: np.ndarray = dct(curves, norm="ortho", axis=1) / np.sqrt(curves.shape[1])
+    return found
 
 
 def frechet_distance(first: np.ndarray, second: np.ndarray) -> float:
