@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from tuning.config.distributions import plain
+from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
 from tuning.data.generated_clips import SHARE
 from tuning.data.keys import data_variants, searched_effects
@@ -29,7 +29,7 @@ def preview(plan: Plan) -> None:
         f"search    {plan.name}: {plan.total} trials ({config.search.algorithm}, scheduler {config.search.scheduler})"
     )
     longest = plan.space.largest("training.epochs")
-    print(f"          ranked by {config.search.metric} ({direction} is better), at most {longest} epochs")
+    print(f"          ranked by {config.search.metric} ({direction} is better), at most {counted(longest, 'epoch')}")
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
     if most := plan.space.largest(SHARE):

@@ -178,7 +178,7 @@ def _bounds(space: Space, point: dict[str, Any]) -> tuple[int, int]:
 
 
 def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
-    """Run the small search; leaves nothing behind but, with everything prepared, nothing was prepared either.
+    """Run the small search, and delete what it leaves: a few trials' folders and, where features are missing, some.
 
     Raises:
         UserError: the resources do not allow a trial, the recordings can't be used, the values of a trial do not go
@@ -435,11 +435,9 @@ def probe_trial(given: dict[str, Any], data: dict[str, Any]) -> None:
     read = fetch(data["data"][data_key(config)])
     training = make_training(located(config, spec.encoder), read, checkpoints, device)
     # The last epochs of a model that is unfrozen in stages take longest.
-    training.epoch = config.training.epochs
-    training.enter_stage()
+    training.enter_epoch(config.training.epochs)
     # Each worker of a group takes its part of a batch.
     clips = max(1, config.training.batch_size // data["workers"].workers_per_trial)
-    training.forward.train()
     batches = _endless(training, clips, config.seed)
     float(training.step(next(batches)))
     setup = time.perf_counter() - began
@@ -459,8 +457,7 @@ def probe_trial(given: dict[str, Any], data: dict[str, Any]) -> None:
     for epoch in range(1, REPORTS + 1):
         started = time.perf_counter()
         row = {"epoch": epoch, "best_epoch": epoch, "seconds": 0.0, metric: 0.0, f"{metric}_best": 0.0, "finished": ""}
-        training.recent = [row]
-        training.save(improved=epoch == 1)
+        training.keep(row, improved=epoch == 1)
         if epoch == REPORTS:
             found = {"setup": setup, "step": statistics.mean(steps), "validation": validation}
             workers = data["workers"].workers_per_trial

@@ -63,6 +63,15 @@ class Distribution:
         return setting
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "epoch"), counted(2, "epoch")
+    ('1 epoch', '2 epochs')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def plain(value: Any) -> str:
     """A value on one line, as a user would type it."""
     if isinstance(value, float):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space
@@ -208,7 +209,7 @@ def _train_member(
     data = known.for_test(config, when_needed(config))
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    print(f"retrain   trial {number} for {course.epochs} epochs on {data.num_train} clips", flush=True)
+    print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {data.num_train} clips", flush=True)
     training = retrain(config, data, course)
     heard: Any = training.data
     write_model(place, config, training.model, heard.statistics, data.frames)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tuning.config.distributions import Distribution, plain
+from tuning.config.distributions import Distribution, counted, plain
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, flattened, identifying
 from tuning.config.space import Space
@@ -155,7 +155,7 @@ def choose(chosen: Sequence[Candidate], replicates: list[list[Replicate]], metri
         then = chosen[index].record.metrics[metric]
         print(
             f"  {place}. trial {chosen[index].number}: {metric} {decision.means[index]:.4f}{half} "
-            f"over {n} seeds (in the search {then:.4f})"
+            f"over {counted(n, 'seed')} (in the search {then:.4f})"
         )
     winner, others = chosen[decision.winner].number, [chosen[index].number for index in decision.not_told_apart]
     if n > 1 and len(chosen) > 1:

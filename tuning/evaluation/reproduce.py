@@ -6,6 +6,7 @@ import contextlib
 import json
 from typing import Any
 
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.data.data_module import DataModule
 from tuning.evaluation.leaderboard import with_results
@@ -122,5 +123,5 @@ def compare(
     if largest:
         print(f"differ    at most by {largest:.3g}, {where}")
         return False
-    print(f"equal     to the last bit: {count} values of {len(rows)} {record.unit}s")
+    print(f"equal     to the last bit: {count} values of {counted(len(rows), record.unit)}")
     return True

@@ -273,7 +273,7 @@ class SearchFolder:
             raise UserError(
                 f"name: expected the space and corpus that '{self.name}' was begun with, got others:\n"
                 + "\n".join(differences)
-                + "\nchoose another name=..., or fresh=true to archive the earlier search and begin anew"
+                + "\nor begin another one: python -m tuning.run with name=..., or fresh=true, which archives this one"
             )
 
     def records(self) -> list[TrialRecord]:

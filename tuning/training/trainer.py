@@ -170,10 +170,20 @@ class Training:
         row |= self.agree(self.validate() if self.rank == 0 else {})
         row |= self.judge(row)
         row["seconds"] = time.perf_counter() - started
+        self.keep(row, improved=self.best_epoch == self.epoch)
+        return row
+
+    def keep(self, row: dict[str, Any], improved: bool) -> None:
+        """Take a row as the latest and, as the first worker, save the checkpoint with it."""
         self.recent = [*self.recent, row][-RECENT:]
         if self.rank == 0:
-            self.save(improved=self.best_epoch == self.epoch)
-        return row
+            self.save(improved)
+
+    def enter_epoch(self, epoch: int) -> None:
+        """Stand at the begin of an epoch, ready for `step`: with what is trained in it, in training mode."""
+        self.epoch = epoch
+        self.enter_stage()
+        self.forward.train()
 
     def enter_stage(self) -> None:
         """Train what is to be trained in `epoch`, and freeze what comes later, which then has no gradient."""
