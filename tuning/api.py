@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
-from tuning.data.plan import Plan, make_plan, read_corpus, with_classes
+from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
 from tuning.experiment.faults import QuietFile
 from tuning.training.tasks import Mode, check_metric
 
@@ -152,13 +152,13 @@ def arguments_of(space: str, overrides: Mapping[str, Any]) -> list[str]:
 
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
-    from tuning.data.data_module import DataModule
-    from tuning.experiment.bucket_sync import open_folder
-    from tuning.search.preparation import say_what_the_corpus_brings
-
     say_what_the_corpus_brings(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
+    # Only now, so that a corpus is refused at once.
+    from tuning.data.data_module import DataModule
+    from tuning.experiment.bucket_sync import open_folder
+
     with open_folder(plan.run.storage, plan.name) as folder:
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)

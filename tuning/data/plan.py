@@ -11,7 +11,7 @@ from tuning.config.distributions import LISTED, plain
 from tuning.config.errors import UserError, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings
-from tuning.config.space import Space, flatten, load
+from tuning.config.space import Space, brought_along, flatten, load
 from tuning.data.text import check_text, text_variants
 from tuning.datasets.corpus import Corpus, load_classes, load_corpus
 from tuning.datasets.settings import FeatureSettings
@@ -212,3 +212,16 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
         return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def say_what_the_corpus_brings(plan: Plan) -> None:
+    """Say which settings the corpus sets, where the command line does not."""
+    defaults = plan.space.fields
+    brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
+    shortened = [
+        f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
+        for path, value in brought.items()
+        if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
+    ]
+    if shortened:
+        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")

@@ -7,8 +7,6 @@ import io
 import time
 from collections.abc import Callable
 
-from tuning.config.distributions import plain
-from tuning.config.space import brought_along
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import searched_effects
@@ -18,19 +16,6 @@ from tuning.experiment.directory import SearchFolder, write_text
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import describe_parts
 from tuning.training.encoders import reads_text
-
-
-def say_what_the_corpus_brings(plan: Plan) -> None:
-    """Say which settings the corpus sets, where the command line does not."""
-    defaults = plan.space.fields
-    brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
-    shortened = [
-        f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
-        for path, value in brought.items()
-        if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
-    ]
-    if shortened:
-        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
 
 
 def prepare(plan: Plan, folder: SearchFolder, data: DataModule) -> None:

@@ -159,7 +159,7 @@ except ValueError as error:
     assert "data.root" in str(error)
 import tuning.datasets.demo.music, tuning.datasets.demo.speech
 import tuning.datasets.splits.class_balance, tuning.datasets.splits.split, tuning.datasets.store.build
-import tuning.datasets.features.audio, tuning.datasets.features.spectral, tuning.datasets.loaders.streaming
+import tuning.datasets.features.audio, tuning.datasets.features.spectral
 heavy = {"ray", "torch", "numpy", "pyarrow", "librosa", "sklearn", "soundfile"} & set(sys.modules)
 assert not heavy, heavy
 """
