@@ -5,13 +5,14 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
+from tuning.models.base import Model
 from tuning.models.fusion import CrossAttention, GatedFusion
 from tuning.models.settings import BimodalSettings
 from tuning.models.text import TextTower
 from tuning.models.vgg import AudioTower
 
 
-class Bimodal(nn.Module):
+class Bimodal(Model):
     """Emotion of songs from spectrogram and lyrics; each modality alone to compare with.
 
     The audio tower is the guide's (`convs_per_block=2` its MODEL_4, `attention=feature` its state before the second
@@ -62,10 +63,6 @@ class Bimodal(nn.Module):
         for dense in self.hidden:
             summary = self.dropout(dense(summary).relu())
         return self.output(summary)
-
-    def penalty(self) -> Tensor:
-        """What the model adds to the training loss: nothing, a scalar 0 on its device."""
-        return self.output.weight.new_zeros(())
 
     def encoder_parameters(self) -> list[nn.Parameter]:
         """Those parameters of the pretrained encoder that are trained; their learning rate is another."""

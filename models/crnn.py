@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from tuning.models.attention import SelfAttention
+from tuning.models.base import Model
 from tuning.models.layers import (
     BatchNorm,
     Conv1dSame,
@@ -116,7 +117,7 @@ class Head(nn.Module):
         return [layer.weight for layer in [*self.hidden, self.skip] if isinstance(layer, Dense)]
 
 
-class CRNN(nn.Module):
+class CRNN(Model):
     """Convolution blocks, self-attention if wanted, stacked LSTMs, a dense head on a summary of the sequence.
 
     As it stands by default (guide part 8, `create_complete_crnn`): relu before batch-norm, one batch-norm per

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuning.models.attention import AttentionPool, SelfAttention
+from tuning.models.base import Model
 from tuning.models.layers import BatchNorm, Conv1dSame, Dense, check_features, clip_lengths, zero_padding
 from tuning.models.lstm import LSTM, Bidirectional
 from tuning.models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
@@ -58,7 +59,7 @@ class Block(nn.Module):
         return zero_padding(pooled, lengths), lengths
 
 
-class SER(nn.Module):
+class SER(Model):
     """Residual convolution blocks, bidirectional LSTMs, self-attention, attention pooling, a linear output layer.
 
     Each of the guide's improvements is a setting. Its baseline is `conv_channels=[128, 128] residual=false
@@ -125,10 +126,6 @@ class SER(nn.Module):
             summary = F.relu(dense(self.dropout(summary)))
         logits: Tensor = self.output(self.dropout(summary))
         return logits
-
-    def penalty(self) -> Tensor:
-        """What the model adds to the training loss: nothing, a scalar 0 on its device."""
-        return self.output.weight.new_zeros(())
 
     def _pooled(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
         if self.attention_pool is not None:

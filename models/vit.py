@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tuning.models.base import Model
 from tuning.models.image_encoder import image_shape, make_image_encoder
 from tuning.models.layers import check_features, clip_lengths, zero_padding
 from tuning.models.pretrained import layers_of
@@ -15,7 +16,7 @@ from tuning.models.settings import ViTSettings
 LIMIT = 3.0
 
 
-class ViT(nn.Module):
+class ViT(Model):
     """Emotion of clips from the picture of their spectrogram, by a ViT that may have been trained on photographs.
 
     Of a pretrained encoder only the last layers are trained, one more from each of `settings.unfreeze_epochs` on: the
@@ -85,10 +86,6 @@ class ViT(nn.Module):
         size = (self.image_size, self.image_size)
         picture = F.interpolate(grey, size, mode="bilinear", antialias=True, align_corners=False)
         return (picture - self.mean) / self.std
-
-    def penalty(self) -> Tensor:
-        """What the model adds to the training loss: nothing, a scalar 0 on its device."""
-        return self.output.weight.new_zeros(())
 
     def unfreezing(self) -> list[tuple[int, list[nn.Parameter]]]:
         """Weights that are trained only from an epoch on, counted from 1: the epoch and the weights, one layer each."""

@@ -91,7 +91,7 @@ def _program(best: Best) -> tuple[Any, int | None]:
     num_features = len(best.features.mean)
     model = copy.deepcopy(best.model)
     graph = Graph(model, best.features.mean, best.features.std, best.config.task.name == "classification").eval()
-    fewest = max(1, getattr(model, "min_frames", 1))
+    fewest = max(1, model.min_frames)
     batch = torch.export.Dim("batch", min=1)
     # Lengths that make another graph are left out: one frame after pooling, too few for a lag; at last all but one.
     lowest = [low for low in (LONGEST_LAG + 1, (LONGEST_LAG + 1) * fewest) if low < frames]

@@ -211,8 +211,8 @@ def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]
     `encoder_learning_rate`. From the epoch `first_epoch` on a group is trained. All groups are there from the start,
     since an optimiser that is made anew loses the state of the weights that were trained before.
     """
-    stages = [(1, list(model.encoder_parameters()))] if hasattr(model, "encoder_parameters") else []
-    stages += list(model.unfreezing()) if hasattr(model, "unfreezing") else []
+    # A user's own model need not have them.
+    stages = [(1, getattr(model, "encoder_parameters", list)()), *getattr(model, "unfreezing", list)()]
     known = {id(parameter) for _, parameters in stages for parameter in parameters}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0, "first_epoch": 1}]
