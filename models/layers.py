@@ -1,4 +1,8 @@
-"""Layers that behave as Keras's do where PyTorch's own differ. Sequences are [batch, frames, channels]."""
+"""Layers that behave as Keras's do where PyTorch's own differ. Sequences are [batch, frames, channels].
+
+Keras's `glorot_uniform` is torch's `xavier_uniform_` on [out, in] and [out, in, taps], the taps counting in both fans
+(Glorot and Bengio 2010, equation 16); its `orthogonal` of a [u, 4u] kernel is that of the transpose (Saxe et al. 2014).
+"""
 
 from collections.abc import Callable
 
@@ -7,25 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuning.models.settings import Activation, DropoutKind
-
-
-def glorot_uniform_(weight: Tensor) -> Tensor:
-    """Fill `weight` uniformly within ±sqrt(6 / (fan_in + fan_out)), in place.
-
-    Shapes [out, in] and [out, in, taps], where the taps count in both fans, as Keras's `glorot_uniform` counts
-    them on [in, out] and [taps, in, out]. Source: Glorot and Bengio 2010, equation 16.
-    """
-    return nn.init.xavier_uniform_(weight)
-
-
-def orthogonal_(weight: Tensor) -> Tensor:
-    """Fill `weight` [out, in] so that its shorter side is orthonormal, in place.
-
-    The Q of a normal matrix, with the signs of R's diagonal moved into it so that it is uniform over such
-    matrices. A [4u, u] recurrent weight is the transpose of Keras's [u, 4u] kernel and has the same distribution.
-    Source: Saxe et al. 2014; Keras's `orthogonal` with gain 1.
-    """
-    return nn.init.orthogonal_(weight)
 
 
 def forget_gate_bias_(bias: Tensor) -> Tensor:
@@ -83,7 +68,7 @@ class Dense(nn.Linear):
     """Linear layer that starts as Keras's `Dense`: Glorot-uniform kernel, zero bias. [..., in] -> [..., out]."""
 
     def reset_parameters(self) -> None:
-        glorot_uniform_(self.weight)
+        nn.init.xavier_uniform_(self.weight)
         nn.init.zeros_(self.bias)
 
 
@@ -96,7 +81,7 @@ class Conv1dSame(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> None:
         super().__init__()
-        self.weight = nn.Parameter(glorot_uniform_(torch.empty(out_channels, in_channels, kernel_size)))
+        self.weight = nn.Parameter(nn.init.xavier_uniform_(torch.empty(out_channels, in_channels, kernel_size)))
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def forward(self, sequence: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tuning.models.layers import dropout_mask, forget_gate_bias_, glorot_uniform_, orthogonal_
+from tuning.models.layers import dropout_mask, forget_gate_bias_
 
 
 class LSTM(nn.Module):
@@ -40,8 +40,8 @@ class LSTM(nn.Module):
         super().__init__()
         self.activation = activation
         self.units, self.dropout, self.recurrent_dropout = units, dropout, recurrent_dropout
-        self.weight_ih = nn.Parameter(glorot_uniform_(torch.empty(4 * units, in_channels)))
-        self.weight_hh = nn.Parameter(orthogonal_(torch.empty(4 * units, units)))
+        self.weight_ih = nn.Parameter(nn.init.xavier_uniform_(torch.empty(4 * units, in_channels)))
+        self.weight_hh = nn.Parameter(nn.init.orthogonal_(torch.empty(4 * units, units)))
         self.bias = nn.Parameter(forget_gate_bias_(torch.empty(4 * units)))
         self.register_buffer("no_bias", torch.zeros(4 * units), persistent=False)
 

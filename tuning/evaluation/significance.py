@@ -5,16 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tuning.evaluation.intervals import CONFIDENCE
 from tuning.training.tasks import Mode
 
-if TYPE_CHECKING:
-    pass
-
-CONFIDENCE = 0.95
 POWER = 0.8
 
 

@@ -36,6 +36,7 @@ from tuning.datasets.hashing import digest_of
 from tuning.datasets.splits.split import Split, dealt_by_sklearn
 from tuning.experiment.exploits import params_in
 from tuning.experiment.faults import whole_lines, whole_or_absent
+from tuning.experiment.machine import num_cpus
 from tuning.experiment.periodic import Repeated
 
 FINAL = ("done", "stopped", "failed")
@@ -361,7 +362,7 @@ def environment() -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cpus": num_cpus(),
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
+from tuning.experiment.machine import num_cpus
 from tuning.search.cluster import CLUSTER_ENVIRONMENT, full_capacity, guard_token, runtime_env
 
 # Quiet and quick defaults; a user's own setting of any of them wins.
@@ -49,11 +50,7 @@ def local_machine() -> tuple[float, float]:
     """CPUs and GPUs of this machine, without starting Ray."""
     import torch
 
-    return _local_cpus(), torch.cuda.device_count()
-
-
-def _local_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return num_cpus(), torch.cuda.device_count()
 
 
 def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
@@ -89,7 +86,7 @@ def check_resources(config: Config) -> None:
     if os.environ.get("RAY_ADDRESS"):
         return
     wants_gpus = bool(config.resources.gpus_per_worker)
-    cpus, gpus = local_machine() if wants_gpus else (_local_cpus(), 0.0)
+    cpus, gpus = local_machine() if wants_gpus else (num_cpus(), 0.0)
     plan_resources(config, cpus, gpus)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tuning.cli.doctor.finding import Finding, fail, in_words, ok, warn
+from tuning.experiment.machine import num_cpus
 
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
@@ -71,7 +72,7 @@ def _wrong(wanted: list[Requirement]) -> Iterator[Finding]:
 
 def check_memory() -> Iterator[Finding]:
     """Cores, memory that is free, and the size of shared memory, where Ray keeps the features of all trials."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cpus = num_cpus()
     total, free = memory()
     words = f"{cpus} CPU{'s' if cpus > 1 else ''}, {in_words(free)} of {in_words(total)} memory free"
     if free < cpus * LITTLE_MEMORY_PER_CPU:

@@ -32,9 +32,6 @@ POLICY = (
 )
 
 
-BEYOND = "An axis may leave out a few very poor values; a double click shows all."
-
-
 @dataclass
 class Section:
     """A heading, figures or the reason why there are none, and how to read them."""
