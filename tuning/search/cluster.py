@@ -96,12 +96,13 @@ def full_capacity() -> dict[str, float]:
     import ray
     import yaml
 
+    from tuning.search.ray_internals import largest_cluster
+
     declared = os.environ.get(CAPACITY_VARIABLE)
     if declared:
         return _declared(declared)
-    reported = ray._private.state.state.get_max_resources_from_cluster_config()
-    if reported:
-        return {name: float(value) for name, value in reported.items()}
+    if reported := largest_cluster():
+        return reported
     file = autoscaler_file(ray.get_runtime_context().gcs_address)
     if file is None:
         return {}

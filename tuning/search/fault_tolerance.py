@@ -11,18 +11,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
-from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
 from ray.tune import Callback
 from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
-from ray.tune.execution.tune_controller import TuneController
-from ray.tune.experiment import Trial
 
 from tuning.experiment.faults import causes, storage_fault
+from tuning.search.ray_internals import judge, judged_trial
 from tuning.search.resources import Resources
 from tuning.training.gradient_accumulation import is_out_of_memory
 
@@ -49,15 +46,15 @@ class Failures(Callback):
     ) -> None:
         self.resources, self.max_restarts, self.stop, self.say = resources, max_restarts, stop, say
         self.restarts: dict[int, int] = {}
-        self.kind = _judged_by(self.goes_on)
+        self.kind = judged_trial(self.goes_on)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing, for Tune's own snapshot."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tune makes its trials itself: this one's class becomes that which asks here."""
-        trial.__class__ = self.kind
+        """Tell the trial to ask here when it fails."""
+        judge(trial, self.kind)
 
     def goes_on(self, trial: Any, error: BaseException) -> bool:
         """Whether a trial that failed is to go on; what it needs for that is set."""
@@ -106,18 +103,6 @@ class Failures(Callback):
         self.say(text)
 
 
-def _judged_by(goes_on: Callable[[Any, BaseException], bool]) -> type[Trial]:
-    class JudgedTrial(Trial):
-        def handle_error(self, exc: Any = None) -> None:
-            super().handle_error(exc)
-            self.goes_on = goes_on(self, exc)
-
-        def should_recover(self) -> bool:
-            return self.goes_on
-
-    return JudgedTrial
-
-
 def _is_system(error: BaseException) -> bool:
     if isinstance(error, RayActorError) and error.actor_init_failed:  # of the trial's own code
         return False
@@ -134,35 +119,3 @@ def _describe(lost: BaseException) -> str:
     if isinstance(lost, RayActorError):
         return "its worker died (killed, perhaps for want of memory)"
     return f"{type(lost).__name__}: {' '.join(text.split())[:200]}"
-
-
-@contextmanager
-def losses_end_trials_alone() -> Iterator[None]:
-    """Two faults of Tune's loop put right while a search runs: a lost worker is its trial's loss and nobody else's.
-
-    Ray's memory monitor kills a worker, and Tune ends the whole search with 'Caught unexpected exception': its actor
-    manager knows errors of actors and of tasks, and `ray.exceptions.OutOfMemoryError` is neither. And an actor that
-    dies while it is made ready for its next trial is told twice, the second time of a trial that is being retried,
-    which would end it.
-    """
-    task_failed, trial_failed = RayActorManager._actor_task_failed, TuneController._trial_task_failure
-    told: dict[str, BaseException] = {}
-
-    def as_actor_error(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
-        if not isinstance(exception, (RayActorError, RayTaskError)):
-            died = RayActorError(error_msg=str(exception))
-            died.__cause__ = exception
-            exception = died
-        task_failed(self, tracked_actor_task, exception)
-
-    def once(self: Any, trial: Any, exception: Exception) -> None:
-        self._resetting_trials.discard(trial)
-        if told.get(trial.trial_id) is not exception:
-            told[trial.trial_id] = exception
-            trial_failed(self, trial, exception)
-
-    RayActorManager._actor_task_failed, TuneController._trial_task_failure = as_actor_error, once
-    try:
-        yield
-    finally:
-        RayActorManager._actor_task_failed, TuneController._trial_task_failure = task_failed, trial_failed

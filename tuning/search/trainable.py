@@ -95,21 +95,14 @@ def worker_error(error: BaseException) -> BaseException:
 
 def _make_trainer(spec: TrialSpec, config: Config, parts: list[Any]) -> Any:
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    class Trainer(TorchTrainer):
-        """Without a watcher process of its own (600 MB); `tuning.search.worker_groups` does better what it is for."""
-
-        def _create_default_callbacks(self) -> list[Any]:
-            found = super()._create_default_callbacks()
-            return [callback for callback in found if not isinstance(callback, PlacementGroupCleanerCallback)]
+    from tuning.search.ray_internals import trainer_without_watcher
 
     resources = config.resources
     gpus = spec.gpus_per_worker
     per_worker = {"CPU": float(resources.cpus_per_worker)} | ({"GPU": gpus} if gpus else {})
-    return Trainer(
+    return trainer_without_watcher()(
         _train_worker,
         train_loop_config={"spec": spec.as_dict(), "parts": parts},
         scaling_config=ScalingConfig(

@@ -27,8 +27,9 @@ from tuning.search.callbacks.progress import View
 from tuning.search.callbacks.progress_table import Standing
 from tuning.search.callbacks.results import Recorder, settle
 from tuning.search.callbacks.tensorboard import write_experiment
-from tuning.search.fault_tolerance import Failures, losses_end_trials_alone
+from tuning.search.fault_tolerance import Failures
 from tuning.search.population_based_training import Population
+from tuning.search.ray_internals import losses_end_trials_alone
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_rows
 from tuning.search.searcher import StudySearcher, name_values, open_study, reconcile

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tuning.experiment.periodic import Repeated
+from tuning.search.ray_internals import release_orphans
 
 log = logging.getLogger("tuning.search")
 
@@ -40,25 +41,3 @@ def _look() -> float:
     except Exception:  # the search's own calls to Ray will say what is wrong with it
         log.debug("groups not looked at", exc_info=True)
     return SECONDS
-
-
-def release_orphans() -> int:
-    """Remove this job's placement groups that were made by an actor which is dead; the number of others by actors."""
-    import ray
-    from ray._private.state import state
-    from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
-    job = ray.get_runtime_context().get_job_id()
-    living = 0
-    for written in state._connect_and_get_accessor().get_placement_group_table():
-        group = PlacementGroupTableData.FromString(written)
-        by_actor = any(byte != 0xFF for byte in group.creator_actor_id) and group.creator_job_id.hex() == job
-        if not by_actor or group.is_detached or group.state == PlacementGroupTableData.REMOVED:
-            continue
-        if group.creator_actor_dead:
-            remove_placement_group(PlacementGroup(PlacementGroupID(group.placement_group_id)))
-        else:
-            living += 1
-    return living

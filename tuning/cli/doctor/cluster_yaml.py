@@ -59,14 +59,14 @@ def check_cluster(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
 def rays_view(content: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
     """The file as Ray completes it, and what Ray has against it."""
     import jsonschema  # comes with ray[default]
-    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    from tuning.search.ray_internals import complete_cluster_file
 
     said = io.StringIO()
     logging.disable(logging.WARNING)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            prepared = prepare_config(json.loads(json.dumps(content, default=str)))
-            validate_config(prepared)
+            prepared = complete_cluster_file(json.loads(json.dumps(content, default=str)))
     except jsonschema.ValidationError as error:
         where = ".".join(str(part) for part in error.absolute_path)
         unknown = re.search(r"\('(.+?)' was unexpected\)", error.message)
