@@ -10,7 +10,7 @@ from tests.helpers.hosts import PYTHON, TOKEN, copy_project
 from tests.helpers.ray_heads import started_head
 from tests.helpers.waiting import PATIENCE
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 
 def home(folder, token):

@@ -16,7 +16,7 @@ from tests.helpers.command import TINY
 from tests.helpers.ray_heads import started_head
 from tests.helpers.waiting import PATIENCE, wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 WORKERS = 2
 

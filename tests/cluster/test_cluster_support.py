@@ -139,7 +139,7 @@ def test_the_token_is_for_its_owner_alone(tmp_path, monkeypatch):
     assert rights(other) == 0o644
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_starting_ray_here_leaves_a_guarded_token(tmp_path):
     """In a process and a home of its own, since the token is read once."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
@@ -152,7 +152,7 @@ def test_starting_ray_here_leaves_a_guarded_token(tmp_path):
     assert rights(tmp_path / ".ray" / "auth_token") == 0o600
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_worker_imports_what_the_driver_has(tmp_path):
     """Ours are generic names; the head was started without our folder, and another one is installed there."""
     project = copy_project(tmp_path / "project")

@@ -16,7 +16,7 @@ from tests.helpers.hosts import PROJECT, PYTHON, Host, Hosts, copy_project, need
 from tests.helpers.ray_heads import answers, free_port
 from tests.helpers.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 REGION = "us-west-2"
 KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}

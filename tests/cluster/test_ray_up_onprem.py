@@ -9,7 +9,7 @@ import yaml
 from tests.helpers.hosts import PROJECT, PYTHON, Hosts, copy_project, need_hosts, run, users_machine
 from tests.helpers.waiting import wait_until
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 TRIALS = 4
 

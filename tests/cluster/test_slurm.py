@@ -7,7 +7,7 @@ import pytest
 from tests.helpers.command import TINY
 from tests.helpers.hosts import PYTHON, Hosts, copy_project, need_hosts
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.cluster
 
 # Like Slurm's, it runs in the same folder with the same environment, on the node of --nodelist.
 SRUN = """#!/bin/bash

@@ -55,7 +55,7 @@ def rows_in_bucket(trial):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.slow
+@pytest.mark.cluster
 def test_a_search_in_a_bucket_goes_on_elsewhere_after_a_kill(s3, tmp_path):
     arguments = (*SEARCH, f"storage={STORAGE}")
     driver = subprocess.Popen(
