@@ -1,6 +1,7 @@
 """Nothing but `tuning` is taken of the names that can be imported, and nobody else's folders are taken for ours."""
 
 import os
+import shutil
 import subprocess
 import sys
 import venv
@@ -84,7 +85,10 @@ def test_our_folders_are_no_packages_of_their_own():
 
 @pytest.mark.slow
 def test_a_wheel_in_another_environment_brings_one_name_and_searches(tmp_path):
-    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheels"), str(PROJECT)]
+    # Of a copy: a build leaves files behind, which the next one would take up.
+    left_out = shutil.ignore_patterns(".git", ".venv*", "build", "results", "prepared", "*.egg-info", "__pycache__")
+    source = shutil.copytree(PROJECT, tmp_path / "source", symlinks=True, ignore=left_out)
+    pip = [sys.executable, "-m", "pip", "wheel", "-q", "--no-deps", "-w", str(tmp_path / "wheels"), str(source)]
     built = subprocess.run(pip, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
