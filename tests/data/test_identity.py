@@ -214,6 +214,22 @@ def test_what_is_read_otherwise_is_named_with_what_to_do(tmp_path, monkeypatch):
     assert "recordings or labels: " in refused(folder, space, root)
 
 
+def test_the_clips_that_are_not_what_they_were_are_named(tmp_path):
+    root = write_world(tmp_path / "world")
+    folder, space = begin(root, "lyrics", tmp_path / "results")
+    put(root / "songs" / "1.txt", "rewritten")
+    assert ": '1.wav' has another text; put the earlier texts back" in refused(folder, space, root)
+    put(root / "songs" / "0.wav", "another recording")
+    corpus = songs_of(root)
+    corpus.clips[2] = replace(corpus.clips[2], group="another artist")
+    corpus.clips[3] = replace(corpus.clips[3], id="new.wav")
+    message = refused(folder, space, root, corpus)
+    assert (
+        ": '0.wav' has another recording, '2.wav' has other labels, group or fold, '3.wav' is gone and 1 more;"
+        in message
+    )
+
+
 def test_a_hub_name_whose_commit_is_not_known_on_one_side_is_not_refused(tmp_path):
     root = write_world(tmp_path / "world")
     folder, space = begin(root, "images", tmp_path / "results")

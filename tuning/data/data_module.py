@@ -49,6 +49,8 @@ if TYPE_CHECKING:
     from tuning.datasets.loaders.in_memory import TrialData
     from tuning.experiment.directory import SearchFolder
 
+SHORT = 8  # letters of a digest that tells one clip from what it was
+
 # Clips that are done, and all of them: called before the first is made, and after each shard.
 Progress = Callable[[int, int], None]
 
@@ -111,9 +113,9 @@ class DataModule:
     def identity(self) -> dict[str, Any]:
         """What the trials read, apart from their settings and the split, as JSON keeps it.
 
-        `corpus`: recordings by content, with their labels, groups and folds. `lyrics`: where models read texts, theirs
-        by content. `encoders`: what each pretrained encoder holds that a trial may load. `libraries`, `methods`:
-        versions of those, and of our own code, whose numbers are in what is prepared.
+        `corpus`: recordings by content, with their labels, groups and folds; `clips`: the same of each. `lyrics`: where
+        models read texts, theirs by content. `encoders`: what each pretrained encoder holds that a trial may load.
+        `libraries`, `methods`: versions of those, and of our own code, whose numbers are in what is prepared.
 
         Raises:
             UserError: the folder for prepared features can't be used.
@@ -122,15 +124,21 @@ class DataModule:
         clips = sorted(self.corpus.clips, key=lambda clip: clip.id)
         features, texts = feature_variants(space).values(), text_variants(space).values()
         recordings = self._digests([clip.id for clip in clips])
-        lines = (
-            json.dumps([clip.id, recordings.get(clip.id), *clip.targets, clip.group, clip.fold, clip.split])
-            for clip in clips
-        )
+        labels = {clip.id: [*clip.targets, clip.group, clip.fold, clip.split] for clip in clips}
+        lines = (json.dumps([clip.id, recordings.get(clip.id), *labels[clip.id]]) for clip in clips)
         identity: dict[str, Any] = {"corpus": digest_of(*lines), "num_clips": len(clips)}
+        # By clip, too, in short, so that what is another one can be named.
+        of_clips = {
+            clip.id: {"recording": recordings.get(clip.id, "")[:SHORT], "labels": _short(labels[clip.id])}
+            for clip in clips
+        }
         if texts:
             of_file = self._digests(sorted({text_of(clip) for clip in clips}))
-            words = (json.dumps([clip.id, file := text_of(clip), of_file.get(file)]) for clip in clips)
-            identity["lyrics"] = digest_of(*words)
+            words = {clip.id: [file := text_of(clip), of_file.get(file)] for clip in clips}
+            identity["lyrics"] = digest_of(*(json.dumps([clip, *read]) for clip, read in words.items()))
+            for clip, read in words.items():
+                of_clips[clip]["lyrics"] = _short(read)
+        identity["clips"] = of_clips
         speech = sorted({str(f.encoder) for f in features if f.name == "encoder"})
         identity["encoders"] = {f"features.encoder={encoder}": snapshot_of(encoder) for encoder in speech}
         identity["encoders"] |= snapshots([*texts, *image_variants(space)])
@@ -347,6 +355,10 @@ def fetch(parts: list[Any]) -> Any:
     import ray
 
     return joined(*ray.get(parts))
+
+
+def _short(values: list[Any]) -> str:
+    return digest_of(json.dumps(values))[:SHORT]
 
 
 def joined(data: Any, *others: Texts | Synthetic) -> Any:

@@ -42,6 +42,7 @@ from tuning.experiment.periodic import Repeated
 FINAL = ("done", "stopped", "failed")
 
 SPLIT, SKLEARN = "split.json", "scikit-learn"
+NAMED = 3  # clips of a changed corpus that a refusal names
 
 # What the last row of a trial says that its scheduler stopped.
 STOPPED = "scheduler"
@@ -374,9 +375,11 @@ def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     if then["corpus"] != now["corpus"]:
         counts = f"{then['num_clips']} clips -> {now['num_clips']} clips"
         what = f"recordings or labels: {then['corpus']} -> {now['corpus']} ({counts})"
-        found.append(f"{what}; put the earlier recordings, labels, groups and folds back")
+        names = _changed_clips(then, now, {"recording": "another recording", "labels": "other labels, group or fold"})
+        found.append(f"{what}{names}; put the earlier recordings, labels, groups and folds back")
     if "lyrics" in then and "lyrics" in now and then["lyrics"] != now["lyrics"]:
-        found.append(f"lyrics: {then['lyrics']} -> {now['lyrics']}; put the earlier texts back")
+        names = _changed_clips(then, now, {"lyrics": "another text"})
+        found.append(f"lyrics: {then['lyrics']} -> {now['lyrics']}{names}; put the earlier texts back")
     for name, old, new in _changed(then, now, "encoders"):
         found.append(f"encoder {name}: {old} -> {new}; put its earlier files, or the hub's earlier commit, back")
     for name, old, new in _changed(then, now, "libraries"):
@@ -387,6 +390,20 @@ def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name, old, new in _changed({"methods": methods}, now, "methods"):
         found.append(f"{name}: made by version {old} of our method, now by {new}; new trials would not compare")
     return found
+
+
+def _changed_clips(then: dict[str, Any], now: dict[str, Any], words: dict[str, str]) -> str:
+    """The first clips that are not what they were, and in what; empty where an older search did not record them."""
+    old, new = then.get("clips", {}), now.get("clips", {})
+    if not old:
+        return ""
+    named = [f"'{clip}' is gone" for clip in old if clip not in new]
+    named += [f"'{clip}' is new" for clip in new if clip not in old]
+    for clip in old.keys() & new.keys():
+        differs = [word for name, word in words.items() if old[clip].get(name) != new[clip].get(name)]
+        named += [f"'{clip}' has {' and '.join(differs)}"] if differs else []
+    more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+    return f": {', '.join(sorted(named)[:NAMED])}{more}" if named else ""
 
 
 def _changed(then: dict[str, Any], now: dict[str, Any], entry: str) -> list[tuple[str, str, str]]:

@@ -131,4 +131,6 @@ def environment(search: Gathered) -> list[tuple[str, str]]:
     found = dict(search.environment)
     packages = found.pop("packages", {})
     rows = [(name, plain(value)) for name, value in {**found, **packages}.items()]
-    return rows + [(f"fingerprint: {name}", plain(value)) for name, value in search.fingerprint.items()]
+    return rows + [
+        (f"fingerprint: {name}", plain(value)) for name, value in search.fingerprint.items() if name != "clips"
+    ]
