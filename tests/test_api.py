@@ -101,3 +101,49 @@ def test_the_corpus_is_looked_at_before_training(prepared):
 def test_text_that_looks_like_a_number_stays_text():
     given = {"split.test_fold": "03", "data.root": "1e3", "training.epochs": 2, "model.kernel_size": {"choice": [3, 5]}}
     assert parse_overrides(api.arguments_of("crnn", given)) == {"space": "crnn", **given}
+
+
+def test_numbers_and_paths_arrive_as_they_were_given(tmp_path):
+    given = {
+        "optim.learning_rate": 0.00123456789, "optim.epsilon": 1e-7, "loss.delta": 1 / 3, "data.root": tmp_path,
+        "search.num_trials": np.int64(3), "training.patience": None, "augment.versions": np.float64(2.0),
+    }  # fmt: skip
+    found = parse_overrides(api.arguments_of("crnn", given))
+    assert found == {"space": "crnn", **given, "data.root": str(tmp_path)}
+    with pytest.raises(api.UserError, match="expected values that JSON has, got set"):
+        api.arguments_of("crnn", {"model.kernel_size": {3, 5}})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ensemble": 0}, "ensemble: expected a number from 1, got 0"),
+        ({"top": 2, "seeds": 0}, "seeds: expected a number from 1, got 0"),
+        ({"seeds": 7}, "seeds: expected top=K with at least 2 trials"),
+    ],
+)
+def test_finalize_refuses_what_the_command_refuses(found, options, message):
+    with pytest.raises(api.UserError, match=message):
+        api.finalize(found, again=True, **options)
+
+
+@pytest.mark.parametrize("step", [0, -1, float("nan"), float("inf")])
+def test_predict_refuses_steps_that_are_none(found, prepared, step):
+    if not (found.path / "best").exists():
+        api.finalize(found)
+    file = next((prepared / "corpora").glob("demo-*/**/*.wav"))
+    model = api.load(found.path / "best")
+    with pytest.raises(api.UserError, match="step_seconds: expected seconds"):
+        model.predict([file], step_seconds=step)
+    assert len(model.predict(str(file))) == 1
+
+
+def test_a_search_in_an_object_store_is_finalized_there(ray_session, tmp_path, prepared, monkeypatch):
+    """`path` is then this machine's mirror, which is not the search itself."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    settings = {"storage": f"file://{tmp_path}/bucket", "data.prepared": str(prepared), "search.num_trials": 1}
+    remote = api.search("crnn", SMALL_SEARCH | settings | {"name": "far"})
+    assert remote.remote == f"file://{tmp_path}/bucket/far"
+    metrics = api.finalize(remote)
+    written = tmp_path / "bucket" / "far" / "best" / "metrics.json"
+    assert json.loads(written.read_text())["test"] == metrics

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.config.distributions import plain
 from tuning.config.errors import UserError
 from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
 from tuning.experiment.faults import QuietFile
@@ -46,11 +46,13 @@ class Search:
         path: its folder.
         plan: what was asked for; None for a search that was only opened.
         stopped: why it stopped before all trials ended; empty where they did.
+        remote: its URI, where it lies in an object store; `path` is then this machine's mirror of it.
     """
 
     path: Path
     plan: Plan | None = None
     stopped: str = ""
+    remote: str | None = None
 
     @property
     def folder(self) -> SearchFolder:
@@ -145,9 +147,17 @@ def search(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> S
 
 def arguments_of(space: str, overrides: Mapping[str, Any]) -> list[str]:
     """The command line's arguments for a space and settings by path."""
-    # Text in quotes, so that what looks like a number stays text.
-    words = {path: json.dumps(value) if isinstance(value, str) else plain(value) for path, value in overrides.items()}
+    words = {path: json.dumps(value, default=_as_plain) for path, value in overrides.items()}
     return [f"space={space}", *(f"{path}={word}" for path, word in words.items() if path != "space")]
+
+
+def _as_plain(value: Any) -> Any:
+    """A path or a number of numpy as JSON has it."""
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "item"):
+        return value.item()
+    raise UserError(f"expected values that JSON has, got {type(value).__name__} {value!r}")
 
 
 def run(plan: Plan) -> Search:
@@ -162,7 +172,7 @@ def run(plan: Plan) -> Search:
     with open_folder(plan.run.storage, plan.name) as folder:
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)
-        return Search(folder.path, plan, stopped or "")
+        return Search(folder.path, plan, stopped or "", folder.remote)
 
 
 def _run(plan: Plan, folder: SearchFolder, data: DataModule) -> str | None:
@@ -248,20 +258,20 @@ def open_search(path: str | Path) -> Search:
 
 
 def finalize(
-    search: Search | str | Path, *, top: int = 1, seeds: int = 3, ensemble: int = 1, again: bool = False
+    search: Search | str | Path, *, top: int = 1, seeds: int | None = None, ensemble: int = 1, again: bool = False
 ) -> dict[str, float]:
     """Retrain the winner, test it once, write `best/`; the test's metrics. As the command `finalize`.
 
     Args:
         search: a search, or the folder or URI of one.
         top: how many of the best configurations are repeated before one is chosen.
-        seeds: other seeds of each of them.
+        seeds: other seeds of each of them, 3 unless given.
         ensemble: how many are retrained and predict together.
         again: look at the test clips once more; every look is recorded.
     """
     from tuning.experiment.bucket_sync import open_location
 
-    location = search.path if isinstance(search, Search) else search
+    location = (search.remote or search.path) if isinstance(search, Search) else search
     with open_location(str(location)) as folder:
         from tuning.evaluation.final_test import finalize as finalize_folder
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
 
-EXTRACTION_VERSION = 1  # raised by hand when audio.py or features.py give other values than before
+EXTRACTION_VERSION = 1  # raised by hand when features/audio.py or spectral.py give other values than before
 # What `features.trim_db` cuts: in version 1 it was the part of a recording that is kept, now the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"

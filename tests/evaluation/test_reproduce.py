@@ -75,3 +75,15 @@ def test_an_epoch_that_was_not_trained_again_is_a_difference(searches, capsys):
     said = capsys.readouterr().out
     assert "recorded  val_loss 0.3 in epoch 2" in said and "now       val_loss 0.3" in said
     assert "differ    2 epochs recorded, 2 now, none of epoch 3" in said
+
+
+def test_features_are_read_where_the_trial_had_them(searches, tmp_path, capsys):
+    """A search may be resumed with another folder for them, of which its first record says nothing."""
+    copy = shutil.copytree(searches / "asha", tmp_path / "asha")
+    params = json.loads((copy / "trials" / "0001" / "params.json").read_text())
+    then = params["config"]["data"]["prepared"]
+    config = (copy / "config.yaml").read_text()
+    assert then in config
+    (copy / "config.yaml").write_text(config.replace(then, str(tmp_path / "first")))
+    assert reproduce.main([str(copy), "1"]) == 0
+    assert "equal     to the last bit" in capsys.readouterr().out and not (tmp_path / "first").exists()

@@ -8,7 +8,7 @@ import torch
 
 from tests.helpers.keras_reference import keras
 from tuning.config.schema import OptimSettings
-from tuning.training.optimizers import OPTIMIZERS, make_optimizer
+from tuning.training.optimizers import OPTIMIZERS, make_optimizer, parameter_groups
 
 STEPS = 50
 # Powers of two: Keras keeps the rate in float32, and these are exact there.
@@ -201,3 +201,16 @@ def test_settings_reach_the_optimiser(name):
     if name == "sgd":
         group = make_optimizer([torch.zeros(2)], OptimSettings(name=name, momentum=0)).param_groups[0]
         assert group["momentum"] == 0
+
+
+def test_an_own_models_encoder_is_trained_also_where_a_generator_names_it():
+    class Own(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder, self.head = torch.nn.Linear(4, 4), torch.nn.Linear(4, 2)
+
+        def encoder_parameters(self):
+            return self.encoder.parameters()
+
+    groups = parameter_groups(Own(), OptimSettings(encoder_learning_rate=1e-5))
+    assert [sum(p.numel() for p in group["params"]) for group in groups] == [10, 20]

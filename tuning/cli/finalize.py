@@ -59,6 +59,4 @@ def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
             raise UserError(f"{name}: expected one of {', '.join(known)}{nearest(name, known)}")
         else:
             paths.append(argument)
-    if "seeds" in options and options.get("top", 1) < 2:
-        raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
     return options, paths

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import filelock
 
 from tuning.config.errors import UserError
-from tuning.config.schema import Config
+from tuning.config.schema import NOT_IDENTITY, Config
 from tuning.config.space import Space
 from tuning.data.generated_clips import SHARE, prepare_synthetic
 from tuning.data.generated_clips import VERSION as GAN_VERSION
@@ -96,6 +96,10 @@ class DataModule:
         Raises:
             UserError: as `read`; another corpus, or other settings, than the search's.
         """
+        if config is not None:  # where its recordings and features lie may have changed since the search was begun
+            lie = {f"data.{name}": value for name, value in config.data.model_dump().items()}
+            settings = space.settings | {path: value for path, value in lie.items() if path in NOT_IDENTITY}
+            space = Space(settings, space.distributions)
         data = cls.read(space, config)
         data.split = folder.split_begun_with(space, data.identity(), data.corpus, data.split)
         return data
@@ -254,7 +258,7 @@ class DataModule:
     def share(self) -> tuple[dict[DataKey, list[Any]], dict[str, float]]:
         """Put what trials read into Ray's object store: references by `data_key`, and the constant predictor's figures.
 
-        `fetch` reads them. With `split.inner_folds` the data are `fold_data.Folds`, and the figures the mean over
+        `fetch` reads them. With `split.inner_folds` the data are `loaders.kfold.Folds`, and the figures the mean over
         folds.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, load_best, memb
 from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
 from tuning.training.tasks import task_of
+
+SHORTEST_STEP = 0.01  # seconds between two windows
 
 
 class Heard(NamedTuple):
@@ -139,18 +142,25 @@ class Predictor:
         return excerpts
 
     def predict(
-        self, files: Sequence[str | Path], step_seconds: float | None = None, lyrics: str | Path | None = None
+        self,
+        files: str | Path | Sequence[str | Path],
+        step_seconds: float | None = None,
+        lyrics: str | Path | None = None,
     ) -> pd.DataFrame:
         """What the models say of recordings: a row for each stretch that is judged, as the command prints them.
 
         Args:
-            files: recordings.
+            files: recordings, or one.
             step_seconds: a window every so many seconds, in place of one for each recording.
             lyrics: folder of the texts, where models read them; beside the recordings unless given.
 
         Raises:
             UserError: a recording that can't be used, by name.
         """
+        if isinstance(files, (str, os.PathLike)):
+            files = [Path(files)]
+        if step_seconds is not None and not SHORTEST_STEP <= step_seconds < float("inf"):
+            raise UserError(f"step_seconds: expected seconds, {SHORTEST_STEP:g} at least, got {step_seconds}")
         paths, folder = [Path(file) for file in files], Path(lyrics) if lyrics is not None else None
         self.check_lyrics(paths, folder)
         windows: list[Window] = []

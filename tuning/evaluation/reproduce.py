@@ -8,13 +8,11 @@ from typing import Any
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
-from tuning.data.data_module import DataModule
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
 from tuning.experiment.recorded import config_of, space_of
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.lazy_start import when_needed
-from tuning.training.trial import train
 
 COMPARED = ("train_loss", "penalty", "learning_rate")  # and everything of the validation
 
@@ -66,7 +64,11 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     Raises:
         UserError: another corpus than the search's.
     """
+    # Only now, so that what is refused is refused at once.
     import torch
+
+    from tuning.data.data_module import DataModule
+    from tuning.training.trial import train
 
     space = space_of(folder)
     config = config_of(folder, record.number)

@@ -32,8 +32,8 @@ def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
     """Our package as this process sees it, and the user's own model and corpus, for every worker of a cluster.
 
     A worker could import an older copy of our package, or another one of its name; what is sent goes before what is
-    installed there. Of a submitted job's own runtime environment nothing is
-    touched, because Ray refuses two values for one field.
+    installed there. Of a submitted job's own runtime environment nothing is touched, because Ray refuses two values
+    for one field.
 
     Args:
         config: names the user's own model and corpus, if any.

@@ -213,6 +213,7 @@ def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]
     """
     # A user's own model need not have them.
     stages = [(1, getattr(model, "encoder_parameters", list)()), *getattr(model, "unfreezing", list)()]
+    stages = [(epoch, list(parameters)) for epoch, parameters in stages]  # which may be a generator
     known = {id(parameter) for _, parameters in stages for parameter in parameters}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0, "first_epoch": 1}]

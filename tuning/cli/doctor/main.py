@@ -109,7 +109,3 @@ def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
         yield access.check_aws(provider.get("region"), starts_machines=provider.get("type") == "aws")
     if provider.get("type") == "gcp" or "gs" in used:
         yield access.check_gcp(starts_machines=provider.get("type") == "gcp")
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
