@@ -181,12 +181,12 @@ def test_help_lists_every_setting_and_imports_nothing_heavy():
         assert field.description in result.stdout
 
 
-def test_a_trial_that_does_not_fit_is_refused_before_an_earlier_search_is_put_aside(tmp_path, capsys):
+def test_a_trial_that_does_not_fit_is_refused_before_an_earlier_search_is_put_aside(tmp_path, prepared, capsys):
     from tuning.run import main
 
     folder, _ = write_search(tmp_path, count=1)
     before = sorted(folder.path.rglob("*"))
-    arguments = ["space=crnn", f"storage={tmp_path}", f"name={folder.name}", "fresh=true"]
+    arguments = ["space=crnn", f"storage={tmp_path}", f"name={folder.name}", "fresh=true", f"data.prepared={prepared}"]
     assert main([*arguments, "resources.cpus_per_worker=64", "search.num_trials=1"]) == 2
     assert "resources: expected at most what the machines have" in capsys.readouterr().err
     assert sorted(folder.path.rglob("*")) == before and not list(tmp_path.glob("*archived*"))
