@@ -55,14 +55,21 @@ def prepare_synthetic(
 
     Raises:
         SealedError: a shard that would be opened holds a clip of validation or test.
-        UserError: the GAN's training came to NaN.
+        UserError: too few training clips, or the GAN's training came to NaN.
     """
+    from tuning.training.gan.metrics import FEWEST_CLIPS
+
+    made = max(1, round(config.gan.clips_per_real * len(split.train)))
+    if min(len(split.train), made) < FEWEST_CLIPS:
+        raise UserError(
+            f"augment.synthetic_share: expected at least {FEWEST_CLIPS} training clips and as many generated ones, to be "
+            f"compared, got {len(split.train)} and {made} (gan.clips_per_real)"
+        )
     import ray
 
     from tuning.datasets.store.reader import read_part
 
     sources = {clip.id: prepared.digests[clip.id] for clip in split.train}
-    made = max(1, round(config.gan.clips_per_real * len(sources)))
     mark = _fingerprint(prepared, config, sources, split, made)
     folder = storage.below(storage.absolute(config.data.prepared), CELL, mark)
     if storage.exists(folder, PROVENANCE):
