@@ -62,7 +62,7 @@ def prepare_synthetic(
     made = max(1, round(config.gan.clips_per_real * len(split.train)))
     if min(len(split.train), made) < FEWEST_CLIPS:
         raise UserError(
-            f"augment.synthetic_share: expected at least {FEWEST_CLIPS} training clips and as many generated ones, to be "
+            f"augment.synthetic_share: expected at least {FEWEST_CLIPS} training clips and as many generated, to be "
             f"compared, got {len(split.train)} and {made} (gan.clips_per_real)"
         )
     import ray
