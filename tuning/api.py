@@ -198,7 +198,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     from tuning.search.callbacks.generated_clips import show_generated
     from tuning.search.preparation import prepare, prepare_generated
 
-    prepare(plan, folder, data)
+    prepare(folder, data)
 
     from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.tuner import run_search
@@ -269,13 +269,19 @@ def finalize(
         ensemble: how many are retrained and predict together.
         again: look at the test clips once more; every look is recorded.
     """
+    counts = {"top": top, "ensemble": ensemble} | ({} if seeds is None else {"seeds": seeds})
+    for name, number in counts.items():
+        if number < 1:
+            raise UserError(f"{name}: expected a number from 1, got {number}")
+    if seeds is not None and top < 2:
+        raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
     from tuning.experiment.bucket_sync import open_location
 
     location = (search.remote or search.path) if isinstance(search, Search) else search
     with open_location(str(location)) as folder:
         from tuning.evaluation.final_test import finalize as finalize_folder
 
-        metrics = finalize_folder(folder, again=again, ensemble=ensemble, top=top, seeds=seeds)
+        metrics = finalize_folder(folder, again=again, **counts)
         if folder.remote:
             print(f"storage   {folder.remote}")
     return metrics

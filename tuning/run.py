@@ -31,13 +31,14 @@ def _main(arguments: list[str]) -> int:
         preview(plan)
         return DONE
     search = api.run(plan)
-    if search.best is None:
+    has_result = search.best is not None
+    if not has_result:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
         print(f"stopped   {search.stopped}: not all trials ended; to go on: {_command(arguments)}")
     if search.stopped == "interrupted":
         return INTERRUPTED
-    return FAILED if search.best is None else DONE
+    return DONE if has_result else FAILED
 
 
 def _usage() -> str:

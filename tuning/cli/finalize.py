@@ -48,7 +48,7 @@ def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
         if argument == "again=true":
             options["again"] = True
         elif name in ("ensemble", "top", "seeds"):
-            if not value.isdigit() or int(value) < 1:
+            if not value.isdigit():
                 what = "seeds" if name == "seeds" else "trials"
                 raise UserError(f"{name}: expected a number of {what} from 1, got '{value}'")
             options[name] = int(value)

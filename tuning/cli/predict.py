@@ -6,12 +6,13 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from tuning.cli.command import USER_ERROR, run_command
 from tuning.config.errors import UserError, nearest
+from tuning.evaluation.prediction_step import checked_step
 
 if TYPE_CHECKING:
     from tuning.evaluation.inference import Predictor, Window
@@ -32,7 +33,6 @@ that can't be used is named with the reason, the others are predicted; the exit 
 
 
 FORMATS = ("table", "csv", "json")
-SHORTEST_STEP = 0.01
 SAVED = ("model.safetensors", "labels.json")  # beside config.yaml, which the folder of a search has, too
 
 
@@ -61,18 +61,11 @@ def _main(arguments: list[str]) -> int:
         predictor = Predictor(request.best)
     except ValueError as error:
         raise UserError(str(error)) from None
-    predictor.check_lyrics(request.files, request.lyrics)
     longest = predictor.window_seconds
     if request.step_seconds is not None and request.step_seconds > longest:
         step = f"step_seconds={request.step_seconds:g}"
         print(f"note: with {step} and windows of {longest:.2f} s not every second is judged", file=sys.stderr)
-    windows, problems = [], []
-    for file in request.files:
-        try:
-            text = predictor.text_of(file, request.lyrics)
-            windows += [replace(window, text=text) for window in predictor.windows(file, request.step_seconds)]
-        except ValueError as error:
-            problems.append(f"{file}: {error}")
+    windows, problems = predictor.listen(request.files, request.step_seconds, request.lyrics)
     predictor.judge(windows)
     write(request, predictor, windows)
     for problem in problems:
@@ -113,19 +106,8 @@ def read_request(arguments: Sequence[str]) -> Request:
     lyrics = Path(options["lyrics"]) if "lyrics" in options else None
     if lyrics is not None and not lyrics.is_dir():
         raise UserError(f"lyrics: expected a folder with a text for each recording, got '{lyrics}'")
-    return Request(best, files, _step(options.get("step_seconds")), lyrics, form, out)
-
-
-def _step(value: str | None) -> float | None:
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except ValueError:
-        seconds = 0.0
-    if not SHORTEST_STEP <= seconds < float("inf"):
-        raise UserError(f"step_seconds: expected seconds, {SHORTEST_STEP:g} at least, got '{value}'")
-    return seconds
+    step = checked_step(options["step_seconds"]) if "step_seconds" in options else None
+    return Request(best, files, step, lyrics, form, out)
 
 
 def write(request: Request, predictor: Predictor, windows: list[Window]) -> None:

@@ -37,8 +37,6 @@ from tuning.training.tasks import check_metric, task_of
 from tuning.training.trainer import Training
 from tuning.training.trial import make_training
 
-TIMES = {2: "a second time", 3: "a third time"}
-
 
 @dataclass(frozen=True)
 class Course:
@@ -76,23 +74,18 @@ class Member:
 
 
 def finalize(
-    folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int | None = None
+    folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
 ) -> dict[str, float]:
     """Retrain the winner, or the best `ensemble` configurations, test, write `best/`; the test's metrics.
 
-    The winner is the best trial's configuration, or of the `top` best ones, each repeated with `seeds` other seeds (3
-    unless given), that with the best mean; trials of equal settings are one configuration. Several are one predictor:
+    The winner is the best trial's configuration, or of the `top` best ones, each repeated with `seeds` other seeds,
+    that with the best mean; trials of equal settings are one configuration. Several are one predictor:
     the mean of their outputs, of classes of their probabilities.
 
     Raises:
-        UserError: numbers below 1, an unfinished search, fewer trials than asked for, another corpus than the
+        UserError: an unfinished search, fewer trials than asked for, another corpus than the
             search's, no test clips, or a second look at them.
     """
-    for name, number in (("ensemble", ensemble), ("top", top), ("seeds", 3 if seeds is None else seeds)):
-        if number < 1:
-            raise UserError(f"{name}: expected a number from 1, got {number}")
-    if seeds is not None and top < 2:
-        raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
     recover_folder(folder.path / "best")
     looks_file = folder.path / "test_looks.json"
     looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
@@ -112,7 +105,7 @@ def finalize(
     runs = {candidate.number: [Replicate(candidate.record, folder)] for candidate in chosen}
     repeated = None
     if top > 1:
-        in_order, replicates, repeated = _repeat(folder, chosen[:top], seeds or 3, known)
+        in_order, replicates, repeated = _repeat(folder, chosen[:top], seeds, known)
         chosen, runs = in_order + chosen[top:], runs | replicates
     chosen = chosen[:ensemble]
     winner, config = chosen[0].record, chosen[0].config
@@ -141,7 +134,7 @@ def finalize(
         draw(best, config, winner, folder.trial(winner.number), tested)
         write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
     # Only now: a terminal that went away must not cost the model of a look that counts.
-    times = "once" if len(looks) == 1 else f"for the {len(looks)}th time" if len(looks) > 3 else TIMES[len(looks)]
+    times = "once" if len(looks) == 1 else f"{len(looks)} times"
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
     print_scores(config, winner, tested)
     report.write_or_note(folder)

@@ -17,12 +17,11 @@ from tuning.datasets.features.audio import AudioError, Excerpt, excerpt, kept_sp
 from tuning.datasets.features.spectral import extract, frames_in, hop_samples, num_samples
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import collate
+from tuning.evaluation.prediction_step import checked_step
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, load_best, member_folders, outputs_of
 from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
 from tuning.training.tasks import task_of
-
-SHORTEST_STEP = 0.01  # seconds between two windows
 
 
 class Heard(NamedTuple):
@@ -159,20 +158,34 @@ class Predictor:
         """
         if isinstance(files, (str, os.PathLike)):
             files = [Path(files)]
-        if step_seconds is not None and not SHORTEST_STEP <= step_seconds < float("inf"):
-            raise UserError(f"step_seconds: expected seconds, {SHORTEST_STEP:g} at least, got {step_seconds}")
-        paths, folder = [Path(file) for file in files], Path(lyrics) if lyrics is not None else None
-        self.check_lyrics(paths, folder)
-        windows: list[Window] = []
-        for file in paths:
-            try:
-                text = self.text_of(file, folder)
-                windows += [replace(window, text=text) for window in self.windows(file, step_seconds)]
-            except (ValueError, OSError) as error:
-                raise UserError(f"{file}: {error}") from None
+        if step_seconds is not None:
+            step_seconds = checked_step(step_seconds)
+        folder = Path(lyrics) if lyrics is not None else None
+        windows, problems = self.listen([Path(file) for file in files], step_seconds, folder)
+        if problems:
+            raise UserError("\n".join(problems))
         self.judge(windows)
         columns, rows = self.table(windows)
         return pd.DataFrame(rows, columns=columns)
+
+    def listen(
+        self, files: Sequence[Path], step_seconds: float | None, lyrics: Path | None
+    ) -> tuple[list[Window], list[str]]:
+        """The stretches of recordings that are judged, not judged yet; and, by name, why others can't be.
+
+        Raises:
+            UserError: two recordings, one text.
+        """
+        self.check_lyrics(files, lyrics)
+        windows: list[Window] = []
+        problems: list[str] = []
+        for file in files:
+            try:
+                text = self.text_of(file, lyrics)
+                windows += [replace(window, text=text) for window in self.windows(file, step_seconds)]
+            except (ValueError, OSError) as error:
+                problems.append(f"{file}: {error}")
+        return windows, problems
 
     def table(self, windows: Sequence[Window]) -> tuple[list[str], list[list[Any]]]:
         """Names of columns, and a row for each window: file, start and end, and what `values` gives."""

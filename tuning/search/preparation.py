@@ -10,7 +10,6 @@ from collections.abc import Callable
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import searched_effects
-from tuning.data.plan import Plan
 from tuning.datasets.store.build import Prepared
 from tuning.experiment.directory import SearchFolder, write_text
 from tuning.search.lazy_start import when_needed
@@ -18,19 +17,19 @@ from tuning.training.cross_validation import describe_parts
 from tuning.training.encoders import reads_text
 
 
-def prepare(plan: Plan, folder: SearchFolder, data: DataModule) -> None:
+def prepare(folder: SearchFolder, data: DataModule) -> None:
     """Make features, texts and augmented clips that are missing; list in the folder what can't be used."""
-    _prepare_features(plan, data)
-    _say_split(data, plan.config.split.inner_folds)
+    _prepare_features(data)
+    _say_split(data)
     _write_quarantine(folder, data)
-    _prepare_banks(plan, data)
+    _prepare_banks(data)
 
 
-def _prepare_features(plan: Plan, data: DataModule) -> None:
+def _prepare_features(data: DataModule) -> None:
     """Make features of every recording and its lyrics, and say what was done."""
     began = time.monotonic()
-    what = "features and lyrics of" if reads_text(plan.config) else "features of"
-    data.prepare_features(_starting(plan, what))
+    what = "features and lyrics of" if reads_text(data.config) else "features of"
+    data.prepare_features(_starting(data, what))
     kinds = ((data.features, "recordings"), (data.texts, "lyrics"))
     done = [_counted(list(variants.values()), name) for variants, name in kinds if variants]
     if any(variant.num_extracted for variant in data.variants):
@@ -48,15 +47,15 @@ def _counted(variants: list[Prepared], name: str) -> str:
     return f"{made} {name} prepared{kinds}, {kept} reused"
 
 
-def _prepare_banks(plan: Plan, data: DataModule) -> None:
+def _prepare_banks(data: DataModule) -> None:
     """Make the bank of augmented training clips, where the trials draw from one, and say what was done."""
     began = time.monotonic()
-    data.prepare_banks(_starting(plan, "augmented versions of"))
+    data.prepare_banks(_starting(data, "augmented versions of"))
     made = [variant for bank in data.banks.values() for variant in bank.values()]
     if made:
         versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
         kept = sum(variant.num_reused * (variant.versions or 1) for variant in made)
-        effects = ", ".join(searched_effects(plan.space))
+        effects = ", ".join(searched_effects(data.space))
         print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
 
 
@@ -78,20 +77,20 @@ def prepare_generated(data: DataModule) -> list[str]:
     return folders
 
 
-def _starting(plan: Plan, what: str) -> Callable[[int, int], None]:
+def _starting(data: DataModule, what: str) -> Callable[[int, int], None]:
     """A progress function that says what begins, and starts Ray, only if something is to do."""
 
     def say(missing: int, total: int) -> None:
         print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)
 
-    return when_needed(plan.config, say)
+    return when_needed(data.config, say)
 
 
-def _say_split(data: DataModule, num_folds: int | None) -> None:
+def _say_split(data: DataModule) -> None:
     corpus, split = data.corpus, data.split
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
-    parts = describe_parts(split, num_folds)
+    parts = describe_parts(split, data.config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
         print(f"          note: {note}")
