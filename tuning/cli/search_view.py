@@ -16,7 +16,7 @@ from typing import Any
 from tuning.config.errors import UserError
 from tuning.config.space import read_recorded
 from tuning.datasets import storage
-from tuning.experiment import locking as lease
+from tuning.experiment import locking
 from tuning.experiment.bucket_sync import CONNECTIONS, refuse_mirror, split_location
 from tuning.experiment.directory import SIGN_SECONDS, SearchFolder
 from tuning.search.callbacks.progress_table import Standing
@@ -138,17 +138,17 @@ class Onlooker:
         """Who holds the lease: renewed lately by this machine's clock or, since that may be wrong, while we look."""
         first = self._held()
         for name, stat in first.items():
-            if time.time() - stat.mtime_ns / 1e9 < lease.EXPIRY_SECONDS:
+            if time.time() - stat.mtime_ns / 1e9 < locking.EXPIRY_SECONDS:
                 return storage.read_bytes(self._leases, name).decode()
         if first:
-            time.sleep(1.5 * lease.RENEWAL_SECONDS)  # within which a living one renews
+            time.sleep(1.5 * locking.RENEWAL_SECONDS)  # within which a living one renews
             for name, stat in self._held().items():
                 if stat != first.get(name):
                     return storage.read_bytes(self._leases, name).decode()
         return ""
 
     def _held(self) -> dict[str, storage.FileStat]:
-        return {n: stat for n, stat in storage.list_files(self._leases).items() if n.endswith(lease.HELD)}
+        return {n: stat for n, stat in storage.list_files(self._leases).items() if n.endswith(locking.HELD)}
 
     def _fetch(self) -> None:
         found = {name: stat for name, stat in storage.list_files(self.location).items() if READ.match(name)}

@@ -216,18 +216,18 @@ def _show(
     folder: str, config: Config, training: Any, statistics: Any, sets: Any, pairs: Any, figures: dict[str, Any]
 ) -> None:
     """Pictures of real and generated clips, and how the guide's five emotions look and sound."""
-    from tuning.training.gan import plots as gan_plots
+    from tuning.training.gan import plots
     from tuning.training.gan.metrics import sub_scores
 
     gan, (real, made) = config.gan, sets
     with tempfile.TemporaryDirectory() as place:
         path = Path(place)
-        gan_plots.draw_profiles(path / "profiles.png", real, made)
-        gan_plots.draw_evolution(path / "evolution.png", real, made)
-        gan_plots.draw_amplitudes(path / "amplitudes.png", real, made)
-        gan_plots.draw_quality(path / "quality.png", sub_scores(figures), figures["score"])
-        gan_plots.draw_training(path / "training.png", training.rows, gan.weak_accuracy, gan.strong_accuracy)
-        gan_plots.draw_pairs(path / "samples.png", *pairs)
+        plots.draw_profiles(path / "profiles.png", real, made)
+        plots.draw_evolution(path / "evolution.png", real, made)
+        plots.draw_amplitudes(path / "amplitudes.png", real, made)
+        plots.draw_quality(path / "quality.png", sub_scores(figures), figures["score"])
+        plots.draw_training(path / "training.png", training.rows, gan.weak_accuracy, gan.strong_accuracy)
+        plots.draw_pairs(path / "samples.png", *pairs)
         if config.task.targets == ["valence", "arousal"]:
             _sound(path, config, training, statistics)
         for file in sorted(path.iterdir()):

@@ -25,7 +25,7 @@ from pathlib import Path
 
 from tuning.config.errors import UserError
 from tuning.datasets import storage
-from tuning.experiment import locking as lease
+from tuning.experiment import locking
 from tuning.experiment.bucket_changes import kept_by_trial, rank, read, scan
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
@@ -218,7 +218,7 @@ class Mirror(SearchFolder):
             log.error("another process took the search over; this one ends")
             os.kill(os.getpid(), signal.SIGINT)
             return math.inf
-        return lease.RENEWAL_SECONDS / 3
+        return locking.RENEWAL_SECONDS / 3
 
     def _push(self) -> None:
         with self._pushing:

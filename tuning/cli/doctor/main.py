@@ -52,30 +52,25 @@ def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
     Raises:
         UserError: no such cluster file.
     """
-    from tuning.cli.doctor import cluster_yaml as files
-    from tuning.cli.doctor import credentials as access
-    from tuning.cli.doctor import environment as machine
-    from tuning.cli.doctor import gpu as gpus
-    from tuning.cli.doctor import nodes
-    from tuning.cli.doctor import storage as stores
+    from tuning.cli.doctor import cluster_yaml, credentials, environment, gpu, nodes, storage
 
-    content, problems = files.read_cluster(cluster_file) if cluster_file else (None, [])
+    content, problems = cluster_yaml.read_cluster(cluster_file) if cluster_file else (None, [])
     address = os.environ.get("RAY_ADDRESS", "")
     running = address not in ("", "local")
     encoder = plan.config.features.name == "encoder"
-    yield from machine.check_packages(frozenset({"encoders"} if encoder else ()))
-    yield from machine.check_memory()
-    yield from machine.check_room(_folders(plan) | {machine.RAY_TEMP: machine.ray_temp()})
-    yield from gpus.check_gpus(plan.config.resources.gpus_per_worker, elsewhere=running or cluster_file is not None)
+    yield from environment.check_packages(frozenset({"encoders"} if encoder else ()))
+    yield from environment.check_memory()
+    yield from environment.check_room(_folders(plan) | {environment.RAY_TEMP: environment.ray_temp()})
+    yield from gpu.check_gpus(plan.config.resources.gpus_per_worker, elsewhere=running or cluster_file is not None)
     for setting, location in _locations(plan).items():
-        yield from stores.check_store(setting, location, cluster=running or cluster_file is not None)
+        yield from storage.check_store(setting, location, cluster=running or cluster_file is not None)
     yield from _clouds(plan, content)
-    yield from access.check_token(needed=cluster_file is not None)
+    yield from credentials.check_token(needed=cluster_file is not None)
     if cluster_file:
-        yield from access.check_tools(content)
+        yield from credentials.check_tools(content)
         yield from problems
         if content is not None:
-            yield from files.check_cluster(cluster_file, content)
+            yield from cluster_yaml.check_cluster(cluster_file, content)
     if running:
         yield from nodes.check_nodes(address)
 
@@ -98,7 +93,7 @@ def _folders(plan: Plan) -> dict[str, Path]:
 
 def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
     """Credentials, where a cluster file or a bucket needs them; a store of another maker is judged by writing to it."""
-    from tuning.cli.doctor import credentials as access
+    from tuning.cli.doctor import credentials
 
     provider = (content or {}).get("provider", {})
     used = {
@@ -106,6 +101,6 @@ def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
     }
     own_endpoint = bool(os.environ.get("AWS_ENDPOINT_URL") or os.environ.get("AWS_ENDPOINT_URL_S3"))
     if provider.get("type") == "aws" or ("s3" in used and not own_endpoint):
-        yield access.check_aws(provider.get("region"), starts_machines=provider.get("type") == "aws")
+        yield credentials.check_aws(provider.get("region"), starts_machines=provider.get("type") == "aws")
     if provider.get("type") == "gcp" or "gs" in used:
-        yield access.check_gcp(starts_machines=provider.get("type") == "gcp")
+        yield credentials.check_gcp(starts_machines=provider.get("type") == "gcp")

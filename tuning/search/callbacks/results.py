@@ -14,7 +14,7 @@ from typing import Any
 from ray.tune import Callback
 from ray.tune.result import AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_ID
 
-from tuning.experiment import timeline as times
+from tuning.experiment import timeline
 from tuning.experiment.directory import (
     STOPPED,
     SearchFolder,
@@ -97,7 +97,7 @@ class Recorder(Callback):
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the parameters and open the event file."""
         if trial.trial_id in self.records:  # paused, and perhaps given other settings, which its next epochs have
-            times.note(self.folder.trial(trial.config["number"]), times.BEGAN)
+            timeline.note(self.folder.trial(trial.config["number"]), timeline.BEGAN)
             return
         spec = trial.config
         path = self.folder.trial(spec["number"])
@@ -105,8 +105,8 @@ class Recorder(Callback):
         for name in ("result.json", "error.txt"):
             (path / name).unlink(missing_ok=True)
         self.columns[trial.trial_id] = repair_progress(path)
-        cut_to_lines(path / times.FILE)
-        times.note(path, times.BEGAN)
+        cut_to_lines(path / timeline.FILE)
+        timeline.note(path, timeline.BEGAN)
         record = read_record(path)
         self.records[trial.trial_id], self.began[trial.trial_id] = record, time.monotonic()
         self.events[trial.trial_id] = TrialEvents(path, record)
@@ -128,7 +128,7 @@ class Recorder(Callback):
         row = {name: told[name] for name in LEADING if name in told} | {"finished": end} | rates | metrics
         row |= {name: value for name, value in told.items() if name not in row}
         self._append(trial.trial_id, record, row)
-        times.note(self.folder.trial(record.number), times.ROW, str(result.get("hostname", "")))
+        timeline.note(self.folder.trial(record.number), timeline.ROW, str(result.get("hostname", "")))
         # The row says so where the last epoch is kept, whether or not it is better.
         kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
         improved = kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
@@ -190,7 +190,7 @@ class Recorder(Callback):
         record = self.records[trial_id]
         record.status, record.reason = status, reason
         record.seconds = (record.seconds or 0.0) + time.monotonic() - self.began.pop(trial_id)
-        times.note(self.folder.trial(record.number), times.ENDED)
+        timeline.note(self.folder.trial(record.number), timeline.ENDED)
         write_json(self.folder.trial(record.number) / "result.json", record.written())
         self.events.pop(trial_id).close(status)
         log.info("trial %d %s (%s)", record.number, status, reason)
