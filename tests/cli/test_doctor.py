@@ -53,7 +53,7 @@ def test_a_machine_in_order(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["a.yaml", "b.yaml"], "expected at most one cluster file"),
-        (["--all"], "expected at most one cluster file"),
+        (["--all"], "--all: no such option"),
         (["none.yaml"], "none.yaml: expected a cluster file (YAML), got no such file"),
         (["storag=x"], "storag: no such setting; did you mean 'storage'?"),
     ],
