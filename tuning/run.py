@@ -45,6 +45,8 @@ def _run(options: Namespace) -> int:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
         print(f"stopped   {search.stopped}: not all trials ended; to resume: {_command(options.settings)}")
+    elif search.best is not None:
+        print(f"next      tuning finalize {search.remote or search.path}  (retrains the best trial and tests it once)")
     if search.stopped == "interrupted":
         return INTERRUPTED
     return FAILED if search.best is None else DONE

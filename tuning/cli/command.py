@@ -66,7 +66,7 @@ class Parser(argparse.ArgumentParser):
                 raise UserError(f"expected {self._expected}, got also '{word}'\nusage: {self.usage}")
             name, equals, _ = word.partition("=")
             if self._takes_settings and equals:
-                raise UserError(f"{word}: expected a setting without dashes, got {name}")
+                raise UserError(f"{word}: expected a setting without dashes, {word.lstrip('-')}")
             shown = name.lstrip("-") if equals else name
             raise UserError(f"{shown}: no such option{nearest(shown, self._known)}")
         return options

@@ -1,4 +1,4 @@
-"""`--dry-run`: the trials or distributions, their number, what each takes, and on request a measured estimate."""
+"""Print what a search would run: its trials or distributions, its resources and, on request, a measured estimate."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def preview(plan: Plan) -> None:
-    """Print what the search would run; runs nothing but, with `probe=true`, a few steps.
+    """Print what the search would run. Runs nothing, or with `probe=true` a few steps.
 
     Raises:
         UserError: the corpus or the resources do not allow it.
@@ -68,7 +68,7 @@ def _machine(config: Config) -> tuple[float, float]:
 
 
 def print_estimate(found: Estimate) -> None:
-    """Print an estimate in words, with what it does not know."""
+    """Print an estimate in words."""
     trials = [seconds / found.models for seconds in found.trials(found.longest)]
     epochs = [count // found.models for count in found.longest]
     several = f"its {min(epochs)} to {max(epochs)}" if min(epochs) < max(epochs) else f"all {max(epochs)}"
