@@ -2,7 +2,6 @@
 
 import json
 import os
-from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +13,10 @@ from torch import nn
 
 from tests.helpers.keras_reference import keras, randomise
 from tests.helpers.ser_reference import Reference, as_ours, copy_weights, our_outputs, weight_pairs
-from tuning.models import MODELS
+from tuning.config.schema import import_model, model_settings
 from tuning.models.attention import AttentionPool
 from tuning.models.ser import SER
-from tuning.models.settings import SERSettings
+from tuning.models.ser_settings import SERSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "ser_variants.json"
 
@@ -288,11 +287,7 @@ def test_heads_need_not_divide_the_width(heads, together):
 
 
 def test_the_name_leads_to_model_and_settings_and_nothing_is_penalised():
-    found = []
-    for path in MODELS["ser"]:
-        module, _, attribute = path.partition(":")
-        found.append(getattr(import_module(module), attribute))
-    assert found == [SER, SERSettings]
+    assert import_model("ser") is SER and model_settings("ser") is SER.Settings is SERSettings
     penalty = SER(SERSettings(), FEATURES, OUTPUTS).penalty()
     assert penalty == 0 and penalty.shape == ()
     assert all(field.description for field in SERSettings.model_fields.values())

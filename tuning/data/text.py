@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,15 +25,14 @@ from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.store.build import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
 from tuning.datasets.store.shard_index import ShardIndex
 from tuning.datasets.store.worker import PLAIN, Rows, make_shard_of
-from tuning.models.encoder_snapshot import content_of
-from tuning.training.encoders import DEMO, encoder_of, reads_text
+from tuning.models.encoder_shapes import TEXT
+from tuning.models.pretrained import content_of, load_encoder, load_tokenizer
+from tuning.training.encoders import encoder_of, reads_text
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1  # raised by hand when texts are read or encoded in another way
-SETTING = "model.text_encoder"
-DEMO_CORPUS = "demo_bimodal"
 
 
 def text_key(config: Config) -> str:
@@ -48,44 +47,6 @@ def text_variants(space: Space) -> dict[str, Config]:
     """A configuration for each `text_key` that the trials may ask for."""
     of_texts = tuple(prefix for prefix in PREPARED if prefix.startswith("model."))
     return {key: config for config in space.variants(of_texts) if (key := text_key(config))}
-
-
-def check_text(configs: Iterable[Config]) -> None:
-    """Whether the text encoders of configurations are there and have what is asked of them.
-
-    Raises:
-        UserError: with what is missing and how to get it.
-    """
-    for config in configs:
-        if not reads_text(config):
-            continue
-        settings: Any = config.model
-        if settings.text_encoder == DEMO:
-            if config.data.corpus != DEMO_CORPUS:
-                raise UserError(
-                    f"{SETTING}: expected a hub name or a folder with data.corpus={config.data.corpus}, got 'demo', "
-                    f"which data.corpus={DEMO_CORPUS} brings along"
-                )
-            continue  # made with the corpus
-        from tuning.models.pretrained import check_weights, load_tokenizer, shape_of
-
-        try:
-            if settings.text_pretrained:
-                check_weights(settings.text_encoder, SETTING)
-            shape = shape_of(settings.text_encoder, SETTING)
-            load_tokenizer(settings.text_encoder, SETTING)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        if shape.max_tokens is not None and settings.max_tokens > shape.max_tokens:
-            raise UserError(
-                f"model.max_tokens: expected at most {shape.max_tokens} for '{settings.text_encoder}', "
-                f"got {settings.max_tokens}"
-            )
-        if settings.text_layers > shape.num_layers:
-            raise UserError(
-                f"model.text_layers: expected -1 (all) to {shape.num_layers} for '{settings.text_encoder}', "
-                f"got {settings.text_layers}"
-            )
 
 
 def prepare_texts(
@@ -211,13 +172,11 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
 def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
     import torch
 
-    from tuning.models.pretrained import load_encoder, load_tokenizer
-
     try:
-        tokenizer = load_tokenizer(encoder, SETTING)
+        tokenizer = load_tokenizer(encoder, TEXT)
         if not with_model:
             return tokenizer, None
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return tokenizer, load_encoder(encoder, SETTING).eval().to(device)
+        return tokenizer, load_encoder(encoder, TEXT).eval().to(device)
     except ValueError as error:
         raise UserError(str(error)) from None
