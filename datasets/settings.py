@@ -5,6 +5,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from tuning.models.encoder_shapes import speech_shape
+
 ENCODER_RATE_HZ = 16000  # that speech encoders were trained at
 
 
@@ -206,9 +208,7 @@ class FeatureSettings(Settings):
         Raises ValueError when there is no such encoder, whose own settings say how many it gives.
         """
         if self.name == "encoder":
-            from tuning.models.speech_encoder_config import shape_of
-
-            return {"encoder": shape_of(self.encoder).hidden_size}
+            return {"encoder": speech_shape(self.encoder).hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
         return {part: known[part] for part in self.parts}
 

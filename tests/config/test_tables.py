@@ -70,6 +70,7 @@ def test_every_effect_has_its_probability():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_its_class_and_its_settings(name):
     assert issubclass(import_model(name), Model)
+    assert model_settings(name) is import_model(name).Settings
     assert model_settings(name).model_fields["name"].get_default() == name
 
 

@@ -141,7 +141,7 @@ def makespan(seconds: Sequence[float], places: int) -> float:
 def fewest_epochs(config: Config) -> int:
     """Epochs, over all models of a trial, before early stopping or a scheduler may end it."""
     folds, stop = config.split.inner_folds, first_stop(config, config.training.epochs)
-    fewest = earliest_end(config.training, getattr(config.model, "unfreeze_epochs", []))
+    fewest = earliest_end(config.training, config.model.unfreezing or [])
     if folds is not None:
         return fewest * (folds if stop is None else stop)
     return fewest if stop is None else min(fewest, stop)
@@ -171,7 +171,7 @@ def _bounds(space: Space, point: dict[str, Any]) -> tuple[int, int]:
     patience = min(space.values("training.patience"), key=lambda epochs: math.inf if epochs is None else epochs)
     update = {"epochs": min(space.values("training.epochs")), "patience": patience}
     shortest = config.model_copy(update={"training": config.training.model_copy(update=update)})
-    if hasattr(config.model, "unfreeze_epochs"):
+    if config.model.unfreezing is not None:
         stages = min(space.values("model.unfreeze_epochs"), key=lambda epochs: max(epochs, default=1))
         shortest.model = config.model.model_copy(update={"unfreeze_epochs": stages})
     return int(space.largest("training.epochs")) * (config.split.inner_folds or 1), fewest_epochs(shortest)

@@ -13,7 +13,9 @@ from tuning.config.own_functions import OwnFunctions, own_functions, with_own
 from tuning.datasets.corpus import did_you_mean
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Only, Settings, SplitSettings
 from tuning.models import MODELS
-from tuning.models.settings import CRNNSettings, GANSettings
+from tuning.models.crnn_settings import CRNNSettings
+from tuning.models.gan_settings import GANSettings
+from tuning.models.settings import ModelSettings, as_model_settings
 
 OR_OWN = "or package.module:function"  # said of what such a setting takes
 
@@ -273,7 +275,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _no_mixture_of_texts(self) -> "Config":
-        if hasattr(self.model, "text_input") and self.augment.mixup_prob > 0:
+        if self.model.text_input is not None and self.augment.mixup_prob > 0:
             raise ValueError(
                 f"augment.mixup_prob: expected 0 with model.name={self.model.name}, whose texts can't be mixed, "
                 f"got {self.augment.mixup_prob:g}"
@@ -289,7 +291,7 @@ class Config(Settings):
                 f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
                 f"own, got {share:g}"
             )
-        if hasattr(self.model, "text_input"):
+        if self.model.text_input is not None:
             raise ValueError(
                 f"augment.synthetic_share: expected 0 with model.name={self.model.name}, no lyrics being made, "
                 f"got {share:g}"
@@ -306,7 +308,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _unfreezing_within_the_epochs(self) -> "Config":
-        epochs: list[int] | None = getattr(self.model, "unfreeze_epochs", None)
+        epochs = self.model.unfreezing
         if self.optim.restarts == "unfreezing" and (epochs is None or self.optim.schedule != "cosine"):
             where = f"model.name={self.model.name}" if epochs is None else f"optim.schedule={self.optim.schedule}"
             raise ValueError(
@@ -351,31 +353,32 @@ class RunSettings(Settings):
 
 
 @functools.cache
-def model_settings(name: str) -> type[BaseModel]:
-    """The settings of a model by name, or of a user's own `package.module:Class`, whose `Settings` they are.
+def model_settings(name: str) -> type[ModelSettings]:
+    """Return the settings class of a model by name or by `package.module:Class`: its `Class.Settings`.
+
+    Where there is a module `package.module_settings`, they are its `ClassSettings`, so that torch is not imported.
 
     Raises:
         ValueError: no such model, or one without settings.
     """
-    if name in MODELS:
-        module, _, attribute = MODELS[name][1].partition(":")
-        found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
-        return found
-    found = import_model(name)
-    settings = getattr(found, "Settings", None)
+    module, _, attribute = MODELS.get(name, name).partition(":")
+    try:
+        light = importlib.import_module(f"{module}_settings") if attribute else None
+    except ModuleNotFoundError:
+        light = None
+    settings = getattr(light, f"{attribute}Settings", None) or getattr(import_model(name), "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):
         raise ValueError(f"model.name: expected '{name}' to have Settings, a pydantic model with a field 'name'")
-    return settings
+    return as_model_settings(settings)
 
 
 def import_model(name: str) -> Any:
-    """The class of a model by name or by `package.module:Class`.
+    """Return the class of a model by name or by `package.module:Class`.
 
     Raises:
         ValueError: no such name, module or class.
     """
-    path = MODELS[name][0] if name in MODELS else name
-    module, colon, attribute = path.partition(":")
+    module, colon, attribute = MODELS.get(name, name).partition(":")
     if not colon:
         known, hint = ", ".join(MODELS), did_you_mean(name, MODELS)
         raise ValueError(f"model.name: expected one of {known}, or package.module:Class, got {name}{hint}")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tuning.config.own_functions import chosen, options
 from tuning.config.schema import OptimSettings
+from tuning.models.base import pretrained_weights
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]  # or in groups
 
@@ -211,9 +212,7 @@ def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]
     `encoder_learning_rate`. From the epoch `first_epoch` on a group is trained. All groups are there from the start,
     since an optimiser that is made anew loses the state of the weights that were trained before.
     """
-    # A user's own model need not have them.
-    stages = [(1, getattr(model, "encoder_parameters", list)()), *getattr(model, "unfreezing", list)()]
-    stages = [(epoch, list(parameters)) for epoch, parameters in stages]  # which may be a generator
+    stages = pretrained_weights(model)
     known = {id(parameter) for _, parameters in stages for parameter in parameters}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in known]
     groups: list[dict[str, Any]] = [{"params": others, "rate_factor": 1.0, "first_epoch": 1}]
