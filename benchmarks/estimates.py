@@ -36,12 +36,10 @@ SEARCHES: dict[str, tuple[str, ...]] = {
 
 def probe(arguments: list[str]) -> dict[str, Any]:
     """The estimate of a command line, as plain values."""
-    from tuning.cli.estimate import estimate
-    from tuning.data.plan import make_plan, read_corpus, with_classes
+    from tuning import api
+    from tuning.data.plan import make_plan
 
-    plan = make_plan(arguments)
-    corpus, split = read_corpus(plan.config)
-    return asdict(estimate(with_classes(plan, corpus), corpus, split))
+    return asdict(api.measure(make_plan(arguments)))
 
 
 def _epochs(trial: Path) -> list[int]:
@@ -60,14 +58,14 @@ def _epochs(trial: Path) -> list[int]:
 
 def measure(name: str, arguments: tuple[str, ...], root: Path) -> list[str]:
     """One row: predicted least and most, the outcome, and the ratios."""
-    from tuning.cli.estimate import Estimate, Probe
+    from tuning.search.estimate import Estimate, Probe
 
     given = [*arguments, f"storage={root}", f"data.prepared={root}/prepared", f"name=s{len(list(root.glob('s*')))}"]
     out = root / "probe.json"
     command = [sys.executable, "-m", "benchmarks.estimates", "--probe", str(out), *given]
     subprocess.run(command, check=True)
     content = json.loads(out.read_text(encoding="utf-8"))
-    found = Estimate(**{**content, "probes": [Probe(**each) for each in content["probes"]]})
+    found = Estimate(**{**content, "probes": {int(n): Probe(**each) for n, each in content["probes"].items()}})
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "tuning.run", *given], check=True, stdout=subprocess.DEVNULL)
     took = time.perf_counter() - began

@@ -133,7 +133,7 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
     own.write_text(text.replace("name: crnn", "name: tests.evaluation.test_onnx_export:Own"))
     assert "expected a model of one of the families crnn, ser" in refused(folder)
     own.write_text(text)
-    monkeypatch.setattr(export, "PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("tuning.api.ONNX_PACKAGES", ("onnx", "no_such_package"))
     assert "install them: pip install 'audio-emotion-tuning[onnx]'" in refused(folder)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, cast
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from tuning.config.own_functions import OwnFunctions, own_functions, with_own
+from tuning.config.own_functions import OwnFunctions, imported, own_functions, with_own
 from tuning.datasets.corpus import did_you_mean
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Only, Settings, SplitSettings
 from tuning.models import MODELS
@@ -378,17 +378,10 @@ def import_model(name: str) -> Any:
     Raises:
         ValueError: no such name, module or class.
     """
-    module, colon, attribute = MODELS.get(name, name).partition(":")
-    if not colon:
+    if ":" not in (path := MODELS.get(name, name)):
         known, hint = ", ".join(MODELS), did_you_mean(name, MODELS)
         raise ValueError(f"model.name: expected one of {known}, or package.module:Class, got {name}{hint}")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"model.name: expected a class, got '{name}' (no module '{error.name}')") from None
-    if found is None:
-        raise ValueError(f"model.name: expected a class, got '{name}' (no '{attribute}' in {module})")
-    return found
+    return imported("model.name", path, "class")
 
 
 @dataclass(frozen=True)

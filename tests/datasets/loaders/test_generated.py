@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.datasets.loaders.generated import Synthetic, WithSynthetic
+from tuning.datasets.loaders.generated import Synthetic, WithSynthetic, steps_of_epoch
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.loaders.mixup import AugmentedData
 from tuning.datasets.settings import AugmentSettings, FeatureSettings
@@ -168,3 +168,23 @@ def test_every_worker_has_a_real_clip_of_every_batch(data, batch_size, share):
     assert all((batch["indices"] >= 0).any() for part in parts for batch in part)
     real = torch.cat([batch["indices"] for part in parts for batch in part])
     assert sorted(real[real >= 0].tolist()) == list(range(REAL))
+
+
+def clips_of(count):
+    rng = np.random.default_rng(0)
+    ids = np.array([f"c{number:03d}" for number in range(count)])
+    values = rng.normal(size=(count, 4, 3)).astype(np.float32)
+    return Part(ids, values, np.full(count, 4, np.int32), rng.uniform(-1, 1, (count, 2)).astype(np.float32))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(("count", "batch_size"), [(64, 16), (65, 16), (67, 8), (5, 32), (33, 2)])
+def test_steps_of_an_epoch_are_those_that_the_data_give(count, batch_size, share, workers):
+    part = clips_of(count)
+    real = ResidentData(part, part, FeatureStatistics.of([(part.num_frames, part.features)]), 4)
+    data = WithSynthetic(real, Synthetic(part.features, part.targets, part.num_frames), share)
+    found = steps_of_epoch(count, batch_size, share, workers)
+    assert found == data.num_batches(batch_size, workers)
+    if workers == 1:
+        assert found == len(list(data.train_batches(1, batch_size, 0)))
