@@ -29,7 +29,7 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.datasets.splits.split import Split, cells, split_clips, without
 from tuning.datasets.store.augmentation_bank import bank_bytes, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare
-from tuning.models.settings import SERSettings
+from tuning.models.ser_settings import SERSettings
 from tuning.search.resources import ENVIRONMENT
 
 TRAINED = ("clips as they are", "bank, six effects at 0.15 each", "bank, masks and mixup")

@@ -10,7 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 
 # Names the file of lines; workers inherit it.
 FILE = "KILLS_EPOCHS_FILE"

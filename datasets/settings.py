@@ -1,8 +1,11 @@
 """Settings of the corpus, its splits and its features. Imports nothing heavy: `--help` reads it."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from tuning.models.encoder_shapes import speech_shape
 
 ENCODER_RATE_HZ = 16000  # that speech encoders were trained at
 
@@ -11,6 +14,26 @@ class Settings(BaseModel):
     """Base of every settings section: unknown names are errors, numbers may stand for text."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=False)
+
+
+@dataclass(frozen=True, init=False)
+class Only:
+    """Mark a setting that counts for some choices of another one of its section alone.
+
+    >>> Only("name", "adam").also("name", "mine:lion").choices
+    ('adam', 'mine:lion')
+    """
+
+    setting: str
+    choices: tuple[str, ...]
+
+    def __init__(self, setting: str, *choices: str) -> None:
+        object.__setattr__(self, "setting", setting)
+        object.__setattr__(self, "choices", choices)
+
+    def also(self, setting: str, choice: str) -> "Only":
+        """The same with one more choice, if it is a choice of that setting."""
+        return Only(setting, *self.choices, choice) if setting == self.setting else self
 
 
 class DataSettings(Settings):
@@ -185,9 +208,7 @@ class FeatureSettings(Settings):
         Raises ValueError when there is no such encoder, whose own settings say how many it gives.
         """
         if self.name == "encoder":
-            from tuning.models.speech_encoder_config import shape_of
-
-            return {"encoder": shape_of(self.encoder).hidden_size}
+            return {"encoder": speech_shape(self.encoder).hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
         return {part: known[part] for part in self.parts}
 

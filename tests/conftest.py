@@ -32,9 +32,12 @@ def ray_session():
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
-    """Folder of prepared features that searches of several files share; what tests the preparing has its own."""
-    return tmp_path_factory.mktemp("prepared")
+def prepared(request, tmp_path_factory) -> Path:
+    """Folder of prepared features that searches of all processes share; what tests the preparing has its own."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if hasattr(request.config, "workerinput") else base) / "prepared"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,9 @@
-"""From a mel spectrogram back to sound, and how well that went."""
+"""Sound from mel spectrograms."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tuning.datasets.features.spectral import mel_decibels, mel_filters, num_samples, power_spectrum
+from tuning.datasets.features.spectral import mel_filters, num_samples
 from tuning.datasets.settings import FeatureSettings
 
 if TYPE_CHECKING:
@@ -63,19 +63,6 @@ def power_behind(mel: "np.ndarray", features: FeatureSettings) -> "np.ndarray":
     for _ in range(MEL_ITERATIONS):
         power *= filters.T @ (mel / (filters @ power + TINY)) / heard
     return power
-
-
-def spectral_convergence(waveform: "np.ndarray", decibels: "np.ndarray", features: FeatureSettings) -> float:
-    """Distance of a waveform's mel magnitudes from the wanted ones [T, F] in dB: ||S - S'|| / ||S||, 0 at best.
-
-    Magnitudes are roots of the mel powers, norms Frobenius's. Source: Sturmel and Daudet 2011, without its logarithm.
-    """
-    import numpy as np
-
-    _check(decibels, features)
-    found = mel_decibels(power_spectrum(waveform, features), features).T[: len(decibels)]
-    wanted, got = (10 ** (levels.astype(np.float64) / 20) for levels in (decibels, found))
-    return float(np.linalg.norm(wanted - got) / np.linalg.norm(wanted))
 
 
 def write_sounds(folder: Path, spectrograms: "dict[str, np.ndarray]", features: FeatureSettings) -> list[Path]:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from tuning.datasets.features.audio import cut
 from tuning.datasets.settings import FeatureSettings
+from tuning.models.encoder_shapes import speech_shape
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -18,27 +19,21 @@ DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted t
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
     """Fewest samples that give `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).num_samples(num_frames)
+        return speech_shape(settings.encoder).num_samples(num_frames)
     return max(1, (num_frames - 1) * settings.hop_samples)
 
 
 def frames_in(num_samples: int, settings: FeatureSettings) -> int:
     """Frames that a waveform of so many samples gives, at least one."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).frames_in(num_samples)
+        return speech_shape(settings.encoder).frames_in(num_samples)
     return 1 + num_samples // settings.hop_samples
 
 
 def hop_samples(settings: FeatureSettings) -> int:
     """Samples from the beginning of one frame to that of the next."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).hop_samples
+        return speech_shape(settings.encoder).hop_samples
     return settings.hop_samples
 
 

@@ -11,7 +11,7 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.datasets.store.build import Prepared, ShardInfo, make_missing, wanted_shards
 from tuning.datasets.store.reader import SealedError
 from tuning.datasets.store.shard_index import ShardIndex, bank_fingerprint, fingerprint
-from tuning.models.speech_encoder_config import located
+from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 16  # fewer than of plain features: each costs a dozen times the work, and shards are made in parallel
 SILENCE_SLACK_DB = 6.0  # a clip that was just loud enough must not fail because another cut of it was resampled
@@ -50,7 +50,7 @@ def prepare_bank(
     wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
     quality = data.model_copy(update={"silence_dbfs": data.silence_dbfs - SILENCE_SLACK_DB})
     settings = {
-        "features": features.model_dump() | {"encoder": located(features.encoder)},
+        "features": features.model_dump() | {"encoder": features.encoder and located(features.encoder)},
         "num_frames": num_frames,
         "data": quality.model_dump(),
         "augment": augment.model_dump(include={*DEPENDS_ON.values(), "versions"}),

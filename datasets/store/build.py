@@ -13,7 +13,7 @@ from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.quarantine import check_quarantine, write_quarantine
 from tuning.datasets.store.shard_index import Record, ShardIndex, fingerprint, shard_name
 from tuning.datasets.store.worker import PLAIN, make_shard
-from tuning.models.speech_encoder_config import located
+from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 64
 Clips = list[tuple[str, str]]  # id and digest
@@ -86,7 +86,7 @@ def prepare(
         {PLAIN: index},
         wanted,
         {
-            "features": features.model_dump() | {"encoder": located(features.encoder)},
+            "features": features.model_dump() | {"encoder": features.encoder and located(features.encoder)},
             "num_frames": num_frames,
             "data": data.model_dump(),
             "augment": None,

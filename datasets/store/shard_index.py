@@ -20,6 +20,8 @@ from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.audio import Segment
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.models.encoder_shapes import speech_shape
+from tuning.models.pretrained import content_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -111,11 +113,8 @@ def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSetting
 
 def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
     """What an encoder's hidden states depend on: its content wherever it lies, the layer, what it hears."""
-    from tuning.models.encoder_snapshot import content_of
-    from tuning.models.speech_encoder_config import shape_of
-
     assert features.encoder is not None
-    last = shape_of(features.encoder).num_layers  # first, since where there is a network it looks for a newer commit
+    last = speech_shape(features.encoder).num_layers  # first, because it brings a hub's commit into the cache
     layer = last if features.encoder_layer == -1 else features.encoder_layer
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 

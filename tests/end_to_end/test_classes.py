@@ -1,16 +1,8 @@
 """What is wrong with a search of classes ends it before anything begins: exit code 2, one message, nothing written."""
 
-import subprocess
-import sys
-
-import pytest
-
+from tests.helpers.command import refusals
 from tests.helpers.layout import RAVDESS_NAMES, write_ravdess
 
-SCRIPT = (
-    "import sys; from tuning.run import main; code = main(sys.argv[1:]);"
-    "assert not {'ray', 'torch'} & set(sys.modules), 'heavy imports'; sys.exit(code)"
-)
 HEADER = "file,emotion,speaker\n"
 ROWS = "".join(
     f"{speaker}/{emotion}{take}.wav,{emotion},{speaker}\n"
@@ -76,21 +68,24 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_wrong_input_of_classes_ends_with_one_message(tmp_path, case):
-    content, arguments, message = CASES[case]
-    root = tmp_path / "corpus"
-    root.mkdir()
+def command_of(folder, content, arguments):
+    """What is typed, and the corpus that it reads, written."""
+    root = folder / "corpus"
+    root.mkdir(parents=True)
     if isinstance(content, list):
         write_ravdess(root, content)
     elif content is not None:
         (root / "manifest.csv").write_text(content)
-    common = ["task.name=classification", f"storage={tmp_path}/results", f"data.prepared={tmp_path}/prepared"]
+    common = ["task.name=classification", f"storage={folder}/results", f"data.prepared={folder}/prepared"]
     if content is not None:
         common.append(f"data.root={root}")
-    given = {argument.partition("=")[0]: argument for argument in (*common, *arguments)}
-    command = [sys.executable, "-c", SCRIPT, *given.values()]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2, result.stderr
-    assert result.stderr.startswith(f"error: {message}") and len(result.stderr.splitlines()) == 1, result.stderr
-    assert result.stdout == "" and [path.name for path in tmp_path.iterdir()] == ["corpus"]
+    return list({argument.partition("=")[0]: argument for argument in (*common, *arguments)}.values())
+
+
+def test_wrong_input_of_classes_ends_with_one_message(tmp_path):
+    cases = {tmp_path / str(number): CASES[case] for number, case in enumerate(CASES)}
+    found = refusals([command_of(folder, content, arguments) for folder, (content, arguments, _) in cases.items()])
+    for case, (folder, (_, _, message)), (code, output, error) in zip(CASES, cases.items(), found, strict=True):
+        assert code == 2, (case, error)
+        assert error.startswith(f"error: {message}") and len(error.splitlines()) == 1, (case, error)
+        assert output == "" and [path.name for path in folder.iterdir()] == ["corpus"], case

@@ -14,7 +14,7 @@ from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.onnx_graph import normalised
 from tuning.evaluation.saved_model import load_best
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.trial import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")

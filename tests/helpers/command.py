@@ -1,8 +1,10 @@
-"""The command line as a user runs it: another process, its output and its exit code."""
+"""The command line as a user runs it: its output and its exit code, in this process or in another."""
 
 import io
+import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
 
 TINY = (
@@ -41,3 +43,27 @@ def run(*arguments: str, code: int = 0) -> str:
     assert found == code, f"exit code {found}\n{output.getvalue()}"
     assert "Traceback" not in output.getvalue()
     return output.getvalue()
+
+
+REFUSE = """
+import contextlib, io, json, sys
+from tuning.run import main
+
+found = []
+for arguments in json.load(sys.stdin):
+    with contextlib.redirect_stdout(io.StringIO()) as output, contextlib.redirect_stderr(io.StringIO()) as error:
+        code = main(arguments)
+    heavy = sorted({"ray", "torch"} & set(sys.modules))
+    assert not heavy, f"{arguments} imports {heavy}"
+    found.append((code, output.getvalue(), error.getvalue()))
+print(json.dumps(found))
+"""
+
+
+def refusals(commands: Sequence[Sequence[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each command, all run in one process that may import neither Ray nor torch."""
+    result = subprocess.run(
+        [sys.executable, "-c", REFUSE], input=json.dumps(commands), capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    return [tuple(each) for each in json.loads(result.stdout)]

@@ -99,20 +99,19 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up(ray_session, tmp_pa
     assert len((folder.trial(1) / "checkpoints" / "starts").read_text().splitlines()) == 2
 
 
-def test_a_failure_of_its_own_ends_a_trial_at_once(ray_session, tmp_path):
-    faults = {1: {"how": "nan", "epoch": 2, "times": 99}}
-    folder, records = search(tmp_path, faults, "search.num_trials=2")
-    assert (records[1].status, records[1].epochs) == ("failed", 2)
-    assert records[1].reason == "FloatingPointError: train_loss is nan in epoch 3"
-    assert len((folder.trial(1) / "checkpoints" / "starts").read_text().splitlines()) == 1
-    assert "in counting" in (folder.trial(1) / "error.txt").read_text()
-
-
-def test_too_little_memory_ends_a_trial_with_that_reason_and_not_the_search(ray_session, tmp_path):
-    faults = {1: {"how": "cuda", "epoch": 2, "times": 99}}
-    _, records = search(tmp_path, faults, "search.num_trials=2")
-    assert (records[1].status, records[1].reason) == ("failed", "out of memory: CUDA out of memory. Tried")
-    assert records[2].status == "done"
+def test_failures_of_their_own_end_trials_at_once_and_not_the_search(ray_session, tmp_path):
+    faults = {2: {"how": "nan", "epoch": 2, "times": 99}, 3: {"how": "cuda", "epoch": 2, "times": 99}}
+    folder, records = search(tmp_path, faults, "search.num_trials=4")
+    assert [records[number].status for number in (1, 2, 3, 4)] == ["done", "failed", "failed", "done"]
+    assert list(records)[2:] == [2, 3], "they rank last"
+    assert records[2].reason == "FloatingPointError: train_loss is nan in epoch 3"
+    assert records[3].reason == "out of memory: CUDA out of memory. Tried"
+    assert "in counting" in (folder.trial(2) / "error.txt").read_text()
+    for number in (2, 3):
+        assert records[number].epochs == 2
+        assert len((folder.trial(number) / "checkpoints" / "starts").read_text().splitlines()) == 1
+    states = [trial.state.name for trial in study_of(folder).trials]
+    assert states == ["COMPLETE", "FAIL", "FAIL", "COMPLETE"]
 
 
 @pytest.mark.slow

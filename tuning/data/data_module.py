@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import filelock
 
@@ -40,7 +40,7 @@ from tuning.datasets.store.augmentation_bank import Bank, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare
 from tuning.datasets.store.quarantine import QuarantineError
 from tuning.datasets.store.shard_index import EXTRACTION_VERSION, TRIMMING, TRIMMING_VERSION
-from tuning.models.encoder_snapshot import snapshot_of
+from tuning.models.pretrained import snapshot_of
 from tuning.training.cross_validation import constant_baseline
 from tuning.training.encoders import image_variants, snapshots
 from tuning.training.tasks import task_of
@@ -146,7 +146,7 @@ class DataModule:
         speech = sorted({str(f.encoder) for f in features if f.name == "encoder"})
         identity["encoders"] = {f"features.encoder={encoder}": snapshot_of(encoder) for encoder in speech}
         identity["encoders"] |= snapshots([*texts, *image_variants(space)])
-        read_as = {cast(Any, config.model).text_input for config in texts}
+        read_as = {config.model.text_input for config in texts if config.model.text_input is not None}
         libraries = [*map(versions.of_features, features), *map(versions.of_texts, read_as)]
         identity["libraries"] = {name: version for found in libraries for name, version in found.items()}
         identity["methods"] = self._methods()

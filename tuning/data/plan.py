@@ -12,13 +12,13 @@ from tuning.config.errors import UserError, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space, brought_along, flatten, load
-from tuning.data.text import check_text, text_variants
+from tuning.data.text import text_variants
 from tuning.datasets.corpus import Corpus, load_classes, load_corpus
 from tuning.datasets.settings import FeatureSettings
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.speech_encoder_config import check as check_encoder
-from tuning.training.encoders import check_images, image_variants, reads_text
+from tuning.models.encoder_shapes import check_speech_encoder
+from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.tasks import Mode, check_metric
 
 # Configurations that are checked one by one before the search; the others are checked as trials.
@@ -77,8 +77,7 @@ def make_plan(arguments: list[str]) -> Plan:
         )
     _check_search(space, config)
     _check_encoders(space)
-    _check_texts(space)
-    check_images(image_variants(space))
+    check_encoders([*text_variants(space).values(), *image_variants(space)])
     mode = check_metric(space, config)
     points = planned_points(space, config)
     for point in points[:CHECKED]:
@@ -175,15 +174,9 @@ def _check_encoders(space: Space) -> None:
         raise UserError(str(error)) from None
 
 
-def _check_texts(space: Space) -> None:
-    """Every text encoder that a trial may ask for."""
-    if reads_text(space.fixed()):
-        check_text(text_variants(space).values())
-
-
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
-        check_encoder(features.encoder, features.encoder_layer)
+        check_speech_encoder(features.encoder, features.encoder_layer)
 
 
 def read_corpus(config: Config) -> tuple[Corpus, Split]:
@@ -195,8 +188,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     task = config.task
     try:
         _check_encoder(config.features)  # by settings of an earlier search, too
-        check_text([config])
-        check_images([config])
+        check_encoders([config])
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
         else:

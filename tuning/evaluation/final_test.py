@@ -257,7 +257,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from tuning.training.optimizers import base_rates
+    from tuning.training.schedules import base_rates
 
     best_epochs, curves = [], []
     for run in runs:

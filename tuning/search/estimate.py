@@ -130,7 +130,7 @@ def makespan(seconds: Sequence[float], places: int) -> float:
 def fewest_epochs(config: Config) -> int:
     """Epochs, over all models of a trial, before early stopping or a scheduler may end it."""
     folds, stop = config.split.inner_folds, first_stop(config, config.training.epochs)
-    fewest = earliest_end(config.training, getattr(config.model, "unfreeze_epochs", []))
+    fewest = earliest_end(config.training, config.model.unfreezing or [])
     if folds is not None:
         return fewest * (folds if stop is None else stop)
     return fewest if stop is None else min(fewest, stop)

@@ -172,7 +172,7 @@ def test_features_of_another_library_are_others(quality, monkeypatch, library):
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    monkeypatch.setattr("tuning.models.speech_encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
+    monkeypatch.setattr("tuning.datasets.store.shard_index.speech_shape", lambda name: SimpleNamespace(num_layers=2))
     before = shards.fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
     assert shards.fingerprint(states, FRAMES, quality) != before
