@@ -28,14 +28,7 @@ from tuning.config.space import Space
 from tuning.data.balance import Balance, read_balance
 from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
 from tuning.datasets.storage import is_uri
-from tuning.evaluation.leaderboard import (
-    as_rows,
-    pareto_front,
-    print_leaderboard,
-    second_metric,
-    with_results,
-    write_leaderboard,
-)
+from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
 from tuning.evaluation.reproduce import reproduce as train_again
@@ -106,12 +99,12 @@ class Search:
         """The trials, best first: rank, number, status, metrics of the best epoch, searched settings."""
         import pandas as pd
 
-        return pd.DataFrame(as_rows(self.folder.records(), self.metric, self._mode()))
+        return pd.DataFrame(leaderboard.as_rows(self.folder.records(), self.metric, self._mode()))
 
     @property
     def best(self) -> TrialRecord | None:
         """The best trial with its `number`, `params`, `metrics`, `best_epoch`; None if no trial has a result."""
-        return next(iter(with_results(self.folder, self._space())), None)
+        return next(iter(leaderboard.with_results(self.folder, self._space())), None)
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -220,9 +213,9 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     from tuning.search.preparation import prepare, prepare_generated
 
     prepare(folder, data)
-    start_ray(plan.config)
-    from tuning.search.tuner import run_search  # imports Ray, whose environment is set now
+    from tuning.search.tuner import run_search
 
+    start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
     generated = prepare_generated(data)
     shared, baseline = data.share()
@@ -238,19 +231,19 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     try:
         return run_search(folder, plan, shared, resources)
     finally:
-        write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
+        leaderboard.write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
 
 
 def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) -> None:
     """Write and print the ranking, write the report, and say where everything is."""
     metric = plan.config.search.metric
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
-    ranked = write_leaderboard(folder, metric, plan.mode, baseline)
+    ranked = leaderboard.write_leaderboard(folder, metric, plan.mode, baseline)
     if finished_before:
         print(f"search    {plan.name}: all {plan.total} trials were done before; this is their ranking")
-    print_leaderboard(ranked, metric, baseline)
-    if second := second_metric(ranked):
-        front = sorted(pareto_front(ranked, metric, plan.mode, second))
+    leaderboard.print_leaderboard(ranked, metric, baseline)
+    if second := leaderboard.second_metric(ranked):
+        front = sorted(leaderboard.pareto_front(ranked, metric, plan.mode, second))
         print(f"pareto    best for their {second}: trials {', '.join(map(str, front))}")
     print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
     page = write_or_note(folder)

@@ -41,15 +41,16 @@ def _run(options: Namespace) -> int:
         preview(plan)
         return DONE
     search = api.run(plan)
-    if search.best is None:
+    has_result = search.best is not None
+    if not has_result:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
         print(f"stopped   {search.stopped}: not all trials ended; to resume: {_command(options.settings)}")
-    elif search.best is not None:
+    elif has_result:
         print(f"next      tuning finalize {search.remote or search.path}  (retrains the best trial and tests it once)")
     if search.stopped == "interrupted":
         return INTERRUPTED
-    return FAILED if search.best is None else DONE
+    return DONE if has_result else FAILED
 
 
 def _command(words: Sequence[str]) -> str:

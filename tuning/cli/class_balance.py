@@ -61,7 +61,7 @@ def _print_table(balance: Balance) -> None:
     for clips in filled.values():
         num_groups = len({clip.group for clip in clips if clip.group is not None})
         totals += [str(len(clips)), "", str(num_groups or "")]
-    make_console().print(make_table(headings, [*rows, totals], styles={-1: "bold"}))
+    make_console().print(make_table(headings, [*rows, totals], wrapped=[0], styles={-1: "bold"}))
     small, large = balance.trained[0], balance.trained[-1]
     print(
         f"training  largest to smallest {heading}: {large.num_clips / small.num_clips:.2f} "

@@ -91,7 +91,9 @@ def _write(stream: TextIO, form: str, columns: list[str], rows: list[list[Any]])
         stream.write("\n")
     elif form == "table":
         headings = [column.replace("_seconds", ", s") for column in columns]
-        make_console(stream, width=200).print(make_table(headings, [_cells(row) for row in rows]))
+        make_console(stream, width=200).print(
+            make_table(headings, [_cells(row) for row in rows], wrapped=range(1, len(headings)))
+        )
     else:
         writer = csv.writer(stream, lineterminator="\n")
         writer.writerow(columns)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
-from typing import TextIO
+from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ def make_table(
     rows: Sequence[Sequence[str]],
     *,
     left: Collection[int] = (0,),
+    wrapped: Collection[int] = (),
     styles: Mapping[int, str] | None = None,
 ) -> Table:
     """A table without lines, whose columns are right-aligned but for those in `left`.
@@ -25,11 +26,13 @@ def make_table(
         headings: of the columns; one with a line break takes two lines.
         rows: cells.
         left: numbers of the columns of text.
+        wrapped: numbers of the columns that become narrower, with cells of several lines, where room is short.
         styles: of some rows by their number, negative ones from the end.
     """
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if number in left else "right", no_wrap=True)
+        side: Literal["left", "right"] = "left" if number in left else "right"
+        table.add_column(heading, justify=side, no_wrap=number not in wrapped, overflow="fold")
     style_of = {number % len(rows): style for number, style in (styles or {}).items() if rows}
     for number, row in enumerate(rows):
         table.add_row(*row, style=style_of.get(number))

@@ -59,8 +59,9 @@ class StatusReader:
     """
 
     def __init__(self, location: str) -> None:
-        self.location = location if storage.is_uri(location) else location.rstrip("/") or "/"
-        location = self.location
+        if not storage.is_uri(location):
+            location = location.rstrip("/") or "/"
+        self.location = location
         place, self.name = split_location(storage.absolute(location))
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._known: dict[str, storage.FileStat] = {}

@@ -48,7 +48,7 @@ def _doctor(options: Namespace) -> int:
 
 
 def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
-    """Every finding, the quick ones first.
+    """All findings, the quick ones first.
 
     Raises:
         UserError: no such cluster file.
@@ -78,7 +78,7 @@ def _locations(plan: Plan) -> dict[str, str]:
 
 
 def _folders(plan: Plan) -> dict[str, Path]:
-    """The folders on this machine that fill up."""
+    """The folders on this machine that a search writes to."""
     return {
         setting: mirror_root(location) if is_uri(location) else Path(location)
         for setting, location in _locations(plan).items()
@@ -87,7 +87,7 @@ def _folders(plan: Plan) -> dict[str, Path]:
 
 
 def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
-    """Credentials, where a cluster file or a bucket needs them; a store of another maker is judged by writing to it."""
+    """Credentials that a cluster file or a bucket needs; for other S3 stores writing a file tells enough."""
     provider = (content or {}).get("provider", {})
     used = {
         location.partition("://")[0] for location in _locations(plan).values() if "endpoint_override" not in location
