@@ -13,10 +13,10 @@ Value = TypeVar("Value", int, float)
 
 
 class ModelSettings(BaseModel):
-    """Settings of a model, and what the model needs of the rest of the program.
+    """Settings of a model, and what the model needs from the rest of the program.
 
-    A model's own settings inherit it, add their fields, `name` among them, and override the properties that do not hold
-    for them. By default a model reads features alone, has no pretrained encoder and is trained whole from the start.
+    Settings of a model inherit it, add fields, `name` among them, and override the properties that differ for it. By
+    default a model reads only features, has no pretrained encoder, and is trained as a whole from the start.
     """
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
@@ -42,14 +42,17 @@ class ModelSettings(BaseModel):
 
     @property
     def encoder_parts(self) -> tuple[str, ...]:
-        """What a saved model keeps of its encoder: some of `config`, `preprocessor`, `tokenizer` and `weights`."""
+        """Parts of the encoder that are kept with a saved model.
+
+        They are some of `config`, `preprocessor`, `tokenizer` and `weights`.
+        """
         return ()
 
     @property
     def unfreezing(self) -> list[int] | None:
-        """Epochs, counted from 1, at which more of the model is trained; None for a model that knows no such stages.
+        """Epochs (from 1) at which training of more weights begins; None for a model without such stages.
 
-        They are those of the setting `unfreeze_epochs`.
+        They are the value of the setting `unfreeze_epochs`.
         """
         return None
 
@@ -61,9 +64,9 @@ class ModelSettings(BaseModel):
         """
 
     def with_saved_encoder(self, encoder: str) -> "ModelSettings":
-        """Settings that build a saved model from the encoder parts in the folder `encoder`.
+        """Return the settings that build a saved model with the encoder parts in the folder `encoder`.
 
-        The encoder's weights are not loaded where they are among the model's own.
+        They ask for no weights of the encoder where the model's own weights include them.
         """
         return self
 
@@ -89,7 +92,7 @@ class ModelSettings(BaseModel):
 
 
 def for_each(values: list[Value], blocks: int) -> list[Value]:
-    """One value for each of `blocks` blocks, of a list that has one for all or one for each."""
+    """Return a list with one value for each block, given one for all blocks or one for each."""
     return values * blocks if len(values) == 1 else values[:blocks]
 
 

@@ -123,6 +123,11 @@ def test_settings_that_mean_something_to_a_search_must_inherit_what_says_so(writ
         model_settings(name)
 
 
+def test_what_such_settings_define_themselves_is_theirs(write):
+    name = write(network=PLAIN.format(line="def check_encoder(self): return 'theirs'"))
+    assert model_settings(f"{name}:Mean")().check_encoder() == "theirs"
+
+
 def test_settings_without_a_name_are_refused(write):
     name = f"{write(network=PLAIN.format(line='width: int = 8').replace('name: str', 'title: str'))}:Mean"
     with pytest.raises(
@@ -143,8 +148,9 @@ def test_sizes_are_positive_and_each_block_has_a_value():
         Sizes(widths=[2, 0]).check_sizes("widths")
     for widths, rates in ((3, 1), (3, 3), (0, 2)):
         Sizes(widths=[1] * widths, rates=[0.1] * rates).check_blocks("rates", "rate", of="widths")
-    with pytest.raises(ValueError, match=r"^rates: expected one rate per block of widths \(3\), got 2"):
-        Sizes(widths=[1] * 3, rates=[0.1] * 2).check_blocks("rates", "rate", of="widths")
+    for widths, rates in ((3, 2), (2, 3)):
+        with pytest.raises(ValueError, match=rf"^rates: expected one rate .* widths \({widths}\), got {rates}"):
+            Sizes(widths=[1] * widths, rates=[0.1] * rates).check_blocks("rates", "rate", of="widths")
 
 
 def test_a_model_of_a_user_s_own_may_say_what_came_pretrained():
