@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.config.errors import UserError
-from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
+from tuning.data.plan import Plan, make_plan, print_corpus_defaults, read_corpus, with_classes
 from tuning.experiment.faults import QuietFile
 from tuning.training.tasks import Mode, check_metric
 
@@ -162,7 +162,7 @@ def _as_plain(value: Any) -> Any:
 
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
-    say_what_the_corpus_brings(plan)
+    print_corpus_defaults(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
     # Only now, so that a corpus is refused at once.

@@ -18,7 +18,7 @@ from tuning.cli.estimate import (
 )
 from tuning.config.schema import NOT_IDENTITY, TrainingSettings
 from tuning.data.plan import make_plan
-from tuning.datasets.loaders.generated import Synthetic, WithSynthetic, steps_of_epoch
+from tuning.datasets.loaders.generated import ExtendedData, GeneratedClips, steps_per_epoch
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.store.reader import FeatureStatistics, Part
 from tuning.training.early_stopping import earliest_end
@@ -136,8 +136,8 @@ def clips_of(count):
 def test_steps_of_an_epoch_are_those_that_the_data_give(count, batch_size, share, workers):
     part = clips_of(count)
     real = ResidentData(part, part, FeatureStatistics.of([(part.num_frames, part.features)]), 4)
-    data = WithSynthetic(real, Synthetic(part.features, part.targets, part.num_frames), share)
-    found = steps_of_epoch(count, batch_size, share, workers)
+    data = ExtendedData(real, GeneratedClips(part.features, part.targets, part.num_frames), share)
+    found = steps_per_epoch(count, batch_size, share, workers)
     assert found == data.num_batches(batch_size, workers)
     if workers == 1:
         assert found == len(list(data.train_batches(1, batch_size, 0)))

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.plan import Plan, planned_points
-from tuning.datasets.loaders.generated import steps_of_epoch
+from tuning.datasets.loaders.generated import steps_per_epoch
 from tuning.training.early_stopping import earliest_end, first_stop
 
 if TYPE_CHECKING:
@@ -462,7 +462,7 @@ def probe_trial(given: dict[str, Any], data: dict[str, Any]) -> None:
             found = {"setup": setup, "step": statistics.mean(steps), "validation": validation}
             workers = data["workers"].workers_per_trial
             num_steps = statistics.mean(
-                steps_of_epoch(count, config.training.batch_size, config.augment.synthetic_share, workers)
+                steps_per_epoch(count, config.training.batch_size, config.augment.synthetic_share, workers)
                 for count in data["num_train"]
             )
             found |= {"report": statistics.mean(reports), "steps": num_steps}
