@@ -23,8 +23,7 @@ from tuning.datasets.corpus import Corpus, load_corpus
 from tuning.datasets.features.waveform_effects import EFFECTS
 from tuning.datasets.loaders.in_memory import ResidentData, TrialData
 from tuning.datasets.loaders.mixup import augment_data
-from tuning.datasets.loaders.spec_augment import stored_features
-from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings, stored_features
 from tuning.datasets.splits.split import Split, partition_of, split_clips, without
 from tuning.datasets.store.augmentation_bank import bank_bytes, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare

@@ -267,6 +267,28 @@ class AugmentSettings(Settings):
         return {effect: prob for effect in known if (prob := getattr(self, f"{effect}_prob")) > 0}
 
 
+def stored_features(features: FeatureSettings, settings: AugmentSettings) -> FeatureSettings:
+    """The features to store in shards: MFCC need their mel bands, too, if frequencies are masked.
+
+    Raises ValueError when frequencies can't be masked.
+    """
+    if settings.freq_masks == 0:
+        return features
+    if not {"mel", "mfcc"} & set(features.parts):
+        raise ValueError(
+            f"augment.freq_masks: expected 0 with features.name={features.name}, which has no mel bands to mask, "
+            f"got {settings.freq_masks}"
+        )
+    if settings.freq_mask_bands > features.num_mels:
+        raise ValueError(
+            f"augment.freq_mask_bands: expected at most features.num_mels ({features.num_mels}), "
+            f"got {settings.freq_mask_bands}"
+        )
+    if "mel" in features.parts:
+        return features
+    return features.model_copy(update={"name": f"mel+{features.name}"})
+
+
 # Defaults of a corpus, which override the space file and are overridden by the command line. The demo has clips of 4 s
 # and small networks, so that a whole search ends in minutes on a laptop. DEAM is split by song, as documented, because
 # its tables do not name artists. IEMOCAP is mostly reported on four classes, excitement counted as happiness.

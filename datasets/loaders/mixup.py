@@ -4,11 +4,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from tuning.datasets.loaders.in_memory import Batch, TrialData
-from tuning.datasets.loaders.spec_augment import Masks, stored_features
+from tuning.datasets.loaders.spec_augment import Masks
 from tuning.datasets.loaders.wrapper import DataWrapper
-from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
 
 MIXUP_STREAM = 3  # random stream of mixup, apart from those of order, versions and masks
@@ -96,8 +97,6 @@ def mixed(batch: Batch, settings: AugmentSettings, key: list[int], rank: int) ->
 
     All pairs have one share. It is the same on all workers, each of which pairs its own clips.
     """
-    import torch
-
     if settings.mixup_prob == 0:
         return batch
     rng = np.random.default_rng([*key, MIXUP_STREAM])

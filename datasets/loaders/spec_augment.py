@@ -1,41 +1,16 @@
 """SpecAugment on batches of normalised features: masks over time and over mel bands; MFCC follow their mel bands."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tuning.datasets.loaders.in_memory import Batch
-from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
-
-if TYPE_CHECKING:
-    import torch
 
 TIME_MASK_SHARE = 0.5  # largest share of a clip's valid frames that a time mask covers
 MASKS_STREAM = 2  # random stream of masks, apart from those of order and versions
-
-
-def stored_features(features: FeatureSettings, settings: AugmentSettings) -> FeatureSettings:
-    """The features to store in shards: MFCC need their mel bands, too, if frequencies are masked.
-
-    Raises ValueError when frequencies can't be masked.
-    """
-    if settings.freq_masks == 0:
-        return features
-    if not {"mel", "mfcc"} & set(features.parts):
-        raise ValueError(
-            f"augment.freq_masks: expected 0 with features.name={features.name}, which has no mel bands to mask, "
-            f"got {settings.freq_masks}"
-        )
-    if settings.freq_mask_bands > features.num_mels:
-        raise ValueError(
-            f"augment.freq_mask_bands: expected at most features.num_mels ({features.num_mels}), "
-            f"got {settings.freq_mask_bands}"
-        )
-    if "mel" in features.parts:
-        return features
-    return features.model_copy(update={"name": f"mel+{features.name}"})
 
 
 @dataclass(frozen=True)
@@ -49,14 +24,12 @@ class Masks:
     settings: AugmentSettings
     features: FeatureSettings  # as stored
     keeps_mel: bool  # whether the model sees the mel bands
-    covered: "torch.Tensor"  # float32 [blocks, num_mels]: normalised value of a masked band
-    transform: "torch.Tensor"  # float32 [blocks, num_mels, num_mfcc]: the DCT between normalised features
+    covered: torch.Tensor  # float32 [blocks, num_mels]: normalised value of a masked band
+    transform: torch.Tensor  # float32 [blocks, num_mels, num_mfcc]: the DCT between normalised features
 
     @classmethod
     def of(cls, statistics: FeatureStatistics, features: FeatureSettings, settings: AugmentSettings) -> "Masks | None":
         """Masks for stored features with these statistics, or None if the settings mask nothing."""
-        import torch
-
         if settings.mask_prob == 0 or settings.time_masks + settings.freq_masks == 0:
             return None
         stored = stored_features(features, settings)
@@ -75,8 +48,6 @@ class Masks:
 
     def apply(self, batch: Batch, key: list[int], rank: int, world_size: int) -> None:
         """Mask this worker's rows of the global batch `key` (seed, epoch, number) in place; padding stays 0."""
-        import torch
-
         generator = torch.Generator().manual_seed(_seed([*key, MASKS_STREAM]))
         count = batch["num_clips"]
         settings, features = self.settings, batch["features"]
@@ -98,7 +69,7 @@ class Masks:
             hidden |= torch.arange(features.shape[1]) >= valid[:, None]  # the band masks changed padding, too
         features[hidden] = 0
 
-    def _mask_bands(self, features: "torch.Tensor", hidden: "torch.Tensor") -> None:
+    def _mask_bands(self, features: torch.Tensor, hidden: torch.Tensor) -> None:
         """Mask mel bands, bool [batch, num_mels], of features [batch, frames, features] in place."""
         num_mels, num_mfcc = self.features.num_mels, self.features.num_mfcc
         blocks = features.unflatten(2, (1 + self.features.deltas, -1))
@@ -111,23 +82,19 @@ class Masks:
                 blocks[:, :, order, num_mels : num_mels + num_mfcc] += change @ self.transform[order]
 
 
-def spans(uniform: "torch.Tensor", widest: "torch.Tensor", within: "torch.Tensor", size: int) -> "torch.Tensor":
+def spans(uniform: torch.Tensor, widest: torch.Tensor, within: torch.Tensor, size: int) -> torch.Tensor:
     """The union, bool [batch, size], of random spans of 0 to `widest` places among the first `within`.
 
     `uniform` [batch, spans, 2] are random numbers for width and start; `widest` and `within` are int64 [batch].
     """
-    import torch
-
     width = (uniform[..., 0] * (widest[:, None] + 1)).long()
     start = (uniform[..., 1] * (within[:, None] - width + 1)).long()
     places = torch.arange(size)
     return ((places >= start[..., None]) & (places < (start + width)[..., None])).any(dim=1)
 
 
-def dct_matrix(num_mels: int, num_mfcc: int) -> "torch.Tensor":
+def dct_matrix(num_mels: int, num_mfcc: int) -> torch.Tensor:
     """The orthonormal DCT-II as a matrix float32 [num_mels, num_mfcc]: mel @ matrix are the MFCC."""
-    import torch
-
     band, order = np.arange(num_mels)[:, None], np.arange(num_mfcc)[None]
     matrix = np.cos(np.pi * (band + 0.5) * order / num_mels) * np.sqrt(np.where(order == 0, 1, 2) / num_mels)
     return torch.tensor(matrix, dtype=torch.float32)

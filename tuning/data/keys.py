@@ -9,8 +9,7 @@ from tuning.config.errors import UserError
 from tuning.config.schema import PREPARED, Config
 from tuning.config.space import Space
 from tuning.data.text import text_key
-from tuning.datasets.loaders.spec_augment import stored_features
-from tuning.datasets.settings import FeatureSettings
+from tuning.datasets.settings import FeatureSettings, stored_features
 from tuning.datasets.store.augmentation_bank import bank_key
 
 

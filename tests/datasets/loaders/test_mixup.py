@@ -9,8 +9,8 @@ from tests.helpers.recordings import SMALL, tone
 from tuning.datasets.features.spectral import deltas, extract
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.loaders.mixup import AugmentedData, augment_data
-from tuning.datasets.loaders.spec_augment import dct_matrix, spans, stored_features
-from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.loaders.spec_augment import dct_matrix, spans
+from tuning.datasets.settings import AugmentSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics, Part
 
 FRAMES, NUM_CLIPS = 24, 30
