@@ -1,10 +1,9 @@
-"""What `--dry-run probe=true` predicts of small searches, beside what they then take.
+"""Compare the estimate of `--dry-run probe=true` with the time that small searches take.
 
 `python -m benchmarks.estimates --out table.md`
 
-Three searches on the demo corpora, each probed and then run in processes of their own. Probe and search see the same
-prepared features. The prediction is for all epochs; where trials end early, also for the epochs that were then run,
-since when they end can't be known before.
+Three searches on the demo corpora are probed and run, each in a process of its own, with features prepared before. The
+estimate is for all epochs; where trials end early, it is also computed for the epochs that were run.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ def probe(arguments: list[str]) -> dict[str, Any]:
 
 
 def _epochs(trial: Path) -> list[int]:
-    """Epochs that a trial trained, one entry for each of its models."""
+    """Epochs of each model of a trial."""
     from tuning.experiment.directory import read_progress, read_record
 
     record = read_record(trial)
@@ -57,7 +56,7 @@ def _epochs(trial: Path) -> list[int]:
 
 
 def measure(name: str, arguments: tuple[str, ...], root: Path) -> list[str]:
-    """One row: predicted least and most, the outcome, and the ratios."""
+    """Probe and run one search; a row of the table."""
     from tuning.search.estimate import Estimate, Probe
 
     given = [*arguments, f"storage={root}", f"data.prepared={root}/prepared", f"name=s{len(list(root.glob('s*')))}"]
@@ -80,7 +79,7 @@ def main() -> None:
     """Probe and run the searches, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", help="Markdown file to write")
-    parser.add_argument("--probe", help="estimate one command line and write it to this JSON file")
+    parser.add_argument("--probe", help="estimate one command line into this JSON file")
     options, arguments = parser.parse_known_args()
     if options.probe:
         Path(options.probe).write_text(json.dumps(probe(arguments)), encoding="utf-8")
@@ -95,7 +94,7 @@ def main() -> None:
 
 
 def prepare(root: Path) -> None:
-    """The features of every search beforehand, in searches of one trial and one epoch of their own."""
+    """Prepare the features of every search, by searches of one trial and one epoch."""
     short = {"search.num_trials": "1", "training.epochs": "1", "training.patience": "null"}
     for number, arguments in enumerate(SEARCHES.values()):
         given = dict(argument.split("=", 1) for argument in arguments) | short

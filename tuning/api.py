@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 from tuning.config.errors import UserError
 from tuning.config.space import Space
 from tuning.data.balance import Balance, read_balance
-from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
+from tuning.data.plan import Plan, make_plan, print_corpus_defaults, read_corpus, with_classes
 from tuning.datasets.storage import is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
@@ -182,7 +182,7 @@ def _as_plain(value: Any) -> Any:
 
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
-    say_what_the_corpus_brings(plan)
+    print_corpus_defaults(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
     from tuning.data.data_module import DataModule

@@ -142,7 +142,7 @@ def test_median_stopping_stops_poor_trials_early(ray_session, tmp_path):
 
 
 def test_a_known_point_comes_first(ray_session, tmp_path):
-    plan, folder, ranked, _ = search(tmp_path, *KNOWN, "search.sampler=tpe", "search.num_trials=4")
+    _, folder, ranked, _ = search(tmp_path, *KNOWN, "search.sampler=tpe", "search.num_trials=4")
     assert len(ranked) == 4
     first = folder.records()[0]
     assert first.params["optim.learning_rate"] == 0.001 and ranked[0].number == 1

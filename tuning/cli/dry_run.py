@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from tuning import api
 from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
-from tuning.data.generated_clips import SHARE
+from tuning.data.generated_clips import SYNTHETIC_SHARE
 from tuning.data.keys import data_variants, searched_effects
 from tuning.data.plan import Plan, planned_points, read_corpus
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
@@ -33,7 +33,7 @@ def preview(plan: Plan) -> None:
     print(f"          ranked by {config.search.metric} ({direction} is better), at most {counted(longest, 'epoch')}")
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
-    if most := plan.space.largest(SHARE):
+    if most := plan.space.largest(SYNTHETIC_SHARE):
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.config.schema import Config, import_model, parse_config
-from tuning.datasets.loaders.generated import WithSynthetic
+from tuning.datasets.loaders.generated import ExtendedData
 from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.loaders.mixup import augment_data
 from tuning.experiment.checkpoint_upload import TrialUploads
@@ -94,7 +94,7 @@ def cropped_data(data: Any, config: Config) -> Any:
     """
     features = config.features
     cropped = data.crop(features.num_frames, features.padding, features.segment)
-    if isinstance(cropped, WithSynthetic):
+    if isinstance(cropped, ExtendedData):
         cropped = replace(cropped, share=config.augment.synthetic_share)
     elif config.augment.synthetic_share > 0:
         raise ValueError(

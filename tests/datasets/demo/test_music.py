@@ -49,7 +49,7 @@ def test_a_killed_writer_leaves_nothing_half_used(corpus, tmp_path, monkeypatch)
 
 
 def test_a_root_is_refused():
-    with pytest.raises(ValueError, match=r"data.root: the demo corpus makes its own, got '/music'; did you mean"):
+    with pytest.raises(ValueError, match=r"data.root: expected nothing for a demo corpus, got '/music'; did you mean"):
         load_corpus(DataSettings(root="/music"), TARGETS)
 
 

@@ -16,8 +16,8 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.datasets.store.augmentation_bank import prepare_bank
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import FeatureStatistics, read_part, read_versions
-from tuning.datasets.store.shard_index import fingerprint
-from tuning.datasets.store.worker import versions_of
+from tuning.datasets.store.shard_index import features_fingerprint
+from tuning.datasets.store.worker import make_versions
 from tuning.models.encoder_shapes import SpeechShape, check_speech_encoder, speech_shape
 from tuning.models.pretrained import content_of
 
@@ -135,10 +135,10 @@ def test_threads_are_left_as_they_were(tmp_path):
 
 def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     settings, quality = write_encoder(tmp_path / "one"), DataSettings()
-    mark = fingerprint(settings, 40, quality)
+    mark = features_fingerprint(settings, 40, quality)
 
     def changed(**values):
-        return fingerprint(settings.model_copy(update=values), 40, quality)
+        return features_fingerprint(settings.model_copy(update=values), 40, quality)
 
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     write_encoder(tmp_path / "other", seed=1)
@@ -147,19 +147,19 @@ def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     (tmp_path / "copy" / "preprocessor_config.json").write_text('{"do_normalize": false}')
     values = [{"encoder": str(tmp_path / "other")}, {"encoder": str(tmp_path / "copy")}, {"encoder_layer": 1}]
     values += [{"trim_db": 40.0}, {"name": "mel"}]
-    assert len({mark, fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
+    assert len({mark, features_fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
     # An encoder that is not used changes nothing, and features made before there were encoders are found again.
     plain = FeatureSettings(name="mel")
     idle = plain.model_copy(update={"encoder": "x", "encoder_layer": 3})
-    assert fingerprint(plain, 40, quality) == fingerprint(idle, 40, quality)
+    assert features_fingerprint(plain, 40, quality) == features_fingerprint(idle, 40, quality)
 
 
 def test_a_replaced_model_is_loaded_anew(tmp_path):
     settings, sound = write_encoder(tmp_path), tone(0.1, rate=16000)
-    before, mark = extract(sound, settings, 10)[0], fingerprint(settings, 10, DataSettings())
+    before, mark = extract(sound, settings, 10)[0], features_fingerprint(settings, 10, DataSettings())
     write_encoder(tmp_path, seed=1)
     assert np.abs(extract(sound, settings, 10)[0] - before).max() > 1e-3
-    assert fingerprint(settings, 10, DataSettings()) != mark
+    assert features_fingerprint(settings, 10, DataSettings()) != mark
 
 
 @pytest.mark.parametrize(
@@ -246,7 +246,7 @@ def test_trials_do_not_look_for_the_encoder():
     assert data.num_features == 16
     assert data.statistics.mean.shape == (16,)
     assert list(data.train_batches(0, 4, 0)) == []
-    with pytest.raises(ValueError, match=r"features.name=encoder has none"):
+    with pytest.raises(ValueError, match=r"features.name=encoder, which has no mel bands"):
         augment_data(inner, settings, AugmentSettings(freq_masks=1))
 
 
@@ -283,7 +283,7 @@ def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
         expected, num_valid = extract(waveform, settings, 150)
         np.testing.assert_allclose(part.features[place], expected, atol=1e-5)
         assert part.num_frames[place] == num_valid
-        counts, values = versions_of(waveform, prepared.digests[clip], "speed", settings, 150, augment)
+        counts, values = make_versions(waveform, prepared.digests[clip], "speed", settings, 150, augment)
         there = list(cells).index(clip)
         np.testing.assert_allclose(changed.features[there], values, atol=1e-5)
         np.testing.assert_array_equal(changed.num_frames[there], counts)
