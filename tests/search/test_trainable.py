@@ -183,7 +183,7 @@ def test_a_search_with_groups_stops_trials_survives_a_lost_worker_and_leaves_no_
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=PATIENCE)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
-    assert found["killed"] == 1 and "goes on from its last checkpoint: its worker died" in done.stdout
+    assert found["killed"] == 1 and "resumes from its last checkpoint: its worker died" in done.stdout
     # One at a time: what follows a stopped trial trains on the CPUs that its group gave back.
     assert list(found["status"].values()) == ["done", "stopped", "done", "done"]
     for number, epochs in found["epochs"].items():

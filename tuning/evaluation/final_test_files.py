@@ -6,8 +6,6 @@ of classification: confusion.csv confusion.png errors.csv; of regression: scatte
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE
 from tuning.evaluation.table import make_console, make_table
-from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_text
+from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import save_encoder
 
@@ -103,16 +101,16 @@ def write_test(
         targets = config.task.targets
         header = ["clip", "group", *targets, *(f"predicted_{target}" for target in targets)]
         values = zip(tested.ids, tested.groups, tested.targets.tolist(), tested.outputs.tolist(), strict=True)
-        _write_table(best / "test_predictions.csv", header, [[clip, group, *t, *o] for clip, group, t, o in values])
+        write_table(best / "test_predictions.csv", header, [[clip, group, *t, *o] for clip, group, t, o in values])
         return
     classes = config.task.classes or []
     header = ["clip", "group", "label", "predicted", "confidence"]
     rows = class_rows(tested, classes)
-    _write_table(best / "test_predictions.csv", [*header, *(f"p_{name}" for name in classes)], rows)
+    write_table(best / "test_predictions.csv", [*header, *(f"p_{name}" for name in classes)], rows)
     wrong = sorted((row[: len(header)] for row in rows if row[2] != row[3]), key=lambda row: -row[4])
-    _write_table(best / "errors.csv", header, wrong)
+    write_table(best / "errors.csv", header, wrong)
     table = confusions(tested, len(classes)).tolist()
-    _write_table(best / "confusion.csv", ["true", *classes], [[c, *row] for c, row in zip(classes, table, strict=True)])
+    write_table(best / "confusion.csv", ["true", *classes], [[c, *row] for c, row in zip(classes, table, strict=True)])
 
 
 def class_rows(tested: Tested, classes: Sequence[str]) -> list[list[Any]]:
@@ -169,11 +167,3 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
             rows.append([name, *shown, "" if constant is None else f"{constant:.4f}"])
     make_console().print(make_table(["metric", *columns], rows))
     print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
-
-
-def _write_table(file: Path, header: list[str], rows: list[list[Any]]) -> None:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(file, stream.getvalue())

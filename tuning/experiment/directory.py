@@ -18,6 +18,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,6 +93,10 @@ class TrialRecord:
     def is_final(self) -> bool:
         """Whether the trial need not run again."""
         return self.status in FINAL
+
+    def value(self, metric: str) -> float | None:
+        """Its value of a ranking metric; None if it failed or has none yet."""
+        return None if self.status == "failed" else self.metrics.get(metric)
 
     def written(self) -> dict[str, Any]:
         """The content of `result.json`."""
@@ -351,8 +356,17 @@ def write_text(file: Path, text: str) -> None:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all. None becomes an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(file, stream.getvalue())
+
+
 def write_json(file: Path, content: Any) -> None:
-    """Write whole or not at all, NaN refused."""
+    """Write whole or not at all. Raises ValueError for NaN."""
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 

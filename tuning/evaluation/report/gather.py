@@ -11,9 +11,9 @@ from typing import Any
 
 from tuning.config.schema import Config
 from tuning.config.space import Space
-from tuning.evaluation.leaderboard import rank
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.faults import whole_lines
+from tuning.experiment.ranking import rank
 from tuning.experiment.recorded import space_of
 from tuning.experiment.timeline import Stretch, read_stretches
 from tuning.training.tasks import Mode, check_metric
@@ -73,8 +73,8 @@ class Gathered:
         return "folds" if self.config.split.inner_folds else "epochs"
 
     def value(self, record: TrialRecord) -> float | None:
-        """What ranks a trial; None where it failed or nothing was measured."""
-        return None if record.status == "failed" else record.metrics.get(self.metric)
+        """A trial's value of the ranking metric; None if it failed or has none yet."""
+        return record.value(self.metric)
 
     @property
     def scored(self) -> list[TrialRecord]:
