@@ -96,9 +96,7 @@ def test_a_label_or_name_that_is_none_is_told_with_its_place(name, root):
 
 @each
 def test_a_wrong_root_gets_the_nearest_name(name, root):
-    with pytest.raises(
-        ValueError, match=r"data.root: expected a folder, .*\(no such folder\); did you mean 'the_corp"
-    ):
+    with pytest.raises(ValueError, match=r"data.root: expected a folder, .*\(no such folder\); did you mean 'the_corp"):
         load(name, root.with_name("the_corpsu"))
     if name != "manifest":
         with pytest.raises(ValueError, match=rf"; did you mean data.root='{root}'\?$"):
