@@ -1,10 +1,10 @@
-"""What does each improvement of the SER guide gain? The space `ser_ablation` over several seeds, on one split.
+"""Measure the gain of each component of the SER system: the space `ser_ablation` over several seeds, on one split.
 
 `python -m benchmarks.ablation --name ravdess --seeds 42 43 44 data.corpus=ravdess data.root=RAVDESS/ split.test_fold=1`
 
-Each seed is a search of its own (`NAME-seed-S`) over the same ten configurations. The gain of a component is the whole
-system's validation metric minus that without it, by seed: a paired difference, with its mean and standard deviation.
-Both are at the best epoch on the same clips, so that the figures are somewhat too good and the differences are not.
+Each seed is a search (`NAME-seed-S`) over the same ten configurations. The gain of a component is the validation UAR of
+the whole system minus that without the component, with the same seed; the table has its mean and standard deviation.
+Each is that of the last epoch, which no look at the validation clips chose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
 from tuning.experiment.directory import SearchFolder
 
-# In the order of the space's points; the guide's expected gain in accuracy, in points of per cent.
+# In the order of the space's points; the documented expectation of the gain in accuracy, in percentage points.
 COMPONENTS = {
     2: ("data augmentation", "5 to 10"),
     3: ("residual connections", "2 to 3"),
@@ -34,7 +34,7 @@ METRIC = "val_uar"
 
 
 def measured(folder: SearchFolder) -> dict[int, float]:
-    """The ranking metric by trial's number.
+    """The ranking metric by trial number.
 
     Raises:
         SystemExit: a trial failed.
@@ -51,7 +51,7 @@ def describe(found: list[dict[int, float]]) -> str:
         without = statistics.mean(100 * values[number] for values in found)
         spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
         rows.append([name, f"{without:.1f}", f"{statistics.mean(gains):+.1f}", f"{spread:.1f}", expected])
-    header = ["component", "UAR without it", "measured gain", "sd over seeds", "guide's expected gain"]
+    header = ["component", "UAR without it", "measured gain", "sd over seeds", "documented expectation"]
     return (
         f"Whole system: UAR {statistics.mean(whole):.1f} % (seeds: {', '.join(f'{v:.1f}' for v in whole)}).\n\n"
         + table(header, rows)
@@ -61,10 +61,10 @@ def describe(found: list[dict[int, float]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="the searches are NAME-seed-S")
+    parser.add_argument("--name", required=True, help="searches are called NAME-seed-S")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--storage", default="results")
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--out", help="also write the table to this file")
     options, overrides = parser.parse_known_args(arguments)
     found = []
     for seed in options.seeds:

@@ -1,11 +1,10 @@
-"""What does augmentation cost? The bank by effect beside plain features, and epochs of batches with and without it.
+"""Measure the cost of augmentation: preparing the bank, drawing batches from it, and training on them.
 
 `python -m benchmarks.bank [--repeats 15] [--versions 2] [--batch 32] [--frames 80] [--corpus demo --root FOLDER]`
 
-Preparation runs on Ray with all CPUs, into a folder of its own that is removed; each figure is one run, its ratio the
-work of one version beside that of one clip's plain features. Epochs are in one thread and taken in turns, of batches
-alone and of training the default SER network on them; the ratio is beside the first row. `freq_masks` has mel bands
-stored beside the cepstra.
+Preparation runs once on Ray with all CPUs, into a temporary folder; its ratio compares one version with the plain
+features of one clip. Epochs, of batches alone and of training the default SER network on them, run in one thread and in
+turns; their ratio compares with the first row. `freq_masks` needs mel bands stored with the MFCC.
 """
 
 from __future__ import annotations
@@ -24,19 +23,18 @@ from tuning.datasets.corpus import Corpus, load_corpus
 from tuning.datasets.features.waveform_effects import EFFECTS
 from tuning.datasets.loaders.in_memory import ResidentData, TrialData
 from tuning.datasets.loaders.mixup import augment_data
-from tuning.datasets.loaders.spec_augment import stored_features
-from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings
-from tuning.datasets.splits.split import Split, cells, split_clips, without
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, SplitSettings, stored_features
+from tuning.datasets.splits.split import Split, partition_of, split_clips, without
 from tuning.datasets.store.augmentation_bank import bank_bytes, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare
-from tuning.models.settings import SERSettings
+from tuning.models.ser_settings import SERSettings
 from tuning.search.resources import ENVIRONMENT
 
 TRAINED = ("clips as they are", "bank, six effects at 0.15 each", "bank, masks and mixup")
 
 
 def start_ray() -> int:
-    """Ray on this machine alone, its workers started; how many CPUs it has."""
+    """Start Ray on this machine, and return its number of CPUs."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     import ray
@@ -47,7 +45,7 @@ def start_ray() -> int:
 
 
 class Bench:
-    """A corpus with its split, and how its features are made in the folder `data.prepared`."""
+    """A corpus with its split, whose features are prepared into the folder `data.prepared`."""
 
     def __init__(self, options: argparse.Namespace, prepared: str) -> None:
         self.data = DataSettings(corpus=options.corpus, root=options.root, prepared=prepared)
@@ -55,22 +53,22 @@ class Bench:
         self.versions: int = options.versions
         self.corpus: Corpus = load_corpus(self.data, ["valence", "arousal"])
         self.split: Split = split_clips(self.corpus.clips, SplitSettings())
-        self.cells = cells(self.corpus.clips, self.split)
+        self.partitions = partition_of(self.corpus.clips, self.split)
 
     def plain(self, features: FeatureSettings) -> tuple[Prepared, float]:
-        """Features of all clips, and the seconds that they took."""
+        """Prepare the features of all clips; also return the seconds that it took."""
         began = time.perf_counter()
-        prepared = prepare(self.corpus, self.cells, features, features.num_frames, self.data)
+        prepared = prepare(self.corpus, self.partitions, features, features.num_frames, self.data)
         return prepared, time.perf_counter() - began
 
     def bank(self, effects: list[str], augment: AugmentSettings) -> tuple[dict[str, Prepared], float]:
-        """The training clips' bank, and the seconds that it took."""
+        """Prepare the training clips' bank; also return the seconds that it took."""
         began = time.perf_counter()
         sealed = {clip.id for clip in self.split.test}
         features = self.features
         bank = prepare_bank(
             self.corpus,
-            self.cells,
+            self.partitions,
             self.split.train,
             sealed,
             features,
@@ -83,7 +81,7 @@ class Bench:
 
 
 def preparation(bench: Bench) -> tuple[list[list[str]], Prepared, dict[str, Prepared]]:
-    """A row per effect, and one for all in one pass; the plain features and the bank."""
+    """Time preparation: rows of the table (one per effect, one for all in one pass), the features and the bank."""
     warm = bench.features.model_copy(update={"num_mels": 127})
     bench.plain(warm)  # starts the workers and imports what they need
     bench.bank(["stretch"], AugmentSettings(stretch_range=(0.81, 1.2), versions=1))
@@ -101,7 +99,7 @@ def preparation(bench: Bench) -> tuple[list[list[str]], Prepared, dict[str, Prep
         made, seconds = bench.bank([effect], AugmentSettings(versions=bench.versions))
         rows.append(row(effect, made, seconds))
         bank |= made
-    # Settings that differ by nothing that is heard, so that everything is made again.
+    # Ranges that differ by next to nothing, so that everything is made again.
     again = AugmentSettings(
         versions=bench.versions,
         stretch_range=(0.8, 1.2001),
@@ -117,7 +115,7 @@ def preparation(bench: Bench) -> tuple[list[list[str]], Prepared, dict[str, Prep
 
 
 def epoch(data: TrialData, number: int, batch_size: int) -> float:
-    """Milliseconds of an epoch of training batches."""
+    """Milliseconds of drawing the training batches of an epoch."""
     began = time.perf_counter()
     for _ in data.train_batches(number, batch_size, 0):
         pass
@@ -125,7 +123,7 @@ def epoch(data: TrialData, number: int, batch_size: int) -> float:
 
 
 def training(data: TrialData) -> Callable[[int, int], float]:
-    """A function of an epoch's number and the batch size: milliseconds of training the default SER network for it."""
+    """A function that trains the default SER network for epoch `number` and returns the milliseconds."""
     import torch
 
     from tuning.models.ser import SER
@@ -147,12 +145,12 @@ def training(data: TrialData) -> Callable[[int, int], float]:
 
 
 def in_turns(make: dict[str, Callable[[int], float]], repeats: int) -> list[list[str]]:
-    """A row per way to augment: median, least, most, and the ratio beside the first."""
+    """Time the functions in turns; a row for each: median, minimum, maximum, and the ratio to the first."""
     times: dict[str, list[float]] = {name: [] for name in make}
     for repeat in range(repeats + 2):
         for name, function in make.items():
             milliseconds = function(repeat)
-            if repeat >= 2:  # the first ones allocate
+            if repeat >= 2:  # the first two warm up
                 times[name].append(milliseconds)
     reference = next(iter(times.values()))
     rows = []
@@ -165,7 +163,7 @@ def in_turns(make: dict[str, Callable[[int], float]], repeats: int) -> list[list
 def epochs(
     bench: Bench, prepared: Prepared, bank: dict[str, Prepared], options: argparse.Namespace
 ) -> tuple[list[list[str]], list[list[str]]]:
-    """Batches alone, and training on them; a row per way to augment, measured in turns."""
+    """Time epochs of batches alone, and of training on them; a row for each augmentation."""
     import torch
 
     torch.set_num_threads(1)
@@ -186,8 +184,8 @@ def epochs(
     for name, values in cases.items():
         augment = AugmentSettings(versions=bench.versions, **values)
         stored = stored_features(bench.features, augment)
-        of = resident if stored == bench.features else ResidentData.read(bench.plain(stored)[0], split)
-        data = augment_data(of, bench.features, augment)
+        source = resident if stored == bench.features else ResidentData.read(bench.plain(stored)[0], split)
+        data = augment_data(source, bench.features, augment)
         batches[name] = lambda number, data=data: epoch(data, number, options.batch)  # type: ignore[misc]
         if name in TRAINED:
             train = training(data)
@@ -201,8 +199,8 @@ def main(arguments: list[str] | None = None) -> int:
     for name, default in (("repeats", 15), ("versions", 2), ("batch", 32), ("frames", 80)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--corpus", default="demo", help="corpus layout with valence and arousal")
-    parser.add_argument("--root", help="its folder; the demo makes its own")
-    parser.add_argument("--out", help="write the tables to this file, too")
+    parser.add_argument("--root", help="folder of the corpus")
+    parser.add_argument("--out", help="also write the tables to this file")
     options = parser.parse_args(arguments)
     import ray
 

@@ -1,4 +1,4 @@
-"""The reference: the same trainings as a bare PyTorch loop in one process per core. No Ray, reports or checkpoints.
+"""Train a search's configurations in a bare PyTorch loop, one process per core: no Ray, reports or checkpoints.
 
 `python -m benchmarks.bare JOB RESULT` runs a pickled `Job` and writes JSON; `benchmarks.overhead` calls it.
 """
@@ -19,21 +19,22 @@ import numpy as np
 import torch
 
 from tuning.config.schema import Config, parse_config
-from tuning.datasets.features.audio import Segment, kept_span
+from tuning.datasets.features.audio import segment_slice
 from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.settings import Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.models.crnn import CRNN
 from tuning.training.optimizers import adam
 
 VALIDATION_BATCH = 128
-# Ray's workers run at this niceness; at another one, whatever else the machine does would weigh differently.
+# That of Ray's workers, so that other work on the machine slows both alike.
 NICENESS = int(os.environ.get("RAY_worker_niceness", "15"))  # noqa: SIM112
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: one plain configuration per trial, the shards, who trains and validates, how many at once."""
+    """The configurations to train as plain values, their shards and split, and the number of processes."""
 
     configs: list[dict[str, Any]]
     prepared: Prepared
@@ -52,22 +53,22 @@ class Arrays:
 
 
 def normalised(data: ResidentData, frames: int, segment: Segment) -> Arrays:
-    """A segment of `frames` of each clip, normalised once; zero beyond a clip's end."""
+    """A segment of `frames` of each clip, normalised; zeros after shorter clips."""
     mean, scale = data.statistics.mean, 1 / data.statistics.std
     both = []
     for part in (data.train, data.val):
         features = np.zeros((len(part), frames, part.features.shape[2]), dtype=np.float32)
         for out, values, num_valid in zip(features, part.features, part.num_frames.tolist(), strict=True):
-            kept = values[kept_span(num_valid, frames, segment)]
+            kept = values[segment_slice(num_valid, frames, segment)]
             out[: len(kept)] = (kept - mean) * scale
         both += [torch.from_numpy(features), torch.from_numpy(part.targets)]
     return Arrays(*both)
 
 
 def train(config: Config, arrays: Arrays) -> list[float]:
-    """Train one configuration from its seed; the validation loss of each epoch.
+    """Train one configuration; return the validation loss of each epoch.
 
-    Written for the mean squared error under Adam, in float32 on CPU.
+    Only for the mean squared error and Adam, in float32 on CPU.
     """
     assert (config.loss.name, config.optim.name, config.optim.clip_norm) == ("mse", "adam", None)
     torch.manual_seed(config.seed)
@@ -104,17 +105,17 @@ _arrays: Arrays | None = None
 
 
 def _start(job: Job) -> None:
-    """A process of the pool reads the shards once, for all its trials."""
+    """Read the shards once in a process of the pool, for all its trials."""
     global _arrays
     os.nice(max(0, NICENESS - os.nice(0)))
     torch.set_num_threads(1)
-    heard = {(config["features"]["num_frames"], config["features"]["segment"]) for config in job.configs}
-    assert len(heard) == 1, f"expected one length and one segment for all trials, got {heard}"
-    _arrays = normalised(ResidentData.read(job.prepared, job.split), *heard.pop())
+    inputs = {(config["features"]["num_frames"], config["features"]["segment"]) for config in job.configs}
+    assert len(inputs) == 1, f"expected one length and one segment for all trials, got {inputs}"
+    _arrays = normalised(ResidentData.read(job.prepared, job.split), *inputs.pop())
 
 
 def _train(config: dict[str, Any]) -> tuple[float, float]:
-    """The last epoch's validation loss, and the seconds of the loop."""
+    """Train one configuration in a process of the pool; its last validation loss, and the seconds."""
     assert _arrays is not None
     began = time.perf_counter()
     loss = train(parse_config(config), _arrays)[-1]
@@ -122,11 +123,11 @@ def _train(config: dict[str, Any]) -> tuple[float, float]:
 
 
 def run(job: Job) -> dict[str, Any]:
-    """Train all configurations in their order.
+    """Train all configurations, in order.
 
     Returns:
-        `losses` of each trial's last epoch, `trial_seconds`, and `seconds` from before the processes start until
-        the last result is here.
+        `losses` of each trial's last epoch, `trial_seconds`, and `seconds` from the start of the processes to the last
+        result.
     """
     began = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(job.processes, _start, (job,)) as pool:

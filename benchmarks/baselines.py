@@ -1,7 +1,7 @@
-"""How good is what a search found? Its best trial beside the constant predictor and an untuned SVR.
+"""Compare a search's best trial with the constant predictor and an untuned SVR, on its validation clips.
 
-`python -m benchmarks.baselines results/NAME` from the folder where the search ran; training and validation clips
-alone are read. The SVR stands for classical feature statistics with a kernel machine.
+`python -m benchmarks.baselines results/NAME` in the folder where the search ran. No test clip is read. The SVR gets
+statistics over the frames of a clip.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule
-from tuning.data.keys import features_key, stored
+from tuning.data.keys import features_key, stored_features_of
 from tuning.datasets.corpus import Clip
-from tuning.datasets.features.audio import Segment, kept_span
+from tuning.datasets.features.audio import segment_slice
 from tuning.datasets.loaders.in_memory import checked_crop
+from tuning.datasets.settings import Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import scan
@@ -57,10 +58,10 @@ class Search:
 
 
 def read_search(place: str, storage: str) -> Search:
-    """The search at the path `place`, or of that name in `storage`.
+    """Read the search in the folder `place`, or of that name in `storage`.
 
     Raises:
-        UserError: no such search, or none of its trials came to a result.
+        UserError: no such search, or none of its trials has a result.
     """
     path = Path(place)
     if not (path / "config.yaml").exists():
@@ -76,16 +77,16 @@ def read_search(place: str, storage: str) -> Search:
 
 
 def read_parts(search: Search) -> tuple[Part, Part]:
-    """Statistics and targets of the clips that the search's best trial trained on and was validated on.
+    """Statistics and targets of the training and the validation clips, with the features of the best trial.
 
     Raises:
-        UserError: the corpus is not what it was.
+        UserError: the corpus has changed.
         SealedError: a shard that would be opened holds a test clip.
     """
     config = search.space.fixed()
     data = DataModule.of_search(search.folder, search.space)
     data.prepare_features(when_needed(config))
-    split, prepared = data.split, data.features[features_key(stored(search.config))]
+    split, prepared = data.split, data.features[features_key(stored_features_of(search.config))]
     features = search.config.features
     frames, segment = checked_crop(features.num_frames, prepared.num_frames), features.segment
     train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))
@@ -93,24 +94,24 @@ def read_parts(search: Search) -> tuple[Part, Part]:
 
 
 def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int, segment: Segment) -> Part:
-    """One part's statistics over the `frames` that a model sees, and targets, in the order of the shards."""
+    """Statistics over the `frames` that the model sees, and targets of clips, in the order of the shards."""
     targets = {clip.id: clip.targets for clip in clips}
     sealed = {clip.id for clip in split.test}
     statistics, wanted = [], []
     for ids, num_frames, features in scan(prepared, targets, sealed):
         wanted += [targets[clip] for clip in ids]
         statistics += [
-            clip_statistics(values[kept_span(num_valid, frames, segment)])
+            clip_statistics(values[segment_slice(num_valid, frames, segment)])
             for values, num_valid in zip(features, num_frames.tolist(), strict=True)
         ]
     return np.stack(statistics), np.array(wanted, dtype=np.float32)
 
 
 def clip_statistics(values: np.ndarray) -> np.ndarray:
-    """What an SVR sees of a clip: [frames, features] -> [5 * features].
+    """Statistics of a clip for the SVR: [frames, features] -> [5 * features].
 
-    Mean, standard deviation, 10th and 90th percentile of each feature, and the mean absolute difference from frame to
-    frame, which says how fast the sound changes: on real music the last three make the reference much stronger.
+    Mean, standard deviation, 10th and 90th percentile of each feature, and the mean absolute difference between frames.
+    The last three improve the SVR much on real music.
     """
     values = values.astype(np.float64)
     low, high = np.percentile(values, (10, 90), axis=0)
@@ -119,7 +120,7 @@ def clip_statistics(values: np.ndarray) -> np.ndarray:
 
 
 def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
-    """Predictions [clips, targets] of one SVR per target, fitted on the training clips alone, scaling included."""
+    """Predictions [clips, targets] of one SVR per target; SVR and scaling are fitted on the training clips."""
     statistics, targets = train
     outputs = []
     for target in targets.astype(np.float64).T:
@@ -130,7 +131,7 @@ def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
 
 
 def compare(search: Search, train: Part, val: Part) -> dict[str, dict[str, float]]:
-    """Validation metrics, `val_rmse` and so on, by predictor; undefined ones are left out."""
+    """Validation metrics such as `val_rmse` by predictor, without undefined ones."""
     task = task_of(search.config)
     svr = task.metrics(val[1], svr_outputs(train, val[0]))
     trial = f"best trial ({search.best.number}, epoch {search.best.best_epoch})"
@@ -142,10 +143,10 @@ def compare(search: Search, train: Part, val: Part) -> dict[str, dict[str, float
 
 
 def check_split(search: Search, constant: dict[str, float]) -> None:
-    """Raises UserError where the constant predictor is not the one that the search recorded: other clips."""
+    """Raise UserError if the constant predictor differs from that of the search, which shows that the clips differ."""
     recorded = json.loads((search.folder.path / "baseline.json").read_text(encoding="utf-8"))
     for name, value in recorded.items():
-        # The loss depends on the trial's loss function where that was searched.
+        # The loss may have been searched.
         if name != "val_loss" and not math.isclose(value, constant.get(name, math.nan), rel_tol=1e-6, abs_tol=1e-9):
             raise UserError(
                 f"split: expected the constant predictor's {name} that the search recorded ({value}), "
@@ -154,7 +155,7 @@ def check_split(search: Search, constant: dict[str, float]) -> None:
 
 
 def describe(search: Search, found: dict[str, dict[str, float]], train: Part, val: Part) -> str:
-    """Markdown: a row per predictor and target, and what the rows mean."""
+    """A Markdown table with a row per predictor and target, and an explanation."""
     rows = []
     for suffix in ("", *search.config.task.targets):
         for predictor, values in found.items():
@@ -186,11 +187,11 @@ def _main(options: Any) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Compare, print, write; 2 where the search or its corpus is not there."""
+    """Print and write the comparison; exit code 2 if the search or its corpus is missing."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.baselines", description=__doc__)
     parser.add_argument("search", help="folder of a search, or its name")
     parser.add_argument("--storage", default="results", help="folder that holds the searches")
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--out", help="also write the table to this file")
     try:
         _main(parser.parse_args(arguments))
     except UserError as error:

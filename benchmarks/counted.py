@@ -1,4 +1,4 @@
-"""A CRNN that writes a line when an epoch begins, so that `benchmarks.kills` can count what was trained."""
+"""A CRNN that writes a line at the start of each epoch, so that `benchmarks.kills` can count the epochs."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import Literal
 from pydantic import Field
 
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 
-# Names the file of lines; workers inherit it.
+# Environment variable with the file for the lines; workers inherit it.
 FILE = "KILLS_EPOCHS_FILE"
 
 
 class CountedSettings(CRNNSettings):
-    """Those of the CRNN; `lstm_dropout` and `dense_l2` tell the trials apart."""
+    """The settings of the CRNN; `lstm_dropout` and `dense_l2` tell trials apart."""
 
     name: Literal["benchmarks.counted:Counted"] = Field("benchmarks.counted:Counted")  # type: ignore[assignment]
 
 
 class Counted(CRNN):
-    """Its weights, outputs and penalties are those of `CRNN`."""
+    """A CRNN with the same weights, outputs and penalties as `CRNN`."""
 
     Settings = CountedSettings
 
@@ -32,7 +32,7 @@ class Counted(CRNN):
         super().__init__(settings, num_features, num_outputs)
 
     def train(self, mode: bool = True) -> Counted:
-        """Also says that an epoch begins: a training calls it then, and with False before it validates."""
+        """Write the line, too: the trainer calls `train()` when an epoch begins, `train(False)` before it validates."""
         if mode and FILE in os.environ and self.line is not None:
             with open(os.environ[FILE], "a", encoding="utf-8") as stream:  # one write, so lines stay whole
                 stream.write(json.dumps(self.line | {"time": time.time()}) + "\n")

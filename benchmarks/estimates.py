@@ -1,10 +1,9 @@
-"""What `--dry-run probe=true` predicts of small searches, beside what they then take.
+"""Compare the estimate of `--dry-run probe=true` with the time that small searches take.
 
 `python -m benchmarks.estimates --out table.md`
 
-Three searches on the demo corpora, each probed and then run in processes of their own. Probe and search see the same
-prepared features. The prediction is for all epochs; where trials end early, also for the epochs that were then run,
-since when they end can't be known before.
+Three searches on the demo corpora are probed and run, each in a process of its own, with features prepared before. The
+estimate is for all epochs; where trials end early, it is also computed for the epochs that were run.
 """
 
 from __future__ import annotations
@@ -36,16 +35,14 @@ SEARCHES: dict[str, tuple[str, ...]] = {
 
 def probe(arguments: list[str]) -> dict[str, Any]:
     """The estimate of a command line, as plain values."""
-    from tuning.cli.estimate import estimate
-    from tuning.data.plan import make_plan, read_corpus, with_classes
+    from tuning import api
+    from tuning.data.plan import make_plan
 
-    plan = make_plan(arguments)
-    corpus, split = read_corpus(plan.config)
-    return asdict(estimate(with_classes(plan, corpus), corpus, split))
+    return asdict(api.measure(make_plan(arguments)))
 
 
 def _epochs(trial: Path) -> list[int]:
-    """Epochs that a trial trained, one entry for each of its models."""
+    """Epochs of each model of a trial."""
     from tuning.experiment.directory import read_progress, read_record
 
     record = read_record(trial)
@@ -59,15 +56,15 @@ def _epochs(trial: Path) -> list[int]:
 
 
 def measure(name: str, arguments: tuple[str, ...], root: Path) -> list[str]:
-    """One row: predicted least and most, the outcome, and the ratios."""
-    from tuning.cli.estimate import Estimate, Probe
+    """Probe and run one search; a row of the table."""
+    from tuning.search.estimate import Estimate, Probe
 
     given = [*arguments, f"storage={root}", f"data.prepared={root}/prepared", f"name=s{len(list(root.glob('s*')))}"]
     out = root / "probe.json"
     command = [sys.executable, "-m", "benchmarks.estimates", "--probe", str(out), *given]
     subprocess.run(command, check=True)
     content = json.loads(out.read_text(encoding="utf-8"))
-    found = Estimate(**{**content, "probes": [Probe(**each) for each in content["probes"]]})
+    found = Estimate(**{**content, "probes": {int(n): Probe(**each) for n, each in content["probes"].items()}})
     began = time.perf_counter()
     subprocess.run([sys.executable, "-m", "tuning.run", *given], check=True, stdout=subprocess.DEVNULL)
     took = time.perf_counter() - began
@@ -82,7 +79,7 @@ def main() -> None:
     """Probe and run the searches, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", help="Markdown file to write")
-    parser.add_argument("--probe", help="estimate one command line and write it to this JSON file")
+    parser.add_argument("--probe", help="estimate one command line into this JSON file")
     options, arguments = parser.parse_known_args()
     if options.probe:
         Path(options.probe).write_text(json.dumps(probe(arguments)), encoding="utf-8")
@@ -97,7 +94,7 @@ def main() -> None:
 
 
 def prepare(root: Path) -> None:
-    """The features of every search beforehand, in searches of one trial and one epoch of their own."""
+    """Prepare the features of every search, by searches of one trial and one epoch."""
     short = {"search.num_trials": "1", "training.epochs": "1", "training.patience": "null"}
     for number, arguments in enumerate(SEARCHES.values()):
         given = dict(argument.split("=", 1) for argument in arguments) | short

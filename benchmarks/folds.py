@@ -1,12 +1,12 @@
-"""Five (or so) searches, each blind to its own test fold; each winner tested once, beside an SVM on the same clips.
+"""Test a space on all folds of a corpus: a search per fold, whose winner is tested once, and an SVM on the same clips.
 
 `python -m benchmarks.folds --name emotify --out table.md data.corpus=manifest data.root=emotify/ \
     data.group_column=artist data.fold_column=fold space=crnn search.num_trials=8`
 
-Every fold is a search of its own (`NAME-fold-K`), finalised: the winner is chosen on the validation clips, trained
-again on training and validation clips for the epochs that its best took, and tested once; with `--ensemble K` the K
-best trials are, and predict together. A second call finds the searches finished and only prints. R2 is pooled over all
-test clips (against their mean) and given as the mean of the folds; UAR is each fold's, with mean and deviation.
+Each search (`NAME-fold-K`) never opens its test fold. Its winner is chosen on validation clips, retrained on training
+and validation clips for the epochs that it took, and tested once; with `--ensemble K` so are the K best trials, which
+predict together. A second call finds the searches finished and only prints. R2 is pooled over all test clips and also
+given as mean over folds; UAR is given for each fold, with mean and standard deviation.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ METRICS = {"r2": r2, "ccc": ccc, "pearson": pearson, "rmse": rmse}
 
 
 def run_fold(name: str, storage: str, fold: str, overrides: list[str], ensemble: int) -> tuple[Path, float]:
-    """Search one fold and test its winner, where that has not been done; the folder, and the seconds it took now."""
+    """Search one fold and test its winner, unless that is done; the folder, and the seconds that this call took."""
     began = time.monotonic()
     search = f"{name}-fold-{fold}"
     code = run.main([*overrides, f"name={search}", f"storage={storage}", f"split.test_fold={fold}"])
@@ -52,9 +52,9 @@ def run_fold(name: str, storage: str, fold: str, overrides: list[str], ensemble:
 
 
 def svm_fold(storage: str, fold: str, overrides: list[str], clips: list[str]) -> np.ndarray:
-    """An SVM fitted on all clips but the test fold's, its predictions for `clips` in their order.
+    """Fit an SVM on all clips but the test fold's; its predictions for `clips`.
 
-    Of numbers [clips, targets]; of classes their indices [clips].
+    Of a regression [clips, targets], of a classification class indices [clips].
     """
     plan = make_plan([*overrides, f"storage={storage}", f"split.test_fold={fold}"])
     data = DataModule.read(plan.space)
@@ -74,7 +74,7 @@ def svm_fold(storage: str, fold: str, overrides: list[str], clips: list[str]) ->
 
 
 def read_fold(folder: Path, config: Config) -> dict[str, Any]:
-    """Clips, labels and the winner's predictions of a tested search, as `svm_fold` has them."""
+    """Clips, labels, predictions (as those of `svm_fold`) and metrics of a tested search."""
     rows = list(csv.DictReader((folder / "best" / "test_predictions.csv").open(encoding="utf-8")))
     clips, metrics = [row["clip"] for row in rows], json.loads((folder / "best" / "metrics.json").read_text("utf-8"))
     if config.task.name == "classification":
@@ -88,7 +88,7 @@ def read_fold(folder: Path, config: Config) -> dict[str, Any]:
 
 
 def describe_targets(targets: list[str], folds: list[dict[str, Any]]) -> str:
-    """Markdown: pooled figures and the mean and standard deviation of R2 over folds, per target and predictor."""
+    """A Markdown table of pooled metrics, and R2 over folds, per target and predictor."""
     rows = []
     for index, target in enumerate(targets):
         for predictor, key in (("search", "search"), ("SVR", "svm")):
@@ -101,7 +101,7 @@ def describe_targets(targets: list[str], folds: list[dict[str, Any]]) -> str:
 
 
 def describe_classes(names: list[str], folds: list[dict[str, Any]]) -> str:
-    """Markdown: the UAR of each fold, its mean and standard deviation, per predictor."""
+    """A Markdown table of the UAR of each fold, with mean and standard deviation, per predictor."""
     count = 1 + max(int(fold["labels"].max()) for fold in folds)
     found = {
         label: [uar(confusion(fold["labels"], fold[key], count)) for fold in folds]
@@ -119,10 +119,10 @@ def describe_classes(names: list[str], folds: list[dict[str, Any]]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     """Run all folds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--name", required=True, help="the searches are NAME-fold-K")
+    parser.add_argument("--name", required=True, help="searches are called NAME-fold-K")
     parser.add_argument("--ensemble", type=int, default=1, help="trials that are retrained and predict together")
     parser.add_argument("--storage", default="results")
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--out", help="also write the table to this file")
     options, overrides = parser.parse_known_args(arguments)
     corpus_only = [override for override in overrides if not override.startswith("split.")]
     config = make_plan([*corpus_only, "split.method=grouped"]).config

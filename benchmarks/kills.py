@@ -1,16 +1,14 @@
-"""Searches whose driver process is killed (SIGKILL) at random instants, and goes on with the same command.
+"""Kill the driver of a search (SIGKILL) at random instants, resume by the same command, and count what was lost.
 
 `python -m benchmarks.kills --algorithm grid random optuna --instants 20 --seed 0 --out table.md`
 
-A search of 12 trials is killed four times; `--instants 20` are five such searches for each algorithm. The instants are
-drawn uniformly over the duration of an undisturbed search: the first counts from the start of the command, so that it
-may come while Ray starts, the others go on counting once a trial trains again. `optuna` is Optuna with ASHA, one trial
-at a time; `grid` and `random` run two.
+A search of 12 trials is killed four times; `--instants 20` makes five such searches per algorithm. Instants are uniform
+over the duration of an undisturbed search. The first is counted from the start of the command, so that it may hit the
+start of Ray; the others from when a trial trains again. `optuna` is Optuna with ASHA, one trial at a time; `grid` and
+`random` run two at a time.
 
-What is measured, not inferred: trials train a model that writes a line for every epoch that begins
-(`benchmarks.counted`). After each kill these lines are compared with the epoch in each trial's `last.pt`: the
-difference are epochs lost. A result that a finished trial had at a kill must be there unchanged at the end, and no
-line of that trial may follow.
+The model writes a line at the start of each epoch (`benchmarks.counted`). After a kill, epochs that were begun but are
+not in a trial's `last.pt` are lost. A finished trial must keep its result to the end, and must not train again.
 """
 
 from __future__ import annotations
@@ -35,7 +33,7 @@ from benchmarks.report import machine, publish, spread, table
 
 KILLS_PER_SEARCH = 4
 
-# Patience on a machine that others keep busy.
+# Longer timeouts, for a machine that is busy otherwise.
 BUSY = {"RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "900", "RAY_worker_niceness": "0"}
 RAY_GAVE_UP = "timed out during startup"
 
@@ -59,15 +57,15 @@ ALGORITHMS = {
 
 @dataclass
 class Found:
-    """What was measured in one search.
+    """Measurements of one search.
 
     Args:
-        kills: that hit a running driver.
-        again: trials that had ended at a kill and trained or were written again.
-        lost: epochs begun and not kept, one entry for each trial and kill that hit it.
-        trials: in the leaderboard at the end, done or stopped.
-        same: whether the leaderboard is that of the undisturbed search, seconds left out.
-        lived: seconds that a trial's process outlived its driver, by kill.
+        kills: kills that hit a running driver.
+        again: trials that had ended before a kill, but trained or were written again.
+        lost: epochs that were begun but not saved, for each trial and each kill that hit it.
+        trials: trials in the final leaderboard, done or stopped.
+        same: whether the leaderboard, apart from seconds, equals that of the undisturbed search.
+        lived: by how many seconds a trial's process outlived its driver, for each kill.
     """
 
     kills: int = 0
@@ -79,11 +77,11 @@ class Found:
 
 
 class Search:
-    """One search by its command line, in processes of its own.
+    """A search that is run as a command.
 
     Args:
         root: folder of its files.
-        arguments: of `tuning.run`.
+        arguments: arguments of `tuning.run`.
     """
 
     def __init__(self, root: Path, arguments: list[str]) -> None:
@@ -93,26 +91,26 @@ class Search:
         self.lost: Counter[str] = Counter()
 
     def start(self) -> subprocess.Popen[bytes]:
-        """Start the command in a process group of its own, its output in a file."""
+        """Start the command; its output goes to a file."""
         environment = os.environ | BUSY | {FILE: str(self.lines_file), "RAY_ADDRESS": "local"}
         command = [sys.executable, "-m", "tuning.run", *self.arguments]
         with self.output.open("wb") as stream:
             return subprocess.Popen(command, stdout=stream, stderr=subprocess.STDOUT, env=environment)
 
     def finish(self) -> float:
-        """Run the command to its end; the seconds it took."""
+        """Run the command to its end; return the seconds."""
         for _ in range(3):
             began = time.monotonic()
             process = self.start()
             if not process.wait(timeout=1800):
                 return time.monotonic() - began
-            # Ray gives up on a machine that others keep busy; the same command is then the remedy, too.
+            # On a busy machine Ray may time out; the same command resumes.
             if RAY_GAVE_UP not in self.output.read_text():
                 break
         raise RuntimeError(f"exit code {process.returncode}: {self.output.read_text()}")
 
     def kill_after(self, seconds: float, once_it_trains: bool, found: Found) -> bool:
-        """Start, kill the driver after so long, and measure; False where it ended before."""
+        """Start, kill the driver after `seconds`, and measure; False if it ended before."""
         before, process = len(self.lines()), self.start()
         while once_it_trains and process.poll() is None and len(self.lines()) == before:
             time.sleep(0.02)
@@ -130,18 +128,18 @@ class Search:
         return True
 
     def lines(self) -> list[dict[str, Any]]:
-        """One for every epoch that began."""
+        """The lines of all epochs that were begun."""
         if not self.lines_file.exists():
             return []
         return [json.loads(line) for line in self.lines_file.read_text(encoding="utf-8").splitlines()]
 
     def ended(self) -> dict[str, tuple[bytes, int]]:
-        """Each ended trial's result and when it was written."""
+        """Result and time of writing of each ended trial, by folder."""
         results = sorted(self.folder.glob("trials/*/result.json"))
         return {file.parent.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in results}
 
     def identities(self) -> dict[str, str]:
-        """Trial's folder by what its lines say it is."""
+        """Folder of each trial by the `trial` of its lines, as JSON."""
         found = {}
         for file in self.folder.glob("trials/*/params.json"):
             model = json.loads(file.read_text(encoding="utf-8"))["config"]["model"]
@@ -149,7 +147,7 @@ class Search:
         return found
 
     def begun(self) -> Counter[str]:
-        """Epochs begun by each trial."""
+        """Number of epochs that each trial began."""
         identities = self.identities()
         return Counter(identities[json.dumps(line["trial"])] for line in self.lines())
 
@@ -159,7 +157,7 @@ class Search:
         return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
     def _wait_for_orphans(self) -> float:
-        """Seconds until the processes of trials are gone."""
+        """Wait until the processes of all trials have ended; return the seconds."""
         began, pids = time.monotonic(), {line["pid"] for line in self.lines()}
         while any(_is_alive(pid) for pid in pids):
             if time.monotonic() - began > 60:
@@ -168,7 +166,7 @@ class Search:
         return time.monotonic() - began
 
     def _lost_epochs(self) -> list[int]:
-        """Epochs that each trial in flight began and its checkpoint does not have."""
+        """Epochs that each running trial began since the last kill and its checkpoint does not have."""
         import torch
 
         lost = []
@@ -191,7 +189,7 @@ def _is_alive(pid: int) -> bool:
 
 
 def killed_search(search: Search, instants: list[float], reference: list[dict[str, str]]) -> Found:
-    """One search, killed at the instants and gone on with to its end."""
+    """Run one search that is killed at the instants and resumed."""
     found, before = Found(), 0.0
     final: dict[str, tuple[bytes, int]] = {}
     begun: dict[str, int] = {}
@@ -236,7 +234,7 @@ HEADER = [
 
 
 def measure(algorithm: str, instants: int, seed: int, epochs: int, root: Path, prepared: Path) -> list[str]:
-    """One algorithm's row."""
+    """Measure one algorithm; a row of the table."""
     arguments = [*COMMON, *ALGORITHMS[algorithm], f"training.epochs={epochs}", f"data.prepared={prepared}"]
     calm = Search(root / "calm", arguments)
     seconds = calm.finish()
@@ -254,14 +252,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--algorithm", nargs="+", choices=list(ALGORITHMS), default=list(ALGORITHMS))
     parser.add_argument("--instants", type=int, default=20, help="kills for each algorithm")
-    parser.add_argument("--epochs", type=int, default=40, help="of each trial")
+    parser.add_argument("--epochs", type=int, default=40, help="epochs of a trial")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--prepared", help="folder of prepared features to use again (default: a temporary one)")
-    parser.add_argument("--out", help="file to write the table to")
+    parser.add_argument("--prepared", help="folder of prepared features (default: a temporary one)")
+    parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
         prepared = Path(options.prepared or Path(temporary) / "prepared").resolve()
-        # Once beforehand, so that no duration contains the preparation of the corpus.
+        # Prepares the corpus, so that no measured time contains it.
         Search(Path(temporary) / "first", [*COMMON, "search.num_trials=1", "training.epochs=1",
                "model.lstm_dropout=0.3", "model.dense_l2=0.01", f"data.prepared={prepared}"]).finish()  # fmt: skip
         rows = [

@@ -1,7 +1,7 @@
-"""What a search costs beyond its trainings: against a bare PyTorch loop over the same configurations, in one run.
+"""Measure the overhead of a search over a bare PyTorch loop that trains the same configurations.
 
-`python -m benchmarks.overhead` from the repository's root; nothing else should run on the machine. About 25 minutes
-on 2 cores with the defaults: each repeat trains all trials three times (search, bare loop, whole command).
+`python -m benchmarks.overhead` in the repository's root, on an idle machine; about 25 minutes on 2 cores by default. A
+repeat trains all trials three times (search, bare loop, whole command).
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from tuning.experiment.directory import SearchFolder, read_progress
 from tuning.search.resources import local_machine, plan_resources, start_ray
 
 ROOT = Path(__file__).resolve().parents[1]
-# Losses of the two may differ by this; on one machine they are equal to the last bit.
+# Largest accepted difference of losses; on one machine they are equal to the last bit.
 TOLERANCE = 1e-6
-# A trial that takes next to nothing: what is left is the cost of starting it.
+# Of tiny trials, whose cost is that of starting them.
 TINY_FRAMES, TINY_EPOCHS = 20, 1
-# The cost of one more trial is the slope between a search and one of so many times its trials.
+# The cost of a further trial is the slope between a search and one with this many times its trials.
 TIMES_MORE = 3
 
 
 @dataclass
 class Bench:
-    """Settings of the runs, and what they took: `seconds` by name, one value per repeat."""
+    """Settings of the runs, and measurements: `seconds` by name, one value per repeat."""
 
     trials: int
     epochs: int
@@ -52,7 +52,7 @@ class Bench:
     slots: int = 0
 
     def settings(self, name: str, tiny: int = 0) -> list[str]:
-        """The main job's command line; `tiny` is the number of trials that take next to nothing."""
+        """Command line of a search: the main one, or one with `tiny` tiny trials."""
         return [
             "space=crnn",
             f"name={name}",
@@ -68,7 +68,7 @@ class Bench:
         ]
 
     def job(self, tiny: int = 0) -> Job:
-        """The same trials for the bare loop; makes the features of the corpus where they are absent."""
+        """The same trials for the bare loop; prepares missing features."""
         plan = make_plan(self.settings("job", tiny))
 
         def on_progress(done: int, total: int) -> None:
@@ -84,7 +84,7 @@ class Bench:
         return Job(configs, prepared, data.split, self.slots)
 
     def search(self, name: str, tiny: int = 0, kind: str = "crnn") -> float:
-        """Seconds of a search in a Ray that runs already."""
+        """Seconds of a search in a running Ray."""
         result = self.scratch / f"{name}.json"
         self._run(name, "benchmarks.timed_search", kind, str(result), *self.settings(name, tiny))
         found = json.loads(result.read_text(encoding="utf-8"))
@@ -93,18 +93,18 @@ class Bench:
         return float(found["seconds"])
 
     def command(self, name: str) -> float:
-        """Seconds of the main job as a command, with its start and the start and end of Ray."""
+        """Seconds of the main search as a command, with start and end of Python and Ray."""
         return self._run(name, "tuning.run", *self.settings(name))
 
     def bare(self, name: str, job: Job) -> tuple[dict[str, Any], float]:
-        """What `bare.run` gives, and the seconds of the whole script."""
+        """Result of `bare.run`, and seconds of the whole script."""
         pickled, result = self.scratch / f"{name}.pickle", self.scratch / f"{name}.json"
         pickled.write_bytes(pickle.dumps(job))
         whole = self._run(name, "benchmarks.bare", str(pickled), str(result))
         return json.loads(result.read_text(encoding="utf-8")), whole
 
     def compare(self, name: str, job: Job, losses: list[float]) -> None:
-        """Note how far the search's last validation losses are from those of the bare loop."""
+        """Check that the search trained the same settings, and record the differences of the last validation losses."""
         folder = SearchFolder(self.scratch, name)
         for number, (config, loss) in enumerate(zip(job.configs, losses, strict=True), start=1):
             trained = json.loads((folder.trial(number) / "params.json").read_text(encoding="utf-8"))["config"]
@@ -117,7 +117,7 @@ class Bench:
             self.differences.append(abs(float(rows[-1]["val_loss"]) - loss))
 
     def _run(self, name: str, module: str, *arguments: str) -> float:
-        """Seconds of `python -m module`; what it prints goes into a file."""
+        """Seconds of `python -m module`; its output goes to a file."""
         environment = {key: value for key, value in os.environ.items() if key != "RAY_ADDRESS"}
         log = self.scratch / f"{name}.log"
         with log.open("w", encoding="utf-8") as stream:
@@ -137,11 +137,11 @@ class Bench:
 
 
 def measure(bench: Bench, repeats: int) -> None:
-    """Search and bare loop in turn."""
+    """Run searches and bare loops in turns."""
     job, many = bench.job(), bench.job(tiny=TIMES_MORE * bench.trials)
     few = Job(many.configs[: bench.trials], many.prepared, many.split, many.processes)
     _shut_ray_down()
-    bench.search("warm-up", tiny=bench.slots)  # so that libraries and shards come from the page cache for all
+    bench.search("warm-up", tiny=bench.slots)  # fills the page cache with libraries and shards
     for repeat in range(1, repeats + 1):
         # Searches and bare loops take turns, so that a slow minute of the machine meets both.
         _long_trials(bench, job, repeat)
@@ -169,7 +169,7 @@ def _tiny_trials(bench: Bench, few: Job, many: Job, repeat: int) -> None:
     longer = bench.search(f"many-{repeat}", tiny=more)
     bench.compare(f"few-{repeat}", few, found["losses"][:some])
     bench.compare(f"many-{repeat}", many, found["losses"])
-    # The training itself, as each slot runs every `slots`-th trial.
+    # Time of the training itself: each slot runs every `slots`-th trial.
     trained, trained_more = (sum(found["trial_seconds"][:count]) / bench.slots for count in (some, more))
     start = (shorter - trained) / (some / bench.slots)
     further = (longer - shorter - (trained_more - trained)) / ((more - some) / bench.slots)
@@ -179,7 +179,7 @@ def _tiny_trials(bench: Bench, few: Job, many: Job, repeat: int) -> None:
 
 
 def describe(bench: Bench, repeats: int, load: float) -> str:
-    """Markdown: the table, and what its lines mean."""
+    """A Markdown table, and an explanation of its lines."""
     seconds = bench.seconds
     ratio, ratio_whole = (
         [a / b for a, b in zip(seconds[ours], seconds[theirs], strict=True)]
@@ -226,15 +226,17 @@ def _shut_ray_down() -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure, print, write; 1 when the trainings were not the same, 2 for settings that can't be run."""
+    """Measure, print and write; exit code 1 if the losses differ, 2 for wrong settings."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.overhead", description=__doc__)
     parser.add_argument("--trials", type=int, default=6)
-    parser.add_argument("--epochs", type=int, default=60, help="of each trial; 60 make 20 s and more of 600 frames")
-    parser.add_argument("--frames", type=int, default=600, help="length of a clip, the space's own by default")
+    parser.add_argument(
+        "--epochs", type=int, default=60, help="epochs of a trial; 60 epochs of 600 frames take 20 s or more"
+    )
+    parser.add_argument("--frames", type=int, default=600, help="frames of a clip (default: 600, as the space)")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--concurrency", type=int, help="trials at once (default: one per CPU)")
-    parser.add_argument("--prepared", default="prepared", help="where features are kept and found again")
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--prepared", default="prepared", help="folder of prepared features")
+    parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args(arguments)
     load = os.getloadavg()[0]
     with tempfile.TemporaryDirectory(prefix="overhead-") as scratch:

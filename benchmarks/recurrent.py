@@ -1,10 +1,10 @@
-"""What does recurrent dropout cost? A training step with it, without it, and as a loop over frames, in one run.
+"""Measure the cost of recurrent dropout in an LSTM layer: fused, fused without it, and as loops over frames.
 
 `python -m benchmarks.recurrent [--frames 300] [--units 128] [--channels 128] [--batch 32] [--repeats 15]`
 
-Forward and backward of one layer, one thread, in turns: the layer of `models/lstm.py` with recurrent dropout; the same
-without, which is PyTorch's fused kernel; and loops over frames, with the mask on the weight, or on the state gate by
-gate, as Keras has it. The loops' masks are the layer's, and outputs are compared before anything is timed.
+Forward and backward of one layer, one thread, in turns: the layer of `models/lstm.py` with recurrent dropout; it
+without, which is PyTorch's fused kernel; loops over frames with the mask on the weight; loops with masks per gate on
+the state, as Keras does. All have the same masks, and their outputs are compared first.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ TOLERANCE = 1e-5  # largest difference between the outputs of the layer and of t
 
 
 def step_loop(layer: LSTM, sequence: Tensor, on_the_weight: bool) -> Tensor:
-    """What the layer does in training, frame by frame: each gate reads the previous state through its own mask.
+    """Apply the layer as in training, but frame by frame; each gate has its own mask on the previous state.
 
-    The mask lies on the weight's columns, one matrix product a frame; or on the state, one product per gate and frame.
+    Masks are on the weight's columns (one matrix product per frame) or on the state (one per gate and frame).
     """
     units = layer.units
     mask = dropout_mask(layer.weight_hh, (4, 1, units), layer.recurrent_dropout)
@@ -59,7 +59,7 @@ def timed(function: Callable[[Tensor], Tensor], sequence: Tensor) -> float:
 
 
 def check(functions: Iterable[Callable[[Tensor], Tensor]], sequence: Tensor) -> float:
-    """The largest difference between the outputs of a layer and its loops under the same masks."""
+    """The largest difference between the outputs under the same masks. Raises SystemExit above the tolerance."""
     outputs = []
     for function in functions:
         torch.manual_seed(1)
@@ -75,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, default in (("frames", 300), ("units", 128), ("channels", 128), ("batch", 32), ("repeats", 15)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--out", help="write the table to this file, too")
+    parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> int:
     for repeat in range(options.repeats + 2):
         for name, function in functions.items():
             milliseconds = timed(function, sequence)
-            if repeat >= 2:  # the first ones allocate
+            if repeat >= 2:  # the first two warm up
                 times[name].append(milliseconds)
     reference = times["fused, no recurrent dropout"]
     rows = []

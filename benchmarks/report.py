@@ -1,4 +1,4 @@
-"""What the benchmarks print: Markdown tables, and the machine that they ran on."""
+"""Helpers of the benchmarks: Markdown tables, the machine, and output."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.experiment.directory import SearchFolder, TrialRecord
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table whose first `left` columns are text and whose others are figures."""
-    marks = [":--"] * left + ["--:"] * (len(header) - left)
-    lines = [header, marks, *rows]
+    """A Markdown table; its first `left` columns are aligned left, others right."""
+    alignment = [":--"] * left + ["--:"] * (len(header) - left)
+    lines = [header, alignment, *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def spread(values: Sequence[float], digits: int) -> list[str]:
-    """Median, minimum and maximum."""
+    """Median, minimum and maximum as text."""
     return [f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
 
 
@@ -39,10 +37,10 @@ def machine(*packages: str) -> str:
 
 
 def whole_records(folder: SearchFolder, metric: str) -> list[TrialRecord]:
-    """The trials of a search that came to a result, every one.
+    """All trials of a search.
 
     Raises:
-        SystemExit: a trial failed.
+        SystemExit: a trial has no result.
     """
     records = folder.records()
     if failed := [record.number for record in records if metric not in record.metrics]:
@@ -51,7 +49,7 @@ def whole_records(folder: SearchFolder, metric: str) -> list[TrialRecord]:
 
 
 def publish(text: str, out: str | None) -> None:
-    """Write to a file where one is named, and print."""
+    """Print a text, and write it to the file `out`, if any."""
     if out is not None:
         Path(out).parent.mkdir(parents=True, exist_ok=True)
         Path(out).write_text(text + "\n", encoding="utf-8")

@@ -2,8 +2,8 @@
 
     python -m benchmarks.same_leaderboards OTHER_CHECKOUT [--scratch FOLDER] [--only NAME]
 
-Each search runs in a process of its own with the checkout's folder first on the path: five spaces on the demo corpora,
-with few trials and epochs. Compared is every column but `seconds`, in order; the exit code is 1 where any differs.
+Five spaces on the demo corpora with few trials and epochs, each search in a process with the checkout on the path. All
+columns but `seconds` are compared; the exit code is 1 if any differs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SEARCHES = {
 
 
 def main() -> int:
-    """Compare; 0 where all are equal."""
+    """Compare the checkouts; 0 if all leaderboards are equal."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("other", type=Path)
     parser.add_argument("--scratch", type=Path)
@@ -48,12 +48,12 @@ def main() -> int:
 
 
 def pairs(other: Path) -> tuple[tuple[str, Path], tuple[str, Path]]:
-    """The two checkouts, by the name of their folder of results."""
+    """The two checkouts, each with the name of its folder of results."""
     return ("old", other.resolve()), ("new", HERE)
 
 
 def search(checkout: Path, name: str, folder: Path) -> list[list[str]]:
-    """The leaderboard of a search with a checkout, its header first, without `seconds`."""
+    """Run a search with a checkout; its leaderboard, header first, without `seconds`."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "tuning.run", *SEARCHES[name], f"name={name}", "storage=results"]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}

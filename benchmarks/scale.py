@@ -1,9 +1,9 @@
-"""What a search costs that is wide: hundreds of trials on four simulated machines with eight GPUs each.
+"""Measure a search's own work for hundreds of trials on four simulated machines with eight GPUs each.
 
 `python -m benchmarks.scale [--trials 500] [--concurrent 16] [--epochs 3] [--out FILE]`
 
-A formula stands in place of the model, and the GPUs are entries in Ray's books: what is measured is the search's own
-work. Every simulated machine is a raylet of this one, every running trial a process of about 150 MB.
+Trials compute a formula, and the GPUs exist only as resources of Ray. Every simulated machine is a raylet on this one,
+every running trial a process of about 150 MB.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NODES, GPUS = 4, 8
 
 
 def formula(spec: dict[str, Any], data: dict[str, Any]) -> None:
-    """A trial with no model: a curve from its number."""
+    """A trial without model, that reports a curve computed from its number."""
     from ray import tune
 
     epochs = spec["config"]["training"]["epochs"]
@@ -37,7 +37,7 @@ def formula(spec: dict[str, Any], data: dict[str, Any]) -> None:
 
 
 class Watch(threading.Thread):
-    """Memory of this process and ended trials, twice a second."""
+    """A thread that samples this process's memory and the number of ended trials twice a second."""
 
     def __init__(self, trials: Path) -> None:
         super().__init__(daemon=True)
@@ -45,20 +45,20 @@ class Watch(threading.Thread):
         self.began = time.perf_counter()
 
     def run(self) -> None:
-        """Sample until `done`."""
+        """Sample until `done` is set."""
         while not self.done.wait(0.5):
             ended = sum(1 for _ in self.trials.glob("*/result.json"))
             self.samples.append((time.perf_counter() - self.began, ended, resident_mb()))
 
 
 def resident_mb() -> float:
-    """Resident memory of this process."""
+    """Resident memory of this process in MiB."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def measure(algorithm: str, trials: int, concurrent: int, epochs: int) -> list[str]:
-    """One search on a cluster that runs; a row of the table."""
+    """Run one search on the running cluster; a row of the table."""
     from tuning.data.plan import make_plan
     from tuning.experiment.directory import SearchFolder
     from tuning.search.resources import Resources
@@ -80,9 +80,9 @@ def measure(algorithm: str, trials: int, concurrent: int, epochs: int) -> list[s
 
 
 def summary(algorithm: str, samples: np.ndarray, trials: int, epochs: int) -> list[str]:
-    """Figures from samples of (seconds, ended trials, MB): the whole, its quarters' paces, the memory's slope."""
+    """A row of the table, from samples of (seconds, ended trials, MiB)."""
     seconds, ended, memory = samples.T
-    # From when a tenth had ended: before, actors start and modules are imported.
+    # Without the first tenth, in which actors start and modules are imported.
     steady = ended >= trials / 10
     slope = np.polyfit(ended[steady], memory[steady], 1)[0]
     paces = []
@@ -98,18 +98,18 @@ def summary(algorithm: str, samples: np.ndarray, trials: int, epochs: int) -> li
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=__doc__.splitlines()[0])
-    parser.add_argument("--trials", type=int, nargs="+", default=[500], help="trials of a search, one row each")
+    parser.add_argument("--trials", type=int, nargs="+", default=[500], help="numbers of trials, a search for each")
     parser.add_argument("--concurrent", type=int, default=16, help="trials at once, at most 32")
     parser.add_argument("--epochs", type=int, default=3, help="epochs of a trial")
     parser.add_argument("--algorithms", nargs="+", default=["random", "optuna"], help="random, optuna")
-    parser.add_argument("--out", help="file for the table")
+    parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args(arguments)
     import ray
     from ray.cluster_utils import Cluster
 
     from tuning.search.resources import ENVIRONMENT
 
-    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # on a machine that others use
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")  # for a busy machine
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])

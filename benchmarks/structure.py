@@ -1,7 +1,7 @@
-"""Count what the structure of the code is made of: `python -m benchmarks.structure [CHECKOUT]`.
+"""Count files, lines and smells of the code: `python -m benchmarks.structure [CHECKOUT]`.
 
-Files and lines by room, late imports, lines below TYPE_CHECKING, functions of six and more arguments, lines that name
-`Any`, functions over 50 lines. A room is a folder; files at the top of a package are a room together.
+Files and lines by folder, imports inside functions, imports below TYPE_CHECKING, functions of six and more arguments,
+lines with `Any`, functions over 50 lines.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MANY_ARGUMENTS, LONG = 6, 50
 
 
 def main() -> None:
-    """Print the figures of a checkout, this one unless another is named."""
+    """Print the counts of a checkout, by default this one."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkout", type=Path, nargs="?", default=Path(__file__).resolve().parents[1])
     root = parser.parse_args().checkout
@@ -37,12 +37,12 @@ def main() -> None:
 
 
 def python_files(folder: Path) -> list[Path]:
-    """The Python files below a folder; links to other folders are not followed."""
+    """The Python files below a folder, without those behind links."""
     return [path for path in folder.rglob("*.py") if not any(parent.is_symlink() for parent in path.parents)]
 
 
 def counts(text: str, in_tuning: bool) -> Counter[str]:
-    """The figures of one file."""
+    """The counts of one file."""
     found = Counter[str]()
     tree = ast.parse(text)
     if in_tuning:
@@ -63,7 +63,7 @@ def counts(text: str, in_tuning: bool) -> Counter[str]:
 
 
 def own_nodes(function: ast.AST) -> list[ast.AST]:
-    """Nodes of a function, without those of functions within it, which are counted themselves."""
+    """Nodes of a function without those of its inner functions."""
     nodes: list[ast.AST] = []
     waiting = list(ast.iter_child_nodes(function))
     while waiting:

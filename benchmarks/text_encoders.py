@@ -1,10 +1,10 @@
-"""What a text encoder costs a trial: frozen with its states computed once, frozen and computed anew, and fine-tuned.
+"""Measure the cost of a text encoder: frozen with states computed once or at each step, and fine-tuned.
 
 `python -m benchmarks.text_encoders --encoder FOLDER --out table.md`
 
-The bimodal model's text half on lyrics of so many tokens, trained by the project's own loop, each way in a process of
-its own on one core. The same for a BERT-base-shaped encoder with random weights, whose cost is that of any BERT-base.
-The frozen encoder computed anew is the reference.
+The project's trainer trains the text half of the bimodal model, each variant in a process on one core. A second encoder
+has the shape of BERT-base and random weights, on which its cost does not depend. The reference is the frozen encoder
+that is computed at each step.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ BATCH_SIZE = 8
 
 
 def lyrics(number: int, num_words: int) -> str:
-    """Made lyrics of so many words."""
+    """Random lyrics of `num_words` words."""
     from tuning.datasets.demo import lyrics as demo_lyrics
 
     words: list[str] = []
@@ -45,14 +45,14 @@ def lyrics(number: int, num_words: int) -> str:
 
 
 def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dict[str, float]:
-    """Seconds of the encoding beforehand and of each epoch, and the process's largest memory, here and now."""
+    """Measure one variant in this process: seconds of encoding in advance and of an epoch, and peak memory."""
     import numpy as np
     import torch
 
     from tuning.config.schema import parse_config
     from tuning.data.text import encode_text
     from tuning.datasets.loaders.in_memory import ResidentData
-    from tuning.datasets.loaders.text import Texts, WithText
+    from tuning.datasets.loaders.text import TextData, Texts
     from tuning.datasets.store.reader import FeatureStatistics, Part
     from tuning.models.bimodal import Bimodal
     from tuning.training.tasks import task_of
@@ -75,7 +75,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     targets = np.random.default_rng(0).uniform(-1, 1, (clips, 2)).astype(np.float32)
     silence = np.zeros((clips, 1, 1), dtype=np.float32)
     part = Part(ids, silence, np.ones(clips, np.int32), targets)
-    data = WithText(ResidentData(part, part, FeatureStatistics(np.zeros(1), np.ones(1)), 1), texts)
+    data = TextData(ResidentData(part, part, FeatureStatistics(np.zeros(1), np.ones(1)), 1), texts)
     training = Training(Bimodal(config.model, 1, 2), data, task_of(config), config, "min")
     seconds = []
     for epoch in range(1, epochs + 1):
@@ -94,7 +94,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
 
 
 def random_bert(folder: Path, tokenizer_of: str) -> str:
-    """A BERT-base-shaped encoder with random weights, with another's tokenizer."""
+    """Write an encoder of the shape of BERT-base with random weights and another encoder's tokenizer."""
     import torch
     import transformers
 
@@ -109,20 +109,21 @@ def random_bert(folder: Path, tokenizer_of: str) -> str:
 
 
 def main() -> None:
-    """Measure every way with both encoders, and print the table."""
+    """Measure every variant with both encoders, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--encoder", required=True, help="folder of a pretrained encoder, such as all-MiniLM-L6-v2")
     parser.add_argument("--clips", type=int, default=32)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--out", help="Markdown file to write")
-    parser.add_argument("--way", choices=WAYS, help="measure one way here, and print it as JSON")
+    parser.add_argument("--way", choices=WAYS, help="measure one variant in this process, and print it as JSON")
     options = parser.parse_args()
     if options.way:
         found = measure(options.encoder, options.way, options.clips, options.tokens, options.epochs)
         print(json.dumps(found))
         return
-    header = ["encoder", "way", "trained, M", "beforehand, s", "epoch, s", "spread, s", "**of the reference**", "MB"]
+    header = ["encoder", "variant", "trained, M", "in advance, s"]
+    header += ["epoch, s", "spread, s", "**of the reference**", "MB"]
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         random = random_bert(Path(folder), options.encoder)

@@ -1,6 +1,6 @@
-"""A search in a Ray that runs already: the part that is the search's own. `benchmarks.overhead` calls it.
+"""Time a search in a Ray that already runs; `benchmarks.overhead` calls it.
 
-`python -m benchmarks.timed_search (crnn|formula) RESULT key=value ...` takes the main job's settings, writes JSON.
+`python -m benchmarks.timed_search (crnn|formula) RESULT key=value ...` writes seconds and trials at once as JSON.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from tuning.search.tuner import run_search
 
 
 def formula(spec: dict[str, Any], data: dict[str, Any]) -> None:
-    """A trial with no model: one epoch's row from its number."""
+    """A trial without model, that reports one epoch computed from its number."""
     loss = 1 / spec["number"]
     row = {"epoch": 1, "val_loss": loss, "val_loss_best": loss, "best_epoch": 1, "seconds": 0.0}
     tune.report(row | {"finished": "all epochs"})
@@ -33,7 +33,7 @@ def main(kind: str, result: str, arguments: list[str]) -> int:
     plan = make_plan(arguments)
     start_ray(plan.config)
     resources: Resources = plan_resources(plan.config, *cluster_resources())
-    # Ray is up when a task came back from each of the workers that it starts beforehand.
+    # One task per worker that Ray starts in advance: then all of them run.
     ray.get([ray.remote(_nothing).remote() for _ in range(int(cluster_resources()[0]))])
     if kind == "formula":
         with SearchFolder(plan.run.storage, plan.name) as folder:

@@ -1,4 +1,4 @@
-"""Corpora, their splits, their features, and the batches that models train on."""
+"""Corpora, splits, features, and the batches that models train on."""
 
 if __name__ != "tuning.datasets":
     raise ImportError("this folder is the package tuning.datasets; import that")

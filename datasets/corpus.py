@@ -1,4 +1,4 @@
-"""What a corpus is: clips with labels under one root. Imports nothing heavy."""
+"""Corpora: labelled clips under one root. Imports nothing heavy."""
 
 import difflib
 import importlib
@@ -19,7 +19,7 @@ class Clip:
     group: str | None = None  # speaker or artist
     fold: str | None = None
     split: str | None = None  # train, val or test, where the corpus publishes a split
-    label: str | None = None  # the class, where classes are predicted; its index then stands in `targets`
+    label: str | None = None  # the class, for a classification; `targets` then has its index
     text: str | None = None  # the path of its lyrics relative to the corpus root, with forward slashes
 
 
@@ -30,17 +30,17 @@ class Corpus:
     name: str
     root: str
     clips: list[Clip]
-    notes: list[str] = field(default_factory=list)  # what to know about it, one sentence each
-    classes: list[str] = field(default_factory=list)  # names by index, where classes are predicted
-    dev_groups: dict[str, list[str]] = field(default_factory=dict)  # fold -> groups that validate, where published
+    notes: list[str] = field(default_factory=list)  # remarks for the user, one sentence each
+    classes: list[str] = field(default_factory=list)  # names by index, for a classification
+    dev_groups: dict[str, list[str]] = field(default_factory=dict)  # fold -> its published validation groups
 
 
 def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:
-    """Read the clips of `data.corpus`, a known layout or a dotted path 'package.module:function', with numbers.
+    """Read a corpus with numeric labels: `data.corpus` is a known name or a path 'package.module:function'.
 
-    The function takes `(data, targets)` and returns a `Corpus`. Classes beside numbers are left aside. Raises
+    The function takes `(data, targets)` and returns a `Corpus`. Classes that clips have as well are dropped. Raises
     ValueError, which begins with the setting at fault, when the name, the folder or the manifest is wrong, and when
-    the clips have classes alone.
+    clips have classes only.
     """
     corpus = _read(data, targets)
     if any(clip.label is not None and not clip.targets for clip in corpus.clips):
@@ -52,13 +52,12 @@ def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:
 
 
 def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[str, str], drop_others: bool) -> Corpus:
-    """Read the clips of `data.corpus` with classes; the index of a clip's class becomes its one target.
+    """Read a corpus with classes; a clip's one target becomes the index of its class.
 
-    `merge` (task.merge_classes) renames classes first. `classes` (task.classes) gives the order of the outputs and
-    defaults to all, sorted; with `drop_others` (task.drop_other_classes) clips of other classes are left out.
-    Raises ValueError as `load_corpus` does, when the clips have numbers, for a name that no clip has, a clip of a
-    class that is not listed, fewer than two classes, and a class of a single clip, which can't both train and
-    validate.
+    `merge` (task.merge_classes) renames classes first. `classes` (task.classes) is the order of the outputs, by default
+    all classes, sorted; with `drop_others` (task.drop_other_classes) clips of other classes are left out. Raises
+    ValueError as `load_corpus` does, when clips have numbers only, for an unknown class, a clip of a class that is not
+    listed, fewer than two classes, and a class with a single clip, which can't both train and validate.
     """
     if data.corpus == "manifest" and data.label_column is None:
         raise ValueError("data.label_column: expected the column with each recording's class, got nothing")
@@ -84,7 +83,7 @@ def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[s
     if single := [name for name in names if counts[name] == 1]:
         only = next(clip.id for clip in clips if clip.label == single[0])
         raise ValueError(
-            f"task.classes: expected 2 clips or more, to train and to validate, of '{single[0]}', got {only}"
+            f"task.classes: expected at least 2 clips of '{single[0]}', to train and to validate, got {only}"
         )
     index_of = {name: (float(index),) for index, name in enumerate(names)}
     kept = [replace(clip, targets=index_of[str(clip.label)]) for clip in clips if clip.label in index_of]
@@ -98,7 +97,7 @@ def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[s
 
 
 def _merged(corpus: Corpus, merge: Mapping[str, str]) -> dict[str, str]:
-    """The class of each clip by its id, renamed. Raises ValueError for a clip without, and for an unknown name."""
+    """Renamed class of each clip by its id. Raises ValueError for a clip without class and an unknown name."""
     labels: dict[str, str] = {}
     for clip in corpus.clips:
         if not clip.label:
@@ -118,10 +117,10 @@ def _merged(corpus: Corpus, merge: Mapping[str, str]) -> dict[str, str]:
 
 
 def _listed(classes: list[str], counts: Mapping[str, int], merge: Mapping[str, str]) -> list[str]:
-    """The classes as listed. Raises ValueError for one that stands twice or that no clip has."""
+    """A copy of `classes`. Raises ValueError for one that is listed twice or that no clip has."""
     for position, name in enumerate(classes):
         if name in classes[:position]:
-            raise ValueError(f"task.classes: '{name}' stands twice")
+            raise ValueError(f"task.classes: '{name}' is listed twice")
         if name not in counts:
             hint = did_you_mean(name, counts) or f"; the classes are {', '.join(sorted(counts))}"
             merged = f" (task.merge_classes makes it '{merge[name]}')" if name in merge else ""
@@ -147,7 +146,7 @@ def _import(path: str) -> Callable[[DataSettings, list[str]], Corpus]:
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        # A package missing inside the user's module is the module's own error.
+        # If the user's module lacks a package, that error is shown as it is.
         if error.name is None or not (module_name + ".").startswith(error.name + "."):
             raise
         raise ValueError(f"data.corpus: no module '{error.name}' for '{path}'") from None
@@ -158,6 +157,6 @@ def _import(path: str) -> Callable[[DataSettings, list[str]], Corpus]:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" with the nearest known name, or nothing where none is near."""
+    """ "; did you mean 'x'?" with the nearest known name, or "" if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean '{near[0]}'?" if near else ""

@@ -1,4 +1,4 @@
-"""Which recordings these are, by content: a hash of the bytes of each, remembered while size and time stay."""
+"""Hash files by content; hashes are cached by size and time of change."""
 
 import hashlib
 import json
@@ -7,11 +7,11 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tuning.datasets import storage
 
-NUM_THREADS = 8  # hashing and reading let go of Python's lock
+NUM_THREADS = 8  # hashing and reading release Python's global lock
 
 
 def digest_of(*parts: bytes | str) -> str:
-    """32 hexadecimal digits of blake2b over the parts."""
+    """Hash the parts by blake2b, to 32 hexadecimal digits; where one part ends matters."""
     hasher = hashlib.blake2b(digest_size=16)
     for part in parts:
         content = part.encode() if isinstance(part, str) else part
@@ -23,14 +23,14 @@ def digest_of(*parts: bytes | str) -> str:
 def digest_files(
     root: str, names: Iterable[str], prepared: str, verify: bool = False
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Digests by name of the files under `root`, and for those that can't be read the reason.
+    """Digests of the files under `root` by name, and the reasons for those that can't be read.
 
-    Remembered in the folder `prepared` by size and time of change, so that a second call only looks at those; with
-    `verify` (data.verify) every file is read again, and that is what later calls remember.
+    Digests are cached in the folder `prepared`; a file is read again when its size or time of change differs, or with
+    `verify` (data.verify).
     """
     names = list(names)
     folder, table = storage.below(prepared, "digests"), f"{digest_of(root)}.json"
-    known = _remembered(folder, table)
+    known = _read_cache(folder, table)
     stats = storage.stat_files(root, names)
     digests: dict[str, str] = {}
     reasons: dict[str, str] = {name: "missing" for name in names if name not in stats}
@@ -60,7 +60,7 @@ def digest_files(
     return digests, reasons
 
 
-def _remembered(folder: str, table: str) -> dict[str, tuple[int, int, str]]:
+def _read_cache(folder: str, table: str) -> dict[str, tuple[int, int, str]]:
     try:
         return {name: tuple(entry) for name, entry in json.loads(storage.read_bytes(folder, table)).items()}
     except (FileNotFoundError, ValueError):

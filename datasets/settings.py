@@ -1,146 +1,178 @@
-"""Settings of the corpus, its splits and its features. Imports nothing heavy: `--help` reads it."""
+"""Settings of corpus, split, features and augmentation. Imports nothing heavy: `--help` reads it."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-ENCODER_RATE_HZ = 16000  # that speech encoders were trained at
+from tuning.models.encoder_shapes import speech_shape
+
+Loading = Literal["auto", "resident", "streamed"]
+Segment = Literal["middle", "start"]
+Padding = Literal["masked", "silence", "zero"]
+ENCODER_RATE_HZ = 16000  # of the recordings that speech encoders were pretrained on
 
 
 class Settings(BaseModel):
-    """Base of every settings section: unknown names are errors, numbers may stand for text."""
+    """Base of every settings section: unknown names are errors, a number given for a text becomes that text."""
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True, validate_default=False)
 
 
+@dataclass(frozen=True, init=False)
+class Only:
+    """Mark a setting that counts for some choices of another one of its section alone.
+
+    >>> Only("name", "adam").also("name", "mine:lion").choices
+    ('adam', 'mine:lion')
+    """
+
+    setting: str
+    choices: tuple[str, ...]
+
+    def __init__(self, setting: str, *choices: str) -> None:
+        object.__setattr__(self, "setting", setting)
+        object.__setattr__(self, "choices", choices)
+
+    def also(self, setting: str, choice: str) -> "Only":
+        """The same with one more choice, if it is a choice of that setting."""
+        return Only(setting, *self.choices, choice) if setting == self.setting else self
+
+
 class DataSettings(Settings):
-    """Which recordings, where their labels stand, and what makes one unusable."""
+    """Which recordings, where their labels are, and what makes a recording unusable."""
 
     corpus: str = Field(
         "demo",
-        description="corpus layout: deam, demo, demo_speech, manifest, pmemo; with lyrics: demo_bimodal, merge; with "
-        "classes: cremad, emodb, iemocap, ravdess",
+        description="music: deam, demo, pmemo; songs with lyrics: demo_bimodal, merge; speech: cremad, demo_speech, "
+        "emodb, iemocap, ravdess; any CSV: manifest; your own: package.module:function",
     )
-    root: str | None = Field(None, description="folder or URI of the corpus; the demo makes its own")
-    manifest: str = Field("manifest.csv", description="table of the recordings, relative to data.root")
-    file_column: str = Field("file", description="column with the recording's path, relative to data.root")
+    root: str | None = Field(None, description="folder or URI of the corpus; demo corpora have their own")
+    manifest: str = Field("manifest.csv", description="CSV file of the recordings, relative to data.root")
+    file_column: str = Field("file", description="column with each recording's path, relative to data.root (manifest)")
     text_column: str | None = Field(
-        None, description="column with the path of each recording's text, relative to data.root"
+        None, description="column with the path of each recording's lyrics, relative to data.root"
     )
     target_columns: list[str] | None = Field(
-        None, description="columns of task.targets, in order (default: same names)"
+        None, description="columns with the labels, in the order of task.targets (default: columns of the same names)"
     )
     target_range: tuple[float, float] | None = Field(
-        None, description="scale of the labels, e.g. [1, 9], mapped to [-1, 1]; labels outside are errors"
+        None, description="scale of the labels, such as [1, 9], that is mapped to [-1, 1]; a label outside is an error"
     )
     label_column: str | None = Field(
         None, description="column with each recording's class, for task.name=classification"
     )
-    group_column: str | None = Field(None, description="column of the speaker or artist; groups never cross splits")
-    fold_column: str | None = Field(None, description="column of fixed folds, for split.test_fold")
+    group_column: str | None = Field(None, description="column with the speaker or artist, who is never in two splits")
+    fold_column: str | None = Field(None, description="column with the published folds, for split.test_fold")
     folds: str | None = Field(
         None,
-        description="named published folds or split of a corpus (ravdess: reslstm, emobox; merge: 70_15_15, 40_30_30; "
-        "default: the first of them)",
+        description="which published folds or split of a corpus (ravdess: reslstm, emobox; merge: 70_15_15, 40_30_30; "
+        "default: the first)",
     )
-    split_column: str | None = Field(None, description="column that says train, val or test")
+    split_column: str | None = Field(None, description="column with each recording's split: train, val or test")
     min_clip_seconds: float = Field(0.1, gt=0, description="shorter recordings are quarantined")
     silence_dbfs: float = Field(
         -80.0, lt=0, description="recordings whose peak is below this are quarantined as silent"
     )
     max_channels: int = Field(
-        2, ge=1, description="recordings with more channels are quarantined; others are mixed to mono"
+        2, ge=1, description="recordings with more channels are quarantined, others are mixed to mono"
     )
-    max_quarantined_share: float = Field(0.05, ge=0, le=1, description="stop when a larger share is quarantined")
-    prepared: str = Field(
-        "prepared", description="folder or URI (s3://, gs://) where features are kept and found again"
+    max_quarantined_share: float = Field(
+        0.05, ge=0, le=1, description="largest share that may be quarantined, else the command stops"
     )
-    loading: Literal["auto", "resident", "streamed"] = Field(
-        "auto", description="features in shared memory, or streamed from the shards; auto goes by size"
+    prepared: str = Field("prepared", description="folder or URI (s3://, gs://) where prepared features are kept")
+    loading: Loading = Field(
+        "auto",
+        description="features in memory, or streamed from disk in each epoch; auto: in memory if they fit",
     )
     verify: bool = Field(
         False,
-        description="read every recording and text again, not only those whose size or time of change is another",
+        description="read every recording and text again, even where its size and time of change are as before",
     )
 
 
 class SplitSettings(Settings):
-    """Who trains, who validates, and who is sealed for the one test at the end."""
+    """Which clips train, which validate, and which are sealed for the test at the end."""
 
     method: Literal["auto", "column", "folds", "group_folds", "leave_one_group_out", "grouped", "random"] = Field(
-        "auto", description="auto: the split column, else folds, else groups, else random, whichever the corpus has"
+        "auto",
+        description="how clips are split; auto: by split column, else folds, else groups, else at random",
     )
-    val_share: float = Field(0.15, gt=0, lt=1, description="share of clips for validation (grouped, random)")
-    test_share: float = Field(0.15, gt=0, lt=1, description="share of clips sealed for the test (grouped, random)")
+    val_share: float = Field(0.15, gt=0, lt=1, description="share of clips for validation (split grouped or random)")
+    test_share: float = Field(
+        0.15, gt=0, lt=1, description="share of clips sealed for the test (split grouped or random)"
+    )
     quadrants: Literal["median", "zero"] = Field(
         "median",
-        description="where the quadrants meet that splits keep alike: the targets' medians, or zero (labels centred by "
-        "data.target_range); classes are kept alike in their place",
+        description="stratify a regression by quadrants around the targets' medians, or around zero (labels centred by "
+        "data.target_range); classifications are stratified by class",
     )
-    seed: int = Field(42, ge=0, description="seed of the grouped and random splits and of group_folds")
-    num_folds: int = Field(5, ge=2, description="folds that whole groups are dealt into (group_folds)")
+    seed: int = Field(42, ge=0, description="seed of the splits grouped, random and group_folds, and of inner_folds")
+    num_folds: int = Field(5, ge=2, description="number of folds (split.method=group_folds)")
     test_fold: str | None = Field(
-        None, description="fold that is sealed for the test (folds, group_folds; a group for leave_one_group_out)"
+        None, description="fold that is sealed for the test; with split.method=leave_one_group_out, the group"
     )
     val_fold: str | None = Field(
-        None, description="fold for validation (default: the corpus's own groups for it, else the one after test_fold)"
+        None,
+        description="fold for validation (default: groups that the corpus names, else the fold after test_fold)",
     )
-    dev_groups: list[str] | None = Field(None, description="groups for validation, in place of val_fold")
+    dev_groups: list[str] | None = Field(None, description="groups for validation, in place of split.val_fold")
     inner_folds: int | None = Field(
         None,
         ge=2,
-        description="each trial is a cross-validation: so many folds of the clips of train and validation, the test "
-        "untouched (default: one validation split)",
+        description="make each trial a cross-validation with this number of folds, dealt from the training and "
+        "validation clips (default: one validation split)",
     )
 
     @model_validator(mode="after")
-    def _some_are_left_to_train(self) -> "SplitSettings":
+    def _check_shares(self) -> "SplitSettings":
         if self.val_share + self.test_share >= 1:
             raise ValueError("val_share + test_share: expected less than 1, so that clips are left to train on")
         return self
 
 
 class FeatureSettings(Settings):
-    """What the model hears: frames x features, computed once per recording."""
+    """The input of the model, frames x features, computed once per recording."""
 
     name: Literal["mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma", "encoder"] = (
         Field(
             "mfcc",
-            description="cepstral coefficients, mel spectrogram in dB, pitch classes, or several side by side; or the "
-            "hidden states of a pretrained speech encoder",
+            description="mfcc (cepstral coefficients), mel (spectrogram in dB), chroma (pitch classes) or several of "
+            "them; or encoder (hidden states of a pretrained speech encoder)",
         )
     )
     encoder: str | None = Field(
         None, description="hub name or folder of a wav2vec 2.0, HuBERT or WavLM model (features.name=encoder)"
     )
     encoder_layer: int = Field(
-        -1, ge=-1, description="hidden state: -1 the last, 0 what enters the first transformer layer, else that layer's"
+        -1, ge=-1, description="layer whose hidden states are used; -1: the last, 0: the input of the first"
     )
-    sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="recordings are resampled to this rate")
-    window_samples: int = Field(2048, ge=16, description="length of the analysis window (FFT size)")
+    sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="rate to which recordings are resampled")
+    window_samples: int = Field(2048, ge=16, description="length of the analysis window, which is the FFT size")
     hop_samples: int = Field(800, ge=1, description="step between frames; 800 at 16 kHz is 50 ms")
-    num_mels: int = Field(128, ge=1, description="mel bands")
-    num_mfcc: int = Field(40, ge=1, description="cepstral coefficients kept (mfcc)")
-    fmin_hz: float = Field(0.0, ge=0, description="lowest mel frequency")
-    fmax_hz: float | None = Field(None, gt=0, description="highest mel frequency (default: half the sample rate)")
-    db_floor: float = Field(-80.0, lt=0, description="level of silence: decibels are clamped here")
+    num_mels: int = Field(128, ge=1, description="number of mel bands")
+    num_mfcc: int = Field(40, ge=1, description="number of cepstral coefficients (mfcc)")
+    fmin_hz: float = Field(0.0, ge=0, description="lowest frequency of the mel bands")
+    fmax_hz: float | None = Field(None, gt=0, description="highest frequency of the mel bands (default: half the rate)")
+    db_floor: float = Field(-80.0, lt=0, description="level of silence in dB: lower values are raised to it")
     db_reference: Literal["fixed", "peak"] = Field(
-        "fixed", description="0 dB is full power, or each clip's own loudest value, which hides how loud it is"
+        "fixed",
+        description="0 dB is full power (fixed) or each clip's loudest value (peak), which hides how loud it is",
     )
-    segment: Literal["middle", "start"] = Field("middle", description="what is kept of longer recordings, once trimmed")
-    padding: Literal["masked", "silence", "zero"] = Field(
+    segment: Segment = Field("middle", description="part of a longer recording that is kept, after features.trim_db")
+    padding: Padding = Field(
         "masked",
-        description="what follows a shorter clip: nothing that counts; the features of silence, which the model takes "
-        "for sound (an encoder has none); or zeros, which in decibels are loud",
+        description="what follows a shorter clip; masked: nothing that counts; silence: the features of silence, which "
+        "count as sound (not with an encoder); zero: zeros, which in decibels are loud, and count",
     )
     trim_db: float | None = Field(
         None,
         gt=0,
-        description="cut both ends of the recording where they stay so far below its loudest passage (null: keep them)",
+        description="cut the ends of a recording that stay this many dB below its loudest passage (null: keep them)",
     )
-    deltas: int = Field(0, ge=0, le=2, description="1: also each value's slope over time; 2: that one's slope, too")
+    deltas: int = Field(0, ge=0, le=2, description="1 adds first derivatives over time, 2 also second ones")
     num_frames: int = Field(
-        600, ge=1, description="frames the model sees: a segment of longer clips, padding of shorter"
+        600, ge=1, description="frames that the model sees; longer clips are cut (features.segment), shorter padded"
     )
 
     @model_validator(mode="after")
@@ -175,64 +207,62 @@ class FeatureSettings(Settings):
 
     @property
     def parts(self) -> list[str]:
-        """What stands side by side in a frame, in order."""
+        """The kinds of features in a frame, in order."""
         return self.name.split("+")
 
     @property
     def widths(self) -> dict[str, int]:
-        """Values per frame of each part, without deltas.
-
-        Raises ValueError when there is no such encoder, whose own settings say how many it gives.
-        """
+        """Features per frame of each part, without deltas. Raises ValueError when the encoder is not found."""
         if self.name == "encoder":
-            from tuning.models.speech_encoder_config import shape_of
-
-            return {"encoder": shape_of(self.encoder).hidden_size}
+            return {"encoder": speech_shape(self.encoder).hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
         return {part: known[part] for part in self.parts}
 
     @property
     def num_features(self) -> int:
-        """Values per frame."""
+        """Features per frame, deltas included."""
         return sum(self.widths.values()) * (1 + self.deltas)
 
 
 class AugmentSettings(Settings):
-    """What training clips are changed by: wave effects from a bank prepared once, masks and mixup drawn per batch.
+    """Augmentation of training clips: wave effects from a bank prepared once, masks and mixup drawn per batch.
 
-    Each time a clip is drawn it gets one wave effect at most, effect e with probability `<e>_prob` and none with the
-    rest, so that a clip from the bank and one augmented on the spot have the same distribution. Ranges and `versions`
-    decide what the bank holds; probabilities, masks and mixup only how it is drawn from.
+    A drawn clip gets at most one wave effect: effect e with probability `<e>_prob`, none with the remaining one. Ranges
+    and `versions` decide what the bank holds, probabilities how often it is used.
     """
 
-    stretch_prob: float = Field(0.0, ge=0, le=1, description="share of clips whose tempo changes, pitch kept")
-    pitch_prob: float = Field(0.0, ge=0, le=1, description="share of clips whose pitch changes, tempo kept")
+    stretch_prob: float = Field(0.0, ge=0, le=1, description="share of clips stretched in time, at the same pitch")
+    pitch_prob: float = Field(0.0, ge=0, le=1, description="share of clips shifted in pitch, at the same tempo")
     noise_prob: float = Field(0.0, ge=0, le=1, description="share of clips with white noise added")
-    speed_prob: float = Field(0.0, ge=0, le=1, description="share of clips whose tempo and pitch change together")
-    room_prob: float = Field(0.0, ge=0, le=1, description="share of clips heard in a simulated room")
-    formant_prob: float = Field(0.0, ge=0, le=1, description="share of clips whose formants move, pitch kept")
-    stretch_range: tuple[float, float] = Field((0.8, 1.2), description="tempo as a factor, 0.5 to 2")
-    pitch_semitones: float = Field(2.0, gt=0, le=12, description="largest change of pitch, up or down")
+    speed_prob: float = Field(0.0, ge=0, le=1, description="share of clips played faster or slower, pitch included")
+    room_prob: float = Field(0.0, ge=0, le=1, description="share of clips with the reverberation of a room")
+    formant_prob: float = Field(0.0, ge=0, le=1, description="share of clips whose formants move, at the same pitch")
+    stretch_range: tuple[float, float] = Field(
+        (0.8, 1.2), description="lowest and highest tempo factor, within 0.5 to 2"
+    )
+    pitch_semitones: float = Field(2.0, gt=0, le=12, description="largest shift of the pitch, up or down, in semitones")
     noise_range: tuple[float, float] = Field(
-        (0.001, 0.01), description="amplitude (rms) of the noise as a share of the clip's peak"
+        (0.001, 0.01), description="lowest and highest rms of the noise, as a share of the clip's peak"
     )
-    speed_range: tuple[float, float] = Field((0.9, 1.1), description="tempo and pitch as a factor, 0.5 to 2")
-    room_seconds: tuple[float, float] = Field((0.1, 0.5), description="reverberation time (RT60) of the room")
-    formant_range: tuple[float, float] = Field((0.9, 1.1), description="formant frequencies as a factor, 0.5 to 2")
-    versions: int = Field(2, ge=1, le=100, description="copies of each training clip and effect in the bank")
-    time_masks: int = Field(0, ge=0, description="stretches of frames masked in a clip (SpecAugment)")
-    time_mask_frames: int = Field(20, ge=1, description="longest time mask; never over half of a clip's frames")
-    freq_masks: int = Field(0, ge=0, description="stretches of mel bands masked in a clip (SpecAugment)")
+    speed_range: tuple[float, float] = Field((0.9, 1.1), description="lowest and highest speed factor, within 0.5 to 2")
+    room_seconds: tuple[float, float] = Field((0.1, 0.5), description="shortest and longest RT60 of the room")
+    formant_range: tuple[float, float] = Field(
+        (0.9, 1.1), description="lowest and highest formant factor, within 0.5 to 2"
+    )
+    versions: int = Field(2, ge=1, le=100, description="versions of each training clip under each wave effect")
+    time_masks: int = Field(0, ge=0, description="number of time masks on a clip (SpecAugment)")
+    time_mask_frames: int = Field(20, ge=1, description="longest time mask, in frames; at most half of the clip")
+    freq_masks: int = Field(0, ge=0, description="number of frequency masks on a clip (SpecAugment)")
     freq_mask_bands: int = Field(24, ge=1, description="widest frequency mask, in mel bands")
-    mask_prob: float = Field(1.0, ge=0, le=1, description="share of clips that are masked")
+    mask_prob: float = Field(1.0, ge=0, le=1, description="share of training clips that are masked")
     synthetic_share: float = Field(
-        0.0, ge=0, le=10, description="clips made by a GAN (section gan) for each real one in an epoch"
+        0.0, ge=0, le=10, description="clips generated by a GAN (section gan) per real clip in an epoch"
     )
-    mixup_prob: float = Field(0.0, ge=0, le=1, description="share of batches whose clips are mixed in pairs")
-    mixup_alpha: float = Field(0.4, gt=0, description="mixup: the share of a clip is drawn from Beta(alpha, alpha)")
+    mixup_prob: float = Field(0.0, ge=0, le=1, description="share of training batches that are mixed in pairs")
+    mixup_alpha: float = Field(0.4, gt=0, description="mixup draws shares from Beta(alpha, alpha)")
 
     @model_validator(mode="after")
-    def _possible(self) -> "AugmentSettings":
+    def _check_ranges(self) -> "AugmentSettings":
         effects = self.effects()
         if (total := sum(effects.values())) > 1 + 1e-9:
             names = " + ".join(f"{effect}_prob" for effect in effects)
@@ -258,10 +288,31 @@ class AugmentSettings(Settings):
         return {effect: prob for effect in known if (prob := getattr(self, f"{effect}_prob")) > 0}
 
 
-# Settings that a corpus brings along, between the space file and the command line. The demo shortens
-# its clips (4 s in place of 30 s) so that a whole search ends in minutes on a laptop. DEAM's documented split is
-# by song, though artists have several songs there; the tables with the labels do not name them. IEMOCAP is
-# reported on four classes almost everywhere, excitement counted as happiness.
+def stored_features(features: FeatureSettings, settings: AugmentSettings) -> FeatureSettings:
+    """The features to store in shards: MFCC need their mel bands, too, if frequencies are masked.
+
+    Raises ValueError when frequencies can't be masked.
+    """
+    if settings.freq_masks == 0:
+        return features
+    if not {"mel", "mfcc"} & set(features.parts):
+        raise ValueError(
+            f"augment.freq_masks: expected 0 with features.name={features.name}, which has no mel bands to mask, "
+            f"got {settings.freq_masks}"
+        )
+    if settings.freq_mask_bands > features.num_mels:
+        raise ValueError(
+            f"augment.freq_mask_bands: expected at most features.num_mels ({features.num_mels}), "
+            f"got {settings.freq_mask_bands}"
+        )
+    if "mel" in features.parts:
+        return features
+    return features.model_copy(update={"name": f"mel+{features.name}"})
+
+
+# Defaults of a corpus, which override the space file and are overridden by the command line. The demo has clips of 4 s
+# and small networks, so that a whole search ends in minutes on a laptop. DEAM is split by song, as documented, because
+# its tables do not name artists. IEMOCAP is mostly reported on four classes, excitement counted as happiness.
 CORPUS_DEFAULTS: dict[str, dict[str, object]] = {
     "deam": {
         "data.target_range": [1, 9],

@@ -1,4 +1,4 @@
-"""Folders and buckets through one door: local paths, s3:// and gs:// by pyarrow's file systems."""
+"""Read and write files in local folders and in buckets (s3://, gs://) by pyarrow's file systems."""
 
 import contextlib
 import os
@@ -8,10 +8,9 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from pyarrow import fs
+from pyarrow import fs
 
 
 @dataclass(frozen=True)
@@ -23,49 +22,44 @@ class FileStat:
 
 
 def is_uri(location: str) -> bool:
-    """Whether `location` names a file system (s3://bucket/folder), not a local path."""
+    """Whether a location is a URI such as s3://bucket/folder, not a local path."""
     return "://" in location
 
 
 def absolute(location: str) -> str:
-    """The location as any process on this file system would write it."""
+    """A local path made absolute; a URI as it is."""
     return location if is_uri(location) else os.path.abspath(os.path.expanduser(location))
 
 
 @lru_cache(maxsize=64)
-def open_storage(folder: str) -> "tuple[fs.FileSystem, str]":
+def open_storage(folder: str) -> tuple[fs.FileSystem, str]:
     """pyarrow's file system for a folder or URI, and the path of the folder within it.
 
-    Kept, since a new connection to an object store takes round trips.
+    Cached, because a new connection to an object store takes round trips.
     """
-    from pyarrow import fs
-
     if is_uri(folder):
         return fs.FileSystem.from_uri(folder)
     return fs.LocalFileSystem(), absolute(folder)
 
 
 def below(folder: str, *names: str) -> str:
-    """The location of a folder within a folder or URI, options of the URI (?endpoint_override=...) kept."""
-    base, mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
-    return posixpath.join(base, *names) + mark + options
+    """Join names to a folder or URI; options of the URI (?endpoint_override=...) stay at its end."""
+    base, question_mark, options = folder.partition("?") if is_uri(folder) else (folder, "", "")
+    return posixpath.join(base, *names) + question_mark + options
 
 
 def read_bytes(folder: str, name: str) -> bytes:
-    """Everything in a file. Raises OSError, FileNotFoundError among them."""
+    """Read a file. Raises OSError, such as FileNotFoundError."""
     filesystem, base = open_storage(folder)
     with filesystem.open_input_stream(posixpath.join(base, name)) as stream:
         return stream.read()
 
 
 def write_bytes(folder: str, name: str, content: Any) -> None:
-    """Write a file so that a reader sees all of it or none, whatever kills the writer.
+    """Write bytes or a buffer to a file atomically: a reader sees all of it or nothing.
 
-    `content` is bytes or a buffer. Local files are written under another name and moved; object stores show
-    an object only once it is whole.
+    Local files are written under another name and renamed; object stores show complete objects only.
     """
-    from pyarrow import fs
-
     filesystem, base = open_storage(folder)
     path = posixpath.join(base, name)
     if not isinstance(filesystem, fs.LocalFileSystem):
@@ -84,23 +78,21 @@ def write_bytes(folder: str, name: str, content: Any) -> None:
 
 
 def exists(folder: str, name: str) -> bool:
-    """Whether a file is there."""
+    """Whether a file exists."""
     return bool(stat_files(folder, [name]))
 
 
 def list_names(folder: str) -> set[str]:
-    """Names of the files in a folder; empty where there is no such folder."""
-    from pyarrow import fs
-
+    """Names of the files in a folder; empty if there is no such folder."""
     filesystem, path = open_storage(folder)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     return {info.base_name for info in infos if info.is_file}
 
 
 def list_folder(folder: str, name: str = "") -> dict[str, bool]:
-    """Names in the folder `name` below a folder or URI, each with whether it is a folder itself.
+    """Names in the folder `name` below a folder or URI, and whether each is a folder; empty if there is none.
 
-    Empty where there is no such folder. Names may hold spaces, which a URI could not.
+    `name` may have spaces, which a URI may not.
     """
     if not is_uri(folder):
         try:
@@ -108,17 +100,15 @@ def list_folder(folder: str, name: str = "") -> dict[str, bool]:
                 return {entry.name: entry.is_dir() for entry in entries}
         except (FileNotFoundError, NotADirectoryError):
             return {}
-    from pyarrow import fs
-
     filesystem, base = open_storage(folder)
     infos = filesystem.get_file_info(fs.FileSelector(posixpath.join(base, name), allow_not_found=True))
     return {info.base_name: not info.is_file for info in infos}
 
 
 def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
-    """Size and time of files below a folder, those that are missing or no files left out.
+    """Size and time of change of files below a folder, without missing ones and folders.
 
-    In threads, as each costs a round trip on an object store.
+    In threads, because each file costs a round trip to an object store.
     """
     filesystem, base = open_storage(folder)
     names = list(names)
@@ -132,9 +122,7 @@ def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
 
 
 def list_files(folder: str) -> dict[str, FileStat]:
-    """Every file below a folder or URI by its path within it, half-written ones left out; empty without the folder."""
-    from pyarrow import fs
-
+    """Files below a folder or URI by relative path, without unfinished ones; empty if there is no such folder."""
     filesystem, base = open_storage(folder)
     infos = filesystem.get_file_info(fs.FileSelector(base, recursive=True, allow_not_found=True))
     return {
@@ -145,21 +133,21 @@ def list_files(folder: str) -> dict[str, FileStat]:
 
 
 def delete(folder: str, name: str) -> None:
-    """Delete a file; one that is not there is no error."""
+    """Delete a file if it exists."""
     filesystem, base = open_storage(folder)
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_file(posixpath.join(base, name))
 
 
 def delete_folder(folder: str) -> None:
-    """Delete everything below a folder or URI; one that is not there is no error."""
+    """Delete a folder or URI with all its files, if it exists."""
     filesystem, base = open_storage(folder)
     with contextlib.suppress(FileNotFoundError):
         filesystem.delete_dir(base)
 
 
 def copy_within(folder: str, target: str, names: Iterable[str]) -> None:
-    """Copy files of a folder to another of the same storage; an object store does so itself."""
+    """Copy files to another folder of the same storage; an object store copies without a download."""
     filesystem, base = open_storage(folder)
     _, into = open_storage(target)
 

@@ -3,9 +3,9 @@
 #
 #   sbatch deploy/slurm.sh space=crnn data.root=/shared/music storage=/shared/results data.prepared=/shared/prepared
 #
-# What follows the script's name is the command line of `python -m tuning.run`. Submit from the project's root, on a file
-# system that all nodes see, with an environment in .venv (or VENV=/path). A job that ran out of time is gone on with by
-# the same command. Tested: with stand-ins for srun and scontrol on one machine. Never launched on a Slurm cluster.
+# The words after the script's name are those of `python -m tuning.run`. Submit from the project's root, on a file
+# system that all nodes see, with a virtual environment in .venv (or VENV=/path). To resume a job that ran out of time,
+# submit it again. Tested: with replacements for srun and scontrol on one machine. Never launched on a Slurm cluster.
 
 #SBATCH --job-name=audio-emotion
 #SBATCH --nodes=2
@@ -23,12 +23,12 @@ PATH="${VENV:-$PWD/.venv}/bin:$PATH"
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=${nodes[0]}
-# An address of its first network; the name may stand for 127.0.1.1 on the node itself.
+# The address on its first network; the name may resolve to 127.0.1.1 on the node itself.
 address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname -I | awk '{print $1}')
-# Several jobs may share a node: a port for each job.
+# Several jobs may share a node, so each job has a port of its own.
 port=$((20000 + SLURM_JOB_ID % 20000))
 
-# Everyone on these nodes could reach our Ray: a token for this job alone, which srun hands on to its steps.
+# Everyone on these nodes can reach this Ray, so the job has a token of its own, which srun passes on to its steps.
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_USAGE_STATS_ENABLED=0
 
@@ -37,7 +37,7 @@ gpus=${SLURM_GPUS_ON_NODE:-0}
 started=()
 trap 'kill "${started[@]}" 2>/dev/null || true' EXIT
 
-# --block: the step lives as long as its Ray, and ends with the job.
+# With --block the step runs as long as its Ray, and ends with the job.
 srun --nodes=1 --ntasks=1 --nodelist="$head" \
     ray start --head --node-ip-address="$address" --port="$port" --num-cpus="$cpus" --num-gpus="$gpus" \
     --include-dashboard=false --block &
@@ -49,7 +49,7 @@ for node in "${nodes[@]:1}"; do
 done
 
 export RAY_ADDRESS=$address:$port
-# How many trials run at once is decided when the search begins, so all nodes have to be there.
+# The search decides at its start how many trials run at once, so all nodes must have joined.
 python - "${#nodes[@]}" <<'PYTHON'
 import sys, time
 import ray
@@ -68,7 +68,7 @@ while found < wanted:
     time.sleep(2)
 PYTHON
 
-# Slurm signals this shell, which hands the signal on and waits for the search to close its books.
+# Slurm signals this shell, which passes the signal on and waits until the search has written its results.
 python -m tuning.run "$@" &
 search=$!
 trap 'kill -TERM "$search"' TERM

@@ -1,12 +1,16 @@
-"""Models by name. A new model is one file and one line here; dotted paths keep torch out of a name check."""
+"""Models by name. A new model is one file and one line here.
+
+The file has a class with its `Settings` nested in it. To keep torch out of `--help` and of every check before a search,
+the settings of the models here are classes of light modules of their own: those of `crnn.py` are `CRNNSettings` in
+`crnn_settings.py`, which `CRNN.Settings` names.
+"""
 
 if __name__ != "tuning.models":
     raise ImportError("this folder is the package tuning.models; import that")
 
-# Name -> where the class is, and where its settings are.
-MODELS: dict[str, tuple[str, str]] = {
-    "crnn": ("tuning.models.crnn:CRNN", "tuning.models.settings:CRNNSettings"),
-    "ser": ("tuning.models.ser:SER", "tuning.models.settings:SERSettings"),
-    "bimodal": ("tuning.models.bimodal:Bimodal", "tuning.models.settings:BimodalSettings"),
-    "vit": ("tuning.models.vit:ViT", "tuning.models.settings:ViTSettings"),
+MODELS: dict[str, str] = {
+    "crnn": "tuning.models.crnn:CRNN",
+    "ser": "tuning.models.ser:SER",
+    "bimodal": "tuning.models.bimodal:Bimodal",
+    "vit": "tuning.models.vit:ViT",
 }

@@ -1,4 +1,4 @@
-"""Self-attention as Keras's, and pooling by attention. Sequences are [batch, frames, channels]."""
+"""Self-attention as in Keras, and pooling by attention. Sequences are [batch, frames, channels]."""
 
 import torch
 import torch.nn.functional as F
@@ -8,12 +8,12 @@ from tuning.models.layers import Dense, valid_frames
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention, its input added, layer normalisation. [B, T, C] -> [B, T, C].
+    """Multi-head self-attention with a residual connection and layer norm. [B, T, C] -> [B, T, C].
 
-    Each of `heads` heads has queries, keys and values of width `key_dim`, whatever C is: `MultiHeadAttention` of
-    Keras, which `nn.MultiheadAttention` can't express. `dropout` acts on the attention's weights. With `lengths`
-    [B] no frame attends to padding; the rows of padding frames are of no meaning. Layer-norm epsilon 1e-3.
-    Source: guide part 9, variation 2.
+    Queries, keys and values of each head have width `key_dim`, which does not depend on C: Keras's
+    `MultiHeadAttention`, which `nn.MultiheadAttention` can't express. `dropout` acts on the attention weights. With
+    `lengths` [B] no frame attends to padding, and the output of padding frames is undefined. The epsilon of the layer
+    norm is Keras's 1e-3. Source: Vaswani et al. 2017, section 3.2.2.
     """
 
     def __init__(self, channels: int, heads: int = 8, key_dim: int = 64, dropout: float = 0.1) -> None:
@@ -39,9 +39,9 @@ class SelfAttention(nn.Module):
 
 
 class AttentionPool(nn.Module):
-    """A mean over frames with learned weights, the softmax of products with a vector. [B, T, C] -> [B, C].
+    """Mean over frames, weighted by the softmax of their products with a learned vector. [B, T, C] -> [B, C].
 
-    The vector starts at zero, and so as the plain mean. With `lengths` [B] padding frames have no weight.
+    The vector starts at zero, so that the initial weights are equal. With `lengths` [B] padding frames weigh nothing.
     Source: Mirsamadi, Barsoum and Zhang 2017, equations 3 and 4.
     """
 

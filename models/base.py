@@ -1,24 +1,41 @@
-"""What the trainer, the optimiser and the export ask of a model, with answers for those that need none of it."""
+"""Base of the models: defaults for all that the trainer, the optimiser and the export ask of a model."""
+
+from typing import Any
 
 from torch import Tensor, nn
 
+from tuning.models.settings import ModelSettings
+
 
 class Model(nn.Module):
-    """A network from features [B, T, F] (and `num_frames`, and texts where it reads them) to outputs [B, K].
+    """Network from features [B, T, F] (with `num_frames`, and with texts if it reads them) to outputs [B, K].
 
-    A model of a user's own need not be one, as long as it has `penalty`.
+    It is built as `Class(settings, num_features, num_outputs)` from an instance of `Class.Settings`. A user's own class
+    need not inherit this one, as long as it has `Settings` and `penalty`.
     """
 
-    min_frames = 1  # fewest frames of a clip from which an output can be computed
+    Settings: type[ModelSettings]
+    min_frames = 1  # fewest frames of a clip that give an output
 
     def penalty(self) -> Tensor:
-        """What the model adds to the training loss: nothing, a scalar 0 on its device."""
+        """Return the scalar that is added to the training loss: 0 by default."""
         return next(self.parameters()).new_zeros(())
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Weights that came pretrained and are trained from the start, at `optim.encoder_learning_rate`."""
+        """Return pretrained weights that are trained from the first epoch, at `optim.encoder_learning_rate`."""
         return []
 
     def unfreezing(self) -> list[tuple[int, list[nn.Parameter]]]:
-        """Weights that are trained only from an epoch on, counted from 1: the epoch and the weights, one layer each."""
+        """Return pretrained weights that are trained only from a later epoch on: the epoch (from 1) and the weights."""
         return []
+
+
+def pretrained_weights(model: nn.Module) -> list[tuple[int, list[nn.Parameter]]]:
+    """Return the pretrained weights of a model that are trained, with the epoch (from 1) at which that begins.
+
+    A class that does not inherit `Model` may define `encoder_parameters` and `unfreezing`, or else has the defaults.
+    """
+    defaults: Any = Model
+    encoder = getattr(type(model), "encoder_parameters", defaults.encoder_parameters)(model)
+    stages = getattr(type(model), "unfreezing", defaults.unfreezing)(model)
+    return [(epoch, list(weights)) for epoch, weights in [(1, encoder), *stages]]

@@ -1,4 +1,4 @@
-"""The bimodal model: what is heard and what is sung, each by a tower of its own, and what joins them."""
+"""Bimodal: an audio tower, a text tower, and their fusion."""
 
 from itertools import pairwise
 
@@ -6,22 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from tuning.models.base import Model
+from tuning.models.bimodal_settings import BimodalSettings
 from tuning.models.fusion import CrossAttention, GatedFusion
-from tuning.models.settings import BimodalSettings
 from tuning.models.text import TextTower
 from tuning.models.vgg import AudioTower
 
 
 class Bimodal(Model):
-    """Emotion of songs from spectrogram and lyrics; each modality alone to compare with.
+    """Emotion of songs from spectrogram and lyrics, or from one of them for comparison.
 
-    The audio tower is the guide's (`convs_per_block=2` its MODEL_4, `attention=feature` its state before the second
-    phase). The guide leaves open how the text's vector is made and joined. Initial weights come from torch's global
-    generator, of PyTorch's own distributions, as in the guide. Source: guide, phase 2.
+    The audio tower is the documented one (docs/sources.md); the text tower and the fusions are this project's. Initial
+    weights have PyTorch's own distributions and come from torch's global generator.
 
     Raises:
-        ValueError: too many blocks for so few mels, a text encoder that can't be had or has not so many layers.
+        ValueError: too many blocks for the number of mels, no such text encoder, or too few layers in it.
     """
+
+    Settings = BimodalSettings
 
     def __init__(self, settings: BimodalSettings, num_features: int, num_outputs: int) -> None:
         super().__init__()
@@ -51,13 +52,13 @@ class Bimodal(Model):
         text: Tensor | None = None,
         num_tokens: Tensor | None = None,
     ) -> Tensor:
-        """Outputs [B, num_outputs] of `features` [B, T, num_features] and `text`, as `settings.text_input` says.
+        """Return outputs [B, num_outputs] of `features` [B, T, num_features] and `text`.
 
-        `num_frames` and `num_tokens` [B] say how much of each is no padding, and may stay on the CPU. What a model of
-        one modality does not use is not looked at.
+        `settings.text_input` says what `text` holds. `num_frames` and `num_tokens` [B] are the lengths without padding;
+        they may stay on the CPU. A model of one modality ignores the input of the other.
 
         Raises:
-            ValueError: no text where the model reads it, shapes that do not fit, too few frames for the poolings.
+            ValueError: no text where the model reads it, wrong shapes, or too few frames for the poolings.
         """
         summary = self._joined(features, num_frames, text, num_tokens)
         for dense in self.hidden:
@@ -65,7 +66,7 @@ class Bimodal(Model):
         return self.output(summary)
 
     def encoder_parameters(self) -> list[nn.Parameter]:
-        """Those parameters of the pretrained encoder that are trained; their learning rate is another."""
+        """Return the parameters of the pretrained encoder that are trained."""
         if self.text is None or self.text.encoder is None:
             return []
         return [parameter for parameter in self.text.encoder.parameters() if parameter.requires_grad]

@@ -1,4 +1,4 @@
-"""The convolutional recurrent network that regresses emotion from a sequence of features."""
+"""CRNN: a convolutional recurrent network that predicts emotion from a sequence of features."""
 
 from itertools import pairwise
 
@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from tuning.models.attention import SelfAttention
 from tuning.models.base import Model
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.models.layers import (
     BatchNorm,
     Conv1dSame,
@@ -27,11 +28,10 @@ from tuning.models.pooling import (
     statistics_and_trends,
     statistics_over_frames,
 )
-from tuning.models.settings import CRNNSettings
 
 
 class ConvBlock(nn.Module):
-    """Convolution, batch-norm, convolution if there are two, pooling, dropout. [B, T, in] -> [B, T', filters]."""
+    """One convolution with batch norm, or two, then pooling and dropout. [B, T, in] -> [B, T', filters]."""
 
     def __init__(self, in_channels: int, filters: int, pool: Pool, rate: float, settings: CRNNSettings) -> None:
         super().__init__()
@@ -54,11 +54,11 @@ class ConvBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions and a shortcut around them, pooling, dropout. [B, T, in] -> [B, T', filters].
+    """Two convolutions with a shortcut, then pooling and dropout. [B, T, in] -> [B, T', filters].
 
-    Where the number of channels changes, a convolution leads to the new one before the shortcut branches off, and
-    the shortcut is a convolution of one frame; elsewhere it is the input itself. The second convolution is linear,
-    the activation follows the sum. No batch-norm. Source: guide part 9, variation 1.
+    Where the number of channels changes, a further convolution changes it first, and the shortcut, a convolution of
+    one frame, branches off after it. Elsewhere the shortcut is the identity. The activation follows the sum of both
+    branches. There is no batch norm. The layout is the documented one (docs/sources.md); the idea is He et al. 2016.
     """
 
     def __init__(self, in_channels: int, filters: int, pool: Pool, rate: float, settings: CRNNSettings) -> None:
@@ -84,9 +84,9 @@ class ResidualBlock(nn.Module):
 
 
 class Head(nn.Module):
-    """Hidden dense layers with dropout, a shortcut around them if wanted, the output layer. [B, in] -> [B, outputs].
+    """Hidden dense layers with dropout, and the output layer. [B, in] -> [B, outputs].
 
-    With `skip` a linear projection of the input is added to the last hidden layer. Source: guide parts 7 and 8.
+    With `head=skip` a linear projection of the input is added to the last hidden layer.
     """
 
     def __init__(self, width: int, num_outputs: int, settings: CRNNSettings) -> None:
@@ -113,17 +113,19 @@ class Head(nn.Module):
         return outputs.tanh() if self.bounded else outputs
 
     def kernels(self) -> list[Tensor]:
-        """The kernels that penalties act on: the hidden layers' and the shortcut's."""
+        """Return the kernels that are penalised: those of the hidden layers and of the projection."""
         return [layer.weight for layer in [*self.hidden, self.skip] if isinstance(layer, Dense)]
 
 
 class CRNN(Model):
-    """Convolution blocks, self-attention if wanted, stacked LSTMs, a dense head on a summary of the sequence.
+    """Convolution blocks, optional self-attention, stacked LSTMs, and a dense head on a summary of the sequence.
 
-    As it stands by default (guide part 8, `create_complete_crnn`): relu before batch-norm, one batch-norm per
-    block; the last LSTM's last state; dropout between the head's hidden layers and not before the output layer.
-    The settings hold the guide's other variants. Initial weights come from torch's global generator.
+    By default it is the documented complete network (docs/sources.md): ReLU before batch norm, one batch norm per
+    block, the last state of the last LSTM, and dropout between the head's hidden layers but not before its output.
+    Initial weights come from torch's global generator.
     """
+
+    Settings = CRNNSettings
 
     def __init__(self, settings: CRNNSettings, num_features: int, num_outputs: int) -> None:
         super().__init__()
@@ -163,17 +165,17 @@ class CRNN(Model):
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Predict [B, num_outputs] from `features` [B, T, num_features].
 
-        `num_frames` [B] says how many frames of each clip are no padding; it may stay on the CPU, and then whether
-        any clip is short is known without waiting for the GPU. Without it, or where all are full, nothing is
-        masked. With it, padding has no part in convolutions, batch statistics, pooling, attention, LSTMs and
-        summary: in inference a padded clip gives what it gives alone, unless pooling is adaptive, or `same` with
-        windows whose place depends on the length (stride above 1 and windows above 2 frames).
+        `num_frames` [B] is the length of each clip without padding. On the CPU it tells without waiting for the GPU
+        whether any clip is short. Where it is missing, or all clips are full, nothing is masked. Otherwise padding
+        does not influence convolutions, batch statistics, pooling, attention, LSTMs or the summary: in inference a
+        padded clip gives the same output as alone. Exceptions are adaptive pooling, and `same` pooling with strides
+        above 1 and windows above 2 frames, whose windows depend on the length of the batch.
 
-        `summary=last` is the guide's model, whose last state comes after the padding: it masks nothing, or with
-        attention or `input_statistics` all that comes before the LSTMs.
+        `summary=last`, the documented network, reads the last state after the padding. It masks nothing, or, with
+        attention or `input_statistics`, only the layers before the LSTMs.
 
         Raises:
-            ValueError: shapes that do not fit, or too few frames for the pooling.
+            ValueError: wrong shapes, or too few frames for the pooling.
         """
         why = f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_filters)"
         check_features(features, self.num_features, self.min_frames, why)
@@ -198,10 +200,10 @@ class CRNN(Model):
         return output
 
     def penalty(self) -> Tensor:
-        """Sum of `dense_l1 * |kernel| + dense_l2 * kernel**2` over the head's kernels, a scalar.
+        """Return the sum of `dense_l1 * |w| + dense_l2 * w**2` over the weights w of the head's kernels, a scalar.
 
-        Biases and output layer are left out. A term to add to the training loss, as Keras's regularisers are; a
-        weight decay of the optimiser is not the same under Adam. Source: guide parts 7 and 8.
+        Biases and the output layer are left out. It is a term of the training loss, as Keras's regularisers are:
+        under Adam a weight decay of the optimiser would not be the same.
         """
         absolute = squared = self.head.output.weight.new_zeros(())
         for kernel in self.head.kernels():
@@ -229,7 +231,7 @@ class CRNN(Model):
 
 
 def _pools(settings: CRNNSettings) -> list[Pool]:
-    """Each block's pooling; adaptive ones end at `adaptive_frames` and keep the ratios of `pool_sizes` before."""
+    """Return the pooling of each block. Adaptive ones keep the ratios of `pool_sizes` and end at `adaptive_frames`."""
     pools: list[Pool] = []
     frames = settings.adaptive_frames
     for _, size, _ in reversed(settings.per_block()):

@@ -1,4 +1,4 @@
-"""How the vectors of audio and text become one."""
+"""Fusion of audio and text: a gate between two vectors, and cross-attention between two sequences."""
 
 import torch
 from torch import Tensor, nn
@@ -8,9 +8,10 @@ from tuning.models.pooling import mean_over_frames
 
 
 class GatedFusion(nn.Module):
-    """g a + (1 - g) t of vectors `audio` a and `text` t, with a gate g = sigmoid(W [a; t]) per unit. [B, D] -> [B, D].
+    """Mix vectors a (audio) and t (text) as g a + (1 - g) t with a gate g = sigmoid(W [a; t]). [B, D] -> [B, D].
 
-    Source: Arevalo et al. 2017, equations 3 to 5, less the tanh of each modality, whose towers end in layers already.
+    Source: Arevalo et al. 2017, equations 3 to 5, without the tanh layer of each modality, since the towers end in
+    layers of their own.
     """
 
     def __init__(self, units: int) -> None:
@@ -23,10 +24,10 @@ class GatedFusion(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Frames attend to tokens and tokens to frames; each side's mean over what is no padding. -> [B, 2 units].
+    """Let frames attend to tokens and tokens to frames, and return the mean of each, [B, 2 units].
 
-    Frames [B, T, frame_width] and tokens [B, L, token_width] are projected to `units` first; padding, which must be
-    finite, has no part in it. Source: Vaswani et al. 2017, section 3.2.2; the two ways as in Lu et al. 2019.
+    Frames [B, T, frame_width] and tokens [B, L, token_width] are first projected to `units`. Padding must be finite
+    and is ignored. Source: Vaswani et al. 2017, section 3.2.2; both directions as in Lu et al. 2019.
     """
 
     def __init__(self, frame_width: int, token_width: int, units: int, heads: int) -> None:
@@ -43,5 +44,5 @@ class CrossAttention(nn.Module):
 
 
 def _padding(sequence: Tensor, lengths: Tensor | None) -> Tensor | None:
-    """Which positions of `sequence` [B, T, C] are padding, [B, T]; None where none is."""
+    """Return which positions of `sequence` [B, T, C] are padding, [B, T]; None where none are."""
     return None if lengths is None else ~valid_frames(lengths, sequence.shape[1]).squeeze(2)

@@ -1,4 +1,4 @@
-"""A conditional GAN of spectrograms: one network draws them for given labels, the other tells them from real ones."""
+"""Conditional GAN of spectrograms: a generator and a discriminator, both given the labels."""
 
 from itertools import pairwise
 
@@ -7,17 +7,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from tuning.models.settings import GANSettings
+from tuning.models.gan_settings import GANSettings
 
 HALVINGS = 16  # four layers of stride 2
 LEAKY_SLOPE = 0.2
-KEY_REDUCTION = 8  # channels per channel of the attention's queries and keys, as in SAGAN
+KEY_REDUCTION = 8  # channels of a map per channel of its queries and keys, as in SAGAN
 
 
 class SpatialAttention(nn.Module):
-    """Every place of a map [B, C, H, W] attends to all; `gamma`, 0 at first, weighs what comes of it.
+    """Self-attention between all positions of a map [B, C, H, W], weighted by `gamma`, which starts at 0.
 
-    y = x + gamma * W softmax(Q^T K) V with 1 x 1 convolutions Q, K of C/8 channels and V of C/2.
+    y = x + gamma * W softmax(Q^T K) V with 1 x 1 convolutions Q and K to C/8 channels and V to C/2.
     Source: Zhang et al. 2019, "Self-Attention Generative Adversarial Networks", section 3.
     """
 
@@ -31,7 +31,7 @@ class SpatialAttention(nn.Module):
         self.gamma = nn.Parameter(torch.zeros(()))
 
     def forward(self, maps: Tensor) -> Tensor:
-        """The maps [B, C, H, W] with what they attend to added."""
+        """Return the maps [B, C, H, W] with the attention's output added."""
         # [B, H * W, channels]; the paper does not scale the products
         query, key, value = (layer(maps).flatten(2).transpose(1, 2) for layer in (self.query, self.key, self.value))
         attended = F.scaled_dot_product_attention(query, key, value, scale=1.0)
@@ -41,11 +41,11 @@ class SpatialAttention(nn.Module):
 class Generator(nn.Module):
     """Spectrograms from noise and labels.
 
-    The labels' embedding joins the noise and is projected to small maps, which four transposed convolutions make
-    sixteen times as long and high. Attention stands after the first, where a map of 600 x 128 is 76 x 16: its memory
-    grows with the square of the places. Initial weights come from torch's global generator, of PyTorch's own
-    distributions: with DCGAN's N(0, 0.02) the labels would at first hardly be heard beside the noise.
-    Source: guide, section 2.
+    The embedded labels are concatenated to the noise and projected to small maps, which four transposed convolutions
+    enlarge sixteen times in both directions. Attention follows the first of them, where the map of a spectrogram of
+    600 x 128 is 76 x 16, because its memory grows with the square of the number of positions. Initial weights have
+    PyTorch's own distributions and come from torch's global generator: with those of DCGAN, N(0, 0.02), the labels
+    would at first have almost no effect beside the noise. The layout is the documented one (docs/sources.md).
     """
 
     def __init__(self, settings: GANSettings, num_frames: int, num_features: int, num_conditions: int) -> None:
@@ -57,14 +57,14 @@ class Generator(nn.Module):
         places = self.map_shape[0] * self.map_shape[1]
         self.projection = nn.Linear(settings.latent_dim + units, channels[0] * places)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels)
-        # Batch-norm takes a bias before it away; Adam would drive it about by rounding errors.
+        # Batch norm cancels a bias before it, which Adam would change by rounding errors alone.
         self.ups = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 4, stride=2, padding=1, bias=b == 1) for a, b in pairwise([*channels, 1])
         )
         self.attention = SpatialAttention(channels[1])
 
     def forward(self, noise: Tensor, conditions: Tensor) -> Tensor:
-        """Spectrograms [B, T, F] within -1 and 1 of noise [B, latent_dim] and labels [B, K]."""
+        """Return spectrograms [B, T, F] between -1 and 1 for noise [B, latent_dim] and labels [B, K]."""
         joined = torch.cat([noise, self.embedding(conditions)], 1)
         maps = self.projection(joined).unflatten(1, (-1, *self.map_shape))
         for number, (norm, up) in enumerate(zip(self.norms, self.ups, strict=True)):
@@ -75,11 +75,12 @@ class Generator(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """How real a spectrogram with its labels looks, as a logit.
+    """Logit of whether a spectrogram with its labels is real.
 
-    The labels' embedding is a map of the spectrogram's size, its second channel. Every weight is divided by its largest
-    singular value (Miyato et al. 2018), which one power iteration per forward pass in training keeps up to date. There
-    is no batch-norm: it would undo that, and real and generated clips may share a batch. Source: guide, section 2.
+    The embedded labels are a map of the spectrogram's size, its second channel. Spectral norm divides every weight by
+    its largest singular value (Miyato et al. 2018), updated by one power iteration per forward pass in training. There
+    is no batch norm: it would undo the spectral norm, and a batch may mix real and generated clips. The layout is the
+    documented one (docs/sources.md).
     """
 
     def __init__(self, settings: GANSettings, num_frames: int, num_features: int, num_conditions: int) -> None:
@@ -99,7 +100,7 @@ class Discriminator(nn.Module):
         self.output = spectral_norm(nn.Linear(channels[-1] * places, 1))
 
     def forward(self, spectrograms: Tensor, conditions: Tensor) -> Tensor:
-        """Logits [B], above 0 for real, of spectrograms [B, T, F] and labels [B, K]."""
+        """Return logits [B], positive for real, of spectrograms [B, T, F] and labels [B, K]."""
         labels = self.embedding(conditions).unflatten(1, self.shape)
         maps = torch.stack([spectrograms, labels], 1)
         maps = F.pad(maps, (0, self.padding[1], 0, self.padding[0]))

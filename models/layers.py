@@ -1,7 +1,8 @@
-"""Layers that behave as Keras's do where PyTorch's own differ. Sequences are [batch, frames, channels].
+"""Layers that behave as Keras's where PyTorch's own differ. Sequences are [batch, frames, channels].
 
-Keras's `glorot_uniform` is torch's `xavier_uniform_` on [out, in] and [out, in, taps], the taps counting in both fans
-(Glorot and Bengio 2010, equation 16); its `orthogonal` of a [u, 4u] kernel is that of the transpose (Saxe et al. 2014).
+Keras's `glorot_uniform` is torch's `xavier_uniform_` on [out, in] and [out, in, taps], where both fans include the taps
+(Glorot and Bengio 2010, equation 16). Its `orthogonal` of a [u, 4u] kernel is torch's of the transpose (Saxe et al.
+2014).
 """
 
 from collections.abc import Callable
@@ -14,7 +15,7 @@ from tuning.models.settings import Activation, DropoutKind
 
 
 def forget_gate_bias_(bias: Tensor) -> Tensor:
-    """Fill an LSTM's `bias` [4u], gates in the order i, f, g, o, with zeros, the forget gate's with ones, in place.
+    """Fill an LSTM's `bias` [4u] in place with zeros, and the forget gate's part with ones. Gates are i, f, g, o.
 
     Source: Jozefowicz et al. 2015; Keras's `unit_forget_bias`.
     """
@@ -25,12 +26,12 @@ def forget_gate_bias_(bias: Tensor) -> Tensor:
 
 
 def dropout_mask(like: Tensor, shape: tuple[int, ...], rate: float) -> Tensor:
-    """Draw factors of `shape`: 0 with probability `rate`, else 1 / (1 - rate), so that the expectation is 1."""
+    """Draw factors of `shape`: 0 with probability `rate`, otherwise 1 / (1 - rate), so that their mean is 1."""
     return F.dropout(like.new_ones(shape), rate, training=True)
 
 
 def activation(name: Activation, leaky_slope: float = 0.01) -> Callable[[Tensor], Tensor]:
-    """The function by its name. `gelu` is exact (with erf), as Keras's is; swish is x * sigmoid(x)."""
+    """Return an activation by its name. `gelu` is exact (with erf), as in Keras; `swish` is x * sigmoid(x)."""
     if name == "leaky_relu":
         return nn.LeakyReLU(leaky_slope)
     functions: dict[str, Callable[[Tensor], Tensor]] = {
@@ -43,12 +44,12 @@ def activation(name: Activation, leaky_slope: float = 0.01) -> Callable[[Tensor]
 
 
 def valid_frames(lengths: Tensor, frames: int) -> Tensor:
-    """Which of `frames` frames are no padding, [B, frames, 1], from the clips' `lengths` [B]."""
+    """Return which of `frames` frames are no padding, [B, frames, 1], given the clips' `lengths` [B]."""
     return (torch.arange(frames, device=lengths.device) < lengths[:, None]).unsqueeze(2)
 
 
 def zero_padding(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """`sequence` [B, T, C] with zeros beyond the clips' `lengths` [B], whatever stood there; as it is if None."""
+    """Return `sequence` [B, T, C] with zeros beyond the clips' `lengths` [B]; unchanged where they are None."""
     if lengths is None:
         return sequence
     return sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), 0)
@@ -65,7 +66,7 @@ def as_sequence(image: Tensor) -> Tensor:
 
 
 class Dense(nn.Linear):
-    """Linear layer that starts as Keras's `Dense`: Glorot-uniform kernel, zero bias. [..., in] -> [..., out]."""
+    """Linear layer with the initial weights of Keras's `Dense`: Glorot-uniform kernel, zero bias."""
 
     def reset_parameters(self) -> None:
         nn.init.xavier_uniform_(self.weight)
@@ -73,10 +74,10 @@ class Dense(nn.Linear):
 
 
 class Conv1dSame(nn.Module):
-    """Convolution over frames with as many frames out as in. [B, T, in] -> [B, T, out].
+    """Convolution over frames that keeps their number. [B, T, in] -> [B, T, out].
 
-    Stride 1; `kernel_size - 1` zeros of padding, the odd one at the end. Where batch-norm follows at once, a bias
-    would be without effect. Source: Keras's `Conv1D(padding='same')`.
+    The stride is 1, and `kernel_size - 1` zeros are padded, the odd one at the end. A bias has no effect where batch
+    norm follows directly. Source: Keras's `Conv1D(padding='same')`.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int, bias: bool = True) -> None:
@@ -86,7 +87,7 @@ class Conv1dSame(nn.Module):
 
     def forward(self, sequence: Tensor) -> Tensor:
         taps = self.weight.shape[2]
-        # As a channels-last image the sequence needs no transposed copy, and oneDNN is a quarter faster on it.
+        # A channels-last image needs no transposed copy, and oneDNN is a quarter faster with it.
         image = as_image(sequence)
         if taps % 2 == 0:
             image = F.pad(image, ((taps - 1) // 2, taps // 2))
@@ -95,12 +96,12 @@ class Conv1dSame(nn.Module):
 
 
 class BatchNorm(nn.Module):
-    """Batch normalisation of channels over batch and frames. [B, T, C] -> [B, T, C].
+    """Batch norm of channels over batch and frames. [B, T, C] -> [B, T, C].
 
-    `momentum` is the share of the moving statistics that is kept, which PyTorch calls 1 - momentum. The moving
-    variance follows the biased variance of the batch, where PyTorch's layer follows the unbiased one. With
-    `lengths` [B], padding counts in neither; what comes out in its place is of no meaning.
-    Source: Keras's `BatchNormalization`, whose epsilon of 1e-3 is kept too.
+    `momentum` is the share of the moving statistics that is kept: 1 minus PyTorch's momentum. The moving variance
+    averages the biased variance of the batches, where PyTorch's layer averages the unbiased one. With `lengths` [B] the
+    statistics leave out padding, and the output of padding frames is undefined.
+    Source: Keras's `BatchNormalization`, with its epsilon of 1e-3.
     """
 
     running_mean: Tensor
@@ -117,14 +118,14 @@ class BatchNorm(nn.Module):
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
         if lengths is None or not self.training:
             return self._normalised(sequence)
-        # The clips' frames in a row: the fused kernel reads them alone, in a third of the time that masks would take.
+        # The fused kernel on the valid frames alone takes a third of the time of a masked computation.
         frames = sequence.flatten(0, 1)
         index = valid_frames(lengths, sequence.shape[1]).flatten().nonzero().squeeze(1)
         normalised = self._normalised(frames.index_select(0, index).unsqueeze(0)).squeeze(0)
         return torch.zeros_like(frames, dtype=normalised.dtype).index_copy(0, index, normalised).view_as(sequence)
 
     def _normalised(self, sequence: Tensor) -> Tensor:
-        # A copy, since autograd keeps the tensor that the kernel updates and forbids a later change of it.
+        # A copy, because autograd keeps the tensor that the kernel updates, and it must not change afterwards.
         variance = self.running_var.clone()
         image = F.batch_norm(
             as_image(sequence),
@@ -144,10 +145,10 @@ class BatchNorm(nn.Module):
 
 
 class Dropout(nn.Module):
-    """Dropout of a sequence [B, T, C]: of single elements, of a clip's channels or of its time steps.
+    """Dropout of a sequence [B, T, C]: of single elements, of a clip's channels or of its frames.
 
-    `channel` draws a mask [B, 1, C] and drops channels through the whole clip, `time_step` one of [B, T, 1] and
-    drops all channels of a frame. Source: Keras's `Dropout`, `SpatialDropout1D` and `Dropout(noise_shape=)`.
+    `channel` drops channels for the whole clip (mask [B, 1, C]), `time_step` drops all channels of a frame (mask
+    [B, T, 1]). Source: Keras's `Dropout`, `SpatialDropout1D` and `Dropout(noise_shape=)`.
     """
 
     def __init__(self, rate: float, kind: DropoutKind = "element") -> None:
@@ -163,12 +164,12 @@ class Dropout(nn.Module):
 
 
 def clip_lengths(features: Tensor, num_frames: Tensor | None, name: str = "num_frames") -> Tensor | None:
-    """`num_frames` [B] for the masks of `features` [B, T, ...], on their device; None where no clip has padding.
+    """Return `num_frames` [B] on the device of `features` [B, T, ...]; None where no clip has padding.
 
-    Where `num_frames` is on the CPU, this does not wait for the GPU. A length below 1 counts as 1.
+    With `num_frames` on the CPU this does not wait for the GPU. A length below 1 becomes 1.
 
     Raises:
-        ValueError: not one number of frames per clip.
+        ValueError: not one number per clip; calls it `name`.
     """
     if num_frames is None:
         return None
@@ -180,7 +181,11 @@ def clip_lengths(features: Tensor, num_frames: Tensor | None, name: str = "num_f
 
 
 def check_features(features: Tensor, num_features: int, min_frames: int, why: str) -> None:
-    """Raises ValueError unless `features` is [batch, frames, num_features] with at least `min_frames` frames."""
+    """Check that `features` is [batch, frames, num_features] with at least `min_frames` frames.
+
+    Raises:
+        ValueError: it is not; `why` says what needs so many frames.
+    """
     if features.ndim != 3 or features.shape[2] != num_features:
         raise ValueError(f"features: expected [batch, frames, {num_features}], got {list(features.shape)}")
     if features.shape[1] < min_frames:

@@ -1,4 +1,4 @@
-"""LSTM layers: Keras's behaviour at the speed of PyTorch's kernel. Sequences are [batch, frames, channels]."""
+"""LSTM layers that behave as Keras's and use PyTorch's fused kernel. Sequences are [batch, frames, channels]."""
 
 from typing import Any, Literal
 
@@ -10,21 +10,21 @@ from tuning.models.layers import dropout_mask, forget_gate_bias_
 
 
 class LSTM(nn.Module):
-    """One LSTM layer with the parameters of Keras's and the speed of PyTorch's. [B, T, in] -> [B, T, units].
+    """One LSTM layer with the parameters of Keras's. [B, T, in] -> [B, T, units].
 
-    The output holds every frame's state; the last one is `output[:, -1]`. One bias, where PyTorch's layer trains
-    two whose sum alone counts.
+    The output holds the state of every frame. There is one bias, where PyTorch's layer has two of which only the sum
+    matters.
 
-    `dropout` acts on the input with one mask per sample for all frames and gates. Keras does the same without
-    recurrent dropout; with it, it draws one input mask per gate.
+    `dropout` acts on the input, with one mask per sample for all frames and gates. Keras does the same without
+    recurrent dropout, and draws one input mask per gate with it.
 
-    `recurrent_dropout` masks the columns of the recurrent weight: gate by gate, which units of the previous state
-    are read. A mask is drawn once per forward pass and shared by the batch and all frames. Keras draws a mask per
-    sample, shared by all frames; that needs a matrix product per gate and frame, which no fused kernel offers.
-    Each sample sees masks of the same distribution in both, but here the samples of one batch see the same one.
+    `recurrent_dropout` masks columns of the recurrent weight: for each gate, which units of the previous state are
+    read. A mask is drawn once per forward pass and holds for the batch and all frames. Keras draws one per sample,
+    which needs a matrix product per gate and frame that no fused kernel offers. The masks of each sample have the same
+    distribution in both, but here all samples of a batch share them.
 
-    `activation`, of the candidate and of the cell, is `tanh` in the fused kernel; `relu` and `sigmoid` go through
-    the frames in a loop. The gates are sigmoid in all of them.
+    `activation` is that of the candidate and of the cell. `tanh` runs in the fused kernel, `relu` and `sigmoid` in a
+    loop over frames. The gates always have sigmoid.
     """
 
     no_bias: Tensor
@@ -46,7 +46,7 @@ class LSTM(nn.Module):
         self.register_buffer("no_bias", torch.zeros(4 * units), persistent=False)
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The states of all frames. `lengths` is not used: what follows a frame does not reach it."""
+        """Return the states of all frames. `lengths` is not used, since no frame influences an earlier one."""
         batch, _, channels = sequence.shape
         weight_hh: Tensor = self.weight_hh
         if self.training and self.dropout > 0:
@@ -77,11 +77,11 @@ class LSTM(nn.Module):
 
 
 class Bidirectional(nn.Module):
-    """An LSTM that reads forwards and one that reads backwards, concatenated. [B, T, in] -> [B, T, 2 * units].
+    """Two LSTMs, one of which reads backwards, concatenated. [B, T, in] -> [B, T, 2 * units].
 
-    All states stand at their frames: the backward LSTM's last one is at frame 0. With `lengths` [B] it starts at
-    each clip's own last frame. Both draw their own dropout masks. Arguments are those of `LSTM`.
-    Source: Keras's `Bidirectional(merge_mode='concat')`.
+    Each state has the index of its frame, so that the last state of the backward LSTM is at frame 0. With `lengths`
+    [B] that LSTM starts at each clip's own last frame. Both draw their own dropout masks. Arguments are those of
+    `LSTM`. Source: Keras's `Bidirectional(merge_mode='concat')`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -94,7 +94,7 @@ class Bidirectional(nn.Module):
 
 
 def reversed_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """`sequence` [B, T, C] with each clip's first `lengths` [B] frames in reverse, all frames if None."""
+    """Return `sequence` [B, T, C] with the first `lengths` [B] frames of each clip reversed; all frames if None."""
     if lengths is None:
         return sequence.flip(1)
     frame = torch.arange(sequence.shape[1], device=sequence.device)
@@ -104,9 +104,9 @@ def reversed_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def last_state(states: Tensor, lengths: Tensor | None, bidirectional: bool) -> Tensor:
-    """The state after the last frame, of both directions if there are two. [B, T, width] -> [B, width].
+    """Return the last state, of both directions if there are two. [B, T, width] -> [B, width].
 
-    With `lengths` [B] the last frame is each clip's own. The backward direction ends at frame 0.
+    With `lengths` [B] it is that of each clip's own last frame. The backward direction ends at frame 0.
     """
     clips = torch.arange(states.shape[0], device=states.device)  # len() would fix the number in an exported graph
     last = states[:, -1] if lengths is None else states[clips, lengths - 1]
@@ -117,7 +117,7 @@ def last_state(states: Tensor, lengths: Tensor | None, bidirectional: bool) -> T
 
 
 def _one_chunk(weights: list[Tensor]) -> list[Tensor]:
-    """Copy weights into one stretch of memory: elsewhere cuDNN copies them itself and warns at every call."""
+    """Copy weights into one block of memory. Otherwise cuDNN copies them itself and warns at every call."""
     chunk = torch.cat([weight.flatten() for weight in weights])
     return [
         part.view_as(weight) for part, weight in zip(chunk.split([w.numel() for w in weights]), weights, strict=True)

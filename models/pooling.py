@@ -13,15 +13,14 @@ from tuning.models.settings import Pooling
 class Pool(nn.Module):
     """Maximum or average over windows of frames. [B, T, C] -> [B, `num_frames(T)`, C].
 
-    Fixed windows (`max`, `average`) hold `size` frames and begin every `stride` frames, `size` if None. With
-    padding `valid` incomplete windows are dropped; with `same` there are ceil(T / stride) windows, and what lies
-    outside the sequence counts neither in the maximum nor in the average. Adaptive windows (`adaptive_max`,
-    `adaptive_average`) divide whatever length comes into `adaptive_frames`: the i-th goes from
-    floor(i T / adaptive_frames) to ceil((i + 1) T / adaptive_frames).
+    Fixed windows (`max`, `average`) have `size` frames and begin every `stride` frames, `size` if None. With padding
+    `valid` incomplete windows are dropped. With `same` there are ceil(T / stride) windows, whose maximum or average
+    is over the frames that exist. Adaptive windows (`adaptive_max`, `adaptive_average`) divide a sequence of any length
+    into `adaptive_frames`: the i-th goes from floor(i T / adaptive_frames) to ceil((i + 1) T / adaptive_frames).
 
-    With `lengths` [B] padding frames count in no window either.
-    Source: Keras's `MaxPooling1D`, `AveragePooling1D` and `AdaptiveMaxPooling1D`, `AdaptiveAveragePooling1D`. In
-    Keras 3.15 on PyTorch an average whose padding is uneven counts the last frame again; on TensorFlow it does not.
+    With `lengths` [B] all windows leave out padding frames.
+    Source: Keras's `MaxPooling1D`, `AveragePooling1D`, `AdaptiveMaxPooling1D` and `AdaptiveAveragePooling1D`. Keras
+    3.15 on PyTorch counts the last frame twice in an average with uneven padding; on TensorFlow it does not.
     """
 
     def __init__(
@@ -46,7 +45,7 @@ class Pool(nn.Module):
             return as_sequence(self._windows(as_image(sequence)))
         if lengths is None:
             lengths = torch.tensor([frames], device=sequence.device)
-        # [B or 1, T, 1]; what is outside a clip is left out of its windows, and a window without a frame is 0.
+        # [B or 1, T, 1]; windows leave out frames beyond the clip, and a window without frames is 0.
         valid = valid_frames(lengths, frames)
         outside = -torch.inf if self.maximum else 0.0
         image = as_image(sequence.masked_fill(~valid, outside))
@@ -57,7 +56,7 @@ class Pool(nn.Module):
         return as_sequence(pooled / share.masked_fill(share == 0, 1))
 
     def num_frames(self, frames: int) -> int:
-        """Frames that come out where `frames` go in; 0 where no window fits."""
+        """Return the number of frames that `frames` are pooled to; 0 where no window fits."""
         if self.adaptive_frames is not None:
             return self.adaptive_frames
         if self.padding == "same":
@@ -65,16 +64,16 @@ class Pool(nn.Module):
         return max(0, (frames - self.size) // self.stride + 1)
 
     def min_frames(self, wanted: int) -> int:
-        """The fewest frames of which at least `wanted` come out."""
+        """Return the smallest number of frames that is pooled to at least `wanted`."""
         if self.adaptive_frames is not None:
             return 1
         return (wanted - 1) * self.stride + (self.size if self.padding == "valid" else 1)
 
     def lengths(self, lengths: Tensor | None, frames: int) -> Tensor | None:
-        """The clips' lengths [B] after pooling `frames` frames; at least 1.
+        """Return the clips' lengths [B], at least 1, after pooling a sequence of `frames` frames.
 
-        A clip keeps as many windows as it gives alone: with `valid` those that lie wholly within it, with `same`
-        those that begin within it but for the padding in front. Adaptive windows count if they touch it.
+        A clip keeps as many windows as it has alone: with `valid` those that lie wholly in it, with `same` those that
+        begin in it, padding in front aside. Adaptive windows count where they overlap with it.
         """
         if lengths is None:
             return None
@@ -101,7 +100,7 @@ class Pool(nn.Module):
 
 
 def mean_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Mean over each clip's `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
+    """Return the mean over each clip's first `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
     if lengths is None:
         return sequence.mean(1)
     total = sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), 0).sum(1)
@@ -109,13 +108,13 @@ def mean_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def max_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Maximum over each clip's `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
+    """Return the maximum over each clip's first `lengths` [B] frames, over all if None. [B, T, C] -> [B, C]."""
     if lengths is None:
         return sequence.amax(1)
     return sequence.masked_fill(~valid_frames(lengths, sequence.shape[1]), -torch.inf).amax(1)
 
 
-# Frames between the two values of a change; the mean absolute change over each says how fast a feature moves.
+# Distances in frames over which changes are measured. The mean absolute change says how fast a feature moves.
 LAGS = (1, 2, 4, 8, 16)
 NUM_STATISTICS = 2 + len(LAGS)
 
@@ -124,7 +123,7 @@ Moments = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 def _moments(sequence: Tensor, lengths: Tensor | None) -> Moments:
-    """Number of frames [B or 1, 1], mean [B, C], differences from it, 0 in padding [B, T, C], and deviation [B, C]."""
+    """Return number of frames [B or 1, 1], mean [B, C], centred frames [B, T, C] (padding is 0), deviation [B, C]."""
     if lengths is None:
         count = sequence.new_full((1, 1), sequence.shape[1])
         mean = sequence.mean(1)
@@ -140,11 +139,11 @@ def _moments(sequence: Tensor, lengths: Tensor | None) -> Moments:
 
 
 def statistics_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """Mean, standard deviation, and mean absolute change over each of `LAGS`, of each channel, without padding.
+    """Return mean, standard deviation, and mean absolute change over each of `LAGS`, of each channel.
 
-    [B, T, C] -> [B, NUM_STATISTICS * C], statistic by statistic. The deviation divides by the number of frames, and
-    1e-5 stands inside its root, so that its gradient exists where a channel is constant. A clip with too few frames
-    for a lag has 0 there.
+    [B, T, C] -> [B, NUM_STATISTICS * C], statistic by statistic, without padding. The deviation divides by the number
+    of frames and has 1e-5 under its root, so that its gradient exists where a channel is constant. The change is 0
+    where a clip has too few frames for a lag.
     """
     return _statistics(sequence, lengths, _moments(sequence, lengths))
 
@@ -170,11 +169,11 @@ NUM_TRENDS = 2
 
 
 def trends_over_frames(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """How each channel rises and bends from a clip's first frame to its last, in its own deviations, without padding.
+    """Return slope and curvature of each channel over a clip, in units of its deviation, without padding.
 
     [B, T, C] -> [B, NUM_TRENDS * C]: the mean over frames of d * t / sd, then of d * (t**2 - 1/3) / sd, where d is the
-    difference from the mean, sd the deviation of `statistics_over_frames`, and t runs from -1 to 1 over the clip: its
-    projections on the first two Legendre polynomials (but for their norms).
+    difference from the mean, sd the deviation of `statistics_over_frames`, and t runs from -1 to 1 over the clip. These
+    are the projections on the first and second Legendre polynomial, up to their norms.
     """
     return _trends(_moments(sequence, lengths))
 
@@ -188,6 +187,6 @@ def _trends(moments: Moments) -> Tensor:
 
 
 def statistics_and_trends(sequence: Tensor, lengths: Tensor | None) -> Tensor:
-    """`statistics_over_frames` and `trends_over_frames` side by side. [B, T, C] -> [B, 9 C]."""
+    """Return `statistics_over_frames` and `trends_over_frames`, concatenated. [B, T, C] -> [B, 9 C]."""
     moments = _moments(sequence, lengths)
     return torch.cat([_statistics(sequence, lengths, moments), _trends(moments)], dim=1)

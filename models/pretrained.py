@@ -1,128 +1,101 @@
-"""Pretrained models of the package transformers by hub name or folder, never with random weights unless asked."""
+"""Pretrained encoders of the package transformers, by folder or hub name: locate, identify, check and load them.
+
+Imports torch and transformers only where they are used, since a search is planned from the config files alone.
+Every function that can fail names the setting that asked for the encoder.
+"""
 
 import difflib
-import inspect
+import hashlib
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import lru_cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+if TYPE_CHECKING:
+    from torch import nn
 
-PREPROCESSOR = "preprocessor_config.json"
+Signature = tuple[tuple[str, int, int], ...]  # name, size and time of change in ns of each file
+
+CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = (".safetensors", ".bin")
-TEXT_SIZES = ("hidden_size", "num_hidden_layers", "vocab_size")
-# Their positions are counted from the one behind the padding token's id.
-LATER_POSITIONS = (
-    "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
-    "xlm-roberta-xl", "xmod",
-)  # fmt: skip
-LAYERS = ("encoder.layer", "transformer.layer", "layers")  # BERT's and its kin's; DistilBERT's; ModernBERT's, ViT's
-Signature = tuple[tuple[str, int, int], ...]  # name, size, time of change in ns of each file; empty for a hub name
+# Weights that hidden states do not depend on, and that some published encoders lack: a prefix and a suffix.
+POOLER, TRAINING_MASK = "pooler.", "masked_spec_embed"
+# Where a model has its transformer layers: BERT and its relatives; DistilBERT; ModernBERT and ViT.
+LAYERS = ("encoder.layer", "transformer.layer", "layers")
 
 
-@dataclass(frozen=True)
-class TextShape:
-    """What config.json says of a text encoder.
-
-    Args:
-        hidden_size: values per token.
-        num_layers: transformer layers.
-        max_tokens: the longest text it takes; None for any.
-        model_type: its kind, as transformers calls it.
-    """
-
-    hidden_size: int
-    num_layers: int
-    max_tokens: int | None
-    model_type: str
+def located(name: str) -> str:
+    """Return the encoder as a process with another working folder finds it: an absolute path, or the hub name."""
+    folder = Path(name).expanduser()
+    return str(folder.absolute()) if folder.is_dir() else name
 
 
-def shape_of(name: str, setting: str = "model.text_encoder") -> TextShape:
-    """Sizes of a text encoder by hub name or folder, without its weights; read anew only when the folder changes.
+def signature(name: str, setting: str) -> Signature:
+    """List the files of an encoder's folder; empty for a hub name. Cached results are valid while it is equal.
 
     Raises:
-        ValueError: no such model, no encoder of text; begins with `setting`.
+        ValueError: a path that is no folder, or a folder without config.json.
     """
-    return _shape(name, setting, signature(name, setting))
+    folder = Path(located(name))
+    if not folder.is_dir():
+        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
+            raise ValueError(f"{setting}: expected a hub name or a folder, got '{name}'{_nearest(folder)}")
+        return ()
+    found = _files(folder)
+    if CONFIG not in _names(found):
+        raise ValueError(_lacking(name, setting, f"{CONFIG} and weights (*.safetensors, *.bin)", found))
+    return found
 
 
-def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: bool = True) -> nn.Module:
-    """The model in float32, ready for inference; its pooler, which is no part of the states, is left out.
+def content_of(name: str) -> str:
+    """Return what identifies an encoder in a fingerprint: a hash of its folder, or its hub name with the commit."""
+    snapshot = snapshot_of(name)
+    if Path(located(name)).is_dir():
+        return snapshot
+    return f"{name}@{snapshot}" if snapshot else name
 
-    `pretrained` false gives its layout with random weights, drawn from torch's global generator.
+
+def snapshot_of(name: str) -> str:
+    """Return which files a name stands for now: a hash of a folder's files, or the commit in the hub's cache.
+
+    The hash depends on names and contents, not on the folder's path or on times. Empty where neither is at hand.
+    """
+    folder = Path(located(name))
+    return _hash(folder, _files(folder)) if folder.is_dir() else _commit(name)
+
+
+def check_weights(name: str, setting: str) -> None:
+    """Check that a folder has weights. A hub name is checked when its weights are loaded.
 
     Raises:
-        ValueError: no such model, no or not all weights; begins with `setting`.
+        ValueError: none.
     """
-    from transformers import AutoModel
-
-    if not pretrained:
-        model = AutoModel.from_config(load_config(name, setting))
-    else:
-        check_weights(name, setting)
-        model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True)
-        # What is missing was filled with random numbers.
-        if missing := sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")):
-            raise ValueError(
-                f"{setting}: expected weights of the whole model in '{name}', {len(missing)} are missing, "
-                f"'{missing[0]}' among them"
-            )
-    if getattr(model, "pooler", None) is not None:
-        model.pooler = None
-    return model.float().eval()
+    found = signature(name, setting)
+    if found and not any(file.endswith(WEIGHTS) for file in _names(found)):
+        raise ValueError(_lacking(name, setting, "weights (*.safetensors, *.bin)", found))
 
 
-def check_weights(name: str, setting: str = "model.text_encoder") -> None:
-    """Whether a local folder has weights; of a hub name it is seen when they are loaded.
+def load_config(name: str, setting: str) -> Any:
+    """Return the configuration of an encoder (transformers' own class), without its weights.
 
     Raises:
-        ValueError: none; begins with `setting`.
-    """
-    files = [file for file, _, _ in signature(name, setting)]
-    if files and not any(file.endswith(WEIGHTS) for file in files):
-        raise ValueError(_lacking(name, setting, "weights (*.safetensors, *.bin)", files))
-
-
-def load_config(name: str, setting: str = "model.text_encoder") -> Any:
-    """The settings of a model, without its weights.
-
-    Raises:
-        ValueError: no such model; begins with `setting`.
+        ValueError: no such encoder.
     """
     from transformers import AutoConfig
 
     return _loaded(AutoConfig.from_pretrained, name, setting)
 
 
-def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
-    """The tokenizer that belongs to a text encoder.
+def load_preprocessor(name: str, setting: str) -> dict[str, Any]:
+    """Return the content of preprocessor_config.json; empty where the encoder has none.
 
     Raises:
-        ValueError: no such model, no tokenizer beside it; begins with `setting`.
+        ValueError: no such encoder, or a file that is no JSON object.
     """
-    files = [file for file, _, _ in signature(name, setting)]
-    from transformers import AutoTokenizer
-
-    tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting)
-    # Without its files some are made of nothing but the special tokens, in silence.
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
-        raise ValueError(_lacking(name, setting, "a tokenizer (tokenizer.json, or vocab.txt)", files))
-    return tokenizer
-
-
-def preprocessor_of(name: str, setting: str) -> dict[str, Any]:
-    """What preprocessor_config.json says of how images are prepared for a model; nothing where there is none.
-
-    Raises:
-        ValueError: no such model, a file that is no JSON; begins with `setting`.
-    """
-    found = signature(name, setting)
-    file = Path(name) / PREPROCESSOR if found else _loaded(_cached_preprocessor, name, setting)
+    file = Path(located(name)) / PREPROCESSOR if signature(name, setting) else _loaded(_cached_file, name, setting)
     if file is None or not Path(file).is_file():
         return {}
     try:
@@ -131,25 +104,79 @@ def preprocessor_of(name: str, setting: str) -> dict[str, Any]:
         raise ValueError(f"{setting}: expected names with values in {file}, got: {error}") from None
 
 
-def _cached_preprocessor(name: str, local_files_only: bool = False) -> str | None:
-    """The file in the hub's cache, None where the hub has none; a file that is only not here yet is an OSError."""
-    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
-    from huggingface_hub.errors import RemoteEntryNotFoundError
-
-    if try_to_load_from_cache(name, PREPROCESSOR) is _CACHED_NO_EXIST:
-        return None
-    try:
-        return hf_hub_download(name, PREPROCESSOR, local_files_only=local_files_only)
-    except RemoteEntryNotFoundError:
-        return None
-
-
-def layers_of(encoder: nn.Module, setting: str = "model.text_layers") -> list[nn.Module]:
-    """The transformer layers in order.
+def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
+    """Return the tokenizer of a text encoder (transformers' own class).
 
     Raises:
-        ValueError: a model whose layers lie elsewhere than those of the models known here; begins with `setting`.
+        ValueError: no such encoder, or one without a tokenizer.
     """
+    from transformers import AutoTokenizer
+
+    tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting)
+    # Without its files transformers may build a tokenizer of nothing but the special tokens, and not say so.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        found = signature(name, setting)
+        raise ValueError(_lacking(name, setting, "a tokenizer (tokenizer.json, or vocab.txt)", found))
+    return tokenizer
+
+
+def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: bool = True) -> "nn.Module":
+    """Return an encoder in float32 and evaluation mode, without its pooler, which no hidden state depends on.
+
+    With `pretrained` false it has random weights, drawn from torch's global generator.
+
+    Raises:
+        ValueError: no such encoder, or weights that are missing or damaged.
+    """
+    from transformers import AutoModel
+
+    if pretrained:
+        check_weights(name, setting)
+        model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True)
+        # transformers fills missing weights with random numbers.
+        lacking = (key for key in info["missing_keys"] if not key.endswith(TRAINING_MASK))
+        if missing := [key for key in lacking if not key.startswith(POOLER)]:
+            raise ValueError(
+                f"{setting}: expected weights of the whole model in '{name}', {len(missing)} are missing, "
+                f"'{min(missing)}' among them"
+            )
+    else:
+        model = AutoModel.from_config(load_config(name, setting))
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None
+    return model.float().eval()
+
+
+def save_parts(name: str, setting: str, folder: Path, parts: tuple[str, ...]) -> None:
+    """Write parts of an encoder into a folder from which the functions above read them.
+
+    Args:
+        name: folder or hub name of the encoder.
+        setting: named by errors.
+        folder: where to.
+        parts: some of `config`, `preprocessor`, `tokenizer` and `weights`; weights bring the config along.
+
+    Raises:
+        ValueError: the encoder lacks a part.
+    """
+    load = {"config": load_config, "tokenizer": load_tokenizer, "weights": load_encoder}
+    for part in parts:
+        if part in load:
+            loaded = load[part](name, setting)
+            with quiet():
+                loaded.save_pretrained(folder)
+        elif found := load_preprocessor(name, setting):
+            (folder / PREPROCESSOR).write_text(json.dumps(found), encoding="utf-8")
+
+
+def layers_of(encoder: "nn.Module", setting: str = "model.text_layers") -> "list[nn.Module]":
+    """Return the transformer layers of an encoder, first to last.
+
+    Raises:
+        ValueError: an encoder that has them under none of the names in `LAYERS`.
+    """
+    from torch import nn
+
     for path in LAYERS:
         try:
             layers = attrgetter(path)(encoder)
@@ -159,88 +186,13 @@ def layers_of(encoder: nn.Module, setting: str = "model.text_layers") -> list[nn
             return list(layers)
     raise ValueError(
         f"{setting}: expected a model like BERT, RoBERTa, MPNet, ELECTRA, DistilBERT or ModernBERT, whose layers are "
-        f"{', '.join(LAYERS)}, got {type(encoder).__name__}; 0 (none) and -1 (all) can be had"
+        f"{', '.join(LAYERS)}, got {type(encoder).__name__}; 0 (none) and -1 (all) are possible"
     )
-
-
-def signature(name: str, setting: str) -> Signature:
-    """Names, sizes and times of the files of a model in a local folder; nothing for a hub name.
-
-    Raises:
-        ValueError: a path that is no folder, a folder without config.json; begins with `setting`.
-    """
-    folder = Path(name)
-    if not folder.is_dir():
-        if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
-            raise ValueError(f"{setting}: expected a hub name or a folder, got '{name}'{_nearest(folder)}")
-        return ()
-    kinds = (*WEIGHTS, ".json", ".txt", ".model")
-    files = sorted(file for file in folder.iterdir() if file.suffix in kinds and file.is_file())
-    if not (folder / "config.json").is_file():
-        expected = "config.json and weights (*.safetensors, *.bin)"
-        raise ValueError(_lacking(name, setting, expected, [file.name for file in files]))
-    return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in files for stat in [file.stat()])
-
-
-@lru_cache(maxsize=8)
-def _shape(name: str, setting: str, _: Signature) -> TextShape:
-    from transformers import MODEL_MAPPING
-
-    config = load_config(name, setting)
-    expected = f"{setting}: expected an encoder of text such as BERT, got '{name}', a {config.model_type}"
-    if getattr(config, "is_encoder_decoder", False):
-        raise ValueError(f"{expected}, which has a decoder, too")
-    if lacking := [size for size in TEXT_SIZES if not isinstance(getattr(config, size, None), int)]:
-        raise ValueError(f"{expected}, without {lacking[0]}")
-    kinds = MODEL_MAPPING[type(config)]
-    kind = kinds[0] if isinstance(kinds, (list, tuple)) else kinds
-    if not {"input_ids", "attention_mask"} <= set(inspect.signature(kind.forward).parameters):
-        raise ValueError(f"{expected}, which takes {kind.main_input_name}")
-    positions = getattr(config, "max_position_embeddings", None) or 0
-    if config.model_type in LATER_POSITIONS:
-        positions -= config.pad_token_id + 1
-    max_tokens = positions if positions > 0 else None
-    return TextShape(config.hidden_size, config.num_hidden_layers, max_tokens, config.model_type)
-
-
-def _loaded(load: Callable[..., Any], name: str, setting: str, **options: Any) -> Any:
-    """What `load` gives: from the folder; or from the hub's cache and, where it is not whole there, from the hub."""
-    with quiet():
-        try:
-            try:
-                return load(name, local_files_only=True, **options)
-            except OSError:
-                if Path(name).is_dir() or not _hub_answers():
-                    raise
-                return load(name, **options)
-        except Exception as error:  # torch, safetensors and transformers have their own
-            reason = " ".join(str(error).split())
-    if Path(name).is_dir():
-        raise ValueError(f"{setting}: '{name}' can't be loaded: {reason}")
-    raise ValueError(
-        f"{setting}: '{name}' is no folder{_nearest(Path(name))}, and can't be had from the hub or its cache; run "
-        f"`hf download {name}` where there is a network, or give a folder with its config.json and "
-        f"model.safetensors ({reason})"
-    )
-
-
-def _hub_answers() -> bool:
-    """Whether there is a way to the hub. Its own functions try for half a minute before they say that there is none."""
-    from huggingface_hub import constants
-    from huggingface_hub.utils import get_session
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        get_session().head(constants.ENDPOINT, timeout=3)
-    except Exception:  # requests' or httpx's, by the package's version
-        return False
-    return True
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings of heads that are not used and no progress bars, a line each for every process."""
+    """Suppress transformers' progress bars and its warnings of unused heads, which every process would print."""
     from transformers.utils import logging
 
     level, shows_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -254,15 +206,99 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def _lacking(name: str, setting: str, expected: str, found: list[str]) -> str:
-    hint = "" if "config.json" in found else _nearest(Path(name))
-    return f"{setting}: expected {expected} in '{name}', found {', '.join(found) or 'none of them'}{hint}"
+def _loaded(load: Callable[..., Any], name: str, setting: str, **options: Any) -> Any:
+    """Call `load` on the folder, or on the hub's cache and, where files are missing there, on the hub."""
+    is_folder, where = bool(signature(name, setting)), located(name)
+    with quiet():
+        try:
+            try:
+                return load(where, local_files_only=True, **options)
+            except OSError:
+                if is_folder or not _hub_answers():
+                    raise
+                return load(where, **options)
+        except Exception as error:  # torch, safetensors and transformers raise errors of their own
+            reason = " ".join(str(error).split())
+    if is_folder:
+        raise ValueError(f"{setting}: '{name}' can't be loaded: {reason}")
+    raise ValueError(
+        f"{setting}: '{name}' is no folder{_nearest(Path(name))}, and can't be had from the hub or its cache; run "
+        f"`hf download {name}` where there is a network, or give a folder with its {CONFIG} and "
+        f"model.safetensors ({reason})"
+    )
+
+
+def _hub_answers() -> bool:
+    """Return whether the hub can be reached. Its own functions retry for half a minute before they give up."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=3)
+    except Exception:  # of requests or of httpx, depending on the package's version
+        return False
+    return True
+
+
+def _cached_file(name: str, local_files_only: bool = False) -> str | None:
+    """Return the path of preprocessor_config.json; None where the hub has none.
+
+    Raises:
+        OSError: it is not in the cache, and the hub was not asked.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError
+
+    if try_to_load_from_cache(name, PREPROCESSOR) is _CACHED_NO_EXIST:
+        return None
+    try:
+        return hf_hub_download(name, PREPROCESSOR, local_files_only=local_files_only)
+    except RemoteEntryNotFoundError:
+        return None
+
+
+def _files(folder: Path) -> Signature:
+    # Tokenizers read files of any ending (bpe.codes, spiece.model, merges.txt); only *.md is text about the model.
+    files = (file for file in folder.iterdir() if file.is_file())
+    read = sorted(file for file in files if not file.name.startswith(".") and file.suffix != ".md")
+    return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in read for stat in [file.stat()])
+
+
+def _names(files: Signature) -> list[str]:
+    return [name for name, _, _ in files]
+
+
+@lru_cache(maxsize=8)
+def _hash(folder: Path, files: Signature) -> str:
+    hasher = hashlib.blake2b(digest_size=16)
+    for name in _names(files):
+        with open(folder / name, "rb") as stream:
+            hasher.update(name.encode() + b"\0" + hashlib.file_digest(stream, "blake2b").digest())
+    return hasher.hexdigest()
+
+
+def _commit(name: str) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        file = try_to_load_from_cache(name, CONFIG)
+    except ValueError:  # no valid hub name, such as the path of a folder that was deleted
+        return ""
+    return Path(file).parent.name if isinstance(file, str) else ""
+
+
+def _lacking(name: str, setting: str, expected: str, found: Signature) -> str:
+    names = _names(found)
+    hint = "" if CONFIG in names else _nearest(Path(located(name)))
+    return f"{setting}: expected {expected} in '{name}', found {', '.join(names) or 'none of them'}{hint}"
 
 
 def _nearest(folder: Path) -> str:
-    """`; did you mean 'x'?` for the folder with a config.json beside this one whose name is nearest."""
+    """Return `; did you mean 'x'?` for the most similar name of an encoder's folder next to this one, or nothing."""
     try:
-        known = [f.name for f in folder.parent.iterdir() if f.name != folder.name and (f / "config.json").is_file()]
+        known = [f.name for f in folder.parent.iterdir() if f.name != folder.name and (f / CONFIG).is_file()]
     except OSError:
         return ""
     close = difflib.get_close_matches(folder.name, known, n=1, cutoff=0.5)

@@ -1,4 +1,4 @@
-"""The convolutional recurrent network with attention that classifies emotion in speech."""
+"""SER: a convolutional recurrent network with attention that classifies emotion in speech."""
 
 import math
 from itertools import pairwise
@@ -12,11 +12,11 @@ from tuning.models.base import Model
 from tuning.models.layers import BatchNorm, Conv1dSame, Dense, check_features, clip_lengths, zero_padding
 from tuning.models.lstm import LSTM, Bidirectional
 from tuning.models.pooling import NUM_STATISTICS, Pool, max_over_frames, mean_over_frames, statistics_over_frames
-from tuning.models.settings import SERSettings
+from tuning.models.ser_settings import SERSettings
 
 
 class NormedConv(nn.Module):
-    """Convolution, batch-norm of the clips' frames if wanted. [B, T, in] -> [B, T, out]. Padding must be zero."""
+    """Convolution with optional batch norm. [B, T, in] -> [B, T, out]. Padding must be zero."""
 
     def __init__(self, in_channels: int, channels: int, taps: int, settings: SERSettings) -> None:
         super().__init__()
@@ -29,11 +29,11 @@ class NormedConv(nn.Module):
 
 
 class Block(nn.Module):
-    """Convolutions with ReLU, a shortcut around them if wanted, max pooling, dropout. [B, T, in] -> [B, T', channels].
+    """Convolutions with ReLU and an optional shortcut, max pooling and dropout. [B, T, in] -> [B, T', channels].
 
-    Padding must be zero and is zero again; `lengths` [B] are no shorter than the pooling's window.
-    The shortcut is the input itself, or a convolution of one frame where the number of channels changes; it joins
-    before the last ReLU. Source: He et al. 2016, figure 2 and option B; guide, part 3, residual connections.
+    Padding must be zero on input and is zero on output. `lengths` [B] must be at least the pooling window. The
+    shortcut is the identity, or a convolution of one frame where the number of channels changes. It is added before
+    the last ReLU. Source: He et al. 2016, figure 2 and option B.
     """
 
     def __init__(self, in_channels: int, channels: int, pool_size: int, settings: SERSettings) -> None:
@@ -52,24 +52,25 @@ class Block(nn.Module):
             inner = conv(zero_padding(inner.relu(), lengths), lengths)
         if self.residual:
             inner = inner + (sequence if self.shortcut is None else self.shortcut(sequence, lengths))
-        # ReLU and maximum may change places; after the pooling there are fewer frames to go through. Of the windows
-        # only whole ones are kept, so the pooling needs no lengths.
+        # ReLU after the pooling gives the same and has fewer frames to process. The pooling needs no lengths, because
+        # only whole windows are kept.
         pooled = self.dropout(self.pool(inner).relu())
         lengths = self.pool.lengths(lengths, sequence.shape[1])
         return zero_padding(pooled, lengths), lengths
 
 
 class SER(Model):
-    """Residual convolution blocks, bidirectional LSTMs, self-attention, attention pooling, a linear output layer.
+    """Residual convolution blocks, bidirectional LSTMs, self-attention, attention pooling, and a linear output.
 
-    Each of the guide's improvements is a setting. Its baseline is `conv_channels=[128, 128] residual=false
-    lstm_layers=1 bidirectional=false attention_heads=0 pooling=mean`. What the guide leaves open: kernels of 5
-    frames; batch-norm before the ReLU; pooling by 2 after each block; two convolutions in a residual block and one
-    in a plain one; heads that share the LSTM's width, as `nn.MultiheadAttention`'s do; dropout after each block, on
-    the input of the second LSTM and of later ones (one mask for all frames) and before each dense layer.
-
-    Initial weights come from torch's global generator. Source: guide, part 3.
+    The documented improvements are its defaults, and the documented baseline is `conv_channels=[128, 128]
+    residual=false lstm_layers=1 bidirectional=false attention_heads=0 pooling=mean` (docs/sources.md). Chosen here,
+    where the document says nothing: kernels of 5 frames; batch norm before the ReLU; pooling by 2 after each block;
+    two convolutions in a residual block and one in another; attention heads that share the width of the LSTM, as in
+    `nn.MultiheadAttention`; dropout after each block, on the input of all LSTMs but the first (one mask for all
+    frames) and before each dense layer. Initial weights come from torch's global generator.
     """
+
+    Settings = SERSettings
 
     def __init__(self, settings: SERSettings, num_features: int, num_outputs: int) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class SER(Model):
         self.attention = SelfAttention(width, heads, max(1, width // heads), dropout=0.0) if heads else None
         self.attention_pool = AttentionPool(width) if settings.pooling == "attention" else None
         width *= NUM_STATISTICS if settings.pooling == "statistics" else 1
-        # The features' scales differ from the pooled vector's, hence the batch-norm.
+        # Batch norm, because the features have other scales than the pooled vector.
         num_statistics = NUM_STATISTICS * num_features if settings.input_statistics else 0
         self.statistics_norm = BatchNorm(num_statistics, settings.bn_momentum) if num_statistics else None
         widths = [width + num_statistics, *settings.head_units]
@@ -98,14 +99,14 @@ class SER(Model):
         self.output = Dense(widths[-1], num_outputs)
 
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
-        """Logits [B, num_outputs] of `features` [B, T, num_features].
+        """Return logits [B, num_outputs] of `features` [B, T, num_features].
 
-        `num_frames` [B] says how many frames of each clip are no padding; it may stay on the CPU. With it, padding
-        has no part in anything, and in inference a padded clip gives what it gives alone. A clip too short for the
-        pooling counts as filled up with zeros until it is not.
+        `num_frames` [B] is the length of each clip without padding; it may stay on the CPU. With it padding
+        influences nothing: in inference a padded clip gives the same output as alone. A clip that is too short for
+        the pooling is padded with zeros to the shortest length that it takes.
 
         Raises:
-            ValueError: shapes that do not fit, or too few frames for the pooling.
+            ValueError: wrong shapes, or too few frames for the pooling.
         """
         why = f"{len(self.blocks)} poolings (model.pool_sizes, model.conv_channels)"
         check_features(features, self.num_features, self.min_frames, why)

@@ -1,36 +1,31 @@
-"""The text tower: a pretrained encoder, or the states that it gave before the search, pooled and projected."""
+"""Text tower: a pretrained encoder, or its precomputed states, pooled and projected."""
 
 import torch
 from torch import Tensor, nn
 
+from tuning.models.bimodal_settings import BimodalSettings
+from tuning.models.encoder_shapes import TEXT
 from tuning.models.layers import clip_lengths, valid_frames, zero_padding
 from tuning.models.pooling import mean_over_frames
-from tuning.models.pretrained import layers_of, load_encoder, shape_of
-from tuning.models.settings import BimodalSettings
+from tuning.models.pretrained import layers_of, load_encoder
 
 
 class TextTower(nn.Module):
-    """Texts -> vectors [B, text_units]. What comes in is what `settings.text_input` says.
+    """Texts -> vectors [B, text_units]. `settings.text_input` says what a text is given as.
 
-    The encoder is only there where tokens come in. A frozen one infers always: without dropout, whatever `train`
-    says, so that its states are those that are computed before a search; and since none of its weights requires a
-    gradient, none of its states is kept for one.
+    The encoder is part of the tower only where texts are tokens. A frozen encoder stays in evaluation mode, whatever
+    `train` says, so that its states are equal to those that are computed before a search.
     """
 
     def __init__(self, settings: BimodalSettings) -> None:
         super().__init__()
-        name, shape = settings.text_encoder, shape_of(settings.text_encoder)
-        if settings.text_layers > shape.num_layers:
-            raise ValueError(
-                f"model.text_layers: expected -1 (all, with the embeddings) to {shape.num_layers} for '{name}', "
-                f"got {settings.text_layers}"
-            )
+        shape = settings.encoder_shape()
         self.input, self.pooling, self.width = settings.text_input, settings.text_pooling, shape.hidden_size
         self.max_tokens = shape.max_tokens
         self.frozen = settings.text_layers == 0
         self.encoder: nn.Module | None = None
         if self.input == "tokens":
-            self.encoder = load_encoder(name, pretrained=settings.text_pretrained)
+            self.encoder = load_encoder(settings.text_encoder, TEXT, settings.text_pretrained)
             _train_last(self.encoder, settings.text_layers)
         self.dropout = nn.Dropout(settings.text_dropout)
         self.dense = nn.Linear(self.width, settings.text_units)
@@ -46,13 +41,14 @@ class TextTower(nn.Module):
         return self.vector(*self.states(text, num_tokens))
 
     def states(self, text: Tensor, num_tokens: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """The tokens' states [B, L, hidden_size], zero beyond `num_tokens` [B], which come with them, None for all.
+        """Return the tokens' states [B, L, hidden_size] and the texts' lengths [B], None where all are full.
 
-        `text` is token ids [B, L], states [B, L, hidden_size] or pooled states [B, 1, hidden_size]. `num_tokens` may
-        stay on the CPU. L may be cut to the longest text of the batch.
+        `text` is token ids [B, L], states [B, L, hidden_size] or pooled states [B, 1, hidden_size]. `num_tokens` [B]
+        are the lengths without padding; they may stay on the CPU. Padding has state 0, and L may be cut to the
+        longest text of the batch.
 
         Raises:
-            ValueError: shapes that do not fit, or more tokens than the encoder takes.
+            ValueError: wrong shapes, or more tokens than the encoder takes.
         """
         self._check(text)
         if self.input in ("cls", "mean"):
@@ -64,7 +60,7 @@ class TextTower(nn.Module):
         return zero_padding(states, lengths), lengths
 
     def vector(self, states: Tensor, lengths: Tensor | None) -> Tensor:
-        """The text's vector [B, text_units] of what `states` gave."""
+        """Return the text vector [B, text_units] of what `states` returned."""
         pooled = states[:, 0] if self.pooling == "cls" else mean_over_frames(states, lengths)
         return self.dense(self.dropout(pooled)).relu()
 
@@ -78,7 +74,7 @@ class TextTower(nn.Module):
         valid = None
         if lengths is not None:
             valid = valid_frames(lengths, tokens.shape[1]).squeeze(2)
-            # RoBERTa and its kin count their positions by it.
+            # RoBERTa and its relatives derive positions from the padding token.
             padding = getattr(self.encoder.config, "pad_token_id", None) or 0
             tokens = tokens.masked_fill(~valid, padding)
         return self.encoder(input_ids=tokens, attention_mask=None if valid is None else valid.long())[0]
@@ -94,7 +90,7 @@ class TextTower(nn.Module):
 
 
 def _train_last(encoder: nn.Module, count: int) -> None:
-    """Leave the last `count` transformer layers to be trained, none of the others; all there is where it is -1."""
+    """Let only the last `count` transformer layers be trained; with -1 the whole encoder."""
     encoder.requires_grad_(count == -1)
     if count > 0:
         for layer in layers_of(encoder)[-count:]:

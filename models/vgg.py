@@ -1,4 +1,4 @@
-"""The audio tower: a VGG-like network over the spectrogram as an image, with squeeze-and-excitation."""
+"""Audio tower: a VGG-like network on the spectrogram as an image, with squeeze-and-excitation."""
 
 from itertools import pairwise
 
@@ -6,25 +6,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tuning.models.bimodal_settings import GATE_REDUCTION, BimodalSettings
 from tuning.models.layers import BatchNorm, check_features, clip_lengths, valid_frames, zero_padding
 from tuning.models.pooling import mean_over_frames
-from tuning.models.settings import GATE_REDUCTION, BimodalSettings
 
-BN_EPSILON = 1e-5  # PyTorch's, as in the guide
+BN_EPSILON = 1e-5  # PyTorch's default, which the documented network has
 
 
 def zero_columns(image: Tensor, lengths: Tensor | None) -> Tensor:
-    """`image` [B, C, F, T] with zeros beyond the clips' `lengths` [B], whatever stood there; as it is if None."""
+    """Return `image` [B, C, F, T] with zeros beyond the clips' `lengths` [B]; unchanged where they are None."""
     if lengths is None:
         return image
     return image.masked_fill(~valid_frames(lengths, image.shape[3]).view(len(lengths), 1, 1, -1), 0)
 
 
 class NormedConv2d(nn.Module):
-    """Convolution and batch-norm, which leaves padding frames out. [B, in, F, T] -> [B, out, F, T].
+    """Convolution, and batch norm that ignores padding frames. [B, in, F, T] -> [B, out, F, T].
 
-    Weights start as PyTorch's do, uniform within ±1 / sqrt(fan_in), and there is a bias though batch-norm takes it
-    away again: the guide has both. Only the moving variance differs, by the n / (n - 1) that `BatchNorm` speaks of.
+    Initial weights are PyTorch's, uniform within ±1 / sqrt(fan_in). The convolution has a bias, though batch norm
+    cancels it, because the documented network has one. The moving variance is that of `BatchNorm`: the biased one.
     """
 
     def __init__(self, in_channels: int, channels: int, kernel_size: int, bn_momentum: float) -> None:
@@ -33,17 +33,17 @@ class NormedConv2d(nn.Module):
         self.norm = BatchNorm(channels, bn_momentum, BN_EPSILON)
 
     def forward(self, image: Tensor, lengths: Tensor | None) -> Tensor:
-        # [B, F, T, C], of which each row of mels is a sequence; in channels-last memory nothing is copied.
+        # [B, F, T, C], where each row of mels is a sequence. In channels-last memory nothing is copied.
         rows = self.conv(image).permute(0, 2, 3, 1)
         per_row = None if lengths is None else lengths.repeat_interleave(rows.shape[1])
         return self.norm(rows.flatten(0, 1), per_row).reshape(rows.shape).permute(0, 3, 1, 2)
 
 
 class ImageBlock(nn.Module):
-    """Convolutions, batch-norm and ReLU each, then max pooling by 2 if wanted. [B, in, F, T] -> [B, channels, F', T'].
+    """Convolutions with batch norm and ReLU, then optional max pooling by 2. [B, in, F, T] -> [B, channels, F', T'].
 
-    Padding must be zero and is zero again; `lengths` [B] count frames. Of the windows only those wholly within a clip
-    are kept, as many as it gives alone. Source: guide, phase 2, step 2.
+    Padding must be zero on input and is zero on output; `lengths` [B] count frames. Only windows that lie wholly in a
+    clip are kept, as many as the clip alone has.
     """
 
     def __init__(self, in_channels: int, channels: int, pools: bool, settings: BimodalSettings) -> None:
@@ -58,17 +58,17 @@ class ImageBlock(nn.Module):
         for conv in self.convs[1:]:
             image = conv(zero_columns(image.relu(), lengths), lengths)
         if self.pool is not None:
-            # It may change places with the ReLU, which then has a quarter to go through.
+            # Pooling before the ReLU gives the same, and leaves it a quarter of the values.
             image = self.pool(image)
             lengths = None if lengths is None else lengths // 2
         return zero_columns(image.relu(), lengths), lengths
 
 
 class SqueezeExcitation(nn.Module):
-    """Each channel of an image times a gate, which all channels' means decide. [B, C, F, T] -> [B, C, F, T].
+    """Scale each channel of an image by a gate computed from the means of all channels. [B, C, F, T] -> [B, C, F, T].
 
-    With `lengths` [B], padding frames, which must be zero, have no part in the means.
-    Source: Hu, Shen and Sun 2018, equations 2 to 4; guide, phase 2, step 1 (layers without bias).
+    With `lengths` [B] the means leave out padding frames, which must be zero. The layers have no bias, as in the
+    documented network. Source: Hu, Shen and Sun 2018, equations 2 to 4.
     """
 
     def __init__(self, channels: int, reduction: int) -> None:
@@ -77,7 +77,7 @@ class SqueezeExcitation(nn.Module):
         self.wide = nn.Linear(channels // reduction, channels, bias=False)
 
     def gates(self, image: Tensor, lengths: Tensor | None) -> Tensor:
-        """Each channel's gate, within 0 and 1, [B, C]."""
+        """Return the gate of each channel, between 0 and 1, [B, C]."""
         squeezed = mean_over_frames(rows_mean(image), lengths)
         return self.wide(self.narrow(squeezed).relu()).sigmoid()
 
@@ -86,7 +86,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class FeatureGate(nn.Module):
-    """A vector times a gate that it decides itself, which the guide had before. [B, C] -> [B, C]. Source: phase 2."""
+    """Scale a vector by a gate computed from itself: what squeeze-and-excitation replaced. [B, C] -> [B, C]."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -98,11 +98,11 @@ class FeatureGate(nn.Module):
 
 
 class AudioTower(nn.Module):
-    """Spectrograms [B, T, num_features] -> vectors [B, audio_units[-1]], linear in the last layer.
+    """Spectrograms [B, T, num_features] -> vectors [B, audio_units[-1]], with a linear last layer.
 
-    In inference a padded clip gives what it gives alone; one too short for the poolings counts as filled up with
-    zeros until it is not. After the last block every mel and valid frame counts alike in the global mean, so
-    squeeze-and-excitation before it comes to a gate on that mean; in the sequence for cross-attention, too.
+    In inference a padded clip gives the same vector as alone. A clip that is too short for the poolings is padded with
+    zeros to the shortest length that they take. The global mean weighs all positions alike, so that
+    squeeze-and-excitation before it is equal to a gate on that mean.
     """
 
     def __init__(self, settings: BimodalSettings, num_features: int) -> None:
@@ -127,24 +127,24 @@ class AudioTower(nn.Module):
         return self.vector(*self.sequence(features, num_frames))
 
     def sequence(self, features: Tensor, num_frames: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """What the last block gives, mean over mels, [B, T', channels[-1]], and its clips' lengths [B], None for all.
+        """Return the last block's mean over mels [B, T', channels[-1]] and the clips' lengths [B], None if all full.
 
         Raises:
-            ValueError: shapes that do not fit, or too few frames for the poolings.
+            ValueError: wrong shapes, or too few frames for the poolings.
         """
         why = f"{len(self.blocks) - 1} poolings (model.channels)"
         check_features(features, self.num_features, self.min_frames, why)
         lengths = clip_lengths(features, num_frames)
         image = zero_padding(features, lengths).transpose(1, 2).unsqueeze(1)
         lengths = None if lengths is None else lengths.clamp(min=self.min_frames)
-        # Channels last: oneDNN is a sixth faster on it, and the batch-norm reads the memory as it lies.
+        # Channels last: oneDNN is a sixth faster with it, and batch norm reads memory in order.
         image = image.contiguous(memory_format=torch.channels_last)
         for block in self.blocks:
             image, lengths = block(image, lengths)
         return rows_mean(image if self.se is None else self.se(image, lengths)), lengths
 
     def vector(self, sequence: Tensor, lengths: Tensor | None) -> Tensor:
-        """The audio's vector [B, audio_units[-1]] of what `sequence` gave."""
+        """Return the audio vector [B, audio_units[-1]] of what `sequence` returned."""
         vector = mean_over_frames(sequence, lengths)
         for place, dense in enumerate(self.dense):
             vector = dense(self.dropout(F.relu(vector) if place else vector))
@@ -152,5 +152,5 @@ class AudioTower(nn.Module):
 
 
 def rows_mean(image: Tensor) -> Tensor:
-    """Mean over an image's mels, [B, C, F, T] -> [B, T, C]."""
+    """Return the mean over an image's mels, [B, C, F, T] -> [B, T, C]."""
     return image.mean(2).transpose(1, 2)

@@ -97,6 +97,27 @@ def test_the_corpus_is_looked_at_before_training(prepared):
     assert {"valence", "arousal"} <= set(api.corpus("crnn", settings).columns)
 
 
+def test_a_balance_counts_the_clips_of_the_corpus_and_names_problems(prepared):
+    settings = {"data.prepared": str(prepared)}
+    balance, clips = api.balance("ser", settings), api.corpus("ser", settings)
+    counted = {(count.part, count.name): count.num_clips for count in balance.counts}
+    assert counted == clips.groupby(["part", "label"]).size().to_dict()
+    assert balance.hints == []
+    few = api.balance("ser", settings | {"split.val_share": 0.05})
+    assert any("one speaker" in hint for hint in few.hints)
+
+
+def test_a_search_is_looked_at_reported_and_reproduced(found, capsys):
+    status = api.status(found)
+    assert status.worker == "" and status.standing.ended == 2
+    assert status.standing.best().number == found.best.number
+    before = found.path / "report.html"
+    before.unlink()
+    assert api.report(found) == before and before.exists()
+    assert api.reproduce(found, 1)
+    assert "equal     to the last bit" in capsys.readouterr().out
+
+
 def test_text_that_looks_like_a_number_stays_text():
     given = {"split.test_fold": "03", "data.root": "1e3", "training.epochs": 2, "model.kernel_size": {"choice": [3, 5]}}
     assert parse_overrides(api.arguments_of("crnn", given)) == {"space": "crnn", **given}

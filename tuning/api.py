@@ -1,4 +1,4 @@
-"""Search, finalize and predict from a script or a notebook; the commands call the same functions.
+"""Search, finalize and predict in a script or a notebook; the commands call the same functions.
 
     from tuning import api
 
@@ -7,24 +7,37 @@
     api.finalize(found, top=3, seeds=3)
     api.load(found.path / "best").predict(["song.mp3"])
 
-What the command line refuses raises `UserError` with the command line's words. Lines that the commands print are
-printed here, too.
+Input that a command refuses raises `UserError` with the same message. Lines that the commands print are printed here,
+too. Torch, Ray, pandas and plotly are imported by the functions that need them, so that help and refusals are instant.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.config.errors import UserError
-from tuning.data.plan import Plan, make_plan, read_corpus, say_what_the_corpus_brings, with_classes
+from tuning.config.space import Space
+from tuning.data.balance import Balance, read_balance
+from tuning.data.plan import Plan, make_plan, print_corpus_defaults, read_corpus, with_classes
+from tuning.datasets.storage import is_uri
+from tuning.evaluation import leaderboard
+from tuning.evaluation.report import write_or_note, write_report
+from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
+from tuning.evaluation.reproduce import reproduce as train_again
+from tuning.experiment.bucket_sync import open_folder, open_location
+from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
+from tuning.experiment.recorded import folder_of, space_of
+from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
+from tuning.search.status import Status, StatusReader
 from tuning.training.tasks import Mode, check_metric
 
 if TYPE_CHECKING:
@@ -33,20 +46,37 @@ if TYPE_CHECKING:
 
     from tuning.data.data_module import DataModule
     from tuning.evaluation.inference import Predictor
-    from tuning.experiment.directory import SearchFolder, TrialRecord
+    from tuning.search.estimate import Estimate
 
-__all__ = ["Search", "UserError", "corpus", "finalize", "load", "open_search", "search", "split"]
+__all__ = [
+    "Search",
+    "UserError",
+    "balance",
+    "corpus",
+    "estimate",
+    "export",
+    "finalize",
+    "load",
+    "open_search",
+    "report",
+    "reproduce",
+    "search",
+    "split",
+    "status",
+]
+
+ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search, finished or not, as its folder has it.
+    """A search, finished or not, read from its folder.
 
     Args:
         path: its folder.
-        plan: what was asked for; None for a search that was only opened.
-        stopped: why it stopped before all trials ended; empty where they did.
-        remote: its URI, where it lies in an object store; `path` is then this machine's mirror of it.
+        plan: the checked command line; None for a search that was only opened.
+        stopped: why it stopped before all trials ended; empty if they did.
+        remote: its URI, if it is in an object store; `path` is then this machine's mirror of it.
     """
 
     path: Path
@@ -56,14 +86,12 @@ class Search:
 
     @property
     def folder(self) -> SearchFolder:
-        """The folder's reader."""
-        from tuning.experiment.recorded import folder_of
-
+        """The reader of its files."""
         return folder_of(self.path)
 
     @property
     def metric(self) -> str:
-        """What the trials are ranked by."""
+        """Name of the metric that ranks the trials."""
         return self._space().fixed().search.metric
 
     @property
@@ -71,23 +99,17 @@ class Search:
         """The trials, best first: rank, number, status, metrics of the best epoch, searched settings."""
         import pandas as pd
 
-        from tuning.evaluation.leaderboard import as_rows
-
-        return pd.DataFrame(as_rows(self.folder.records(), self.metric, self._mode()))
+        return pd.DataFrame(leaderboard.as_rows(self.folder.records(), self.metric, self._mode()))
 
     @property
     def best(self) -> TrialRecord | None:
-        """The best trial; its `number`, `params`, `metrics`, `best_epoch`. None where none came to a result."""
-        from tuning.evaluation.leaderboard import with_results
-
-        return next(iter(with_results(self.folder, self._space())), None)
+        """The best trial with its `number`, `params`, `metrics`, `best_epoch`; None if no trial has a result."""
+        return next(iter(leaderboard.with_results(self.folder, self._space())), None)
 
     @property
     def curves(self) -> pd.DataFrame:
-        """What every trial reported, a row for each epoch (or inner fold), in the order of trials and epochs."""
+        """Every report of every trial, a row for each epoch (or inner fold), in the order of trials and epochs."""
         import pandas as pd
-
-        from tuning.experiment.directory import read_progress
 
         folder = self.folder
         rows = [
@@ -108,7 +130,7 @@ class Search:
         return {"history": draw_history(gathered), "curves": draw_curves(gathered)}
 
     def extend(self, num_trials: int) -> Search:
-        """Run so many trials more; the same search, with them.
+        """Run more trials; the same search, with them.
 
         Raises:
             UserError: a grid, whose size is fixed, or a search that was only opened.
@@ -120,9 +142,7 @@ class Search:
         total = {"search.num_trials": self.plan.total + num_trials}
         return search(self.plan.run.space, {**self.plan.overrides, **total, "fresh": False})
 
-    def _space(self) -> Any:
-        from tuning.experiment.recorded import space_of
-
+    def _space(self) -> Space:
         return space_of(self.folder)
 
     def _mode(self) -> Mode:
@@ -152,7 +172,7 @@ def arguments_of(space: str, overrides: Mapping[str, Any]) -> list[str]:
 
 
 def _as_plain(value: Any) -> Any:
-    """A path or a number of numpy as JSON has it."""
+    """A path as text, a number of numpy as Python's."""
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if hasattr(value, "item"):
@@ -162,12 +182,10 @@ def _as_plain(value: Any) -> Any:
 
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
-    say_what_the_corpus_brings(plan)
+    print_corpus_defaults(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
-    # Only now, so that a corpus is refused at once.
     from tuning.data.data_module import DataModule
-    from tuning.experiment.bucket_sync import open_folder
 
     with open_folder(plan.run.storage, plan.name) as folder:
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
@@ -176,9 +194,7 @@ def run(plan: Plan) -> Search:
 
 
 def _run(plan: Plan, folder: SearchFolder, data: DataModule) -> str | None:
-    """Prepare and search; None where all trials had ended before, empty where they ended now, else why it stopped."""
-    from tuning.search.resources import check_resources
-
+    """Prepare and search; None if all trials had ended before, empty if they ended now, else why it stopped."""
     if plan.run.fresh or not folder.exists:
         check_resources(plan.config)  # before an earlier search is put aside, and before anything is prepared
     if folder.exists and plan.run.fresh:
@@ -193,21 +209,17 @@ def _run(plan: Plan, folder: SearchFolder, data: DataModule) -> str | None:
 
 
 def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: dict[str, Any]) -> str:
-    from tuning.evaluation.leaderboard import write_leaderboard
-    from tuning.experiment.directory import write_json
     from tuning.search.callbacks.generated_clips import show_generated
     from tuning.search.preparation import prepare, prepare_generated
 
     prepare(folder, data)
-
-    from tuning.search.resources import cluster_resources, plan_resources, start_ray
     from tuning.search.tuner import run_search
 
     start_ray(plan.config)
     resources = plan_resources(plan.config, *cluster_resources())
     generated = prepare_generated(data)
     shared, baseline = data.share()
-    # Only now, so that a command that was refused leaves no search that a better one would differ from.
+    # Only now: a command that is refused must not leave a folder, whose identity a corrected command would not match.
     if not folder.exists:
         folder.create(plan.space, plan.overrides, identity, data.split)
     write_json(folder.path / "baseline.json", baseline)
@@ -219,27 +231,24 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     try:
         return run_search(folder, plan, shared, resources)
     finally:
-        write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
+        leaderboard.write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
 
 
 def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) -> None:
     """Write and print the ranking, write the report, and say where everything is."""
-    from tuning.evaluation.leaderboard import pareto_front, print_leaderboard, second_metric, write_leaderboard
-    from tuning.evaluation.report import write_or_note
-
     metric = plan.config.search.metric
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
-    ranked = write_leaderboard(folder, metric, plan.mode, baseline)
+    ranked = leaderboard.write_leaderboard(folder, metric, plan.mode, baseline)
     if finished_before:
         print(f"search    {plan.name}: all {plan.total} trials were done before; this is their ranking")
-    print_leaderboard(ranked, metric, baseline)
-    if second := second_metric(ranked):
-        front = sorted(pareto_front(ranked, metric, plan.mode, second))
+    leaderboard.print_leaderboard(ranked, metric, baseline)
+    if second := leaderboard.second_metric(ranked):
+        front = sorted(leaderboard.pareto_front(ranked, metric, plan.mode, second))
         print(f"pareto    best for their {second}: trials {', '.join(map(str, front))}")
     print(f"ranking   {folder.path / 'leaderboard.md'}, {folder.path / 'leaderboard.csv'}")
-    report = write_or_note(folder)
-    if report is not None:
-        print(f"report    {report}")
+    page = write_or_note(folder)
+    if page is not None:
+        print(f"report    {page}")
     print(f"trials    {folder.trials}")
     if folder.remote:
         print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")
@@ -252,22 +261,23 @@ def open_search(path: str | Path) -> Search:
     Raises:
         UserError: there is none.
     """
-    from tuning.experiment.recorded import folder_of
-
     return Search(folder_of(path).path)
 
 
 def finalize(
     search: Search | str | Path, *, top: int = 1, seeds: int | None = None, ensemble: int = 1, again: bool = False
 ) -> dict[str, float]:
-    """Retrain the winner, test it once, write `best/`; the test's metrics. As the command `finalize`.
+    """Retrain the winner, test it once and write `best/`; the test's metrics. The same as the command `finalize`.
 
     Args:
         search: a search, or the folder or URI of one.
-        top: how many of the best configurations are repeated before one is chosen.
-        seeds: other seeds of each of them, 3 unless given.
-        ensemble: how many are retrained and predict together.
+        top: number of the best configurations that are repeated before one is chosen.
+        seeds: number of other seeds of each of them, 3 unless given.
+        ensemble: number of configurations that are retrained and predict together.
         again: look at the test clips once more; every look is recorded.
+
+    Raises:
+        UserError: no finished trial, a test that was looked at before, numbers that do not go together.
     """
     counts = {"top": top, "ensemble": ensemble} | ({} if seeds is None else {"seeds": seeds})
     for name, number in counts.items():
@@ -275,10 +285,7 @@ def finalize(
             raise UserError(f"{name}: expected a number from 1, got {number}")
     if seeds is not None and top < 2:
         raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
-    from tuning.experiment.bucket_sync import open_location
-
-    location = (search.remote or search.path) if isinstance(search, Search) else search
-    with open_location(str(location)) as folder:
+    with open_location(_location(search)) as folder:
         from tuning.evaluation.final_test import finalize as finalize_folder
 
         metrics = finalize_folder(folder, again=again, **counts)
@@ -287,22 +294,113 @@ def finalize(
     return metrics
 
 
+def _location(search: Search | str | Path) -> str:
+    return str(search.remote or search.path) if isinstance(search, Search) else str(search)
+
+
+def reproduce(search: Search | str | Path, trial: int | str | None = None) -> bool:
+    """Train a trial again from its record; whether every loss and metric of every epoch is equal to the last bit.
+
+    Args:
+        search: a search, or its folder.
+        trial: number of the trial, the best one unless given.
+
+    Raises:
+        UserError: no such trial, no finished epoch, another corpus than the search's.
+    """
+    folder = folder_of(_location(search))
+    record = chosen(folder, None if trial is None else str(trial))
+    recorded = recorded_rows(folder, record)
+    say_what_changed(folder)
+    return compare(folder, record, recorded, train_again(folder, record, len(recorded)))
+
+
+def report(search: Search | str | Path) -> Path:
+    """Write a search, finished or not, as one HTML page; its path.
+
+    Raises:
+        UserError: no such search, or its folder can't be written to.
+    """
+    location = _location(search)
+    if is_uri(location):
+        with open_location(location) as folder:
+            page = write_report(folder)
+            print(f"report    {page}, and in {folder.remote}")
+            return page
+    try:
+        page = write_report(folder_of(location))
+    except OSError as error:
+        raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None
+    print(f"report    {page}")
+    return page
+
+
+def status(search: Search | str | Path) -> Status:
+    """The state of a search that runs elsewhere, or that ended: its trials so far, and who works on it.
+
+    Raises:
+        UserError: no such search, or its storage can't be read.
+    """
+    return StatusReader(_location(search)).read()
+
+
+def saved(best: str | Path) -> Path:
+    """The folder `best/` that `finalize` wrote.
+
+    Raises:
+        UserError: there is none.
+    """
+    best = Path(best)
+    # The folder of a search has a config.yaml, too.
+    has_model = (best / "model.safetensors").exists() or (best / "labels.json").exists()
+    if not has_model or not (best / "config.yaml").exists():
+        raise UserError(f"{best}: expected a folder best/ that tuning finalize wrote, with its model and config.yaml")
+    return best
+
+
 def load(best: str | Path) -> Predictor:
-    """The model, or ensemble, that `finalize` left in a folder `best/`; `predict(files)` gives a table.
+    """The model, or ensemble, in a folder `best/` that `finalize` wrote; its `predict(files)` gives a table.
 
     Raises:
         UserError: a file is missing, can't be read, or does not fit the others.
     """
+    best = saved(best)
     from tuning.evaluation.inference import Predictor
 
     try:
-        return Predictor(Path(best))
+        return Predictor(best)
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
+def export(best: str | Path) -> list[Path]:
+    """Write the model, or each member of an ensemble, as ONNX, and compare it with PyTorch; the files.
+
+    Raises:
+        UserError: no saved model, a package is missing, outputs that differ.
+    """
+    best = saved(best)
+    missing = [name for name in ONNX_PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(
+            f"expected the packages of the extra 'onnx', got none of {', '.join(missing)}; "
+            "install them: pip install 'audio-emotion-tuning[onnx]'"
+        )
+    from tuning.evaluation.onnx_export import FILE
+    from tuning.evaluation.onnx_export import export as export_folder
+    from tuning.evaluation.saved_model import member_folders
+
+    files = []
+    for folder in member_folders(best):
+        difference, clips, lengths = export_folder(folder)
+        files.append(folder / FILE)
+        print(f"exported  {files[-1]}: {lengths}")
+        print(f"compared  with PyTorch on {clips}: largest difference {difference:.1e}")
+    return files
+
+
 def corpus(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """The clips that a search would read: `clip`, `part` (train, val or test), `group`, and labels.
+    """A table of the clips that a search would read: `clip`, `part` (train, val or test), `group`, and labels.
 
     Raises:
         UserError: no such corpus, a wrong manifest, groups that cross splits.
@@ -321,17 +419,44 @@ def corpus(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> p
     return pd.DataFrame(rows)
 
 
+def balance(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> Balance:
+    """Counts of clips and groups by class, or quadrant, in each part of a split; its `hints` name problems.
+
+    Raises:
+        UserError: as `corpus`.
+    """
+    return read_balance(make_plan(arguments_of(space, overrides or {})))
+
+
 def split(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Clips and groups of each part of a search's split, and of each class in it where there are classes."""
-    table = corpus(space, overrides)
-    by = ["part", "label"] if "label" in table else ["part"]
-    counted = table.groupby(by, sort=False).agg(clips=("clip", "size"), groups=("group", "nunique"))
-    return counted.reset_index()
+    """Counts of `balance` as a table: `part`, `label` (class or quadrant), `clips`, `share`, `groups`."""
+    import pandas as pd
+
+    counts = balance(space, overrides).counts
+    return pd.DataFrame([astuple(count) for count in counts], columns=["part", "label", "clips", "share", "groups"])
+
+
+def estimate(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> Estimate:
+    """Time and price of a search, from a few steps of some of its trials. As the command `run --dry-run probe=true`.
+
+    Raises:
+        UserError: a search that can't be run, or whose probed trials all fail.
+    """
+    return measure(make_plan(arguments_of(space, overrides or {})))
+
+
+def measure(plan: Plan) -> Estimate:
+    """The estimate of a checked search."""
+    corpus, split = read_corpus(plan.config)
+    plan = with_classes(plan, corpus)
+    from tuning.search.estimate import estimate as estimate_search
+
+    return estimate_search(plan, corpus, split)
 
 
 @contextmanager
 def _log_to(folder: SearchFolder) -> Iterator[None]:
-    """Within, the project's log lines go into the search's `search.log`."""
+    """Write the project's log lines into the search's `search.log`, within the context."""
     folder.path.mkdir(parents=True, exist_ok=True)
     stream = QuietFile((folder.path / "search.log").open("a", encoding="utf-8"))
     handler = logging.StreamHandler(stream)

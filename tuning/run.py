@@ -6,27 +6,37 @@ import os
 import shlex
 import signal
 import sys
+from argparse import Namespace
+from collections.abc import Sequence
 
-from tuning.cli.command import DONE, FAILED, INTERRUPTED, run_command
+from tuning import api
+from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, run_command
+from tuning.config.help import help_text
+from tuning.data.plan import make_plan
 
 
-def main(arguments: list[str] | None = None) -> int:
+class _Parser(Parser):
+    def format_help(self) -> str:
+        return help_text()
+
+
+PARSER = _Parser("python -m tuning.run [space=NAME] [setting=VALUE ...] [--dry-run]", "", settings=True)
+
+
+def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    words = sys.argv[1:] if words is None else words
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        return run_command(_usage, _main, arguments, resume=_command(arguments))
+        return run_command(PARSER, _run, words, resume=_command(words))
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _main(arguments: list[str]) -> int:
-    from tuning import api
-    from tuning.data.plan import make_plan
-
-    plan = make_plan([argument for argument in arguments if argument != "--dry-run"])
-    if "--dry-run" in arguments:
-        from tuning.cli.dry_run import preview
+def _run(options: Namespace) -> int:
+    plan = make_plan(options.settings)
+    if options.dry_run:
+        from tuning.cli.dry_run import preview  # asks torch for the GPUs
 
         preview(plan)
         return DONE
@@ -35,24 +45,19 @@ def _main(arguments: list[str]) -> int:
     if not has_result:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
-        print(f"stopped   {search.stopped}: not all trials ended; to go on: {_command(arguments)}")
+        print(f"stopped   {search.stopped}: not all trials ended; to resume: {_command(options.settings)}")
+    elif has_result:
+        print(f"next      tuning finalize {search.remote or search.path}  (retrains the best trial and tests it once)")
     if search.stopped == "interrupted":
         return INTERRUPTED
     return DONE if has_result else FAILED
 
 
-def _usage() -> str:
-    from tuning.config.help import help_text
-
-    return help_text()
-
-
-def _command(arguments: list[str]) -> str:
-    kept = [argument for argument in arguments if not argument.startswith("fresh=")]
-    return f"python -m tuning.run {shlex.join(kept)}"
+def _command(words: Sequence[str]) -> str:
+    return f"python -m tuning.run {shlex.join(word for word in words if not word.startswith('fresh='))}"
 
 
 if __name__ == "__main__":
-    # As with -m, also where `ray submit` runs a copy of this file elsewhere: a user's own modules lie here.
+    # As with -m, also where `ray submit` runs a copy of this file elsewhere: a user's own modules are found here.
     sys.path[0] = os.getcwd()
     sys.exit(main())

@@ -1,1 +1,1 @@
-"""Layouts of published corpora, and a manifest of one's own: each gives the clips with their labels."""
+"""Published corpora and your own manifest: each module reads clips with their labels."""

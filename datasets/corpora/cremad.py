@@ -5,7 +5,7 @@ IEEE Transactions on Affective Computing 5(4). Layout:
 
     AudioWAV/1001_DFA_ANG_XX.wav        actor, sentence, emotion, level
 
-The class is the emotion that the actor was asked for.
+The class is the emotion that the actor was asked to express.
 """
 
 import re
@@ -24,12 +24,12 @@ LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "none", "X": "none"} 
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Clips in the order of their names, with their emotion and the actor as group.
+    """Read the clips in the order of their names, with the acted emotion, and the actor as group.
 
-    Raises ValueError naming the setting at fault: no recordings, a name that is none of CREMA-D, an actor without
+    Raises ValueError naming the setting at fault: no recordings, a name that is not CREMA-D's, an actor without
     clips.
     """
-    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
     root = layout.check_root(data)
     folder = layout.find(root, AUDIO)
     clips: list[Clip] = []

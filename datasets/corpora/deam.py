@@ -1,7 +1,7 @@
 """DEAM, the MediaEval Database for Emotional Analysis in Music: 1,802 songs rated for valence and arousal, 1 to 9.
 
 Aljanaki, Yang & Soleymani (2017), "Developing a benchmark for emotional analysis of music", PLoS ONE 12(3).
-Layout, as the two archives unpack side by side (or each in a folder of its own name, as on Kaggle):
+Layout of the two archives unpacked into one folder, or each into a folder of its name (as on Kaggle):
 
     MEMD_audio/<song_id>.mp3
     annotations/annotations averaged per song/song_level/
@@ -20,13 +20,13 @@ COLUMNS = {"valence": "valence_mean", "arousal": "arousal_mean"}
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Songs of both tables in their order. A song without recording is listed with the path where it should lie,
-    and preparation quarantines it; a recording without label is left out, with a note.
+    """Read the songs in the order of both tables.
 
-    Raises ValueError naming the setting at fault: a folder, table or column that is not there, a label that is no
-    number or outside `data.target_range`, a song that stands twice, two recordings of one song.
+    A song without recording is listed with its expected path, and preparation quarantines it; a recording without label
+    is left out, with a note. Raises ValueError naming the setting at fault: a missing folder, table or column, a label
+    that is not a number or outside `data.target_range`, a song listed twice, two recordings of one song.
     """
-    layout.refuse(data, "folds")
+    layout.refuse_settings(data, "folds")
     root = layout.check_root(data)
     columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, *AUDIO)
@@ -39,9 +39,9 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     clips = [
         Clip(
             id=recordings.get(song, f"{folder}/{song}.mp3"),
-            targets=tuple(layout.label(row[column], column, place, data.target_range) for _, column in columns),
+            targets=tuple(layout.parse_label(row[column], column, place, data.target_range) for _, column in columns),
             **layout.named_cells(row, data, place),
         )
         for song, (place, row) in songs.items()
     ]
-    return Corpus(data.corpus, root, clips, layout.unlabelled(recordings, songs, folder))
+    return Corpus(data.corpus, root, clips, layout.note_unlabelled(recordings, songs, folder))

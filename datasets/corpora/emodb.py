@@ -28,11 +28,11 @@ LABELS = {  # by the first letter of the German word
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Clips in the order of their names, with their emotion and the speaker as group.
+    """Read the clips in the order of their names, with their emotion, and the speaker as group.
 
-    Raises ValueError naming the setting at fault: no recordings, a name that is none of EmoDB, a speaker without clips.
+    Raises ValueError naming the setting at fault: no recordings, a name that is not EmoDB's, a speaker without clips.
     """
-    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
     root = layout.check_root(data)
     folder = layout.find(root, AUDIO)
     clips: list[Clip] = []

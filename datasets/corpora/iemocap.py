@@ -36,13 +36,13 @@ LABELS = {
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Utterances in the order of the tables, with their emotion, the speaker as group and the session as fold.
+    """Read the utterances in the order of the tables, with emotion, the speaker as group and the session as fold.
 
-    An utterance without recording is listed with the path where it should lie, and preparation quarantines it; a
-    recording without label is left out, with a note. Raises ValueError naming the setting at fault: a session or
-    speaker that is not there, an unknown emotion, an utterance of another session or that stands twice.
+    An utterance without recording is listed with its expected path, and preparation quarantines it; a recording without
+    label is left out, with a note. Raises ValueError naming the setting at fault: a missing session or speaker, an
+    unknown emotion, an utterance of another session or listed twice.
     """
-    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Session1" for top in TOPS)))
     clips: dict[str, Clip] = {}
@@ -54,16 +54,16 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
         tables = layout.find(root, posixpath.join(top, f"Session{session}", "dialog", "EmoEvaluation"))
         for name, label, place in _labels(root, tables):
             if name in places:
-                raise ValueError(f"data.root: utterance '{name}' stands twice, at {places[name]} and {place}")
+                raise ValueError(f"data.root: utterance '{name}' is listed twice, at {places[name]} and {place}")
             places[name] = place
             clips[name] = _clip(name, label, session, place, found, folder)
     emotions.check_speakers((str(clip.group) for clip in clips.values()), SPEAKERS, root)
-    notes = layout.unlabelled(recordings, clips, posixpath.join(top, "Session*/sentences/wav"))
+    notes = layout.note_unlabelled(recordings, clips, posixpath.join(top, "Session*/sentences/wav"))
     return Corpus(data.corpus, root, list(clips.values()), notes)
 
 
 def _recordings(root: str, folder: str) -> dict[str, str]:
-    """Recordings of all dialogues of a session, by utterance."""
+    """Paths of a session's recordings by utterance."""
     found: dict[str, str] = {}
     for dialog, is_folder in sorted(storage.list_folder(root, folder).items()):
         if is_folder:
@@ -74,13 +74,13 @@ def _recordings(root: str, folder: str) -> dict[str, str]:
 
 
 def _labels(root: str, folder: str) -> Iterator[tuple[str, str, str]]:
-    """Utterance, emotion and place of every line of a session's tables that sums up its ratings."""
+    """Yield utterance, emotion and place of each summary line in a session's tables."""
     for table in sorted(name for name, is_folder in storage.list_folder(root, folder).items() if not is_folder):
-        if not table.endswith(".txt") or table.startswith("."):  # ._Ses01F_impro01.txt is what macOS adds to archives
+        if not table.endswith(".txt") or table.startswith("."):  # macOS adds files such as ._Ses01F_impro01.txt
             continue
         raw = storage.read_bytes(root, posixpath.join(folder, table))
         for number, line in enumerate(raw.decode("utf-8", errors="replace").splitlines(), start=1):
-            if not line.startswith("["):  # the ratings themselves, and a head that begins with %
+            if not line.startswith("["):  # the header (%), and single ratings
                 continue
             place = f"{storage.below(root, folder, table)}:{number}"
             cells = line.strip().split("\t")
@@ -94,7 +94,7 @@ def _labels(root: str, folder: str) -> Iterator[tuple[str, str, str]]:
 
 def _clip(name: str, label: str, session: str, place: str, found: dict[str, str], folder: str) -> Clip:
     """The clip of an utterance of this session."""
-    # The letter of the dialogue says who wore the markers; the utterance's own says who speaks.
+    # F or M in the dialogue is who wore the motion-capture markers, in the utterance who speaks.
     parts = re.fullmatch(rf"((Ses0{session})[FM]_\w+)_([FM])\d+", name)
     if not parts:
         raise ValueError(

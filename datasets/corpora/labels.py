@@ -1,10 +1,10 @@
-"""The one vocabulary of emotions, and what layouts share whose labels stand in file names."""
+"""Common names of emotions, and helpers for corpora whose labels are in file names."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
 from tuning.datasets.corpus import did_you_mean
 
-# Whatever a corpus calls them, a class has one name here, so that classes mean the same in every corpus.
+# An emotion has the same name in every corpus, whatever the corpus calls it.
 EMOTIONS = (
     "neutral",
     "calm",
@@ -23,7 +23,7 @@ EMOTIONS = (
 
 
 def decode(codes: Mapping[str, str] | Sequence[str], code: str, what: str, place: str) -> str:
-    """What a code stands for, itself where nothing more is known of it.
+    """The meaning of a code in a file name; a code of a plain sequence means itself.
 
     Raises ValueError with the known codes, the nearest one and the place.
     """
@@ -37,7 +37,7 @@ def decode(codes: Mapping[str, str] | Sequence[str], code: str, what: str, place
 
 
 def check_speakers(found: Iterable[str], published: Iterable[str], place: str) -> None:
-    """Raise ValueError when a published speaker has no recording: results would be of another corpus."""
+    """Raise ValueError when a published speaker has no recording: results could not be compared."""
     published = list(published)
     if missing := sorted(set(published) - set(found)):
         raise ValueError(

@@ -1,4 +1,4 @@
-"""What corpus layouts share: the root, tables in it, labels on their scale, recordings found by their stem."""
+"""Helpers of corpus layouts: the root, CSV tables, labels on their scale, recordings by stem."""
 
 import csv
 import io
@@ -15,7 +15,7 @@ from tuning.datasets.settings import DataSettings
 AUDIO_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 SPLITS = ("train", "val", "test")
 SHOWN = 8  # names listed in an error
-Row = tuple[str, dict[str, str]]  # where it stands (path:line), and its cells by column name
+Row = tuple[str, dict[str, str]]  # its place (path:line), and its cells by column name
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Table:
     rows: list[Row]
 
     def require(self, columns: Iterable[tuple[str, str]]) -> None:
-        """Raise ValueError for the first of the columns (setting that names it, name) that is not there."""
+        """Raise ValueError for the first missing column; each is given with the setting that names it."""
         for setting, column in columns:
             if column not in self.header:
                 hint = did_you_mean(column, self.header) or f"; it has: {', '.join(self.header)}"
@@ -37,18 +37,18 @@ class Table:
 
 
 def check_root(data: DataSettings) -> str:
-    """`data.root` as an absolute folder or a URI. Raises ValueError when it is not set or no folder."""
+    """`data.root` as an absolute folder or a URI. Raises ValueError when it is not set or not a folder."""
     if data.root is None:
         raise ValueError(f"data.root: expected the corpus's folder or URI (data.corpus={data.corpus}), got nothing")
     root = storage.absolute(data.root)
     if not storage.is_uri(root) and not os.path.isdir(root):
         what = "not a folder" if os.path.exists(root) else "no such folder"
-        raise ValueError(f"data.root: expected a folder, got '{data.root}' ({what}){near_sibling(root)}")
+        raise ValueError(f"data.root: expected a folder, got '{data.root}' ({what}){_near_sibling(root)}")
     return root
 
 
-def near_sibling(path: str) -> str:
-    """ "; did you mean 'x'?" with the nearest name beside a local path, or nothing where none is near."""
+def _near_sibling(path: str) -> str:
+    """As `did_you_mean`, with the names in the same local folder."""
     folder, name = os.path.split(path)
     try:
         return did_you_mean(name, os.listdir(folder))
@@ -57,9 +57,9 @@ def near_sibling(path: str) -> str:
 
 
 def find(root: str, *places: str) -> str:
-    """The first of several places below the root (with forward slashes; a name with a dot is a file) that is there.
+    """The first of several paths below the root that exists; a name with a dot is a file, another a folder.
 
-    Raises ValueError with what is missing of the place that is there the furthest, and what is there instead.
+    Raises ValueError with the missing part of the path that exists the furthest, and what is there instead.
     """
     misses = []
     for place in places:
@@ -67,7 +67,7 @@ def find(root: str, *places: str) -> str:
             return place
         misses.append(miss)
     depth, message = max(misses, key=lambda miss: miss[0])
-    raise ValueError(message + (_root_within(root, places) if depth == 0 else ""))
+    raise ValueError(message + (_nested_root_hint(root, places) if depth == 0 else ""))
 
 
 def _first_missing(root: str, place: str) -> tuple[int, str] | None:
@@ -86,8 +86,8 @@ def _first_missing(root: str, place: str) -> tuple[int, str] | None:
     return None
 
 
-def _root_within(root: str, places: Iterable[str]) -> str:
-    """A hint for archives that were unpacked one folder too deep."""
+def _nested_root_hint(root: str, places: Iterable[str]) -> str:
+    """A hint for an archive that was unpacked one folder too deep."""
     folders = sorted(name for name, is_folder in storage.list_folder(root).items() if is_folder)
     tops = {place.split("/")[0] for place in places}
     for name in folders[:SHOWN]:
@@ -97,7 +97,7 @@ def _root_within(root: str, places: Iterable[str]) -> str:
 
 
 def recordings(root: str, folder: str) -> dict[str, str]:
-    """Recordings in a folder below the root: stem -> path relative to the root, whatever the audio extension.
+    """Recordings in a folder below the root: path relative to the root by stem, for any audio extension.
 
     Raises ValueError when two have one stem, or when there are none.
     """
@@ -108,12 +108,12 @@ def recordings(root: str, folder: str) -> dict[str, str]:
 
 
 def audio_files(root: str, folder: str) -> dict[str, str]:
-    """As `recordings`, but without any is no error."""
+    """As `recordings`, but empty if there are none."""
     found: dict[str, str] = {}
     entries, location = storage.list_folder(root, folder), storage.below(root, folder)
     for name in sorted(name for name, is_folder in entries.items() if not is_folder):
         stem, suffix = posixpath.splitext(name)
-        if suffix.lower() not in AUDIO_SUFFIXES or name.startswith("."):  # ._1.mp3 is what macOS adds to archives
+        if suffix.lower() not in AUDIO_SUFFIXES or name.startswith("."):  # macOS adds files such as ._1.mp3 to archives
             continue
         if stem in found:
             first = posixpath.basename(found[stem])
@@ -123,9 +123,9 @@ def audio_files(root: str, folder: str) -> dict[str, str]:
 
 
 def read_table(root: str, name: str, setting: str = "data.root") -> Table:
-    """A CSV file below the root: cells of the header are stripped, lines without any text are passed over.
+    """Read a CSV file below the root; header cells are stripped, empty lines skipped.
 
-    Raises ValueError, which begins with the setting, when the file is not there or no table.
+    Raises ValueError, which begins with the setting, when the file is missing or not a table.
     """
     path = storage.below(root, name)
     try:
@@ -135,7 +135,7 @@ def read_table(root: str, name: str, setting: str = "data.root") -> Table:
             with open(path, "rb") as file:
                 raw = file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        near = "" if storage.is_uri(root) else near_sibling(path)
+        near = "" if storage.is_uri(root) else _near_sibling(path)
         raise ValueError(f"{setting}: no file {path}{near}") from None
     try:
         text = raw.decode("utf-8-sig")
@@ -150,7 +150,7 @@ def read_table(root: str, name: str, setting: str = "data.root") -> Table:
 
 
 def _lines(path: str, text: str, setting: str) -> Iterator[tuple[str, list[str]]]:
-    """Place and cells of each line that has any text, the header first."""
+    """Yield place and cells of each line that is not empty, the header first."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
     try:
@@ -170,10 +170,10 @@ def _lines(path: str, text: str, setting: str) -> Iterator[tuple[str, list[str]]
 def target_columns(
     data: DataSettings, targets: list[str], known: Mapping[str, str] | None = None
 ) -> list[tuple[str, str]]:
-    """The column of each target, with the setting that names it: `data.target_columns`, else by the target's name.
+    """The column of each target and the setting that names it: `data.target_columns`, else the layout's `known`.
 
-    `known` gives a layout's columns by target. Raises ValueError for another number of columns than targets, and
-    a target that the layout does not know.
+    Without `known`, columns are called as their targets. Raises ValueError when the numbers of columns and targets
+    differ, and for a target that is not known.
     """
     if data.target_columns is not None:
         if len(data.target_columns) != len(targets):
@@ -194,30 +194,30 @@ def target_columns(
     return [("data.root", known[target]) for target in targets]
 
 
-def refuse(data: DataSettings, *names: str) -> None:
-    """Raise ValueError for the first of these settings that is set: the layout has nothing that it could name."""
+def refuse_settings(data: DataSettings, *names: str) -> None:
+    """Raise ValueError for the first of these settings of `data` that is set, which the layout has no use for."""
     for name in names:
         if (value := getattr(data, name)) is not None:
             raise ValueError(f"data.{name}: expected nothing for data.corpus={data.corpus}, got '{value}'")
 
 
 def named_columns(data: DataSettings) -> list[tuple[str, str]]:
-    """Columns of texts, groups, folds and splits that are named in the settings, each with its setting."""
+    """The columns of texts, groups, folds and splits that settings name, each with its setting."""
     settings = ("text_column", "group_column", "fold_column", "split_column")
     return [(f"data.{name}", column) for name in settings if (column := getattr(data, name)) is not None]
 
 
 def text_cell(row: Mapping[str, str], setting: str, column: str, place: str) -> str:
-    """What stands in a cell. Raises ValueError when that is nothing."""
+    """The text of a cell. Raises ValueError when it is empty."""
     if not (cell := row[column].strip()):
         raise ValueError(f"{setting}: expected text in column '{column}', got an empty cell at {place}")
     return cell
 
 
 def named_cells(row: Mapping[str, str], data: DataSettings, place: str) -> dict[str, str]:
-    """`Clip`'s text, group, fold and split where columns are named.
+    """A clip's text, group, fold and split, as far as settings name their columns.
 
-    Raises ValueError for an empty cell, a text that lies outside the root, and an unknown split.
+    Raises ValueError for an empty cell, a text file outside the root, and an unknown split.
     """
     cells = {
         setting.removeprefix("data.").removesuffix("_column"): text_cell(row, setting, column, place)
@@ -226,20 +226,20 @@ def named_cells(row: Mapping[str, str], data: DataSettings, place: str) -> dict[
     if (split := cells.get("split")) is not None and split not in SPLITS:
         raise ValueError(f"data.split_column: expected {', '.join(SPLITS)}, got '{split}' at {place}")
     if (text := cells.get("text")) is not None:
-        cells["text"] = inside(text, "data.text_column", place)
+        cells["text"] = relative_path(text, "data.text_column", place)
     return cells
 
 
-def inside(file: str, setting: str, place: str) -> str:
-    """The path in one spelling. Only below the root: a clip's name must mean the same on every machine."""
+def relative_path(file: str, setting: str, place: str) -> str:
+    """Normalise a path below the root. Raises ValueError for others, which differ from machine to machine."""
     path = posixpath.normpath(file)
     if posixpath.isabs(path) or storage.is_uri(file) or path.split("/")[0] in (".", ".."):
         raise ValueError(f"{setting}: expected a path below data.root, got '{file}' at {place}")
     return path
 
 
-def label(cell: str, column: str, place: str, scale: tuple[float, float] | None) -> float:
-    """The number in a cell, mapped from the scale to [-1, 1]. Raises ValueError for none, or one off the scale."""
+def parse_label(cell: str, column: str, place: str, scale: tuple[float, float] | None) -> float:
+    """Map the number in a cell from `scale` to [-1, 1]. Raises ValueError for other text or a number off the scale."""
     try:
         value = float(cell)
     except ValueError:
@@ -257,9 +257,9 @@ def label(cell: str, column: str, place: str, scale: tuple[float, float] | None)
 
 
 def by_number(tables: Iterable[Table], column: str) -> dict[str, Row]:
-    """Rows by the whole number in a column, such as a song's, as text; in the order of the tables.
+    """Rows of tables by the whole number in a column, as text without leading zeros.
 
-    Raises ValueError for anything else in the column, and for a number that stands twice.
+    Raises ValueError for other text, and for a number that is listed twice.
     """
 
     def number(row: dict[str, str], place: str) -> str:
@@ -274,10 +274,7 @@ def by_number(tables: Iterable[Table], column: str) -> dict[str, Row]:
 
 
 def by_name(tables: Iterable[Table], column: str) -> dict[str, Row]:
-    """Rows by the text in a column, in the order of the tables.
-
-    Raises ValueError for an empty cell, and for a text that stands twice.
-    """
+    """Rows of tables by the text in a column. Raises ValueError for an empty cell, and for a text listed twice."""
     return _by_key(tables, column, lambda row, place: text_cell(row, "data.root", column, place))
 
 
@@ -288,27 +285,24 @@ def _by_key(tables: Iterable[Table], column: str, key_of: Callable[[dict[str, st
         for place, row in table.rows:
             key = key_of(row, place)
             if key in found:
-                raise ValueError(f"data.root: {column} {key} stands twice, at {found[key][0]} and {place}")
+                raise ValueError(f"data.root: {column} {key} is listed twice, at {found[key][0]} and {place}")
             found[key] = (place, row)
     return found
 
 
-def some(names: Sequence[str]) -> str:
-    """The first of names, and how many more there are, for a note."""
+def first_names(names: Sequence[str]) -> str:
+    """The first of names and the number of others, for a note."""
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more}"
 
 
-def unlabelled(found: Mapping[str, str], labelled: Iterable[str], folder: str) -> list[str]:
-    """A note on recordings that no table labels, which are left out.
-
-    Raises ValueError when it is all of them: then names and tables do not belong together.
-    """
+def note_unlabelled(found: Mapping[str, str], labelled: Iterable[str], folder: str) -> list[str]:
+    """A note on recordings without label, which are left out. Raises ValueError if none has one."""
     without = sorted(found.keys() - set(labelled))
     if len(without) == len(found):
         raise ValueError(
             f"data.root: none of the {len(found)} recordings in {folder} has a label; "
             f"expected names such as '{next(iter(labelled))}.mp3', got '{posixpath.basename(found[without[0]])}'"
         )
-    names = some([posixpath.basename(found[stem]) for stem in without])
+    names = first_names([posixpath.basename(found[stem]) for stem in without])
     return [f"{len(without)} recordings in {folder} have no label and are left out: {names}"] if without else []

@@ -1,4 +1,4 @@
-"""Any corpus as a CSV table: one line per recording, columns named in the settings and never guessed."""
+"""Any corpus as a CSV file: one line per recording; settings name the columns, which are never guessed."""
 
 from tuning.datasets.corpora import layout
 from tuning.datasets.corpus import Clip, Corpus
@@ -6,19 +6,18 @@ from tuning.datasets.settings import DataSettings
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Clips of the table `data.manifest` under `data.root`. Raises ValueError naming the setting at fault."""
+    """Read the clips that `data.manifest` lists. Raises ValueError naming the setting at fault."""
     root = layout.check_root(data)
     return Corpus(data.corpus, root, read_manifest(root, data, targets))
 
 
 def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Clip]:
-    """Clips of the table under `root`, in its order: with numbers, or with classes where `data.label_column` is set.
+    """Read the clips of the manifest under `root`, with numbers, or with classes if `data.label_column` is set.
 
-    Raises ValueError for a missing table or column, an empty table, a label that is no finite number or outside
-    `data.target_range`, an empty class, an unknown split, an empty group, a file that is listed twice, and a file or
-    a text that lies outside the root.
+    Raises ValueError for a missing or empty table, a missing column, an empty cell, a label that is not a finite number
+    or outside `data.target_range`, an unknown split, a file that is listed twice or outside the root.
     """
-    layout.refuse(data, "folds")
+    layout.refuse_settings(data, "folds")
     table = layout.read_table(root, data.manifest, "data.manifest")
     targets_in = [] if data.label_column is not None else layout.target_columns(data, targets)
     label_in = [] if data.label_column is None else [("data.label_column", data.label_column)]
@@ -27,15 +26,17 @@ def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Cli
     seen: dict[str, str] = {}
     for place, row in table.rows:
         clip = Clip(
-            id=layout.inside(
+            id=layout.relative_path(
                 layout.text_cell(row, "data.file_column", data.file_column, place), "data.file_column", place
             ),
-            targets=tuple(layout.label(row[column], column, place, data.target_range) for _, column in targets_in),
+            targets=tuple(
+                layout.parse_label(row[column], column, place, data.target_range) for _, column in targets_in
+            ),
             label=next((layout.text_cell(row, setting, column, place) for setting, column in label_in), None),
             **layout.named_cells(row, data, place),
         )
         if clip.id in seen:
-            raise ValueError(f"data.manifest: '{clip.id}' stands twice, at {seen[clip.id]} and {place}")
+            raise ValueError(f"data.manifest: '{clip.id}' is listed twice, at {seen[clip.id]} and {place}")
         seen[clip.id] = place
         clips.append(clip)
     if not clips:

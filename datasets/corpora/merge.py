@@ -10,7 +10,7 @@ recognition", arXiv 2407.06060; Zenodo 13939205. Layout of MERGE_Bimodal_Complet
     merge_bimodal_complete_av_values.csv        Audio_Song,Lyric_Song,Arousal,Valence
     tvt_dataframes/tvt_70_15_15/tvt_70_15_15_train_bimodal_complete.csv         Song,Quadrant; also validate, test
 
-`Song` of the splits is the recording's: they count 1,552, 332 and 332 songs.
+`Song` in the splits is an `Audio_Song`; the default split has 1,552, 332 and 332 songs.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,15 +30,14 @@ Songs = dict[str, layout.Row]  # rows by the recording's id
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Songs in the order of the metadata, with their lyrics and their part of the published split `data.folds`.
+    """Read the songs in the order of the metadata, with lyrics and their part of the published split `data.folds`.
 
-    Numbers where there are targets, else quadrants. A song without recording or lyrics is listed with the path where
-    that should lie, and preparation quarantines it; one without numbers, one of no part, and a recording that the
-    metadata do not list are left out, with a note. Raises ValueError naming the setting at fault: a folder, table or
-    column that is not there, an unknown split, a label that is no number, no quadrant or outside
-    `data.target_range`, a song that stands twice.
+    With `targets` songs have numbers, else quadrants. A song without recording or lyrics is listed with the expected
+    path, and preparation quarantines it; songs without numbers or part, and recordings without metadata, are left out,
+    with a note. Raises ValueError naming the setting at fault: a missing folder, table or column, an unknown split, an
+    unknown quadrant, a label that is not a number or outside `data.target_range`, a song listed twice.
     """
-    layout.refuse(data, "text_column", "label_column", "fold_column", "split_column")
+    layout.refuse_settings(data, "text_column", "label_column", "fold_column", "split_column")
     split = _split_name(data)
     columns = layout.target_columns(data, targets, COLUMNS) if targets else []
     root = layout.check_root(data)
@@ -70,10 +69,12 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     if not clips:
         raise ValueError(f"data.root: none of the {len(songs)} songs in {metadata} has numbers and a part of {split}")
     notes = [
-        *_left_out([song for song in songs if song not in numbers], "stand without valence and arousal"),
+        *_left_out([song for song in songs if song not in numbers], "have no valence and arousal"),
         *_left_out([song for song in songs if song not in part_of], f"are in no part of the published split {split}"),
-        *layout.unlabelled(recordings, stem_of.values(), "audio"),
-        *_on_artists([songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data),
+        *layout.note_unlabelled(recordings, stem_of.values(), "audio"),
+        *_artist_notes(
+            [songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data
+        ),
     ]
     return Corpus(data.corpus, root, clips, notes)
 
@@ -86,7 +87,7 @@ def _split_name(data: DataSettings) -> str:
 
 
 def _by_song(root: str, name: str, columns: Sequence[tuple[str, str]], key: str = "Audio_Song") -> Songs:
-    """Rows of a table by the recording's id. Raises ValueError for one that stands twice."""
+    """Rows of a table by the recording's id. Raises ValueError for one listed twice."""
     table = layout.read_table(root, layout.find(root, name))
     table.require([("data.root", key), *columns])
     return layout.by_name([table], key)
@@ -105,7 +106,7 @@ def _parts(root: str, split: str, edition: str) -> dict[str, str]:
 
 
 def _recordings(root: str) -> dict[str, str]:
-    """Quadrant and stem -> path relative to the root. Raises ValueError when there are none."""
+    """Paths relative to the root by quadrant and stem. Raises ValueError when there are none."""
     found = {
         f"{quadrant}/{stem}": path
         for quadrant in QUADRANTS
@@ -118,20 +119,20 @@ def _recordings(root: str) -> dict[str, str]:
 
 def _targets(numbers: layout.Row, columns: Sequence[tuple[str, str]], data: DataSettings) -> tuple[float, ...]:
     place, row = numbers
-    return tuple(layout.label(row[column], column, place, data.target_range) for _, column in columns)
+    return tuple(layout.parse_label(row[column], column, place, data.target_range) for _, column in columns)
 
 
 def _group(song: str, row: Mapping[str, str], data: DataSettings) -> str | None:
-    """The artist where a column is named; a song without is a group of its own."""
+    """The artist if `data.group_column` is set; a song without artist is a group of its own."""
     return None if data.group_column is None else row[data.group_column].strip() or f"song {song}"
 
 
 def _left_out(songs: Sequence[str], why: str) -> list[str]:
-    return [f"{len(songs)} songs {why} and are left out: {layout.some(songs)}"] if songs else []
+    return [f"{len(songs)} songs {why} and are left out: {layout.first_names(songs)}"] if songs else []
 
 
-def _on_artists(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:
-    """Notes on songs that are groups of their own, or on artists that the published split has in several parts."""
+def _artist_notes(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:
+    """Notes on songs without artist, or on artists in several parts of the published split."""
     if data.group_column is not None:
         alone = sum(not row[data.group_column].strip() for row in rows)
         return [f"{alone} songs have no '{data.group_column}': each is a group of its own"] if alone else []

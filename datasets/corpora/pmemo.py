@@ -18,13 +18,12 @@ COLUMNS = {"valence": "Valence(mean)", "arousal": "Arousal(mean)"}
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Rated songs in the order of the annotations; missing recordings and labels as in `tuning.datasets.corpora.deam`.
+    """Read the rated songs in the order of the annotations.
 
-    Columns of groups, folds and splits may stand in the annotations or in the metadata. A song without artist is
-    a group of its own, with a note. Raises ValueError naming the setting at fault, as `tuning.datasets.corpora.deam`
-    does.
+    Columns of groups, folds and splits may be in the annotations or in the metadata. A song without artist is a group
+    of its own, with a note. Missing recordings, missing labels and errors are as in `tuning.datasets.corpora.deam`.
     """
-    layout.refuse(data, "folds")
+    layout.refuse_settings(data, "folds")
     root = layout.check_root(data)
     columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, AUDIO)
@@ -32,7 +31,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     table.require(columns)
     songs = layout.by_number([table], "musicId")
     labels = {
-        song: tuple(layout.label(row[column], column, place, data.target_range) for _, column in columns)
+        song: tuple(layout.parse_label(row[column], column, place, data.target_range) for _, column in columns)
         for song, (place, row) in songs.items()
     }
     elsewhere = [(setting, column) for setting, column in layout.named_columns(data) if column not in table.header]
@@ -46,11 +45,11 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
         )
         for song, (place, row) in songs.items()
     ]
-    return Corpus(data.corpus, root, clips, notes + layout.unlabelled(recordings, songs, folder))
+    return Corpus(data.corpus, root, clips, notes + layout.note_unlabelled(recordings, songs, folder))
 
 
 def _join_metadata(root: str, songs: dict[str, layout.Row], wanted: list[tuple[str, str]]) -> list[str]:
-    """Add the wanted columns to the songs' rows, in place; give the notes."""
+    """Add columns of the metadata to the songs' rows in place; return notes."""
     settings = " ".join(f"{setting}=null" for setting, _ in wanted)
     try:
         metadata = layout.read_table(root, layout.find(root, METADATA))

@@ -2,7 +2,7 @@
 
 Livingstone & Russo (2018), "The Ryerson Audio-Visual Database of Emotional Speech and Song", PLoS ONE 13(5). Layout:
 
-    Actor_01/03-01-05-02-01-02-01.wav       also below Audio_Speech_Actors_01-24/, as the archive is called
+    Actor_01/03-01-05-02-01-02-01.wav       also below Audio_Speech_Actors_01-24/, the archive's name
 
 The name is modality, vocal channel, emotion, intensity, statement, repetition, actor.
 """
@@ -19,7 +19,7 @@ from tuning.datasets.settings import DataSettings
 ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
 TOPS = ("", "Audio_Speech_Actors_01-24/")
 CODES: dict[str, dict[str, str] | tuple[str, ...]] = {
-    "the modality": {"03": "audio"},  # video lies in archives of its own
+    "the modality": {"03": "audio"},  # video has archives of its own
     "the vocal channel": {"01": "speech", "02": "song"},
     "the emotion": {
         "01": "neutral",
@@ -36,8 +36,8 @@ CODES: dict[str, dict[str, str] | tuple[str, ...]] = {
     "the repetition": {"01": "first", "02": "second"},
     "the actor": ACTORS,
 }
-# Published actor-disjoint folds: the test actors of each, and who validates where the protocol says so.
-# reslstm: ResLSTM-SER's five; emobox: the six of EmoBox (Ma et al. 2024, Interspeech), which name no dev actors.
+# Published actor-disjoint folds: the test actors of each, and validation actors if the protocol names them.
+# reslstm: the five of ResLSTM-SER; emobox: the six of EmoBox (Ma et al. 2024, Interspeech), without validation actors.
 FOLDS: dict[str, dict[str, tuple[int, ...]]] = {
     "reslstm": {
         "1": (2, 5, 14, 15, 16),
@@ -62,12 +62,12 @@ DEV_ACTORS: dict[str, dict[str, tuple[int, ...]]] = {
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Speech clips by actor, with their emotion, the actor as group and the fold of `data.folds`.
+    """Read the speech clips by actor, with emotion, the actor as group and the fold of `data.folds`.
 
     Songs are left out, with a note. Raises ValueError naming the setting at fault: an unknown protocol, an actor
-    without clips, a name that is none of RAVDESS, an actor in another's folder.
+    without clips, a name that is not RAVDESS's, an actor in another's folder.
     """
-    layout.refuse(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
     folds, dev_groups = _protocol(data)
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Actor_01" for top in TOPS)))
@@ -91,7 +91,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
 
 
 def _protocol(data: DataSettings) -> tuple[dict[str, str], dict[str, list[str]]]:
-    """The fold of each actor, and the dev actors of each fold that names some."""
+    """The fold of each actor, and the validation actors of each fold, if published."""
     name = data.folds or next(iter(FOLDS))
     if name not in FOLDS:
         raise ValueError(f"data.folds: expected one of {', '.join(FOLDS)}, got '{name}'{did_you_mean(name, FOLDS)}")
@@ -100,7 +100,7 @@ def _protocol(data: DataSettings) -> tuple[dict[str, str], dict[str, list[str]]]
 
 
 def _actor_folders(root: str, top: str) -> list[str]:
-    """Folders Actor_01 to Actor_24 that are there. Raises ValueError for another Actor_."""
+    """The existing folders Actor_01 to Actor_24. Raises ValueError for another Actor_."""
     names = sorted(name for name, is_folder in storage.list_folder(root, top).items() if is_folder)
     folders = [posixpath.join(top, name) for name in names if name.startswith("Actor_")]
     for folder in folders:
@@ -110,7 +110,7 @@ def _actor_folders(root: str, top: str) -> list[str]:
 
 
 def _parse(stem: str, path: str) -> dict[str, str]:
-    """What the seven codes of a name stand for, by what they are."""
+    """The meanings of the seven codes in a file name, by what they encode."""
     codes = stem.split("-")
     if not re.fullmatch(r"\d\d(-\d\d){6}", stem):
         raise ValueError(f"data.root: expected a name of seven codes such as 03-01-05-02-01-02-01.wav, got {path}")

@@ -1,1 +1,1 @@
-"""Corpora that are made on the first run: music, speech, and songs with lyrics, without data or network."""
+"""Demo corpora that are synthesised on the first run, without data or network: music, speech, songs with lyrics."""

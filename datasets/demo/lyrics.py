@@ -1,12 +1,14 @@
-"""Lyrics that are made: words whose valence and arousal can be read, in phrases of one kind each.
+"""Random lyrics whose words tell valence and arousal.
 
-A phrase is a connecting word and two words of a kind. The share of happy phrases among those of valence follows the
-song's valence, that of lively ones among those of arousal its arousal.
+A phrase is a connecting word and two words of one kind. The more happy phrases among the happy and sad ones, the higher
+the valence; the more lively ones among the lively and calm ones, the higher the arousal.
 """
 
 from dataclasses import dataclass
 
-VALENCE_SHARE = 0.6  # of the phrases; the others are of arousal
+import numpy as np
+
+VALENCE_SHARE = 0.6  # of the phrases are happy or sad; the others are lively or calm
 PHRASES = (7, 13)  # fewest and most in a song
 PHRASES_PER_LINE = 2
 WORDS: dict[str, tuple[str, ...]] = {
@@ -20,7 +22,7 @@ WORDS: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Lyrics:
-    """What is sung, and what it says; both from -1 to 1."""
+    """Lyrics with their valence and arousal, from -1 to 1."""
 
     text: str
     valence: float
@@ -28,9 +30,7 @@ class Lyrics:
 
 
 def draw(*seed: int) -> Lyrics:
-    """The lyrics of a seed: 21 to 39 words in lines of six."""
-    import numpy as np
-
+    """Draw the lyrics of a seed: 21 to 39 words in lines of six."""
     rng = np.random.default_rng(seed)
     valence, arousal = rng.uniform(-1, 1, size=2).tolist()
     num_phrases = int(rng.integers(PHRASES[0], PHRASES[1] + 1))

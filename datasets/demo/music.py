@@ -1,37 +1,34 @@
-"""A small corpus that is made, not downloaded: short pieces whose valence and arousal can be heard.
+"""The demo corpus: short synthesised pieces of music with valence and arousal.
 
-Each piece is a chord progression with a melody and drums. Arousal follows tempo, loudness, drums and
-brightness; valence follows the mode (major or minor thirds), the register, how short the notes are played,
-and the tempo, as listeners' ratings do (Gabrielsson & Lindström 2010, "The role of structure in the musical
-expression of emotions"). Each artist plays with a timbre of their own and is rated with a bias of their own,
-so that artists have to be kept on one side of a split, as with real recordings.
+A piece is a chord progression with a melody and drums. As in listeners' ratings (Gabrielsson & Lindström 2010, "The
+role of structure in the musical expression of emotions"), arousal follows tempo, loudness, drums and brightness, and
+valence follows the mode (major or minor), the register, staccato and the tempo. Each artist has a timbre and a bias in
+the ratings, so that artists have to be kept on one side of a split, as with real recordings.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuning.datasets.corpus import Corpus
-from tuning.datasets.demo.writer import CorpusWriter, load_made
+from tuning.datasets.demo.writer import CorpusWriter, load_demo
 from tuning.datasets.settings import DataSettings
 
-if TYPE_CHECKING:
-    import numpy as np
-
-VERSION = 1  # raised by hand when the sound or the labels change
+VERSION = 1  # raise when the sound or the labels change
 SAMPLE_RATE_HZ = 16000
 CLIP_SECONDS = 4
 NUM_ARTISTS = 24
 CLIPS_PER_ARTIST = 10
-LABEL_NOISE = 0.05  # standard deviation, as raters do not quite agree
-ARTIST_BIAS = 0.12  # standard deviation of what raters hear into an artist's pieces, whatever is played
+LABEL_NOISE = 0.05  # standard deviation of the ratings
+ARTIST_BIAS = 0.12  # standard deviation of the raters' bias for an artist
 PROGRESSIONS = ((0, 3, 4, 0), (0, 5, 3, 4), (0, 3, 0, 4), (0, 4, 5, 3))  # degrees of the scale
 SCALES = {"major": (0, 2, 4, 5, 7, 9, 11), "minor": (0, 2, 3, 5, 7, 8, 10)}  # semitones above the tonic
 COLUMNS = ("valence", "arousal", "artist", "mode", "tempo_bpm", "loudness_db", "brightness")
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """The demo corpus, built first where it is absent. Raises ValueError when `data.root` is set."""
-    return load_made(data, targets, f"demo-{VERSION}", build)
+    """Read the corpus; build it first if it is missing. Raises ValueError when `data.root` is set."""
+    return load_demo(data, targets, f"demo-{VERSION}", build)
 
 
 def build(root: str) -> None:
@@ -56,10 +53,10 @@ def build(root: str) -> None:
 
 @dataclass(frozen=True)
 class Timbre:
-    """How an artist sounds, whatever they play."""
+    """The sound of an artist."""
 
     rolloff: float  # harmonic n has amplitude n ** -rolloff
-    even: float  # share of the even harmonics: hollow or full
+    even: float  # amplitude of even harmonics, relative to odd ones
     attack_seconds: float
     vibrato: float  # depth as a share of the frequency
     gain_db: float
@@ -68,7 +65,7 @@ class Timbre:
 
 @dataclass(frozen=True)
 class Piece:
-    """What is played, and how it is felt; shares are -1 to 1."""
+    """A piece of music and its labels; brightness to arousal are from -1 to 1."""
 
     seed: tuple[int, ...]
     mode: str
@@ -83,8 +80,7 @@ class Piece:
 
 
 def draw_timbre(artist: int) -> Timbre:
-    """How the artist of a number sounds."""
-    import numpy as np
+    """Draw the sound of an artist."""
 
     rng = np.random.default_rng([VERSION, artist])
     return Timbre(
@@ -98,8 +94,7 @@ def draw_timbre(artist: int) -> Timbre:
 
 
 def draw_piece(artist: int, number: int, timbre: Timbre) -> Piece:
-    """Draw what is played, then derive the labels from it."""
-    import numpy as np
+    """Draw a piece of an artist, and derive its labels from the music."""
 
     seed = (VERSION, artist, number)
     rng = np.random.default_rng(seed)
@@ -129,9 +124,8 @@ def draw_piece(artist: int, number: int, timbre: Timbre) -> Piece:
     )
 
 
-def render(piece: Piece, timbre: Timbre, seconds: int = CLIP_SECONDS) -> "np.ndarray":
-    """The waveform float64 [samples] of a piece: one chord and two melody notes per beat pair, drums on beats."""
-    import numpy as np
+def render(piece: Piece, timbre: Timbre, seconds: int = CLIP_SECONDS) -> np.ndarray:
+    """The waveform float64 [samples] of a piece: on each beat a chord, two melody notes and two drum hits."""
 
     rng = np.random.default_rng([*piece.seed, 1])
     beat = 60 / piece.tempo_bpm
@@ -157,12 +151,11 @@ def render(piece: Piece, timbre: Timbre, seconds: int = CLIP_SECONDS) -> "np.nda
     drum_level = 10 ** ((piece.loudness_db - 12 + 8 * piece.drums) / 20)
     for hit in range(2 * num_beats):
         _add(sound, hit * beat / 2, drum_level * _drum(rng, heavy=hit % 2 == 0))
-    return np.tanh(sound)  # a soft limit, so that nothing clips
+    return np.tanh(sound)  # a soft limiter, so that nothing clips
 
 
-def _cycle(timbre: Timbre, brightness: float) -> "np.ndarray":
-    """One period of the artist's tone, 2048 points; brightness lifts the upper harmonics."""
-    import numpy as np
+def _cycle(timbre: Timbre, brightness: float) -> np.ndarray:
+    """One period of an artist's tone [2048]; brightness raises the upper harmonics."""
 
     harmonics = np.arange(1, 9)
     amplitudes = harmonics ** -(timbre.rolloff - 0.5 * brightness) * np.where(harmonics % 2, 1.0, timbre.even)
@@ -170,8 +163,7 @@ def _cycle(timbre: Timbre, brightness: float) -> "np.ndarray":
     return amplitudes @ np.sin(np.outer(harmonics, phase)) / np.sqrt(np.sum(amplitudes**2))
 
 
-def _note(frequency_hz: float, seconds: float, cycle: "np.ndarray", timbre: Timbre) -> "np.ndarray":
-    import numpy as np
+def _note(frequency_hz: float, seconds: float, cycle: np.ndarray, timbre: Timbre) -> np.ndarray:
 
     time = np.arange(int(seconds * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     turns = frequency_hz * (time + timbre.vibrato / 35 * np.sin(35 * time))  # vibrato of 5.6 Hz
@@ -180,17 +172,16 @@ def _note(frequency_hz: float, seconds: float, cycle: "np.ndarray", timbre: Timb
     return envelope * cycle[(turns * len(cycle)).astype(np.int64) % len(cycle)]
 
 
-def _drum(rng: "np.random.Generator", heavy: bool) -> "np.ndarray":
-    """A heavy stroke with a low thump, or a light one of noise alone."""
-    import numpy as np
+def _drum(rng: np.random.Generator, heavy: bool) -> np.ndarray:
+    """A drum hit: noise, with a low thump if heavy."""
 
     time = np.arange(int(0.12 * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     stroke = rng.standard_normal(len(time)) * np.exp(-time / 0.02)
     return stroke + 2 * np.sin(2 * np.pi * 70 * time) * np.exp(-time / 0.04) if heavy else 0.6 * stroke
 
 
-def _add(sound: "np.ndarray", start_seconds: float, note: "np.ndarray") -> None:
-    """Mix a note into the sound in place, cut at the end of the piece."""
+def _add(sound: np.ndarray, start_seconds: float, note: np.ndarray) -> None:
+    """Add a note to the sound in place, cut at the end."""
     start = int(start_seconds * SAMPLE_RATE_HZ)
     note = note[: max(0, len(sound) - start)]
     sound[start : start + len(note)] += note

@@ -1,27 +1,25 @@
-"""A small corpus of speech-like sounds that is made, not downloaded: twelve speakers in five emotions.
+"""The demo corpus of speech: synthesised utterances of twelve speakers in five emotions.
 
-A pulse train for the voice, resonances for the vowels (Peterson & Barney 1952), hiss for breath and consonants. As
-in acted speech (Juslin & Laukka 2003, "Communication of emotions in vocal expression"), anger is loud, fast and
-bright; happiness high, wide and fast; sadness low, flat, slow and breathy; surprise high and rising. Emotions
-overlap, are acted more or less strongly, and each speaker has a pitch, a vocal tract, a voice and a microphone of
-their own, so that speakers have to be kept on one side of a split, as with real recordings.
+The voice is a pulse train, vowels are resonances (Peterson & Barney 1952), breath and consonants are noise. As in acted
+speech (Juslin & Laukka 2003, "Communication of emotions in vocal expression"), anger is loud, fast and bright;
+happiness high, wide and fast; sadness low, flat, slow and breathy; surprise high and rising. Emotions overlap and vary
+in strength. Each speaker has a pitch, vocal tract, voice and microphone, so that speakers have to be kept on one side
+of a split, as with real recordings.
 """
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tuning.datasets.corpus import Corpus
-from tuning.datasets.demo.writer import CorpusWriter, load_made
+from tuning.datasets.demo.writer import CorpusWriter, load_demo
 from tuning.datasets.settings import DataSettings
 
-if TYPE_CHECKING:
-    import numpy as np
-
-VERSION = 1  # raised by hand when the sound or the labels change
+VERSION = 1  # raise when the sound or the labels change
 SAMPLE_RATE_HZ = 16000
 NUM_SPEAKERS = 12
-CLIPS_PER_EMOTION = 6  # of each speaker: two statements, three times each
+CLIPS_PER_EMOTION = 6  # per speaker: two statements, three times each
 STATEMENTS = ("aiueoaei", "ouaieuoa")  # a vowel per syllable
 VOWELS_HZ = {  # the first four formants of an adult man
     "a": (730, 1090, 2440, 3400),
@@ -33,7 +31,7 @@ VOWELS_HZ = {  # the first four formants of an adult man
 BANDWIDTHS_HZ = (70, 100, 140, 200)
 SYLLABLE_SECONDS = 0.22
 PAUSE_SECONDS = 0.1  # before and after the speech
-# Pitch above the speaker's own and its range (semitones), its slope from begin to end (semitones), rate (share more),
+# Pitch above the speaker's own, its range and its slope from begin to end (semitones), change of the rate (share),
 # loudness (dB), brightness and breathiness (-1 to 1).
 EMOTIONS = {
     "angry": (2.5, 4.0, -3.0, 0.15, 6.0, 1.0, -0.8),
@@ -42,13 +40,13 @@ EMOTIONS = {
     "sad": (-1.0, 1.0, -2.5, -0.2, -5.0, -0.7, 1.0),
     "surprised": (6.0, 6.0, 7.0, -0.05, 2.0, -0.1, 0.8),
 }
-SPREAD = (1.0, 0.6, 1.0, 0.05, 1.2, 0.15, 0.2)  # standard deviation of the same, whatever the emotion
+SPREAD = (1.0, 0.6, 1.0, 0.05, 1.2, 0.15, 0.2)  # standard deviations of these seven
 COLUMNS = ("emotion", "speaker", "gender", "statement", "strength", "pitch_hz", "rate", "loudness_db")
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """The demo corpus of speech, built first where it is absent. Raises ValueError when `data.root` is set."""
-    return load_made(data, targets, f"demo_speech-{VERSION}", build)
+    """Read the corpus; build it first if it is missing. Raises ValueError when `data.root` is set."""
+    return load_demo(data, targets, f"demo_speech-{VERSION}", build)
 
 
 def build(root: str) -> None:
@@ -74,23 +72,23 @@ def build(root: str) -> None:
 
 @dataclass(frozen=True)
 class Speaker:
-    """How someone sounds, whatever they feel."""
+    """The voice and the microphone of a speaker."""
 
     gender: str
     pitch_hz: float
-    tract: float  # factor on all formants: a shorter vocal tract has higher ones
+    tract: float  # factor on all formants, higher for a shorter vocal tract
     rolloff: float  # harmonic n of the voice has amplitude n ** -rolloff
     breath: float  # share of noise in the voice
     rate: float
     gain_db: float
-    expression: float  # factor on what an emotion changes
-    microphone: tuple[float, float]  # its slope in dB per octave, and where it is centred in Hz
-    noise_db: float  # of the room, below the speech
+    expression: float  # factor on the changes by an emotion
+    microphone: tuple[float, float]  # slope in dB per octave, and its centre in Hz
+    noise_db: float  # of the room, relative to the speech
 
 
 @dataclass(frozen=True)
 class Speech:
-    """What is said, and how."""
+    """One utterance: what is said, and how."""
 
     seed: tuple[int, ...]
     statement: int
@@ -105,7 +103,6 @@ class Speech:
 
 
 def _speaker(number: int) -> Speaker:
-    import numpy as np
 
     rng = np.random.default_rng([VERSION, number])
     female = number % 2 == 1
@@ -124,8 +121,7 @@ def _speaker(number: int) -> Speaker:
 
 
 def _speech(number: int, speaker: Speaker, emotion: str, take: int) -> Speech:
-    """Draw how an emotion is acted in one take."""
-    import numpy as np
+    """Draw one utterance of a speaker in an emotion."""
 
     seed = (VERSION, number, list(EMOTIONS).index(emotion), take)
     rng = np.random.default_rng(seed)
@@ -147,9 +143,8 @@ def _speech(number: int, speaker: Speaker, emotion: str, take: int) -> Speech:
     )
 
 
-def _render(speech: Speech, speaker: Speaker) -> "np.ndarray":
-    """The waveform float64 [samples]: syllable by syllable the voice through its vowel, then the microphone."""
-    import numpy as np
+def _render(speech: Speech, speaker: Speaker) -> np.ndarray:
+    """The waveform float64 [samples] of an utterance."""
 
     rng = np.random.default_rng([*speech.seed, 1])
     vowels = STATEMENTS[speech.statement]
@@ -158,20 +153,19 @@ def _render(speech: Speech, speaker: Speaker) -> "np.ndarray":
     sound = np.zeros(int((starts[-1] + PAUSE_SECONDS) * SAMPLE_RATE_HZ))
     voice = _voice(speech, rng, len(sound))
     for vowel, start, seconds in zip(vowels, starts, lengths, strict=False):
-        first, size = int(start * SAMPLE_RATE_HZ), int(1.15 * seconds * SAMPLE_RATE_HZ)  # syllables run together
+        first, size = int(start * SAMPLE_RATE_HZ), int(1.15 * seconds * SAMPLE_RATE_HZ)  # syllables overlap
         piece = voice[first : first + size]
         envelope = np.sin(np.pi * (np.arange(len(piece)) + 0.5) / size) ** 0.6 * rng.uniform(0.7, 1.0)
-        _add(sound, first, _through(piece * envelope, vowel, speaker.tract * (1 + rng.normal(0, 0.02))))
+        _add(sound, first, _resonate(piece * envelope, vowel, speaker.tract * (1 + rng.normal(0, 0.02))))
         _add(sound, first, _consonant(rng))
     sound = _microphone(sound, speaker)
     sound *= 10 ** (speech.loudness_db / 20) / np.sqrt(np.mean(sound**2))
     noise_level = 10 ** ((-24 + speaker.gain_db + speaker.noise_db) / 20)
-    return np.tanh(sound + noise_level * rng.standard_normal(len(sound)))  # a soft limit, so that nothing clips
+    return np.tanh(sound + noise_level * rng.standard_normal(len(sound)))  # a soft limiter, so that nothing clips
 
 
-def _voice(speech: Speech, rng: "np.random.Generator", size: int) -> "np.ndarray":
-    """Pulses with the pitch's contour, and breath."""
-    import numpy as np
+def _voice(speech: Speech, rng: np.random.Generator, size: int) -> np.ndarray:
+    """The voice before the vocal tract: pulses that follow the pitch, and breath."""
 
     share = np.arange(size) / size
     accents = rng.uniform(2, 3.5)
@@ -188,9 +182,8 @@ def _voice(speech: Speech, rng: "np.random.Generator", size: int) -> "np.ndarray
     return (1 - speech.breath) * pulses + speech.breath * rng.standard_normal(size)
 
 
-def _through(sound: "np.ndarray", vowel: str, tract: float) -> "np.ndarray":
-    """The sound through the resonances of a vowel, with time to fade out."""
-    import numpy as np
+def _resonate(sound: np.ndarray, vowel: str, tract: float) -> np.ndarray:
+    """Filter a sound by the formants of a vowel; it gets longer, to fade out."""
 
     size = 1 << (len(sound) + 512).bit_length()
     frequency = np.fft.rfftfreq(size, 1 / SAMPLE_RATE_HZ)
@@ -198,21 +191,19 @@ def _through(sound: "np.ndarray", vowel: str, tract: float) -> "np.ndarray":
     for formant, bandwidth in zip(VOWELS_HZ[vowel], BANDWIDTHS_HZ, strict=True):
         centre = formant * tract
         response /= 1 - (frequency / centre) ** 2 + 1j * frequency * bandwidth / centre**2
-    response *= (1 + frequency / 500) ** 2  # lips radiate high sounds better; and higher formants, which are not here
+    response *= (1 + frequency / 500) ** 2  # radiation from the lips, and higher formants
     return np.fft.irfft(np.fft.rfft(sound, size) * response, size)
 
 
-def _consonant(rng: "np.random.Generator") -> "np.ndarray":
-    """A short hiss: noise of which the low part is taken away."""
-    import numpy as np
+def _consonant(rng: np.random.Generator) -> np.ndarray:
+    """A short burst of high-passed noise."""
 
     size = int(rng.uniform(0.02, 0.06) * SAMPLE_RATE_HZ)
     hiss = np.diff(rng.standard_normal(size + 1)) * np.hanning(size)
     return rng.uniform(0.1, 0.6) * hiss
 
 
-def _microphone(sound: "np.ndarray", speaker: Speaker) -> "np.ndarray":
-    import numpy as np
+def _microphone(sound: np.ndarray, speaker: Speaker) -> np.ndarray:
 
     slope, centre = speaker.microphone
     size = 1 << len(sound).bit_length()
@@ -220,7 +211,7 @@ def _microphone(sound: "np.ndarray", speaker: Speaker) -> "np.ndarray":
     return np.fft.irfft(np.fft.rfft(sound, size) * 10 ** (slope * octaves / 20), size)[: len(sound)]
 
 
-def _add(sound: "np.ndarray", start: int, piece: "np.ndarray") -> None:
-    """Mix a piece into the sound in place, cut at the end."""
+def _add(sound: np.ndarray, start: int, piece: np.ndarray) -> None:
+    """Add a piece to the sound in place, cut at the end."""
     piece = piece[: max(0, len(sound) - start)]
     sound[start : start + len(piece)] += piece

@@ -1,45 +1,45 @@
-"""A text encoder that is made on the spot, not downloaded: a tiny BERT that has read the demo's kind of lyrics.
+"""Pretrain a tiny BERT on lyrics like those of the demo songs, so that no download is needed.
 
-Trained to guess masked words (Devlin et al. 2019, "BERT: pre-training of deep bidirectional transformers", 3.1), so
-that words of a kind get similar states, on lyrics that no song of the corpus has.
+It learns to predict masked words (Devlin et al. 2019, "BERT: pre-training of deep bidirectional transformers", 3.1), by
+which words of a kind get similar states. Its lyrics are those of no song.
 """
 
 import string
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import torch
+from safetensors.torch import save
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
 from tuning.datasets import storage
 from tuning.datasets.demo import lyrics as demo_lyrics
 from tuning.datasets.features.speech_encoder import one_thread
 
-if TYPE_CHECKING:
-    import torch
-
-SEED = (1, 1)  # of the lyrics that it reads; the songs' seeds begin otherwise
+SEED = (1, 1)  # of its lyrics; the seeds of songs differ
 NUM_LYRICS = 1500
 STEPS = 240
 BATCH_SIZE = 32
 LEARNING_RATE = 6e-3
-MASKED_SHARE = 0.3  # of the words; eight in ten of them masked, one replaced by any piece, one left as it is
-INITIAL_SPREAD = 0.1  # standard deviation of the weights: the usual 0.02 is meant for wider layers
+MASKED_SHARE = 0.3  # of the words; eight in ten of them are masked, one is replaced, one is left as it is
+INITIAL_SPREAD = 0.1  # standard deviation of the weights; the usual 0.02 suits wider layers
 MAX_TOKENS = 128
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-IGNORED = -100  # label of a token whose guess does not count
+IGNORED = -100  # label of a token that is not predicted
 
 
 def build_encoder(root: str) -> None:
-    """Write the encoder and its tokenizer into a folder or URI, in Hugging Face's format; about 5 s on one core.
+    """Pretrain the encoder and write it with its tokenizer into a folder or URI; about 5 s on one core.
 
-    `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` take the folder.
+    `AutoModel.from_pretrained` and `AutoTokenizer.from_pretrained` read the folder.
     """
     write(root, *pretrain())
 
 
 def write(root: str, tokenizer: Any, model: Any) -> None:
-    """Write the tokenizer, and the model without the head that guesses words."""
-    from safetensors.torch import save
-
+    """Write the tokenizer, and the model without the head that predicts words."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         model.bert.config.save_pretrained(folder)
@@ -50,10 +50,7 @@ def write(root: str, tokenizer: Any, model: Any) -> None:
 
 
 def pretrain() -> tuple[Any, Any]:
-    """The tokenizer, and the BERT with the head that guesses masked words, trained; the same each time."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM, BertModel
-
+    """Train the tokenizer and the BERT with its head; the same weights each time."""
     texts = [demo_lyrics.draw(*SEED, number).text for number in range(NUM_LYRICS)]
     tokenizer = _tokenizer(texts)
     config = BertConfig(
@@ -69,23 +66,20 @@ def pretrain() -> tuple[Any, Any]:
         attention_probs_dropout_prob=0.0,
         pad_token_id=tokenizer.pad_token_id,
     )
-    with one_thread(), torch.random.fork_rng(devices=[]):  # so that weights are the same each time
+    with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = BertForMaskedLM(config)
-        model.bert.pooler = BertModel(config).pooler  # never trained, but else every loader would warn of its absence
-        _place_by_waves(model.bert.embeddings.position_embeddings.weight)
+        model.bert.pooler = BertModel(config).pooler  # untrained, but loaders warn if it is missing
+        _set_positions(model.bert.embeddings.position_embeddings.weight)
         _train(model, tokenizer, tokenizer(texts, padding=True, return_tensors="pt"))
     return tokenizer, model.eval()
 
 
 def _tokenizer(texts: list[str]) -> Any:
-    """A WordPiece tokenizer as BERT's, whose pieces are the texts' words, and letters for others.
+    """A WordPiece tokenizer with the words of the texts, and letters for other words.
 
-    The package's own trainer would break ties between pieces in another way each time.
+    The trainer of the package tokenizers is not deterministic.
     """
-    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-    from transformers import BertTokenizerFast
-
     letters = string.ascii_lowercase
     words = sorted({word for text in texts for word in text.split()} - set(letters))
     vocabulary = [*SPECIAL, *letters, *(f"##{letter}" for letter in letters), *words]
@@ -100,13 +94,11 @@ def _tokenizer(texts: list[str]) -> Any:
     return BertTokenizerFast(tokenizer_object=pieces, model_max_length=MAX_TOKENS)
 
 
-def _place_by_waves(weight: "torch.Tensor") -> None:
-    """Position embeddings [positions, hidden], in place, by sines (Vaswani et al. 2017, 3.5) that fit short texts.
+def _set_positions(weight: torch.Tensor) -> None:
+    """Fill position embeddings [positions, hidden] with sines (Vaswani et al. 2017, 3.5) whose periods fit short texts.
 
-    From random ones, that neighbours say most of a word would take far more steps to learn.
+    With random ones the model needs far more steps to learn that neighbours matter most.
     """
-    import torch
-
     positions, width = weight.shape
     angles = torch.arange(positions)[:, None] / 100 ** (torch.arange(0, width, 2) / width)
     with torch.no_grad():
@@ -114,16 +106,14 @@ def _place_by_waves(weight: "torch.Tensor") -> None:
 
 
 def _train(model: Any, tokenizer: Any, tokens: Any) -> None:
-    """Guess masked words, in place: Adam, with a rate that falls to zero along a cosine."""
-    import torch
-
+    """Train in place, by Adam with a cosine schedule."""
     words, valid = tokens["input_ids"], tokens["attention_mask"]
     optimizer = torch.optim.Adam(model.parameters(), lr=LEARNING_RATE, fused=True)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
     model.train()
     for _ in range(STEPS):
         chosen = torch.randint(len(words), (BATCH_SIZE,))
-        seen, labels = masked(words[chosen], tokenizer)
+        seen, labels = mask_words(words[chosen], tokenizer)
         loss = model(input_ids=seen, attention_mask=valid[chosen], labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
@@ -132,10 +122,8 @@ def _train(model: Any, tokenizer: Any, tokens: Any) -> None:
         schedule.step()
 
 
-def masked(words: "torch.Tensor", tokenizer: Any) -> "tuple[torch.Tensor, torch.Tensor]":
-    """What the model sees of token ids [clips, tokens], and the labels: the ids at masked places, IGNORED elsewhere."""
-    import torch
-
+def mask_words(words: torch.Tensor, tokenizer: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mask token ids [clips, tokens]; returns the input, and as labels the masked ids, else IGNORED."""
     chosen = (torch.rand(words.shape) < MASKED_SHARE) & (words >= len(SPECIAL))
     fate = torch.rand(words.shape)
     seen = torch.where(chosen & (fate < 0.8), tokenizer.mask_token_id, words)

@@ -1,29 +1,29 @@
-"""Corpora that are made, not downloaded: sounds and a manifest under `data.prepared`, built where they are absent."""
+"""Write demo corpora below `data.prepared`: WAV files and a manifest."""
 
 import csv
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import soundfile
 
 from tuning.datasets import storage
 from tuning.datasets.corpora.manifest import read_manifest
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.settings import DataSettings
 
-if TYPE_CHECKING:
-    import numpy as np
-
 MANIFEST = "manifest.csv"
 
 
-def load_made(data: DataSettings, targets: list[str], name: str, build: Callable[[str], None]) -> Corpus:
-    """The corpus `name`, which `build` writes into a folder first where it is absent.
+def load_demo(data: DataSettings, targets: list[str], name: str, build: Callable[[str], None]) -> Corpus:
+    """Read the corpus `name`; `build` writes it into a folder first if it is missing.
 
     Raises ValueError when `data.root` is set.
     """
     if data.root is not None:
         raise ValueError(
-            f"data.root: the demo corpus makes its own, got '{data.root}'; did you mean data.corpus=manifest?"
+            f"data.root: expected nothing for a demo corpus, got '{data.root}'; did you mean data.corpus=manifest?"
         )
     root = storage.below(storage.absolute(data.prepared), "corpora", name)
     if not storage.exists(root, MANIFEST):
@@ -32,7 +32,7 @@ def load_made(data: DataSettings, targets: list[str], name: str, build: Callable
 
 
 class CorpusWriter:
-    """Writes sounds one by one and the manifest last: without it the corpus is not there, and is made anew."""
+    """Writes sounds one by one and the manifest last; a corpus without manifest counts as missing."""
 
     def __init__(self, root: str, columns: Sequence[str], sample_rate_hz: int) -> None:
         self.root, self.sample_rate_hz = root, sample_rate_hz
@@ -40,10 +40,8 @@ class CorpusWriter:
         self.writer = csv.DictWriter(self.table, ["file", *columns], lineterminator="\n")
         self.writer.writeheader()
 
-    def add(self, name: str, sound: "np.ndarray", values: dict[str, Any]) -> None:
-        """Write a waveform [samples] as a WAV file of 16 bits under the root, and its row."""
-        import soundfile
-
+    def add(self, name: str, sound: np.ndarray, values: dict[str, Any]) -> None:
+        """Write a waveform [samples] as a WAV file (16 bit) below the root, and add its row to the manifest."""
         content = io.BytesIO()
         soundfile.write(content, sound, self.sample_rate_hz, format="WAV", subtype="PCM_16")
         storage.write_bytes(self.root, name, content.getvalue())

@@ -1,1 +1,1 @@
-"""From the bytes of a recording or a text to what models read: excerpts, spectra, hidden states, effects."""
+"""Decode recordings and texts, and compute features: spectra, hidden states, augmented waveforms."""

@@ -1,33 +1,33 @@
-"""From the bytes of a recording to a mono waveform, or to the reason why it is unusable."""
+"""Decode recordings to mono waveforms, and say why one can't be used."""
 
 import io
 import math
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from tuning.datasets.settings import DataSettings
+import librosa
+import numpy as np
+import soundfile
 
-if TYPE_CHECKING:
-    import numpy as np
+from tuning.datasets.settings import DataSettings, Segment
 
-Segment = Literal["middle", "start"]
-BLOCK_FRAMES = 1 << 20  # read at a time, so that an hour of stereo needs the memory of what is kept
-MP3_SLACK_FRAMES = 2 * 1152  # an MP3 stream may end two codec frames off the length in its header
-RESAMPLING_MARGIN_SECONDS = 0.1  # kept around a cut, so that the filter does not ring into what is used
+BLOCK_FRAMES = 1 << 20  # read at a time, so that a long recording takes no more memory than the part that is kept
+MP3_SLACK_FRAMES = 2 * 1152  # an MP3 file may be two codec frames shorter than its header says
+RESAMPLING_MARGIN_SECONDS = 0.1  # read around a segment, so that the resampling filter does not ring into it
 
 
 class AudioError(ValueError):
-    """A recording that can't be used: `kind` is short and counts, `detail` is for whoever repairs it."""
+    """A recording that can't be used. `kind` is what the summary counts, `detail` helps to repair the file."""
 
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
 
 
 class Excerpt(NamedTuple):
-    """What is kept of a recording, and where in it that begins."""
+    """The part of a recording that is used, and where in the recording it begins."""
 
-    waveform: "np.ndarray"  # mono float32 [samples] at the rate that was asked for
+    waveform: np.ndarray  # mono float32 [samples] at the requested rate
     start_seconds: float
 
 
@@ -38,10 +38,10 @@ def decode(
     keep_samples: int | None = None,
     segment: Segment | None = None,
     trim_db: float | None = None,
-) -> "np.ndarray":
-    """The waveform of `excerpt`; without `keep_samples` the whole recording, for which no segment is needed."""
+) -> np.ndarray:
+    """Decode as `excerpt` does, to the waveform alone; without `keep_samples` the whole recording."""
     if segment is None and keep_samples is not None:
-        raise TypeError(f"segment: expected middle or start, of which {keep_samples} samples are kept, got none")
+        raise TypeError("segment: expected middle or start with keep_samples, got none")
     return excerpt(raw, sample_rate_hz, quality, keep_samples, segment or "middle", trim_db).waveform
 
 
@@ -53,21 +53,19 @@ def excerpt(
     segment: Segment,
     trim_db: float | None,
 ) -> Excerpt:
-    """Mono waveform at `sample_rate_hz`: a segment of `keep_samples` of a longer recording.
+    """Decode a recording to a mono waveform at `sample_rate_hz`, cut to a segment of `keep_samples`.
 
-    With `trim_db` of what is left when both ends of the whole recording are cut where they stay so many decibels below
-    its loudest passage. All is read and checked, though without `trim_db` only the segment is resampled: a seek past
-    the damage would take for whole what is not. Raises AudioError when the recording is empty, can't be decoded, is
-    truncated, too short, non-finite, has too many channels, or is silent in the part that is kept.
+    With `trim_db`, silent ends of the whole recording are cut first: those that stay so many decibels below its loudest
+    passage. The file is read to its end even where a segment suffices, because damage shows only there. Raises
+    AudioError when the recording is empty, can't be decoded, is truncated, too short or non-finite, has too many
+    channels, or when its segment is silent.
     """
     read_samples = keep_samples if trim_db is None else None
     waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, read_samples, segment)
     if rate != sample_rate_hz:
-        import librosa
-
         waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
-    sound = slice(0, len(waveform)) if trim_db is None else _sound(waveform, trim_db)
-    span = kept_span(sound.stop - sound.start, keep_samples, segment)
+    sound = slice(0, len(waveform)) if trim_db is None else _without_silent_ends(waveform, trim_db)
+    span = segment_slice(sound.stop - sound.start, keep_samples, segment)
     waveform = waveform[sound][span]
     peak = float(abs(waveform).max())
     if peak < 10 ** (quality.silence_dbfs / 20):
@@ -76,20 +74,20 @@ def excerpt(
     return Excerpt(waveform, start / rate + (sound.start + span.start) / sample_rate_hz)
 
 
-def cut(waveform: "np.ndarray", num_samples: int, segment: Segment) -> "np.ndarray":
-    """The segment of `num_samples` of a waveform [samples], or all of a shorter one."""
-    return waveform[kept_span(len(waveform), num_samples, segment)]
+def cut_segment(waveform: np.ndarray, num_samples: int, segment: Segment) -> np.ndarray:
+    """Cut a waveform [samples] to a segment of `num_samples`; a shorter one stays whole."""
+    return waveform[segment_slice(len(waveform), num_samples, segment)]
 
 
-def kept_span(length: int, wanted: int | None, segment: Segment) -> slice:
-    """Which of `length` samples or frames are kept: a segment of `wanted`, or all where there are no more."""
+def segment_slice(length: int, wanted: int | None, segment: Segment) -> slice:
+    """The slice of `length` samples or frames that holds a segment of `wanted`, or all of them if there are fewer."""
     size = length if wanted is None else min(wanted, length)
     start = (length - size) // 2 if segment == "middle" else 0
     return slice(start, start + size)
 
 
-def _sound(waveform: "np.ndarray", trim_db: float) -> slice:
-    """What lies between the passages at both ends that stay `trim_db` below the loudest, by RMS of 2048 samples."""
+def _without_silent_ends(waveform: np.ndarray, trim_db: float) -> slice:
+    """The slice between the ends whose RMS over 2048 samples stays `trim_db` below the loudest."""
     from librosa.effects import trim
 
     start, stop = trim(waveform, top_db=trim_db)[1].tolist()
@@ -98,11 +96,8 @@ def _sound(waveform: "np.ndarray", trim_db: float) -> slice:
 
 def _read_segment(
     raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
-) -> "tuple[np.ndarray, int, int]":
-    """Mono waveform at the recording's own rate, cut with a margin around what is kept, that rate, where it begins."""
-    import numpy as np
-    import soundfile
-
+) -> tuple[np.ndarray, int, int]:
+    """Read a segment with a margin around it: mono waveform, the recording's own rate in Hz, and its first sample."""
     if not raw:
         raise AudioError("empty", "the file has no bytes")
     if truncation := _truncation(raw):
@@ -114,7 +109,7 @@ def _read_segment(
             if keep_samples is not None:
                 margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
                 keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
-            span = kept_span(file.frames, keep, segment)
+            span = segment_slice(file.frames, keep, segment)
             kept: list[np.ndarray] = []
             num_read = 0
             while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
@@ -143,10 +138,9 @@ def _check_shape(file: Any, quality: DataSettings) -> None:
 
 
 def _truncation(raw: bytes) -> str:
-    """How the container says that its end is missing, or nothing.
+    """What is missing at the end of a cut WAV, AIFF or Ogg file by its own headers, or "".
 
-    libsndfile reads what is left of a cut WAV, AIFF or Ogg file without a word, so their own lengths are
-    compared here; a cut FLAC or MP3 file shows when it is read.
+    libsndfile reads such files without an error; a cut FLAC or MP3 file it reports.
     """
     if raw[:4] == b"RIFF" and raw[8:12] == b"WAVE":
         return _chunk_truncation(raw, b"data", "little")
@@ -163,14 +157,14 @@ def _chunk_truncation(raw: bytes, wanted: bytes, order: Literal["little", "big"]
         size = int.from_bytes(raw[position + 4 : position + 8], order)
         if raw[position : position + 4] == wanted:
             missing = position + 8 + size - len(raw)
-            # Programs that write to a pipe can't know the length and put a huge one.
+            # Programs that write to a pipe can't know the length and write a huge one.
             return f"{missing} bytes of samples are missing" if missing > 0 and size < 0x7FFFF000 else ""
         position += 8 + size + size % 2
     return "the chunk of samples is missing"
 
 
 def _ogg_truncation(raw: bytes) -> str:
-    """An Ogg stream's last page is whole and marked as the end (RFC 3533, section 6)."""
+    """As `_truncation`: the last page of an Ogg stream is complete and flagged as the end (RFC 3533, section 6)."""
     page = raw.rfind(b"OggS")
     header = raw[page : page + 27]
     if len(header) < 27:

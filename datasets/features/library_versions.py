@@ -1,30 +1,32 @@
-"""Versions of the libraries whose numbers are in what is prepared: another one may give other values."""
+"""Versions of the libraries that compute prepared data: another version may give other values."""
 
 import functools
 import importlib.metadata
 from collections.abc import Iterable
 
+import soundfile
+
 from tuning.datasets.settings import FeatureSettings
 
-# libsndfile decodes, soxr resamples, librosa trims silence and makes spectra by the transforms of numpy and scipy.
+# libsndfile decodes, soxr resamples, librosa trims silence and computes spectra with the FFT of numpy and scipy.
 SOUND = ("librosa", "soxr", "libsndfile", "numpy", "scipy")
 NETWORK = ("torch", "transformers")
 TOKENS = ("transformers", "tokenizers")
 
 
 def of_features(features: FeatureSettings) -> dict[str, str]:
-    """Versions by name of what makes the features."""
+    """Versions by name of the libraries that compute these features."""
     return _versions((*SOUND, *NETWORK) if features.name == "encoder" else SOUND)
 
 
 def of_texts(text_input: str) -> dict[str, str]:
-    """Versions by name of what makes of texts what a model reads: tokens, or states (any other word) of an encoder."""
+    """Versions by name of the libraries that compute a model's `text_input`: tokens, or an encoder's states."""
     return _versions(TOKENS if text_input == "tokens" else dict.fromkeys((*TOKENS, *NETWORK)))
 
 
 @functools.cache
 def installed(name: str) -> str:
-    """The release of a package that is installed, whichever build of it (2.13.0 of 2.13.0+cpu)."""
+    """The release of an installed package without its build: 2.13.0 of 2.13.0+cpu."""
     return importlib.metadata.version(name).partition("+")[0]
 
 
@@ -33,7 +35,5 @@ def _versions(names: Iterable[str]) -> dict[str, str]:
 
 
 def _libsndfile() -> str:
-    """Of the library itself, which is the system's where the package soundfile brings none."""
-    import soundfile
-
+    """The library's own version: soundfile may use the system's."""
     return str(soundfile.__libsndfile_version__)

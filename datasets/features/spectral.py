@@ -1,57 +1,49 @@
-"""From a waveform to frames x features: mel spectrogram in dB, cepstra, chroma and deltas, or a speech encoder's."""
+"""Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or a speech encoder's states."""
 
+from contextlib import AbstractContextManager
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from tuning.datasets.features.audio import cut
+import librosa
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+from tuning.datasets.features.audio import cut_segment
 from tuning.datasets.settings import FeatureSettings
-
-if TYPE_CHECKING:
-    from contextlib import AbstractContextManager
-
-    import numpy as np
-    from threadpoolctl import ThreadpoolController
+from tuning.models.encoder_shapes import speech_shape
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
 
 
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
-    """Fewest samples that give `num_frames` frames: centred, one at each multiple of the hop, or an encoder's."""
+    """The fewest samples that give `num_frames` frames."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).num_samples(num_frames)
+        return speech_shape(settings.encoder).num_samples(num_frames)
     return max(1, (num_frames - 1) * settings.hop_samples)
 
 
 def frames_in(num_samples: int, settings: FeatureSettings) -> int:
-    """Frames that a waveform of so many samples gives, at least one."""
+    """Frames of a waveform of `num_samples`, at least one."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).frames_in(num_samples)
+        return speech_shape(settings.encoder).frames_in(num_samples)
     return 1 + num_samples // settings.hop_samples
 
 
 def hop_samples(settings: FeatureSettings) -> int:
-    """Samples from the beginning of one frame to that of the next."""
+    """Samples from the start of one frame to the start of the next."""
     if settings.name == "encoder":
-        from tuning.models.speech_encoder_config import shape_of
-
-        return shape_of(settings.encoder).hop_samples
+        return speech_shape(settings.encoder).hop_samples
     return settings.hop_samples
 
 
-def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
-    """Features float32 [num_frames, num_features] of a waveform [samples], and how many frames are valid.
+def extract(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:
+    """Compute features float32 [num_frames, num_features] of a waveform [samples], and the number of valid frames.
 
-    A segment of a longer waveform; a shorter one is followed by the features of silence (`db_floor` in every mel band,
-    no chroma, no change). Frames are centred, with silence beyond the ends. Parts stand in the order of
-    `settings.parts`, then all of their first deltas, then all of their second. An encoder's frames are its own, and
-    zeros follow a shorter waveform (`tuning.datasets.features.speech_encoder.encode`). Silent ends are cut before, when
-    a recording is decoded (`tuning.datasets.features.audio.excerpt`).
+    A longer waveform is cut to `settings.segment`. After a shorter one come the features of silence (`db_floor` in
+    every mel band, zero chroma and deltas), or zeros with an encoder. Frames are centred on multiples of the hop.
+    Columns are the `settings.parts`, then their first deltas, then their second. Silent ends are cut earlier, when the
+    recording is decoded (`tuning.datasets.features.audio.excerpt`).
     """
-    waveform = cut(waveform, num_samples(num_frames, settings), settings.segment)
+    waveform = cut_segment(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
         from tuning.datasets.features.speech_encoder import encode
 
@@ -60,9 +52,7 @@ def extract(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) 
         return _spectral(waveform, settings, num_frames)
 
 
-def _spectral(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int) -> "tuple[np.ndarray, int]":
-    import numpy as np
-
+def _spectral(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:
     num_valid = min(num_frames, frames_in(len(waveform), settings))
     power = power_spectrum(waveform, settings)[:, :num_valid]
     decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
@@ -80,28 +70,22 @@ def _spectral(waveform: "np.ndarray", settings: FeatureSettings, num_frames: int
     return np.ascontiguousarray(np.concatenate([static, *changes]).T, dtype=np.float32), num_valid
 
 
-def one_blas_thread() -> "AbstractContextManager[object]":
-    """Matrix products on one thread: sums are then the same in every process, whatever its environment says.
+def one_blas_thread() -> AbstractContextManager[object]:
+    """Limit matrix products to one thread, so that preparation and prediction round sums alike.
 
-    Preparation runs with one thread for each core, a prediction on a user's terminal with all of them.
+    Preparation runs one process per core, a prediction in a terminal would use all cores.
     """
     return _blas().limit(limits=1, user_api="blas")
 
 
 @lru_cache(maxsize=1)
-def _blas() -> "ThreadpoolController":
-    import numpy  # noqa: F401 (its library is among those that are found)
-    from threadpoolctl import ThreadpoolController
-
+def _blas() -> ThreadpoolController:
     return ThreadpoolController()
 
 
-def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
+def power_spectrum(waveform: np.ndarray, settings: FeatureSettings) -> np.ndarray:
     """Squared magnitudes [bins, frames] of the short-time Fourier transform with a Hann window."""
-    import librosa
-    import numpy as np
-
-    # Beyond the ends there is silence anyway; librosa warns of a waveform that is shorter than its window.
+    # Librosa warns of a waveform that is shorter than its window; it pads with silence, too.
     waveform = np.pad(waveform, (0, max(0, settings.window_samples - len(waveform))))
     spectrum = librosa.stft(
         waveform, n_fft=settings.window_samples, hop_length=settings.hop_samples, center=True, pad_mode="constant"
@@ -110,15 +94,12 @@ def power_spectrum(waveform: "np.ndarray", settings: FeatureSettings) -> "np.nda
     return power
 
 
-def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
-    """Mel power spectrogram [num_mels, frames] in dB re 1, never below `db_floor`, of a power spectrum.
+def mel_decibels(power: np.ndarray, settings: FeatureSettings) -> np.ndarray:
+    """Mel spectrogram [num_mels, frames] in dB of a power spectrum [bins, frames], at least `db_floor`.
 
-    With `db_reference` peak re its own largest value. The floor is fixed: librosa's default `top_db` hangs it 80 dB
-    below each clip's own peak, so that a loud passage would change the values of silent frames.
+    0 dB is a power of 1, or with `db_reference` peak the clip's largest value. The floor is fixed: librosa's default
+    `top_db` puts it 80 dB below each clip's peak, so that a loud passage would change the values of silent frames.
     """
-    import librosa
-    import numpy as np
-
     mel = mel_filters(settings) @ power
     if settings.db_reference == "peak":
         mel = mel / max(float(mel.max()), float(np.finfo(np.float32).tiny))
@@ -126,40 +107,33 @@ def mel_decibels(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray"
     return np.maximum(decibels, np.float32(settings.db_floor))
 
 
-def cepstrum(decibels: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
-    """First `num_mfcc` coefficients [num_mfcc, frames] of the orthonormal DCT-II over mel bands in dB."""
-    import librosa
-
+def cepstrum(decibels: np.ndarray, settings: FeatureSettings) -> np.ndarray:
+    """MFCC [num_mfcc, frames]: the first coefficients of the orthonormal DCT-II over mel bands in dB."""
     return librosa.feature.mfcc(S=decibels, n_mfcc=settings.num_mfcc, dct_type=2, norm="ortho")
 
 
-def chroma(power: "np.ndarray", settings: FeatureSettings) -> "np.ndarray":
-    """Share of each of the 12 pitch classes [12, frames] in a power spectrum, the strongest of a frame being 1.
+def chroma(power: np.ndarray, settings: FeatureSettings) -> np.ndarray:
+    """Strength of the 12 pitch classes [12, frames] in a power spectrum; the strongest of a frame is 1.
 
-    Tuned to 440 Hz: librosa would otherwise estimate each clip's own tuning. A silent frame is 0 throughout.
+    Tuned to 440 Hz, where librosa's default estimates a tuning for each clip. A silent frame is all 0.
     """
-    import librosa
-
     return librosa.feature.chroma_stft(
         S=power, sr=settings.sample_rate_hz, n_fft=settings.window_samples, tuning=0.0, n_chroma=12
     )
 
 
-def deltas(static: "np.ndarray", num_valid: int, order: int) -> "np.ndarray":
-    """Local slopes [features, frames] (order 1) or their slopes (order 2) by Savitzky and Golay's fit over 9 frames.
+def deltas(static: np.ndarray, num_valid: int, order: int) -> np.ndarray:
+    """First (order 1) or second derivatives over time [features, frames], by a Savitzky-Golay fit over 9 frames.
 
-    Only over the `num_valid` frames, whose first and last stand for what lies beyond them; 0 in the padding.
+    The first and last of the `num_valid` frames are repeated beyond the ends; padding gets 0.
     """
-    import librosa
-    import numpy as np
-
     found = np.zeros_like(static)
     found[:, :num_valid] = librosa.feature.delta(static[:, :num_valid], width=DELTA_FRAMES, order=order, mode="nearest")
     return found
 
 
-def mel_filters(settings: FeatureSettings) -> "np.ndarray":
-    """Triangular filters [num_mels, bins], slaney's scale and norm, from power spectra to mel powers."""
+def mel_filters(settings: FeatureSettings) -> np.ndarray:
+    """Triangular filters [num_mels, bins] with Slaney's scale and norm; filters @ power spectrum are mel powers."""
     return _filters(
         settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
     )
@@ -168,7 +142,7 @@ def mel_filters(settings: FeatureSettings) -> "np.ndarray":
 @lru_cache(maxsize=8)
 def _filters(
     sample_rate_hz: int, window_samples: int, num_mels: int, fmin_hz: float, fmax_hz: float | None
-) -> "np.ndarray":
+) -> np.ndarray:
     from librosa.filters import mel
 
     return mel(sr=sample_rate_hz, n_fft=window_samples, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz)

@@ -1,31 +1,34 @@
-"""From the bytes of a text file to its text, or to the reason why it is unusable."""
+"""Decode text files of unknown encoding."""
 
 import codecs
 import unicodedata
 
-MARKS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 MAX_CONTROL_SHARE = 0.02  # of the characters; a page of lyrics may hold a stray one
 
 
 class TextError(ValueError):
-    """A text that can't be used: `kind` is short and counts, `detail` is for whoever repairs it."""
+    """A text that can't be used. `kind` is what the summary counts, `detail` helps to repair the file."""
 
-    def __init__(self, kind: str, detail: str = "") -> None:
-        super().__init__(f"{kind}: {detail}" if detail else kind)
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
 
 
 def decode_text(raw: bytes) -> str:
-    """The text of a file, with lines that end in \\n and no white space around it.
+    """Decode the bytes of a text file; lines end in \\n, white space around the text is stripped.
 
-    UTF-8, with or without a byte order mark; UTF-16 by its mark; else Windows-1252, as lyrics from the web often are,
-    and Latin-1 where a byte is none of that. Raises TextError when it is empty, no text (NUL bytes, many control
-    characters), or has no words.
+    UTF-8 with or without a byte order mark, UTF-16 with one, else Windows-1252 (common for lyrics from the web), else
+    Latin-1. Raises TextError when the text is empty, binary (NUL bytes, many control characters) or has no letter.
     """
     if not raw:
         raise TextError("empty", "no bytes")
-    text = _decoded(raw).replace("\r\n", "\n").replace("\r", "\n")
+    text = _decode(raw).replace("\r\n", "\n").replace("\r", "\n")
     if "\0" in text:
         raise TextError("no text", "NUL bytes")
     controls = sum(unicodedata.category(character) == "Cc" and character not in "\t\n\f" for character in text)
@@ -39,21 +42,17 @@ def decode_text(raw: bytes) -> str:
     return text
 
 
-def _decoded(raw: bytes) -> str:
-    """By the mark, else by the first encoding that all bytes belong to."""
-    for mark, encoding in MARKS:
+def _decode(raw: bytes) -> str:
+    for mark, encoding in BYTE_ORDER_MARKS:
         if raw.startswith(mark):
-            return _marked(raw.removeprefix(mark), encoding)
+            try:
+                return raw.removeprefix(mark).decode(encoding)
+            except UnicodeDecodeError as error:
+                reason = f"marked as {encoding.upper()}, {error.reason} at byte {error.start}"
+                raise TextError("no text", reason) from None
     for encoding in ("utf-8", "cp1252"):
         try:
             return raw.decode(encoding)
         except UnicodeDecodeError:
             continue
     return raw.decode("latin-1")
-
-
-def _marked(raw: bytes, encoding: str) -> str:
-    try:
-        return raw.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise TextError("no text", f"marked as {encoding.upper()}, {error.reason} at byte {error.start}") from None

@@ -1,1 +1,1 @@
-"""Batches that models train on: from memory or streamed, with texts, folds, generated clips, masks and mixup."""
+"""Batches for training: from memory or streamed, with texts, folds, generated clips, masks and mixup."""

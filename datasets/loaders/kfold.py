@@ -1,33 +1,31 @@
-"""The clips of inner cross-validation, read once for all folds of all trials, in memory or streamed."""
+"""Data of inner cross-validation: read once for all folds of all trials."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import numpy as np
 
-from tuning.datasets.loaders.in_memory import CHUNK_CLIPS, ResidentData, TrialData
+from tuning.datasets.loaders.in_memory import ResidentData, TrialData
 from tuning.datasets.loaders.streaming import choose_loading, num_bytes, open_data
-from tuning.datasets.loaders.text import Texts, WithText
+from tuning.datasets.loaders.text import TextData, Texts
+from tuning.datasets.settings import Loading
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank
 from tuning.datasets.store.build import Prepared
-from tuning.datasets.store.reader import FeatureStatistics, Part, Versions, read_part, read_versions
+from tuning.datasets.store.reader import Part, Versions, read_part, read_versions
 
 
-class Picked:
-    """Rows of an array by number, looked up when they are asked for: the array itself stays shared.
-
-    It stands where the first index of a numpy array is all that is used of it.
-    """
+class RowView:
+    """Some rows of an array without a copy; behaves as the array where only its first axis is indexed."""
 
     def __init__(self, array: np.ndarray, rows: np.ndarray) -> None:
         self.array, self.rows = array, rows
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """As of a numpy array."""
+        """Shape, as of an array."""
         return (len(self.rows), *self.array.shape[1:])
 
     def __len__(self) -> int:
@@ -41,18 +39,18 @@ class Picked:
 
 @dataclass(frozen=True)
 class ResidentFolds:
-    """Every clip of train and validation in memory, and who of them validates in which fold.
+    """All training and validation clips in memory, and the validation clips of each fold.
 
     Args:
-        clips: all of them, with the frames that are stored.
+        clips: the clips at their stored length.
         frames: stored frames.
-        held: for each fold, the rows of its validation clips as bool [clips].
-        bank: versions of all of them, by wave effect.
+        validates: for each fold, which clips validate, bool [clips].
+        bank: versions of all clips by wave effect.
     """
 
     clips: Part
     frames: int
-    held: list[np.ndarray]
+    validates: list[np.ndarray]
     bank: dict[str, Versions] = field(default_factory=dict)
 
     @classmethod
@@ -60,39 +58,37 @@ class ResidentFolds:
         """Read the clips from their shards. Raises SealedError rather than open a shard with a test clip."""
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
-        held = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
+        validates = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
         versions = {effect: read_versions(made, clips.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
-        return cls(clips, prepared.num_frames, held, versions)
+        return cls(clips, prepared.num_frames, validates, versions)
 
     def __len__(self) -> int:
-        return len(self.held)
+        return len(self.validates)
 
     def fold(self, number: int) -> ResidentData:
-        """Training and validation clips of a fold, from 0; normalised by its training clips, features not copied."""
-        rows = np.flatnonzero(~self.held[number])
-        train, val = _picked(self.clips, rows), _picked(self.clips, np.flatnonzero(self.held[number]))
-        chunks = (slice(start, start + CHUNK_CLIPS) for start in range(0, len(train), CHUNK_CLIPS))
-        normal = FeatureStatistics.of((train.num_frames[chunk], train.features[chunk]) for chunk in chunks)
+        """Data of a fold, counted from 0, normalised by its training clips; features are not copied."""
+        rows = np.flatnonzero(~self.validates[number])
+        train, val = _select_rows(self.clips, rows), _select_rows(self.clips, np.flatnonzero(self.validates[number]))
         bank = {
-            effect: Versions(cast("np.ndarray", Picked(versions.features, rows)), versions.num_frames[rows])
+            effect: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
             for effect, versions in self.bank.items()
         }
-        return ResidentData(train, val, normal, self.frames, bank)
+        return ResidentData(train, val, train.statistics(), self.frames, bank)
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels of a fold's training and validation clips."""
-        held = self.held[number]
-        return self.clips.targets[~held], self.clips.targets[held]
+        validates = self.validates[number]
+        return self.clips.targets[~validates], self.clips.targets[validates]
 
 
-def _picked(part: Part, rows: np.ndarray) -> Part:
-    features = cast("np.ndarray", Picked(part.features, rows))
+def _select_rows(part: Part, rows: np.ndarray) -> Part:
+    features = cast("np.ndarray", RowView(part.features, rows))
     return Part(part.ids[rows], features, part.num_frames[rows], part.targets[rows])
 
 
 @dataclass(frozen=True)
 class StreamedFolds:
-    """Folds whose features are read anew in each epoch."""
+    """Folds whose features are read from disk in each epoch."""
 
     folds: list[TrialData]
 
@@ -100,7 +96,7 @@ class StreamedFolds:
         return len(self.folds)
 
     def fold(self, number: int) -> TrialData:
-        """Training and validation clips of a fold, from 0."""
+        """Data of a fold, counted from 0."""
         return self.folds[number]
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -109,8 +105,8 @@ class StreamedFolds:
 
 
 @dataclass(frozen=True)
-class FoldsWithText:
-    """Folds whose batches have their clips' texts, too."""
+class TextFolds:
+    """Folds whose batches also have the texts of their clips."""
 
     folds: ResidentFolds | StreamedFolds
     texts: Texts
@@ -119,31 +115,29 @@ class FoldsWithText:
         return len(self.folds)
 
     def fold(self, number: int) -> TrialData:
-        """Training and validation clips of a fold, from 0."""
-        return WithText(self.folds.fold(number), self.texts)
+        """Data of a fold, counted from 0."""
+        return TextData(self.folds.fold(number), self.texts)
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels of a fold's training and validation clips."""
         return self.folds.targets(number)
 
 
-Folds = ResidentFolds | StreamedFolds | FoldsWithText
+Folds = ResidentFolds | StreamedFolds | TextFolds
 
 
 def open_folds(
     prepared: Prepared,
     split: Split,
-    loading: Literal["auto", "resident", "streamed"],
+    loading: Loading,
     object_store_bytes: int,
     bank: Bank | None = None,
 ) -> ResidentFolds | StreamedFolds:
-    """The inner folds of a split, as they were dealt, in the way that fits; the bank, if any, is that of train and
-    validation clips.
+    """Open the inner folds of a split as `loading` says; a bank has versions of training and validation clips.
 
-    Raises SealedError rather than open a test clip's shard, and ValueError as
-    `tuning.datasets.loaders.streaming.open_data` does.
+    Raises SealedError and ValueError as `tuning.datasets.loaders.streaming.open_data` does.
     """
-    assert split.inner, "inner folds are dealt among the usable clips"
+    assert split.inner, "the split has no inner folds"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)
     if choose_loading(size, object_store_bytes, loading) == "resident":
         return ResidentFolds.read(prepared, split, bank)

@@ -1,23 +1,24 @@
-"""Batches changed as they are drawn: time and frequency masks (SpecAugment), and mixup."""
+"""Augment training batches: SpecAugment masks and mixup."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 
 from tuning.datasets.loaders.in_memory import Batch, TrialData
-from tuning.datasets.loaders.spec_augment import Masks, stored_features
-from tuning.datasets.loaders.wrapped import Wrapped
-from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.loaders.spec_augment import Masks
+from tuning.datasets.loaders.wrapper import DataWrapper
+from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
 
-MIXUP_STREAM = 3  # of the random numbers for mixup, apart from those of the order, the versions and the masks
+MIXUP_STREAM = 3  # random stream of mixup, apart from those of order, versions and masks
 
 
 def augment_data(data: TrialData, features: FeatureSettings, settings: AugmentSettings) -> TrialData:
-    """A trial's data under its settings: wave effects from the bank, then masks and mixup.
+    """A trial's data with all its augmentation: wave effects from the bank, then masks and mixup.
 
-    `data` holds `stored_features(features, settings)`. Raises ValueError when it lacks the bank for a wave effect.
+    `data` has the columns of `stored_features(features, settings)`. Raises ValueError if its bank lacks an effect.
     """
     data = data.augmented(settings)
     masks = settings.mask_prob > 0 and settings.time_masks + settings.freq_masks > 0
@@ -27,17 +28,16 @@ def augment_data(data: TrialData, features: FeatureSettings, settings: AugmentSe
 
 
 @dataclass(frozen=True)
-class AugmentedData(Wrapped):
-    """Any `TrialData` whose training batches are masked and mixed; validation batches are only cut to the features.
+class AugmentedData(DataWrapper):
+    """Data whose training batches are masked and mixed; all batches are cut to the columns of `features`.
 
-    Masks are drawn from the seed, the epoch and the batch's number, for the global batch: the same after resuming. They
-    are the same for any number of workers, too, but for an epoch's last two batches: whether these are one depends on
-    the number of workers (`batch_bounds`). A mixed batch says `mix`, the share of each clip, and `partner_targets`
-    float32 [batch, targets] of the clips that the rest comes from: its loss is mix * loss(targets) + (1 - mix) *
-    loss(partner_targets). Its num_frames are those of the longer one of each pair.
+    Masks depend on the seed, the epoch and the batch's number: they are the same after resuming, and for any number of
+    workers, apart from an epoch's last batches, whose size may depend on it (`batch_bounds`). A mixed batch also has
+    `mix`, the share of each clip, and `partner_targets` float32 [batch, targets] of the clips mixed in: its loss is
+    mix * loss(targets) + (1 - mix) * loss(partner_targets). Its num_frames are those of the longer clip of each pair.
     """
 
-    features: FeatureSettings  # that batches have
+    features: FeatureSettings  # of the batches
     settings: AugmentSettings
 
     def __post_init__(self) -> None:
@@ -47,24 +47,24 @@ class AugmentedData(Wrapped):
 
     @property
     def statistics(self) -> FeatureStatistics:
-        """Of the features that batches have."""
+        """Statistics of the features in the batches."""
         inner, columns = self.inner.statistics, self._columns()
         return FeatureStatistics(inner.mean[columns], inner.std[columns])
 
     @property
     def num_features(self) -> int:
-        """Values per frame of a batch."""
-        # A speech encoder's size is not looked up by trials, which may run where the encoder is not.
+        """Features per frame of a batch."""
+        # An encoder's own settings say its size, but it may not be on the machine of the trial.
         return self.inner.num_features if self.features.name == "encoder" else self.features.num_features
 
     def augmented(self, settings: AugmentSettings) -> "AugmentedData":
-        """The same data under other settings."""
+        """The same data with the augmentation of `settings`."""
         return replace(self, inner=self.inner.augmented(settings), settings=settings)
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """One epoch of the inner data, each batch masked, cut to the features, then mixed."""
+        """Training batches of one epoch: masked, cut to the features, then mixed."""
         masks = Masks.of(self.inner.statistics, self.features, self.settings)
         for number, batch in enumerate(self.inner.train_batches(epoch, batch_size, seed, rank, world_size)):
             key = [seed, epoch, number]
@@ -73,7 +73,7 @@ class AugmentedData(Wrapped):
             yield mixed(self._cut(batch), self.settings, key, rank)
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The inner data's, cut to the features."""
+        """Validation batches in fixed order, cut to the features."""
         return (self._cut(batch) for batch in self.inner.val_batches(batch_size))
 
     def _cut(self, batch: Batch) -> Batch:
@@ -84,21 +84,19 @@ class AugmentedData(Wrapped):
         return batch | {"features": blocks[..., self._skipped() :].flatten(2)}
 
     def _skipped(self) -> int:
-        """Leading columns of each block that are stored only to be masked."""
+        """Leading columns of each block of deltas that are stored only for the masks."""
         return (self.inner.num_features - self.num_features) // (1 + self.features.deltas)
 
-    def _columns(self) -> "np.ndarray":
+    def _columns(self) -> np.ndarray:
         blocks = np.arange(self.inner.num_features).reshape(1 + self.features.deltas, -1)
         return blocks[:, self._skipped() :].reshape(-1)
 
 
 def mixed(batch: Batch, settings: AugmentSettings, key: list[int], rank: int) -> Batch:
-    """The batch `key`, mixed in pairs with probability `mixup_prob` (Zhang et al. 2018), one share for all pairs.
+    """Mix the clips of batch `key` (seed, epoch, number) in pairs with probability `mixup_prob` (Zhang et al. 2018).
 
-    Whether and how much is the same on all workers; each pairs the clips that it has.
+    All pairs have one share. It is the same on all workers, each of which pairs its own clips.
     """
-    import torch
-
     if settings.mixup_prob == 0:
         return batch
     rng = np.random.default_rng([*key, MIXUP_STREAM])

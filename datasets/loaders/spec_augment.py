@@ -1,62 +1,35 @@
-"""Masks on batches of normalised features (SpecAugment): over time, and over mel bands, cepstra following them."""
+"""SpecAugment on batches of normalised features: masks over time and over mel bands; MFCC follow their mel bands."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tuning.datasets.loaders.in_memory import Batch
-from tuning.datasets.settings import AugmentSettings, FeatureSettings
+from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
 
-if TYPE_CHECKING:
-    import torch
-
-TIME_MASK_SHARE = 0.5  # of a clip's valid frames that one time mask covers at most
-MASKS_STREAM = 2  # of the random numbers for masks, apart from those of the order and the versions
-
-
-def stored_features(features: FeatureSettings, settings: AugmentSettings) -> FeatureSettings:
-    """The features that shards must hold: with mel bands beside cepstra where frequencies are masked.
-
-    Raises ValueError when frequencies can't be masked.
-    """
-    if settings.freq_masks == 0:
-        return features
-    if not {"mel", "mfcc"} & set(features.parts):
-        raise ValueError(
-            f"augment.freq_masks: masks mel bands, which features.name={features.name} has none of; expected 0, "
-            f"got {settings.freq_masks}"
-        )
-    if settings.freq_mask_bands > features.num_mels:
-        raise ValueError(
-            f"augment.freq_mask_bands: expected at most features.num_mels ({features.num_mels}), "
-            f"got {settings.freq_mask_bands}"
-        )
-    if "mel" in features.parts:
-        return features
-    return features.model_copy(update={"name": f"mel+{features.name}"})
+TIME_MASK_SHARE = 0.5  # largest share of a clip's valid frames that a time mask covers
+MASKS_STREAM = 2  # random stream of masks, apart from those of order and versions
 
 
 @dataclass(frozen=True)
 class Masks:
-    """SpecAugment (Park et al. 2019) on normalised features, whose mean is 0; without time warping.
+    """SpecAugment (Park et al. 2019) without time warping. A masked value becomes the mean, 0 after normalisation.
 
-    Frequency masks cover mel bands. Cepstra become those of the masked mel: the DCT is linear, so its transform of the
-    change is added, block by block for deltas, which are linear, too (a band that is constant has slope 0).
+    Frequency masks cover mel bands; MFCC become those of the masked mel bands. The DCT is linear, so the transform of
+    the change is added; the same holds for each block of deltas, where a masked band has slope 0.
     """
 
     settings: AugmentSettings
-    features: FeatureSettings  # stored ones
-    keeps_mel: bool  # whether the mel bands themselves are used
-    covered: "torch.Tensor"  # float32 [blocks, num_mels]: what a hidden band becomes, normalised
-    transform: "torch.Tensor"  # float32 [blocks, num_mels, num_mfcc]: the DCT between normalised features
+    features: FeatureSettings  # as stored
+    keeps_mel: bool  # whether the model sees the mel bands
+    covered: torch.Tensor  # float32 [blocks, num_mels]: normalised value of a masked band
+    transform: torch.Tensor  # float32 [blocks, num_mels, num_mfcc]: the DCT between normalised features
 
     @classmethod
     def of(cls, statistics: FeatureStatistics, features: FeatureSettings, settings: AugmentSettings) -> "Masks | None":
-        """Masks for stored features with these statistics, or None where nothing is masked."""
-        import torch
-
+        """Masks for stored features with these statistics, or None if the settings mask nothing."""
         if settings.mask_prob == 0 or settings.time_masks + settings.freq_masks == 0:
             return None
         stored = stored_features(features, settings)
@@ -65,7 +38,7 @@ class Masks:
         mean, std = (torch.tensor(x).reshape(blocks) for x in (statistics.mean, statistics.std))
         covered, transform = torch.zeros(0), torch.zeros(0)
         if settings.freq_masks > 0:
-            # In the mel's own units a hidden band has the training mean throughout, and slope 0.
+            # A masked band has the training mean in dB throughout, so its deltas are 0 before normalisation.
             covered = -mean[:, :num_mels] / std[:, :num_mels]
             covered[0] = 0
             if "mfcc" in stored.parts:
@@ -74,9 +47,7 @@ class Masks:
         return cls(settings, stored, "mel" in features.parts, covered, transform)
 
     def apply(self, batch: Batch, key: list[int], rank: int, world_size: int) -> None:
-        """Mask this worker's part of the global batch `key` (seed, epoch, number), in place; padding stays 0."""
-        import torch
-
+        """Mask this worker's rows of the global batch `key` (seed, epoch, number) in place; padding stays 0."""
         generator = torch.Generator().manual_seed(_seed([*key, MASKS_STREAM]))
         count = batch["num_clips"]
         settings, features = self.settings, batch["features"]
@@ -95,11 +66,11 @@ class Masks:
         hidden = in_time & masked[:, None]
         if settings.freq_masks > 0:
             self._mask_bands(features, in_mel & masked[:, None])
-            hidden |= torch.arange(features.shape[1]) >= valid[:, None]  # padding, which bands were hidden in, too
+            hidden |= torch.arange(features.shape[1]) >= valid[:, None]  # the band masks changed padding, too
         features[hidden] = 0
 
-    def _mask_bands(self, features: "torch.Tensor", hidden: "torch.Tensor") -> None:
-        """Hide mel bands [batch, num_mels] of features [batch, frames, features], in place."""
+    def _mask_bands(self, features: torch.Tensor, hidden: torch.Tensor) -> None:
+        """Mask mel bands, bool [batch, num_mels], of features [batch, frames, features] in place."""
         num_mels, num_mfcc = self.features.num_mels, self.features.num_mfcc
         blocks = features.unflatten(2, (1 + self.features.deltas, -1))
         for order, covered in enumerate(self.covered):
@@ -111,23 +82,19 @@ class Masks:
                 blocks[:, :, order, num_mels : num_mels + num_mfcc] += change @ self.transform[order]
 
 
-def spans(uniform: "torch.Tensor", widest: "torch.Tensor", within: "torch.Tensor", size: int) -> "torch.Tensor":
-    """Masks bool [batch, size]: the union of spans, each of 0 to `widest` places that lie in the first `within`.
+def spans(uniform: torch.Tensor, widest: torch.Tensor, within: torch.Tensor, size: int) -> torch.Tensor:
+    """The union, bool [batch, size], of random spans of 0 to `widest` places among the first `within`.
 
-    `uniform` [batch, spans, 2] are the random numbers for width and start; `widest` and `within` are int64 [batch].
+    `uniform` [batch, spans, 2] are random numbers for width and start; `widest` and `within` are int64 [batch].
     """
-    import torch
-
     width = (uniform[..., 0] * (widest[:, None] + 1)).long()
     start = (uniform[..., 1] * (within[:, None] - width + 1)).long()
     places = torch.arange(size)
     return ((places >= start[..., None]) & (places < (start + width)[..., None])).any(dim=1)
 
 
-def dct_matrix(num_mels: int, num_mfcc: int) -> "torch.Tensor":
-    """The orthonormal DCT-II float32 [num_mels, num_mfcc]: mel @ matrix are the cepstra."""
-    import torch
-
+def dct_matrix(num_mels: int, num_mfcc: int) -> torch.Tensor:
+    """The orthonormal DCT-II as a matrix float32 [num_mels, num_mfcc]: mel @ matrix are the MFCC."""
     band, order = np.arange(num_mels)[:, None], np.arange(num_mfcc)[None]
     matrix = np.cos(np.pi * (band + 0.5) * order / num_mels) * np.sqrt(np.where(order == 0, 1, 2) / num_mels)
     return torch.tensor(matrix, dtype=torch.float32)

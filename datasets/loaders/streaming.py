@@ -1,4 +1,4 @@
-"""What a trial reads: features in shared memory, or streamed from the shards by Ray Data in each epoch."""
+"""Open the data of a split, in memory or streamed from the shards by Ray Data in each epoch."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -7,10 +7,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 
-from tuning.datasets.features.audio import Segment
 from tuning.datasets.loaders.in_memory import (
     Batch,
-    Padding,
     ResidentData,
     Row,
     TrialData,
@@ -18,7 +16,7 @@ from tuning.datasets.loaders.in_memory import (
     checked_crop,
     collate,
 )
-from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.settings import AugmentSettings, Loading, Padding, Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank, bank_bytes
 from tuning.datasets.store.build import Prepared
@@ -26,21 +24,21 @@ from tuning.datasets.store.ray_data_logs import quiet_ray_data
 from tuning.datasets.store.reader import FeatureStatistics, ordered_ids, scan, shards_of
 from tuning.datasets.store.shard_index import read_shard, tensor
 
-RESIDENT_SHARE = 0.5  # of the object store that features may take; the rest is Ray's
-NUM_READERS = 2  # shards read at a time, by tasks beside the trials
-WINDOW_BYTES = 1 << 28  # features that a streamed epoch holds to shuffle
+RESIDENT_SHARE = 0.5  # of the object store that features may take; Ray needs the rest
+NUM_READERS = 2  # shards read at a time
+WINDOW_BYTES = 1 << 28  # of features that a streamed epoch shuffles at a time
 
 
 def open_data(
     prepared: Prepared,
     split: Split,
-    loading: Literal["auto", "resident", "streamed"],
+    loading: Loading,
     object_store_bytes: int,
     bank: Bank | None = None,
 ) -> TrialData:
-    """Train and val of a split, in the way that fits, with the training clips' bank where there is one.
+    """Open the training and validation clips of a split as `loading` says, with the training clips' bank, if any.
 
-    Raises SealedError rather than open a test clip's shard, and ValueError for a bank that does not fit into memory.
+    Raises SealedError if a shard holds a test clip, and ValueError for a bank that does not fit into memory.
     """
     size = num_bytes(prepared, split, bank)
     if choose_loading(size, object_store_bytes, loading) == "resident":
@@ -51,17 +49,15 @@ def open_data(
     return StreamedData.open(prepared, split)
 
 
-def choose_loading(
-    num_bytes: int, object_store_bytes: int, setting: Literal["auto", "resident", "streamed"]
-) -> Literal["resident", "streamed"]:
-    """How to read features of `num_bytes`: as set, or resident where half the object store holds them."""
+def choose_loading(num_bytes: int, object_store_bytes: int, setting: Loading) -> Literal["resident", "streamed"]:
+    """`setting`, where auto is resident if features of `num_bytes` fit into half of the object store."""
     if setting != "auto":
         return setting
     return "resident" if num_bytes <= RESIDENT_SHARE * object_store_bytes else "streamed"
 
 
 def num_bytes(prepared: Prepared, split: Split, bank: Bank | None = None) -> int:
-    """Size of the features of train and val in memory, and of the bank of train."""
+    """Bytes in memory of training and validation features, and of the training clips' bank."""
     plain = 4 * (len(split.train) + len(split.val)) * prepared.num_frames * prepared.num_features
     return plain + bank_bytes(bank or {}, len(split.train))
 
@@ -72,21 +68,21 @@ def _needs_resident(effects: Iterable[str], got: str) -> str:
 
 @dataclass(frozen=True)
 class StreamedData:
-    """Both splits read anew in each epoch by Ray Data, for sets larger than memory; only labels are held.
+    """Clips that Ray Data reads from disk in each epoch, for corpora larger than memory; only labels are in memory.
 
-    An epoch takes the shards in an order drawn from the seed and the epoch's number, and shuffles the clips
-    within windows of 256 MB: every clip once and the same order for the same seed, but not the order of
-    `ResidentData`. With several workers each of them reads all shards and keeps its rows.
+    An epoch draws the order of the shards from the seed and the epoch's number, and shuffles clips within windows of
+    256 MB: the same order for the same seed, but not that of `ResidentData`. Each worker reads all shards and keeps its
+    rows.
     """
 
     root: str
     stored_frames: int
     train_shards: list[str]
     val_shards: list[str]
-    train_ids: "np.ndarray"
-    val_ids: "np.ndarray"
-    train_targets: "np.ndarray"
-    val_targets: "np.ndarray"
+    train_ids: np.ndarray
+    val_ids: np.ndarray
+    train_targets: np.ndarray
+    val_targets: np.ndarray
     statistics: FeatureStatistics
     frames: int
     padding: Padding = "masked"
@@ -94,7 +90,7 @@ class StreamedData:
 
     @classmethod
     def open(cls, prepared: Prepared, split: Split) -> "StreamedData":
-        """Look up the shards of train and val. Raises SealedError rather than open one with a test clip."""
+        """Find the shards of both splits and compute statistics. Raises SealedError if one holds a test clip."""
         sealed = {clip.id for clip in split.test}
         targets = {clip.id: clip.targets for clip in split.train + split.val}
         train, val = ({clip.id for clip in part} for part in (split.train, split.val))
@@ -114,23 +110,23 @@ class StreamedData:
 
     @property
     def num_train(self) -> int:
-        """Training clips."""
+        """Number of training clips."""
         return len(self.train_ids)
 
     @property
     def num_val(self) -> int:
-        """Validation clips."""
+        """Number of validation clips."""
         return len(self.val_ids)
 
     @property
     def num_features(self) -> int:
-        """Values per frame."""
+        """Features per frame."""
         return len(self.statistics.mean)
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """One epoch: every clip once. With several workers each takes its rows of every global batch."""
+        """Batches with every training clip once; of several workers each gets its rows of every global batch."""
         rng = np.random.default_rng([seed, epoch])
         shards = [self.train_shards[index] for index in rng.permutation(len(self.train_shards))]
         row_bytes = 4 * self.stored_frames * self.num_features
@@ -146,13 +142,13 @@ class StreamedData:
         return len(batch_bounds(self.num_train, batch_size, world_size))
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """Every validation clip once, in the order of `val_ids`."""
+        """Batches with every validation clip once, in the order of `val_ids`."""
         rows = _stream(self.root, self.val_shards, self.val_ids)
         for start in range(0, self.num_val, batch_size):
             batch = [next(rows) for _ in range(min(batch_size, self.num_val - start))]
             yield self._collate(batch, self.val_targets)
 
-    def _collate(self, rows: list[Row], targets: "np.ndarray") -> Batch:
+    def _collate(self, rows: list[Row], targets: np.ndarray) -> Batch:
         return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment)
 
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "StreamedData":
@@ -160,14 +156,14 @@ class StreamedData:
         return replace(self, frames=checked_crop(num_frames, self.stored_frames), padding=padding, segment=segment)
 
     def augmented(self, settings: AugmentSettings) -> "StreamedData":
-        """The same data. Raises ValueError where the settings have wave effects: the bank lies in memory."""
+        """The same data. Raises ValueError if the settings have wave effects, which need a bank in memory."""
         if effects := settings.effects():
             raise ValueError(_needs_resident(effects, "'streamed'"))
         return self
 
 
-def _shuffled(rows: Iterable[Row], window: int, rng: "np.random.Generator") -> Iterator[Row]:
-    """Rows in random order within each window."""
+def _shuffled(rows: Iterable[Row], window: int, rng: np.random.Generator) -> Iterator[Row]:
+    """Yield rows in random order within each window."""
     held: list[Row] = []
     for row in rows:
         held.append(row)
@@ -177,11 +173,11 @@ def _shuffled(rows: Iterable[Row], window: int, rng: "np.random.Generator") -> I
     yield from (held[index] for index in rng.permutation(len(held)))
 
 
-def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
-    """Rows of the shards in order, those with other ids left out, read ahead by Ray Data.
+def _stream(root: str, shards: list[str], ids: np.ndarray) -> Iterator[Row]:
+    """Yield the rows of the shards in order, without those of other ids; Ray Data reads ahead.
 
-    The reading tasks ask for no CPU: trials hold all of them, and `read_parquet` waits for ever then, also
-    with num_cpus=0 (Ray 2.60).
+    Reading tasks ask for no CPU, because trials hold all. `read_parquet` would wait for ever, also with num_cpus=0
+    (Ray 2.60).
     """
     import ray.data
 
@@ -199,6 +195,6 @@ def _stream(root: str, shards: list[str], ids: "np.ndarray") -> Iterator[Row]:
                     yield positions[clip], num_frames[row], values[row]
 
 
-def _read_table(batch: "dict[str, np.ndarray]", root: str) -> "pa.Table":
+def _read_table(batch: dict[str, np.ndarray], root: str) -> pa.Table:
     columns = ["clip", "num_frames", "features"]
     return pa.concat_tables([read_shard(root, str(shard), columns) for shard in batch["shard"]])

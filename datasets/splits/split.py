@@ -132,11 +132,11 @@ def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
     return method
 
 
-def cells(clips: list[Clip], split: Split) -> dict[str, str]:
-    """The cell of each clip by its id: clips of two cells never lie in one shard.
+def partition_of(clips: list[Clip], split: Split) -> dict[str, str]:
+    """The partition of each clip by its id: clips of two partitions never share a shard.
 
-    With folds each fold is a cell, so that the searches that seal one fold after the other share their shards;
-    otherwise each part is one. Test clips have cells of their own either way.
+    Each fold is a partition, so that searches which seal one fold after the other share their shards; without folds
+    each part is one. No partition mixes test clips with others.
     """
     if split.folds:
         return {clip.id: f"fold-{split.folds[clip.id]}" for clip in clips}

@@ -1,1 +1,1 @@
-"""Prepared features in Parquet shards, named by content, in a folder or an object store."""
+"""Prepared features: Parquet shards named by content, in a folder or an object store."""

@@ -1,4 +1,4 @@
-"""Ray Data without its bars and log lines, which would bury ours."""
+"""Silence Ray Data's progress bars and log lines."""
 
 import logging
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def quiet_ray_data() -> Iterator[None]:
-    """Within it Ray Data logs errors only and draws nothing; its own log files stay complete."""
+    """Let Ray Data print errors only, without progress bars; its log files stay complete."""
     import ray.data
 
     context = ray.data.DataContext.get_current()

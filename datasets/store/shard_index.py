@@ -1,44 +1,46 @@
-"""How prepared features lie on disk: Parquet shards, a record beside each, and an index over the records.
+"""Files of prepared features: Parquet shards, a record for each, and an index of the records.
 
-    <prepared>/features/<fingerprint>/<cell>-<hash>.parquet   features of up to 64 clips, unnormalised
-    <prepared>/features/<fingerprint>/<cell>-<hash>.json      its record: clips, digests, who is quarantined and why
-    <prepared>/features/<fingerprint>/index.json              all records read so far, to open one file in place of many
-    <prepared>/augmented/<effect>-<fingerprint>/              the same, with versions of each clip under a wave effect
+    <prepared>/features/<fingerprint>/<partition>-<hash>.parquet   features of up to 64 clips, unnormalised
+    <prepared>/features/<fingerprint>/<partition>-<hash>.json      its record: clips, digests, reasons for quarantine
+    <prepared>/features/<fingerprint>/index.json                   a copy of all records, to open one file, not many
+    <prepared>/augmented/<effect>-<fingerprint>/                   the same for versions of clips under a wave effect
 
-A shard's name is a hash of its clips and their contents; its record is written after it, so that a shard with
-a record is whole. The index is only a memory of the records and may lag behind them.
+A shard's name has a hash of its clips and their contents. Its record is written last, so that a shard with a record is
+complete. The index is only a cache and may lack records.
 """
 
 import io
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from tuning.datasets import storage
 from tuning.datasets.features import library_versions as versions
-from tuning.datasets.features.audio import Segment
+from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON
 from tuning.datasets.hashing import digest_of
-from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Segment
+from tuning.models.encoder_shapes import speech_shape
+from tuning.models.pretrained import content_of
 
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-
-EXTRACTION_VERSION = 1  # raised by hand when features/audio.py or spectral.py give other values than before
-# What `features.trim_db` cuts: in version 1 it was the part of a recording that is kept, now the whole recording.
+EXTRACTION_VERSION = 1  # raise when features/audio.py or spectral.py give other values than before
+# Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
 
 
 @dataclass(frozen=True)
 class Record:
-    """What one shard holds, and which of its clips are quarantined instead."""
+    """The clips of one shard, and which of them are quarantined instead."""
 
-    shard: str  # name without ending
-    cell: str
+    shard: str  # file name without suffix
+    partition: str
     clips: list[tuple[str, str]]  # id and digest
-    reasons: dict[str, str]  # by digest, of the clips that are not in the Parquet file
+    reasons: dict[str, str]  # by digest: why a clip is not in the Parquet file
     num_extracted: int  # clips that were decoded for it, not copied from another shard
 
     @property
@@ -46,15 +48,21 @@ class Record:
         """Ids of the clips in the Parquet file."""
         return [clip for clip, digest in self.clips if digest not in self.reasons]
 
+    def to_dict(self) -> dict[str, Any]:
+        """The record as it is written to JSON; files of earlier versions call the partition a cell."""
+        content = dict(vars(self))
+        return {"shard": content.pop("shard"), "cell": content.pop("partition")} | content
+
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> "Record":
-        """The record that `vars` gave."""
-        return cls(**(content | {"clips": [(clip, digest) for clip, digest in content["clips"]]}))
+        """The inverse of `to_dict`."""
+        clips = [(clip, digest) for clip, digest in content["clips"]]
+        return cls(content["shard"], content["cell"], clips, content["reasons"], content["num_extracted"])
 
 
 @dataclass
 class ShardIndex:
-    """Every whole shard of a fingerprint's folder, and where each recording's features are."""
+    """All complete shards of a folder, and the shard of each recording."""
 
     folder: str
     records: dict[str, Record] = field(default_factory=dict)
@@ -63,7 +71,7 @@ class ShardIndex:
 
     @classmethod
     def read(cls, folder: str) -> "ShardIndex":
-        """The index of a folder, empty where there is none. A shard whose file is gone is left out."""
+        """Read the index of a folder, empty if there is none; a record whose Parquet file is gone is skipped."""
         index = cls(folder)
         names = storage.list_names(folder)
         remembered = json.loads(storage.read_bytes(folder, INDEX)) if INDEX in names else {}
@@ -78,75 +86,62 @@ class ShardIndex:
         return index
 
     def add(self, record: Record) -> None:
-        """Take in a whole shard."""
+        """Add a complete shard."""
         self.records[record.shard] = record
         self.reasons |= record.reasons
         self.shard_of |= {digest: record.shard for _, digest in record.clips if digest not in record.reasons}
 
     def write(self) -> None:
-        """Remember the records, for the next `read`."""
-        content = {shard: vars(record) for shard, record in self.records.items()}
+        """Write the records to one file, for the next `read`."""
+        content = {shard: record.to_dict() for shard, record in self.records.items()}
         storage.write_bytes(self.folder, INDEX, json.dumps(content).encode())
 
 
-def fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
-    """Hash of everything but the recordings that the stored values depend on."""
+def features_fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
+    """Hash of all that prepared features depend on, apart from the recordings."""
     if features.name == "encoder":
-        matters = _matters_to_encoder(features)
+        matters = _encoder_inputs(features)
     else:
-        idle = {"num_frames", "padding", "encoder", "encoder_layer"} | (
-            {"num_mfcc"} if "mfcc" not in features.parts else set()
-        )
-        matters = features.model_dump(exclude=idle)
-        # Left out at their defaults, with which features were prepared before there were others.
+        unused = {"num_frames", "padding", "encoder", "encoder_layer"}
+        unused |= {"num_mfcc"} if "mfcc" not in features.parts else set()
+        matters = features.model_dump(exclude=unused)
+        # Left out at their defaults: older features, prepared before these settings existed, have the same hash.
         for name in ("db_reference", "segment"):
             if matters[name] == FeatureSettings.model_fields[name].default:
                 del matters[name]
         matters["fmax_hz"] = features.fmax_hz or features.sample_rate_hz / 2
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION, "libraries": versions.of_features(features)}
-    matters |= {} if features.trim_db is None else {"trimmed": "whole recording"}  # once it was the part that is kept
+    matters |= {} if features.trim_db is None else {"trimmed": "whole recording"}  # as TRIMMING_VERSION 2
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
 
 
-def _matters_to_encoder(features: FeatureSettings) -> dict[str, Any]:
-    """What an encoder's hidden states depend on: its content wherever it lies, the layer, what it hears."""
-    from tuning.models.encoder_snapshot import content_of
-    from tuning.models.speech_encoder_config import shape_of
-
+def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
+    """What hidden states depend on: the encoder's content, wherever its files are, the layer and the trimming."""
     assert features.encoder is not None
-    last = shape_of(features.encoder).num_layers  # first, since where there is a network it looks for a newer commit
+    last = speech_shape(features.encoder).num_layers
     layer = last if features.encoder_layer == -1 else features.encoder_layer
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 
 
 def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings, segment: Segment) -> str:
-    """Hash of what the versions of a recording under an effect depend on; probabilities are none of it.
-
-    `plain` is the fingerprint of the features themselves, `segment` what they keep of a longer recording.
-    """
-    from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON
-
+    """Hash of all that the versions of recordings under an effect depend on; `plain` is that of the features."""
     matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
-    matters += [] if segment == "middle" else [segment]  # once the middle was changed whatever the segment
+    matters += [] if segment == "middle" else [segment]  # older banks have the middle and no word of it
     return digest_of(json.dumps(matters))[:16]
 
 
-def shard_name(cell: str, clips: list[tuple[str, str]]) -> str:
-    """The name of the shard that holds these clips (id and digest) of a cell."""
-    readable = re.sub(r"[^A-Za-z0-9_-]", "_", cell)
-    return f"{readable}-{digest_of(cell, *(text for clip in clips for text in clip))[:16]}"
+def shard_name(partition: str, clips: list[tuple[str, str]]) -> str:
+    """The name of the shard of these clips (id and digest)."""
+    readable = re.sub(r"[^A-Za-z0-9_-]", "_", partition)
+    return f"{readable}-{digest_of(partition, *(text for clip in clips for text in clip))[:16]}"
 
 
-def write_shard(folder: str, record: Record, num_frames: "np.ndarray", features: "np.ndarray") -> None:
+def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> None:
     """Write features float32 [clips, frames, features] of the record's kept clips, then the record.
 
-    With versions of each clip, num_frames is [clips, versions] and features [clips, versions, frames, features].
+    A bank has num_frames [clips, versions] and features [clips, versions, frames, features].
     """
-    import numpy as np
-    import pyarrow as pa
-    from pyarrow import parquet
-
     if record.kept:
         table = pa.table(
             {
@@ -159,26 +154,24 @@ def write_shard(folder: str, record: Record, num_frames: "np.ndarray", features:
             }
         )
         sink = io.BytesIO()
-        # Spectra hardly repeat: compression would cost more time than the tenth of the size that it saves.
+        # Compression would save a tenth of the size and cost more time than that.
         parquet.write_table(table, sink, compression="none", use_dictionary=["clip"], write_statistics=False)
         storage.write_bytes(folder, f"{record.shard}.parquet", sink.getbuffer())
-    storage.write_bytes(folder, f"{record.shard}.json", json.dumps(vars(record)).encode())
+    storage.write_bytes(folder, f"{record.shard}.json", json.dumps(record.to_dict()).encode())
 
 
-def read_shard(folder: str, path: str, columns: list[str]) -> "pa.Table":
-    """Columns (of clip, digest, num_frames, features) of the shard's file `path` in a folder."""
-    from pyarrow import parquet
-
+def read_shard(folder: str, path: str, columns: list[str]) -> pa.Table:
+    """Read some of the columns clip, digest, num_frames, features of a shard's file `path` in a folder."""
     filesystem, base = storage.open_storage(folder)
     return parquet.read_table(f"{base}/{path}", columns=columns, filesystem=filesystem)
 
 
-def tensor(table: "pa.Table") -> "np.ndarray":
-    """The features float32 [rows, (versions,) frames, features] of a table, without a copy where it is one chunk."""
+def tensor(table: pa.Table) -> np.ndarray:
+    """The features float32 [rows, (versions,) frames, features] of a table; no copy if it is one chunk."""
     return table["features"].combine_chunks().to_numpy_ndarray()
 
 
-def counts(table: "pa.Table") -> "np.ndarray":
-    """The valid frames int32 [rows] of a table, or [rows, versions]."""
+def counts(table: pa.Table) -> np.ndarray:
+    """The numbers of valid frames int32 [rows] or [rows, versions] of a table."""
     column = table["num_frames"].combine_chunks()
     return column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy(zero_copy_only=False)

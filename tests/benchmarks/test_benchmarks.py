@@ -12,8 +12,8 @@ from benchmarks import ablation, bare, baselines, folds, recurrent
 from tuning.config.schema import Config
 from tuning.config.space import load
 from tuning.datasets.corpus import Clip
-from tuning.datasets.features.audio import Segment
 from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.settings import Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared, ShardInfo
 from tuning.datasets.store.reader import FeatureStatistics, Part

@@ -1,4 +1,4 @@
-"""The doctor finds what is wrong: each fault is made for real, beside the same thing in order."""
+"""The doctor finds what is wrong: each fault is made for real, and so is its opposite."""
 
 import importlib.util
 import os
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from tests.helpers.s3 import s3_server
 from tests.helpers.waiting import wait_until
@@ -53,7 +54,7 @@ def test_a_machine_in_order(tmp_path, capsys, monkeypatch):
     ("arguments", "message"),
     [
         (["a.yaml", "b.yaml"], "expected at most one cluster file"),
-        (["--all"], "expected at most one cluster file"),
+        (["--all"], "--all: no such option"),
         (["none.yaml"], "none.yaml: expected a cluster file (YAML), got no such file"),
         (["storag=x"], "storag: no such setting; did you mean 'storage'?"),
     ],
@@ -70,7 +71,7 @@ def test_a_version_out_of_range_and_a_missing_package(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     assert "ray           1.13.0, expected <2.61,>=2.60" in only(machine.check_packages(), "fail")
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "_wanted", lambda: (">=3.99", ["no-such-package>=1"], {}))
+    monkeypatch.setattr(machine, "_wanted", lambda: (">=3.99", [Requirement("no-such-package>=1")]))
     found = {finding.what: finding for finding in machine.check_packages()}
     assert found["no-such-package"].level == found["python"].level == "fail"
     assert "pip install 'no-such-package>=1'" in found["no-such-package"].advice
@@ -147,7 +148,7 @@ def test_aws_without_credentials_or_network(tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "two")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     found = access.check_aws(None, starts_machines=True)
-    assert found.level == "fail" and "can't ask who we are" in found.found
+    assert found.level == "fail" and "can't reach AWS" in found.found
 
 
 def test_tools_on_path(tmp_path, monkeypatch):
@@ -224,7 +225,7 @@ def test_mps_where_trials_share_a_gpu(tmp_path):
     daemon = subprocess.Popen([tmp_path / "nvidia-cuda-mps-control", "60"])
     try:
         wait_until(lambda: gpus.check_mps(0.25).level == "ok")  # one that has just begun has no name for a moment
-        assert gpus.check_mps(0.25) == ("ok", "mps", "runs; 4 trials share a GPU", "")
+        assert gpus.check_mps(0.25) == ("ok", "mps", "is running; 4 trials share a GPU", "")
     finally:
         daemon.kill()
         daemon.wait()
@@ -258,19 +259,22 @@ def test_the_projects_own_cluster_files(name, tmp_path, capfd):
     ("there", "wrong", "message"),
     [
         ("InstanceType: g5", "InstanceTyp: g5", "gpu.node_config.InstanceTyp: no such setting; did you mean"),
-        ("VolumeSize: 150", "VolumeSize: big", "BlockDeviceMappings[0].Ebs.VolumeSize: expected an integer, got 'big'"),
-        ("MarketType: spot", "MarketType: spott", "EC2 knows no 'spott'; did you mean 'spot'?"),
+        ("VolumeSize: 150", "VolumeSize: big", "BlockDeviceMappings[0].Ebs.VolumeSize: expected int, got 'big'"),
         ("IamInstanceProfile: {Name: ", "IamInstanceProfile: {Nam: ", "IamInstanceProfile.Nam: no such setting"),
         ("upscaling_speed:", "upscaling_sped:", "'upscaling_sped' was unexpected); did you mean 'upscaling_speed'?"),
         ("max_workers: 8\nup", "max_workers: many\nup", "max_workers: 'many' is not of type 'integer'"),
         ("head_node_type: head", "head_node_type: boss", "`head_node_type` must be one of"),
-        ("provider:", "provider: [", "no YAML: "),
+        ("provider:", "provider: [", "not YAML: "),
         ("provider:\n  type: aws", "provider:\n  typ: aws", "expected settings with provider: {type"),
         ("dashboard-host=127.0.0.1", "dashboard-host=0.0.0.0", "listens on every network of the head"),
         ("RAY_AUTH_MODE=token ~/venv/bin/ray start --addr", "~/venv/bin/ray start --addr", "worker_start_ray_co"),
         ("train,data]==2.60.0", "train,data]", "install Ray without a version"),
         ("train,data]==2.60.0", "train,data]==2.40.0", "install ray==2.40.0, here is 2.60.0"),
-        ('"ray[default,tune,train,data]==2.60.0"', "https://s3/ray-3.0.0.dev0-cp311.whl", "a wheel of no release"),
+        (
+            '"ray[default,tune,train,data]==2.60.0"',
+            "https://s3/ray-3.0.0.dev0-cp311.whl",
+            "a wheel that is no release",
+        ),
         ("resources: {CPU: 0, GPU: 0}", "resources: {CPU: 0}", "runs trials on its GPUs"),
         ("region: us-west-2", "region: YOUR-REGION", "provider.region: 'YOUR-REGION'"),
     ],

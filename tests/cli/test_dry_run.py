@@ -1,7 +1,7 @@
 """`--dry-run`: what it says, and that it leaves nothing behind."""
 
-from tests.cli.test_estimate import made
 from tests.helpers.command import run
+from tests.search.test_estimate import made
 from tuning.cli.dry_run import print_estimate
 
 

@@ -241,7 +241,7 @@ def test_no_ray_and_no_torch(folder):
         (["{tmp}/nothing"], "expected the folder of a search"),
         (["{tmp}/s", "watch=0"], "watch: expected seconds"),
         (["{tmp}/s", "wach=3"], "did you mean 'watch'"),
-        (["{tmp}/s", "--watch"], "did you mean 'watch'"),
+        (["{tmp}/s", "--watch"], "watch: expected a value, got none"),
         (["nosuch://bucket/s"], "nosuch://bucket/s: expected a search that can be read"),
     ],
 )

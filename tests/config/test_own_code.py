@@ -1,14 +1,20 @@
-"""A user's own model and corpus by their dotted paths, from a folder that is nobody's package."""
+"""A user's own model, corpus and functions by their dotted paths, from a folder that is nobody's package."""
 
 import csv
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
 
 from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
+from tuning.config.schema import parse_config
 from tuning.data.plan import make_plan
+from tuning.training.optimizers import make_optimizer
+from tuning.training.schedules import make_schedule
+from tuning.training.tasks import task_of
 
 MODEL = """
 from typing import Literal
@@ -45,13 +51,53 @@ def load(data, targets):
 """
 
 
+# Each is one function in the user's file, and one setting that names it.
+FUNCTIONS = """
+from typing import Annotated
+
+import torch
+from pydantic import Field
+
+
+def power(outputs, targets, *, exponent: Annotated[float, Field(gt=1, description="of the error")] = 4.0):
+    return (outputs - targets).abs().pow(exponent).mean(dim=1)
+
+
+def focal(outputs, targets, *, gamma: float = 2.0):
+    chosen = outputs.log_softmax(dim=1).gather(1, targets.long())[:, 0]
+    return -((1 - chosen.exp()) ** gamma) * chosen
+
+
+def total(outputs, targets):
+    return (outputs - targets).square().mean()
+
+
+def signs(parameters, learning_rate, *, momentum: float = 0.0, shrink: float = 1.0):
+    return torch.optim.SGD(parameters, lr=learning_rate * shrink, momentum=momentum or 0.0)
+
+
+def halving(step, learning_rate, *, steps_per_epoch, halves: int = 1):
+    return learning_rate * 0.5 ** (halves * (step // steps_per_epoch))
+
+
+def best_only(curves, number, *, grace_epochs=1, margin: float = 0.0):
+    epoch = len(curves[number])
+    others = [curve[epoch - 1] for n, curve in curves.items() if n != number and len(curve) >= epoch]
+    return epoch >= grace_epochs and curves[number][-1] < max(others, default=float("-inf")) - margin
+
+
+def needy(outputs, targets, *, exponent):
+    return (outputs - targets).abs().pow(exponent).mean(dim=1)
+"""
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    import numpy as np
     import soundfile
 
     (tmp_path / "own_model.py").write_text(MODEL)
     (tmp_path / "own_corpus.py").write_text(CORPUS)
+    (tmp_path / "own_functions.py").write_text(FUNCTIONS)
     (tmp_path / "sounds").mkdir()
     for n in range(20):
         tone = 0.3 * np.sin(2 * np.pi * (200 + 50 * n) * np.arange(16000) / 16000)
@@ -61,18 +107,68 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+SPACE = """
+data: {root: sounds}
+features: {num_frames: 16}
+model: {name: 'own_model:Mean', width: {choice: [4, 8]}}
+loss: {name: 'own_functions:power', exponent: 3}
+optim: {name: 'own_functions:signs', momentum: 0.5, learning_rate: 0.01, schedule: 'own_functions:halving', halves: 2}
+training: {epochs: 3, patience: null, batch_size: 8}
+search: {algorithm: grid, scheduler: 'own_functions:best_only', margin: 1e-9, grace_epochs: 1, max_concurrent: 1}
+"""
+
+
 @pytest.mark.slow
-def test_own_model_and_corpus_are_searched(folder):
+def test_an_own_model_corpus_loss_optimiser_schedule_scheduler_and_space_are_searched(folder):
     command = [sys.executable, "-m", "tuning.run", "space=own.yaml", "data.corpus=own_corpus:load"]
-    (folder / "own.yaml").write_text(
-        "data: {root: sounds}\nfeatures: {num_frames: 16}\n"
-        "model: {name: 'own_model:Mean', width: {choice: [4, 8]}}\n"
-        "training: {epochs: 2}\nsearch: {algorithm: random, num_trials: 2}\n"
-    )
+    (folder / "own.yaml").write_text(SPACE.replace("{choice", "{grid"))
     result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert result.returncode == 0, result.stdout + result.stderr
     rows = list(csv.DictReader((folder / "results" / "own" / "leaderboard.csv").open()))
-    assert {row["model.width"] for row in rows} == {"4", "8"} and {row["status"] for row in rows} == {"done"}
+    assert {row["model.width"] for row in rows} == {"4", "8"} and rows[0]["status"] == "done"
+    # One after the other: the second is stopped by the scheduler unless it is better throughout.
+    assert rows[1]["status"] == ("stopped" if rows[1]["trial"] == "2" else "done")
+    trial = folder / "results" / "own" / "trials" / "0001"
+    rates = [float(row["learning_rate"]) for row in csv.DictReader((trial / "progress.csv").open())]
+    assert rates == [0.01, 0.0025, 0.000625]
+
+
+def test_a_function_of_the_users_own_gets_its_settings(folder):
+    (folder / "own.yaml").write_text(SPACE)
+    config = make_plan(["space=own.yaml", "data.corpus=own_corpus:load"]).space.fixed()
+    assert parse_config(config.model_dump()) == config  # as a worker reads it
+    outputs, targets = torch.tensor([[0.0, 2.0]]), torch.tensor([[1.0, 0.0]])
+    task = task_of(config)
+    assert (
+        task.loss_per_clip()(outputs, targets).tolist()
+        == task.training_loss(np.zeros((1, 2)))(outputs, targets).tolist()
+        == [(1 + 2**3) / 2]
+    )
+    optimizer = make_optimizer([torch.zeros(2, requires_grad=True)], config.optim)
+    assert (optimizer.defaults["lr"], optimizer.defaults["momentum"]) == (0.01, 0.5)
+    schedule = make_schedule(config.optim, epochs=3, steps_per_epoch=4)
+    assert [schedule(step, 1.0) for step in (0, 3, 4, 8)] == [1.0, 1.0, 0.25, 0.0625]
+
+
+def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entropy(folder):
+    classes = {"name": "classification", "classes": ["a", "b", "c"]}
+    config = parse_config({"task": classes, "loss": {"name": "own_functions:focal", "gamma": 1.0}})
+    logits, targets = torch.randn(5, 3), torch.tensor([[0], [1], [2], [1], [0]])
+    probability = torch.softmax(logits, dim=1)[torch.arange(5), targets[:, 0]]
+    task = task_of(config)
+    trained = task.training_loss(targets.numpy())(logits, targets)
+    torch.testing.assert_close(trained, -(1 - probability) * probability.log())
+    torch.testing.assert_close(
+        task.loss_per_clip()(logits, targets),
+        torch.nn.functional.cross_entropy(logits, targets[:, 0], reduction="none"),
+    )
+
+
+def test_a_loss_of_another_shape_is_refused_before_any_trial(folder):
+    config = parse_config({"loss": {"name": "own_functions:total"}})
+    expected = r"loss.name: expected one value per clip from own_functions:total, shape \[4\], got \[\]"
+    with pytest.raises(UserError, match=expected):
+        task_of(config).constant_baseline(np.zeros((4, 2)), np.zeros((4, 2)))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +182,33 @@ def test_own_model_and_corpus_are_searched(folder):
         (["model.name=own_modle:Mean"], "model.name: expected a class, got 'own_modle:Mean' (no module 'own_modle')"),
         (["model.name=own_model:Maen"], "model.name: expected a class, got 'own_model:Maen' (no 'Maen' in own_model)"),
         (["model.name={choice: [crnn]}"], "model.name: expected a plain value"),
+        (
+            ["loss.name=own_functions:powre"],
+            "loss.name: expected a function, got 'own_functions:powre' (no 'powre' in own_functions)",
+        ),
+        (
+            ["optim.schedule=own_function:halving"],
+            "optim.schedule: expected a function, got 'own_function:halving' (no module 'own_function')",
+        ),
+        (
+            ["loss.name=own_functions:power", "loss.exponnet=2"],
+            "loss.exponnet: no such setting; did you mean 'exponent'?",
+        ),
+        (["loss.name=own_functions:power", "loss.exponent=1"], "loss.exponent: expected number above 1, got 1"),
+        (
+            ["loss.name=own_functions:needy"],
+            "loss.name: expected a default for every setting of own_functions:needy, got none for 'exponent'",
+        ),
+        (
+            ["optim.name=own_functions:signs", "optim.beta_1=0.5"],
+            "optim.beta_1: expected only with optim.name=adam, got optim.name=own_functions:signs",
+        ),
+        (
+            ["loss.name={choice: [mse, 'own_functions:power']}"],
+            "expected one of mse, weighted_mse, huber, emotion_aware, cross_entropy or package.module:function, "
+            "got own_functions:power",
+        ),
+        (["loss.name=powr"], "cross_entropy or package.module:function, got powr"),
         (["space=own.yaml", "model.widht=3"], "model.widht: no such setting; did you mean 'width'?"),
         (["space=own.yaml", "model.width=wide"], "model.width: expected integer, got wide"),
     ],

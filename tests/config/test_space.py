@@ -29,7 +29,10 @@ def load(*arguments):
         ("optim.learning_rate=abc", "optim.learning_rate: expected number above 0, got abc"),
         ("optim.learning_rate=-1", "optim.learning_rate: expected number above 0, got -1"),
         ("optim.learning_rate=.nan", "optim.learning_rate: expected number above 0, got nan"),
-        ("optim.name=adm", "optim.name: expected one of adam, rmsprop, sgd, got adm; did you mean 'adam'?"),
+        (
+            "optim.name=adm",
+            "optim.name: expected one of adam, rmsprop, sgd or package.module:function, got adm; did you mean 'adam'?",
+        ),
         ("training.epochs=3.5", "training.epochs: expected integer at least 1, got 3.5"),
         ("training.epochs=true", "training.epochs: expected integer at least 1, got true"),
         ("model.lstm_dropout={uniform: [0.1, 1.3]}", "model.lstm_dropout: uniform: expected number at least 0"),
@@ -48,8 +51,9 @@ def load(*arguments):
         ("search.num_trials=null", "search.num_trials: expected integer at least 1 for algorithm random, got null"),
         ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
         ("loss.name={choice: [mse, huber]}", "search.metric: expected a metric that is comparable across trials"),
-        ("loss.delta={uniform: [0.5, 2]}", "contains loss.delta (searched); use val_rmse or val_ccc"),
-        ("seed=${training.batch_size}", "got one that hangs on training.batch_size (choice)"),
+        ("loss.quadrant=sign", "loss.quadrant: expected only with loss.name=emotion_aware, got loss.name=mse"),
+        ("optim.momentum=0.5", "optim.momentum: expected only with optim.name=sgd or rmsprop, got optim.name=adam"),
+        ("seed=${training.batch_size}", "got one that depends on training.batch_size (choice)"),
         ("training.patience=${training.patience}", "training.patience: expected a reference to a setting"),
         ("--dryrun", "--dryrun: expected key=value or a flag"),
     ],
@@ -103,7 +107,11 @@ def test_references_follow_the_searched_setting_and_can_be_replaced():
         (["training.epochs=1${training.batch_size}"], ["training.batch_size"], [116, 132, 164]),
         (["training.epochs=${model.lstm_units.1}"], ["model.lstm_units"], [32, 48, 64, 80]),
         (
-            ["training.epochs=${optim.decay_steps}", "optim.decay_steps=${training.batch_size}"],
+            [
+                "training.epochs=${optim.decay_steps}",
+                "optim.decay_steps=${training.batch_size}",
+                "optim.schedule=exponential",
+            ],
             ["training.batch_size"],
             [16, 32, 64],
         ),
@@ -121,7 +129,7 @@ def test_references_follow_the_searched_setting_and_can_be_replaced():
 def test_what_a_setting_hangs_on_and_may_be(arguments, searched, values):
     space = load(*arguments)
     path = arguments[0].partition("=")[0]
-    assert space.behind(path) == searched and space.values(path) == values
+    assert space.dependencies(path) == searched and space.values(path) == values
     assert space.largest(path) == max(values)
     assert space.varied(path) == ({path: searched} if searched else {})
     drawn = [flattened(space.config(point).model_dump())[path] for point in itertools.islice(space.samples(1), 8)]
@@ -132,7 +140,9 @@ def test_what_a_setting_hangs_on_and_may_be(arguments, searched, values):
     "argument", ["features.num_mels=${training.epochs}", "gan.epochs={choice: [2, 3], when: {training.epochs: 20}}"]
 )
 def test_what_is_prepared_hangs_on_no_range(argument):
-    with pytest.raises(UserError, match=r"expected grid or choice, .*, got one that hangs on training.epochs \(int\)"):
+    with pytest.raises(
+        UserError, match=r"expected grid or choice, .*, got one that depends on training.epochs \(int\)"
+    ):
         load(argument, "training.epochs={int: [20, 30]}")
     load(argument, "training.epochs={choice: [20, 30]}")
 
@@ -140,7 +150,9 @@ def test_what_is_prepared_hangs_on_no_range(argument):
 def test_a_condition_may_name_a_setting_that_refers_to_a_searched_one():
     space = load(
         "space=crnn_grid",
+        "optim.name=sgd",
         "optim.momentum={grid: [0.8, 0.9], when: {optim.decay_steps: 16}}",
+        "optim.schedule=exponential",
         "optim.decay_steps=${training.batch_size}",
         "training.batch_size={grid: [16, 32]}",
     )
@@ -160,6 +172,7 @@ def test_a_condition_may_name_a_setting_that_refers_to_a_searched_one():
         ["features.name={choice: [mel, mfcc]}", "features.num_mfcc={choice: [13, 20], when: {features.name: mfcc}}"],
         [
             "augment.versions=${optim.step_epochs}",
+            "optim.schedule=step",
             "optim.step_epochs=${training.patience}",
             "training.patience={choice: [1, 2], when: {training.batch_size: 32}}",
         ],
@@ -315,8 +328,9 @@ def test_names_that_look_like_numbers_stay_as_they_are_written(tmp_path, argumen
     section, leaf = path.split(".")
     (tmp_path / "nested.yaml").write_text(f"{section}:\n  {leaf}: {text}\nsearch: {{num_trials: 1}}\n")
     (tmp_path / "dotted.yaml").write_text(f"{path}: {text}\nsearch: {{num_trials: 1}}\n")
-    in_files = [load(f"space={tmp_path}/{name}.yaml") for name in ("nested", "dotted")]
-    for space in (load(argument), *in_files):
+    task = ["task.name=classification"] if section == "task" else []
+    in_files = [load(f"space={tmp_path}/{name}.yaml", *task) for name in ("nested", "dotted")]
+    for space in (load(argument, *task), *in_files):
         assert space.settings[path] == value
         recorded = tmp_path / "config.yaml"
         recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
@@ -324,7 +338,7 @@ def test_names_that_look_like_numbers_stay_as_they_are_written(tmp_path, argumen
 
 
 def test_numbers_are_still_read_as_numbers():
-    settings = load("optim.learning_rate=1e-3", "training.epochs=12", "optim.nesterov=no", "name=007").settings
+    settings = load("optim.learning_rate=1e-3", "training.epochs=12", "optim.name=sgd", "optim.nesterov=no").settings
     assert (settings["optim.learning_rate"], settings["training.epochs"]) == (0.001, 12)
     assert settings["optim.nesterov"] is False
     assert spaces.load(["name=007"])[0].name == "007"

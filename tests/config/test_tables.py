@@ -1,34 +1,65 @@
 """What can be named in a setting is what there is: tables of parts and the names that the schema allows are equal."""
 
 import importlib
+import inspect
 from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from tuning.cli.app import COMMANDS
-from tuning.config.schema import LossSettings, OptimSettings, import_model, model_settings
+from tuning.config.own_functions import GIVEN
+from tuning.config.schema import SECTIONS, import_model, model_settings
 from tuning.config.space import known_spaces, load
 from tuning.datasets import CORPORA
 from tuning.datasets.features.waveform_effects import EFFECTS
-from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.settings import AugmentSettings, Only
 from tuning.models import MODELS
 from tuning.models.base import Model
+from tuning.search.schedulers import SCHEDULERS
 from tuning.training.losses import LOSSES
-from tuning.training.optimizers import OPTIMIZERS, SCHEDULES
+from tuning.training.optimizers import OPTIMIZERS
+from tuning.training.schedules import SCHEDULES
 
 PROJECT = Path(__file__).parents[2]
 
 
-def allowed(settings, name):
-    return set(get_args(settings.model_fields[name].annotation))
+# Setting -> the functions that it names, and its choices that are none: of classes there is one loss, which the task
+# makes; a plateau is a rule between epochs; a population acts on the trials' folders.
+FUNCTIONS = {
+    "loss.name": (LOSSES, {"cross_entropy"}),
+    "optim.name": (OPTIMIZERS, set()),
+    "optim.schedule": (SCHEDULES, {"plateau"}),
+    "search.scheduler": (SCHEDULERS, {"none", "pbt"}),
+}
+# What is no parameter itself: `make_schedule` makes steps of it.
+MADE_INTO_A_LENGTH = {"restarts"}
 
 
-def test_losses_optimisers_and_schedules_are_those_of_the_schema():
-    # Of classes there is one loss, which the task makes; a plateau is a rule between epochs, no function of the step.
-    assert allowed(LossSettings, "name") == {*LOSSES, "cross_entropy"}
-    assert allowed(OptimSettings, "name") == set(OPTIMIZERS)
-    assert allowed(OptimSettings, "schedule") == set(SCHEDULES)
+@pytest.mark.parametrize("path", GIVEN)
+def test_a_table_of_functions_and_the_schema_name_the_same(path):
+    (table, others), (section, setting) = FUNCTIONS[path], path.split(".")
+    fields = SECTIONS[section].model_fields
+    assert set(get_args(fields[setting].annotation)) == {*table, *others}
+    parameters = {name: keyword_only(function) for name, function in table.items() if name not in others}
+    for leaf, field in fields.items():
+        for only in (part for part in field.metadata if isinstance(part, Only) and part.setting == setting):
+            if leaf not in MADE_INTO_A_LENGTH:
+                assert set(only.choices) - others == {name for name in parameters if leaf in parameters[name]}, leaf
+    for name, found in parameters.items():
+        assert set(found) <= {*fields, *GIVEN[path]}, name
+        for leaf in set(found) & set(fields):
+            default, mine = found[leaf].default, fields[leaf].get_default(call_default_factory=True)
+            assert default is inspect.Parameter.empty or mine is None or list_of(default) == list_of(mine), (name, leaf)
+
+
+def keyword_only(function):
+    parameters = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
+
+
+def list_of(value):
+    return list(value) if isinstance(value, list | tuple) else value
 
 
 def test_every_effect_has_its_probability():
@@ -39,6 +70,7 @@ def test_every_effect_has_its_probability():
 @pytest.mark.parametrize("name", MODELS)
 def test_a_model_has_its_class_and_its_settings(name):
     assert issubclass(import_model(name), Model)
+    assert model_settings(name) is import_model(name).Settings
     assert model_settings(name).model_fields["name"].get_default() == name
 
 

@@ -32,7 +32,7 @@ CASES = {
     "a class of one clip": (
         f"{HEADER}{ROWS}Ann/odd.wav,bored,Ann\n",
         TABLE,
-        "task.classes: expected 2 clips or more, to train and to validate, of 'bored', got Ann/odd.wav",
+        "task.classes: expected at least 2 clips of 'bored', to train and to validate, got Ann/odd.wav",
     ),
     "a table without header": (ROWS, TABLE, "data.file_column: no column 'file' in "),
     "no such column of classes": (

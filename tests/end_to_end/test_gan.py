@@ -76,10 +76,10 @@ def test_it_saw_the_training_clips_and_no_others(searched, tmp_path):
     assert len(sealed) >= 2
     for shard in sealed:
         shard.write_bytes(b"sealed")
-    from tuning.data.generated_clips import prepare_synthetic
+    from tuning.data.generated_clips import prepare_generated_clips
 
     config = make_plan([a for a in given if "prepared" not in a] + [f"data.prepared={kept}"]).config
-    place = prepare_synthetic(prepared, config, split)
+    place = prepare_generated_clips(prepared, config, split)
     assert place == str(kept / "synthetic" / mark)
     assert (kept / "synthetic" / mark / "synthetic.parquet").read_bytes() == made
 
@@ -139,17 +139,17 @@ def test_a_gan_that_was_cut_off_goes_on(tmp_path):
     """From its state after the first epoch, to the same clips."""
     import torch
 
-    from tuning.data.generated_clips import _train
+    from tuning.data.gan_worker import train
 
     config = parse_config({"gan": {"epochs": 3, "channels": [4, 4, 4, 4], "discriminator_channels": [4, 4, 4, 4]}})
     rng = np.random.default_rng(0)
     features, targets = rng.uniform(-1, 1, (12, 16, 16)).astype(np.float32), np.zeros((12, 2), np.float32)
     part = Part(np.arange(12), features, np.full(12, 16, np.int32), targets)
     device = torch.device("cpu")
-    whole = _train(str(tmp_path / "whole"), config, part, device)
+    whole = train(str(tmp_path / "whole"), config, part, device)
     short = config.model_copy(update={"gan": config.gan.model_copy(update={"epochs": 1})})
-    _train(str(tmp_path / "cut"), short, part, device)
-    went_on = _train(str(tmp_path / "cut"), config, part, device)
+    train(str(tmp_path / "cut"), short, part, device)
+    went_on = train(str(tmp_path / "cut"), config, part, device)
     assert went_on.rows == whole.rows
     wanted = part.targets, part.num_frames, 1
     assert (went_on.generate(*wanted) == whole.generate(*wanted)).all()
@@ -165,8 +165,8 @@ def short_recordings(beyond):
 
 
 def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
-    from tuning.data.generated_clips import _make
-    from tuning.datasets.loaders.generated import Synthetic
+    from tuning.data.gan_worker import train_and_generate
+    from tuning.datasets.loaders.generated import GeneratedClips
 
     config = parse_config(
         {
@@ -175,11 +175,11 @@ def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
         }
     )
     tree, real = config.model_dump(mode="json"), short_recordings(config.features.db_floor)
-    _make(str(tmp_path / "silence"), tree, real, 24, {})
-    _make(str(tmp_path / "noise"), tree, short_recordings(3.0), 24, {})
+    train_and_generate(str(tmp_path / "silence"), tree, real, 24, {})
+    train_and_generate(str(tmp_path / "noise"), tree, short_recordings(3.0), 24, {})
     for name in ("synthetic.parquet", "quality.json", "curves.json", "neutral.wav", "profiles.png"):
         assert (tmp_path / "silence" / name).read_bytes() == (tmp_path / "noise" / name).read_bytes(), name
-    made = Synthetic.read(str(tmp_path / "silence"))
+    made = GeneratedClips.read(str(tmp_path / "silence"))
     # Each is as long as the training clip whose label it was asked with, which has a little noise.
     nearest = np.abs(made.targets[:, None] - real.targets).sum(-1).argmin(1)
     assert (made.num_frames == real.num_frames[nearest]).mean() > 0.8

@@ -9,12 +9,12 @@ import torch
 
 from tests.helpers.command import run
 from tests.helpers.tiny_vit import write_image_encoder
-from tuning.cli.estimate import fewest_epochs
 from tuning.cli.predict import main as predict
 from tuning.config.errors import UserError
 from tuning.config.schema import parse_config
 from tuning.data.plan import make_plan
 from tuning.experiment.directory import read_progress
+from tuning.search.estimate import fewest_epochs
 
 SMALL = (
     "space=vit", "training.epochs=5", "training.patience=1", "features.num_frames=24", "features.num_mels=16",

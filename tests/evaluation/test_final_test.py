@@ -135,9 +135,9 @@ def test_the_best_trials_are_repeated_with_other_seeds(finished, tmp_path, capsy
     ("option", "message"),
     [
         ("top=3", "top: expected at most the 2 trials with a result, got 3"),
-        ("top=x", "top: expected a number of trials from 1, got 'x'"),
+        ("top=x", "top: expected a number from 1, got 'x'"),
         ("seeds=3", "seeds: expected top=K with at least 2 trials to repeat, got none"),
-        ("tops=3", "tops: expected one of top, seeds, ensemble, again; did you mean 'top'?"),
+        ("tops=3", "tops: no such option; did you mean 'top'?"),
     ],
 )
 def test_wrong_options_are_refused(finished, tmp_path, capsys, option, message):

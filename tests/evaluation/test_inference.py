@@ -119,7 +119,7 @@ def test_a_recording_that_cannot_be_used_stops_no_other(tested, best, tmp_path, 
     ("arguments", "message"),
     [
         (["{best}"], "expected recordings to predict after '{best}', got none"),
-        ([], "expected a folder best/ and recordings, got nothing"),
+        ([], "expected a folder best/ and recordings, got none"),
         (["{best}/nothing", "a.wav"], "expected a folder best/ that tuning finalize wrote"),
         (["{best}", "{best}/none.wav"], "none.wav: expected a recording, got no such file"),
         (["{best}", "{best}"], "expected a recording, got a folder"),

@@ -14,7 +14,7 @@ from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.onnx_graph import normalised
 from tuning.evaluation.saved_model import load_best
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.trial import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")
@@ -135,7 +135,7 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
     own.write_text(text.replace("name: crnn", "name: tests.evaluation.test_onnx_export:Own"))
     assert "expected a model of one of the families crnn, ser" in refused(folder)
     own.write_text(text)
-    monkeypatch.setattr(export, "PACKAGES", ("onnx", "no_such_package"))
+    monkeypatch.setattr("tuning.api.ONNX_PACKAGES", ("onnx", "no_such_package"))
     assert "install them: pip install 'audio-emotion-tuning[onnx]'" in refused(folder)
 
 

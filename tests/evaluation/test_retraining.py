@@ -19,7 +19,7 @@ from tuning.evaluation.final_test import Course, course_of, retrain
 from tuning.evaluation.repeated_seeds import Replicate
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.optimizers import base_rates
+from tuning.training.schedules import base_rates
 from tuning.training.trainer import Training
 from tuning.training.trial import make_training, train
 
@@ -82,18 +82,26 @@ def recorded_rates(run):
     return [float(row["learning_rate"]) for row in rows]
 
 
+SCHEDULES = {
+    "constant": (),
+    "plateau": PLATEAU[1:],
+    "step": ("optim.step_epochs=2",),
+    "cosine": (),
+    "exponential": ("optim.decay_steps=60", "optim.decay_rate=0.5", "optim.staircase=false"),
+}
+
+
 @settings(max_examples=10)
 @given(
-    schedule=st.sampled_from(["constant", "plateau", "step", "cosine", "exponential"]),
+    schedule=st.sampled_from(list(SCHEDULES)),
     warmup=st.integers(0, 5),
     rate=st.sampled_from([0.5, 0.03, 0.001]),
     seed=st.integers(0, 9),
 )
 def test_the_rates_of_the_retraining_are_those_of_the_search(tmp_path_factory, schedule, warmup, rate, seed):
     config = config_of(
-        *PLATEAU[1:], f"optim.schedule={schedule}", f"optim.warmup_epochs={warmup}", f"optim.learning_rate={rate}",
-        "optim.step_epochs=2", "optim.decay_steps=60", "optim.decay_rate=0.5", "optim.staircase=false", f"seed={seed}",
-        "training.keep=last",
+        *SCHEDULES[schedule], f"optim.schedule={schedule}", f"optim.warmup_epochs={warmup}",
+        f"optim.learning_rate={rate}", f"seed={seed}", "training.keep=last",
     )  # fmt: skip
     run = searched(tmp_path_factory.mktemp("s"), config)
     course = course_of(config, [run], split_of(FOLD))

@@ -163,7 +163,7 @@ def test_the_command_says_so_in_two_lines_and_goes_on(ray_session, disk, prepare
     lines = said.err.strip().splitlines()
     assert code == 1 and len(lines) == 2, said.err
     assert lines[0].startswith("error: ") and "No space left on device" in lines[0] and str(disk) in lines[0]
-    assert lines[1].startswith("once it can be written there again, go on with: python -m tuning.run ")
+    assert lines[1].startswith("once it can be written there again, resume with: python -m tuning.run ")
     assert "Traceback" not in said.out
     (disk / "filler").unlink()
     mounted("-o", "remount,size=30m", str(disk))

@@ -10,7 +10,7 @@ from keras import layers
 from torch import nn
 
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 
 # Keras's string 'leaky_relu' has slope 0.2; the guide's is 0.01.
 ACTIVATIONS = {"leaky_relu": lambda slope: layers.LeakyReLU(negative_slope=slope)}

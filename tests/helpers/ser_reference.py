@@ -4,7 +4,7 @@ import torch
 
 from tests.helpers.keras_reference import keras, layers, reversed_axes
 from tuning.models.ser import SER
-from tuning.models.settings import SERSettings
+from tuning.models.ser_settings import SERSettings
 
 LAGS = (1, 2, 4, 8, 16)
 

@@ -13,7 +13,7 @@ from tests.helpers.keras_reference import (
     weight_pairs,
 )
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 
 NO_DROPOUT = {"conv_dropout": [0, 0], "lstm_dropout": 0, "recurrent_dropout": 0, "dense_dropout": 0}
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from tests.helpers.keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "crnn_variants.json"
 NO_DROPOUT = {

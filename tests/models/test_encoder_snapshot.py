@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from tuning.models.encoder_snapshot import content_of, snapshot_of
+from tuning.models.pretrained import content_of, snapshot_of
 
 # As models are published: whole and sharded weights, vocabularies of WordPiece, BPE, SentencePiece and others.
 READ = [

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from pydantic import ValidationError
 
 from tuning.models.gan import Discriminator, Generator, SpatialAttention
-from tuning.models.settings import GANSettings
+from tuning.models.gan_settings import GANSettings
 
 SMALL = GANSettings(latent_dim=6, condition_units=8, channels=[16, 16, 8, 8], discriminator_channels=[4, 8, 8, 16])
 

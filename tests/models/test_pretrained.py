@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from tests.helpers.tiny_bert import SONGS, write_encoder
-from tuning.models.pretrained import TextShape, layers_of, load_encoder, load_tokenizer, shape_of
+from tuning.models.encoder_shapes import TextShape, text_shape
+from tuning.models.pretrained import layers_of, load_encoder, load_tokenizer
 
 NOBODY = "nobody/nothing-of-this-name"
 
@@ -48,7 +49,7 @@ def test_modernbert_s_layers_are_found(tmp_path):
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 48}
     ids = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id"), 0)
     ModernBertModel(ModernBertConfig(**sizes, **ids, vocab_size=40)).save_pretrained(tmp_path)
-    assert shape_of(str(tmp_path)).num_layers == len(layers_of(load_encoder(str(tmp_path)))) == 3
+    assert text_shape(str(tmp_path)).num_layers == len(layers_of(load_encoder(str(tmp_path)))) == 3
 
 
 @pytest.mark.parametrize(
@@ -56,7 +57,7 @@ def test_modernbert_s_layers_are_found(tmp_path):
 )
 def test_the_longest_text_is_what_the_model_takes_and_no_more(tmp_path, kind, longest):
     name = write_encoder(tmp_path, kind, pad_token_id=1)
-    shape = shape_of(name)
+    shape = text_shape(name)
     assert shape == TextShape(32, 2, longest, kind.lower())
     encoder = load_encoder(name)
     tokens = torch.full((1, longest), 7)
@@ -68,10 +69,10 @@ def test_the_longest_text_is_what_the_model_takes_and_no_more(tmp_path, kind, lo
 def test_sizes_are_read_without_weights_and_anew_when_the_folder_changes(tmp_path):
     name = write_encoder(tmp_path)
     (tmp_path / "model.safetensors").unlink()
-    assert shape_of(name) == TextShape(32, 2, 64, "bert")
+    assert text_shape(name) == TextShape(32, 2, 64, "bert")
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps(config | {"hidden_size": 320}))
-    assert shape_of(name).hidden_size == 320
+    assert text_shape(name).hidden_size == 320
 
 
 def test_a_folder_of_sentence_transformers_is_one_too(tmp_path):
@@ -85,7 +86,7 @@ def test_a_folder_of_sentence_transformers_is_one_too(tmp_path):
         '[{"idx": 0, "name": "0", "path": "", "type": "sentence_transformers.models.Transformer"}]'
     )
     (tmp_path / "sentence_bert_config.json").write_text('{"max_seq_length": 256}')
-    assert shape_of(name).hidden_size == 32
+    assert text_shape(name).hidden_size == 32
     assert all(torch.equal(value, expected[key]) for key, value in load_encoder(name).state_dict().items())
     assert load_tokenizer(name)(SONGS[0])["input_ids"][0] == 2
 
@@ -139,7 +140,7 @@ def test_a_missing_tokenizer_is_no_empty_one(tmp_path):
         load_tokenizer(name)
 
 
-@pytest.mark.parametrize("function", [shape_of, load_encoder, load_tokenizer])
+@pytest.mark.parametrize("function", [text_shape, load_encoder, load_tokenizer])
 def test_a_path_that_is_no_model_is_named_and_the_nearest_one(tmp_path, function):
     write_encoder(tmp_path / "minilm")
     with pytest.raises(ValueError, match=r"^x.y: .* got '.*/minilmm'; did you mean '.*/minilm'\?"):
@@ -151,7 +152,7 @@ def test_a_path_that_is_no_model_is_named_and_the_nearest_one(tmp_path, function
         function(str(tmp_path / "minil"), "x.y")
 
 
-@pytest.mark.parametrize("function", [shape_of, load_encoder, load_tokenizer])
+@pytest.mark.parametrize("function", [text_shape, load_encoder, load_tokenizer])
 def test_a_hub_name_that_is_not_there_says_how_to_get_it(offline, function):
     with pytest.raises(ValueError, match=f"^model.text_encoder: '{NOBODY}' .*`hf download {NOBODY}`.*config.json"):
         function(NOBODY)
@@ -188,7 +189,7 @@ def test_what_lies_in_the_hub_s_cache_is_found_without_a_network(tmp_path, monke
         monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     expected = load_encoder(name).state_dict()
-    assert shape_of("some/bert").hidden_size == 32
+    assert text_shape("some/bert").hidden_size == 32
     assert all(torch.equal(value, expected[key]) for key, value in load_encoder("some/bert").state_dict().items())
     assert load_tokenizer("some/bert")(SONGS[0]) == load_tokenizer(name)(SONGS[0])
 
@@ -208,13 +209,13 @@ def test_what_is_no_encoder_of_text_is_refused(tmp_path, kind, message):
 
     getattr(transformers, f"{kind}Config")().save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=rf"^model.text_encoder: expected an encoder of text such as BERT.*{message}"):
-        shape_of(str(tmp_path))
+        text_shape(str(tmp_path))
 
 
 def test_an_unknown_kind_is_named(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "nothing"}')
     with pytest.raises(ValueError, match=r"^model.text_encoder: '.*' can't be loaded: .*nothing"):
-        shape_of(str(tmp_path))
+        text_shape(str(tmp_path))
     with pytest.raises(ValueError, match=r"^model.text_layers: expected a model like BERT.*got Linear"):
         layers_of(torch.nn.Linear(2, 2))
 

@@ -1,7 +1,6 @@
 """The vision transformer against transformers' own, on a picture made by literal formulas; what is trained when."""
 
 import json
-from importlib import import_module
 
 import numpy as np
 import pytest
@@ -9,10 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from tests.helpers.tiny_vit import MEAN, STD, write_image_encoder
-from tuning.models import MODELS, image_encoder
-from tuning.models.image_encoder import image_shape, save_layout
-from tuning.models.settings import ViTSettings
+from tuning.models import encoder_shapes
+from tuning.models.pretrained import save_parts
 from tuning.models.vit import ViT
+from tuning.models.vit_settings import ViTSettings
 
 FRAMES, MELS, OUTPUTS = 50, 40, 2
 RANDOM = {"image_encoder": None, "pretrained": False, "unfreeze_epochs": []}
@@ -119,7 +118,7 @@ def test_random_weights_are_all_trained_and_come_by_the_seed(folder):
         models[0](clips()).square().sum().backward()
         assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for n, p in models[0].named_parameters()
                    if not n.endswith(("k_proj.bias", "key.bias")))  # fmt: skip  # the softmax does not see these
-    shape = image_shape(ViTSettings(**TINY))
+    shape = ViTSettings(**TINY).encoder_shape()
     assert (shape.num_patches, shape.num_layers, shape.hidden_size) == (16, 3, 16)
 
 
@@ -149,7 +148,7 @@ def test_it_learns_four_clips(folder):
 
 def test_the_layout_alone_gives_the_same_model(folder, tmp_path):
     model = ViT(ViTSettings(image_encoder=folder), MELS, OUTPUTS).eval()
-    save_layout(folder, tmp_path)
+    save_parts(folder, "model.image_encoder", tmp_path, ViTSettings(image_encoder=folder).encoder_parts)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "preprocessor_config.json"]
     other = ViT(ViTSettings(**(RANDOM | {"image_encoder": str(tmp_path)})), MELS, OUTPUTS).eval()
     other.load_state_dict(model.state_dict())
@@ -160,16 +159,16 @@ def test_without_preprocessor_the_channels_are_centred_and_none_is_none(tmp_path
     name = write_image_encoder(tmp_path)
     file = tmp_path / "preprocessor_config.json"
     file.write_text('{"do_normalize": false, "image_mean": [1, 1, 1]}')
-    assert image_shape(ViTSettings(image_encoder=name)).std == (1.0, 1.0, 1.0)
+    assert ViTSettings(image_encoder=name).encoder_shape().std == (1.0, 1.0, 1.0)
     file.unlink()
-    assert image_shape(ViTSettings(image_encoder=name)).mean == (0.5, 0.5, 0.5)
+    assert ViTSettings(image_encoder=name).encoder_shape().mean == (0.5, 0.5, 0.5)
     for broken in ('{"image_mean": [0.5]}', '{"image_std": [0.5, 0.5, 0]}', '{"image_mean": ["a", "b", "c"]}'):
         file.write_text(broken + " " * len(broken))
         with pytest.raises(ValueError, match=r"^model.image_encoder: expected three numbers each in image_mean"):
-            image_shape(ViTSettings(image_encoder=name))
+            ViTSettings(image_encoder=name).encoder_shape()
     file.write_text("{")
     with pytest.raises(ValueError, match=r"^model.image_encoder: expected names with values in .*preprocessor_config"):
-        image_shape(ViTSettings(image_encoder=name))
+        ViTSettings(image_encoder=name).encoder_shape()
 
 
 @pytest.fixture
@@ -243,13 +242,13 @@ def test_a_hub_model_s_preprocessor_is_read_from_the_cache_or_missed_aloud(tmp_p
         monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     name = "some/vit"
-    image_encoder._shape.cache_clear()
+    encoder_shapes._image_shape.cache_clear()
     if exists is None:
         with pytest.raises(ValueError, match=r"^model.image_encoder: 'some/vit' is no folder"):
             build(image_encoder=name)
         return
     expected = (MEAN, STD) if exists else ([0.5] * 3, [0.5] * 3)
-    shape = image_shape(ViTSettings(image_encoder=name))
+    shape = ViTSettings(image_encoder=name).encoder_shape()
     assert (list(shape.mean), list(shape.std)) == expected
     assert build(image_encoder=name)(clips()).shape == (3, OUTPUTS)
 
@@ -271,11 +270,5 @@ def test_settings_that_do_not_go_together_are_refused(settings, message):
         ViTSettings(**settings)
 
 
-def test_the_name_leads_to_model_and_settings():
-    found = []
-    for path in MODELS["vit"]:
-        module, _, attribute = path.partition(":")
-        found.append(getattr(import_module(module), attribute))
-    assert found == [ViT, ViTSettings]
-    assert all(field.description for field in ViTSettings.model_fields.values())
-    assert json.loads(json.dumps(ViTSettings().model_dump()))["unfreeze_epochs"] == [8, 12, 16]  # the guide's
+def test_the_epochs_of_the_stages_are_the_documented_ones():
+    assert json.loads(json.dumps(ViTSettings().model_dump()))["unfreeze_epochs"] == [8, 12, 16]

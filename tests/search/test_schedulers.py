@@ -1,5 +1,6 @@
 """What schedulers, searchers and files know after a kill: the same as if there had been none."""
 
+import inspect
 import json
 import math
 import random
@@ -7,13 +8,13 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from ray.tune.schedulers import ASHAScheduler, TrialScheduler
+from ray.tune.schedulers import ASHAScheduler, MedianStoppingRule, TrialScheduler
 
 from tests.search import test_tuner as test_search
 from tuning.experiment.directory import read_progress, read_record, repair_progress, write_json
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.callbacks.results import Recorder, settle
-from tuning.search.schedulers import make_scheduler, recorded_rows
+from tuning.search.schedulers import SCHEDULERS, CurveScheduler, bracket_of, make_scheduler, recorded_curves
 from tuning.search.searcher import StudySearcher, _encode, _suggest, open_study, reconcile
 
 ASHA = ("search.num_trials=12", "training.epochs=27", "search.scheduler=asha", "search.grace_epochs=1")
@@ -36,10 +37,8 @@ def spec(number, params):
 
 
 def scheduler_of(plan, folder=None):
-    past = recorded_rows(folder, folder.records(), plan.config) if folder else {}
-    made = make_scheduler(plan.space, plan.config, past)
-    assert made.set_search_properties("val_loss_best", "min")
-    return made
+    curves = recorded_curves(folder, folder.records(), "val_loss") if folder else {}
+    return make_scheduler(plan.space, plan.config, plan.mode, curves)
 
 
 def losses(number, epochs):
@@ -114,14 +113,6 @@ def run_all(search, kills=(), again=None):
             return search, decisions
 
 
-def memory(scheduler):
-    """What a scheduler decides by."""
-    if hasattr(scheduler, "_brackets"):
-        return [[(at, dict(sorted(on.items())), b.cutoff(on)) for at, on in b._rungs] for b in scheduler._brackets]
-    compared = ("epoch", "val_loss_best")
-    return {m.trial_id: [tuple(r[n] for n in compared) for r in rows] for m, rows in scheduler._results.items()}
-
-
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
 @pytest.mark.parametrize("kills", [(5,), (3, 20, 21, 33, 40)])
 def test_a_scheduler_decides_after_kills_as_if_there_had_been_none(tmp_path, name, kills):
@@ -129,24 +120,65 @@ def test_a_scheduler_decides_after_kills_as_if_there_had_been_none(tmp_path, nam
     calm, expected = run_all(Search(tmp_path / "calm", *arguments))
     cut, decisions = run_all(Search(tmp_path / "cut", *arguments), kills, lambda: Search(tmp_path / "cut", *arguments))
     assert decisions == expected and TrialScheduler.STOP in decisions.values()
-    assert memory(cut.scheduler) == memory(calm.scheduler)
+    assert cut.scheduler.curves == calm.scheduler.curves
     shown = [[(r.number, r.status, r.epochs, r.metrics) for r in s.folder.records()] for s in (calm, cut)]
     assert shown[0] == shown[1]
 
 
-def test_rungs_and_cutoffs_are_those_of_an_undisturbed_asha_of_ray(tmp_path):
-    cut, _ = run_all(Search(tmp_path, *ASHA), (7, 23, 50), lambda: Search(tmp_path, *ASHA))
-    theirs = ASHAScheduler(
-        time_attr="epoch", metric="val_loss_best", mode="min", max_t=27, grace_period=1, reduction_factor=3,
-        stop_last_trials=False,
-    )  # fmt: skip
-    for record in cut.folder.records():
-        member = SimpleNamespace(trial_id=f"{record.number:04d}")
-        theirs.on_trial_add(None, member)
-        for row in read_progress(cut.folder.trial(record.number)):
-            theirs.on_trial_result(None, member, cut.row(record.number, int(row["epoch"])))
-    assert memory(theirs) == memory(scheduler_of(cut.plan, cut.folder)) == memory(cut.scheduler)
-    assert all(on for _, on, _ in memory(theirs)[0])
+RAYS = {
+    "asha": lambda **given: ASHAScheduler(time_attr="epoch", stop_last_trials=False, brackets=1, **given),
+    "hyperband": lambda **given: ASHAScheduler(time_attr="epoch", stop_last_trials=False, **given),
+    "median": lambda grace_period, **_: MedianStoppingRule(
+        time_attr="epoch", grace_period=grace_period, min_samples_required=3, min_time_slice=math.inf
+    ),
+}
+
+
+class OfObjects(SimpleNamespace):
+    """Ray's median stopping keeps trials as keys."""
+
+    __hash__ = object.__hash__
+
+
+@pytest.mark.parametrize("mode", ["min", "max"])
+@pytest.mark.parametrize(("first", "longest", "factor"), [(1, 27, 3.0), (2, 40, 2.5), (5, 12, 1.1), (4, 4, 3.0)])
+@pytest.mark.parametrize("name", list(SCHEDULERS))
+def test_a_scheduler_stops_whom_rays_own_stops(name, first, longest, factor, mode):
+    drawn = random.Random(f"{name} {first} {factor} {mode}")
+    rungs = int(math.log(longest / first) / math.log(factor)) + 1
+    brackets = min(3, rungs)
+    theirs = RAYS[name](grace_period=first, max_t=longest, reduction_factor=factor, **(
+        {"brackets": brackets} if name == "hyperband" else {}
+    ))  # fmt: skip
+    assert theirs.set_search_properties("score", mode)
+    options = {"grace_epochs": first, "longest": longest, "reduction_factor": factor, "brackets": 3, "seed": 7}
+    names = inspect.signature(SCHEDULERS[name]).parameters
+    given = {name: value for name, value in options.items() if name in names}
+    ours = CurveScheduler(lambda curves, n: SCHEDULERS[name](curves, n, **given), "epoch", "loss", mode, {})
+    members, stopped, live, waiting = {}, [], {}, list(range(1, 61))
+    while live or waiting:
+        while waiting and len(live) < 5:
+            live[number := waiting.pop(0)] = []
+            members[number] = OfObjects(trial_id=f"{number:04d}")
+            theirs.on_trial_add(None, members[number])
+            if name == "hyperband":  # Ray draws it from numpy's global generator
+                theirs._trial_info[f"{number:04d}"] = theirs._brackets[bracket_of(number, 7, rungs, brackets)]
+        number = drawn.choice(sorted(live))
+        curve = live[number]
+        curve.append(
+            (min if mode == "min" else max)(
+                *curve[-1:], drawn.gauss(0, 1) + number % 5 / 5, 9.0 if mode == "min" else -9.0
+            )
+        )
+        row = {"epoch": len(curve), "score": curve[-1], "loss_best": curve[-1]}
+        expected = theirs.on_trial_result(None, members[number], row)
+        trial = SimpleNamespace(config={"number": number})
+        assert ours.on_trial_result(None, trial, row) == expected, (number, len(curve))
+        stopped += [number] if expected == TrialScheduler.STOP else []
+        if expected == TrialScheduler.STOP or len(curve) == longest:
+            theirs.on_trial_complete(None, members[number], row) if name != "median" else None
+            del live[number]
+    assert (len(stopped) > 5) and ours.stopping == set(stopped)
 
 
 def test_more_trials_are_judged_by_those_of_the_finished_search(tmp_path):
@@ -156,28 +188,17 @@ def test_more_trials_are_judged_by_those_of_the_finished_search(tmp_path):
     for number, epoch in steps:
         first.step(number, epoch)
     later = Search(tmp_path / "two", *ASHA, "search.num_trials=12")
-    assert sum(len(on) for _, on, _ in memory(later.scheduler)[0]) > 12
+    assert len(later.scheduler.curves) == 9
     poor = {"epoch": 1, "val_loss": 9.0, "val_loss_best": 9.0, "best_epoch": 1, "finished": ""}
-    newcomer = trial(13)
-    later.scheduler.on_trial_add(None, newcomer)
-    assert later.scheduler.on_trial_result(None, newcomer, poor) == TrialScheduler.STOP
-    alone = scheduler_of(later.plan)
-    alone.on_trial_add(None, newcomer)
-    assert alone.on_trial_result(None, newcomer, poor) == TrialScheduler.CONTINUE
+    assert later.scheduler.on_trial_result(None, trial(13), poor) == TrialScheduler.STOP
+    assert scheduler_of(later.plan).on_trial_result(None, trial(13), poor) == TrialScheduler.CONTINUE
 
 
-def test_brackets_of_hyperband_are_drawn_by_seed_and_number(tmp_path):
-    plan, _ = begin(tmp_path, *ASHA, "search.scheduler=hyperband", "search.brackets=3")
-    made = scheduler_of(plan)
-    starts = [min(at for at, _ in bracket._rungs) for bracket in made._brackets]
-    assert starts == [1, 3, 9]
-    drawn = [made._brackets.index(made._bracket(number)) for number in range(1, 3001)]
-    again = scheduler_of(plan)
-    assert drawn == [again._brackets.index(again._bracket(number)) for number in range(1, 3001)]
+def test_brackets_of_hyperband_are_drawn_by_seed_and_number():
+    drawn = [bracket_of(number, 42, 4, 3) for number in range(1, 3001)]
+    assert drawn != [bracket_of(number, 43, 4, 3) for number in range(1, 3001)]
     weights = [math.exp(4), math.exp(3), math.exp(2)]
     assert [drawn.count(k) / 3000 for k in range(3)] == pytest.approx([w / sum(weights) for w in weights], abs=0.03)
-    few, _ = begin(tmp_path, *ASHA, "search.scheduler=hyperband", "search.brackets=9", "training.epochs=5")
-    assert len(scheduler_of(few)._brackets) == 2  # rungs at 1 and 3; no bracket is without one
 
 
 def test_a_trial_that_the_scheduler_is_about_to_stop_is_stopped_after_a_kill(tmp_path):
@@ -195,7 +216,7 @@ def test_a_trial_that_the_scheduler_is_about_to_stop_is_stopped_after_a_kill(tmp
 
 
 def test_a_finished_trial_without_result_is_done_with_its_best_row(tmp_path):
-    search = Search(tmp_path, *ASHA, "search.scheduler=none")
+    search = Search(tmp_path, "search.num_trials=12", "training.epochs=27")
     search.end = lambda number: None
     for epoch in range(1, 28):
         search.step(1, epoch)
@@ -236,7 +257,7 @@ class Sparse(Search):
         return row | ({"remark": "a, b"} if epoch == 4 else {})
 
 
-NO_SCHEDULER = (*ASHA, "search.scheduler=none", "training.epochs=6")
+NO_SCHEDULER = ("search.num_trials=12", "training.epochs=6")
 
 
 @pytest.mark.parametrize("kill_after", [1, 2, 3, 5])

@@ -18,8 +18,9 @@ import torch.multiprocessing
 from tests.helpers.waiting import PATIENCE
 from tests.training.test_trainer import Clips, config_of, rows_of, without_seconds
 from tuning.models.crnn import CRNN
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.models.ser import SER
-from tuning.models.settings import CRNNSettings, SERSettings
+from tuning.models.ser_settings import SERSettings
 from tuning.search.trainable import worker_error
 from tuning.training.tasks import task_of
 from tuning.training.trainer import Training

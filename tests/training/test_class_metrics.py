@@ -84,12 +84,13 @@ def test_cross_entropy_has_pytorch_s_convention_for_soft_targets(smoothing, weig
     logits, truth = torch.tensor(RANDOM[1]), torch.tensor(RANDOM[0])
     weights = torch.tensor([0.5, 1.0, 2.0, 0.7], dtype=torch.float64) if weighted else None
     hard = F.one_hot(truth, 4).double()
-    found = cross_entropy(logits, truth[:, None].float(), smoothing, weights).mean()
+    options = {"label_smoothing": smoothing, "class_weights": weights}
+    found = cross_entropy(logits, truth[:, None].float(), **options).mean()
     expected = F.cross_entropy(logits, hard, weight=weights, label_smoothing=smoothing)
     torch.testing.assert_close(found, expected)
     # A clip mixed of two: the mixed loss of both is the loss of the mixed label.
     partner = truth.roll(1)
-    mixed = 0.3 * found + 0.7 * cross_entropy(logits, partner[:, None].float(), smoothing, weights).mean()
+    mixed = 0.3 * found + 0.7 * cross_entropy(logits, partner[:, None].float(), **options).mean()
     soft = 0.3 * hard + 0.7 * F.one_hot(partner, 4).double()
     torch.testing.assert_close(mixed, F.cross_entropy(logits, soft, weight=weights, label_smoothing=smoothing))
 
@@ -109,7 +110,8 @@ def test_inverse_weights_make_classes_count_alike():
     assert weights[truth[:, 0].astype(int)].mean() == pytest.approx(1)
     outputs, targets = torch.randn(100, 4), torch.from_numpy(truth)
     trained = task.training_loss(truth)(outputs, targets)
-    torch.testing.assert_close(trained, cross_entropy(outputs, targets, 0.1, torch.from_numpy(weights).float()))
+    options = {"label_smoothing": 0.1, "class_weights": torch.from_numpy(weights).float()}
+    torch.testing.assert_close(trained, cross_entropy(outputs, targets, **options))
     # Validation knows neither weights nor smoothing.
     torch.testing.assert_close(
         task.loss_per_clip()(outputs, targets), F.cross_entropy(outputs, targets[:, 0].long(), reduction="none")

@@ -14,7 +14,7 @@ from tuning.data.plan import make_plan
 from tuning.evaluation.leaderboard import pareto_front
 from tuning.experiment.directory import TrialRecord
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.complexity import cost_of
 
 

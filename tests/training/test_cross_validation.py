@@ -36,7 +36,7 @@ def without_seconds(rows):
 def best_rows(folds, config):
     """Each fold's best epoch, by a training of its own on arrays put together by hand."""
     best = []
-    for held in folds.held:
+    for held in folds.validates:
         features, frames = folds.clips.features, folds.clips.num_frames
         valid = np.concatenate([f[:n] for f, n in zip(features[~held], frames[~held], strict=True)]).astype(np.float64)
         normal = tuning.datasets.store.reader.FeatureStatistics(

@@ -9,7 +9,7 @@ import torch
 from tests.training.test_trainer import Clips, Padded, config_of, rows_of
 from tuning.models import layers
 from tuning.models.crnn import CRNN
-from tuning.models.settings import CRNNSettings
+from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.gradient_accumulation import Parts, is_out_of_memory
 from tuning.training.tasks import task_of
 from tuning.training.trainer import Training

@@ -11,7 +11,7 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config, LossSettings, TaskSettings, nested
 from tuning.data.plan import make_plan
 from tuning.training.losses import emotion_aware, huber, mse, weighted_mse
-from tuning.training.tasks import IN_VALIDATION_LOSS, Regression, ranking_metrics, task_of
+from tuning.training.tasks import IN_TRAINING_ALONE, Regression, ranking_metrics, task_of
 
 SEARCHED = {
     "loss.name": "{choice: [mse, huber]}",
@@ -24,12 +24,20 @@ SEARCHED = {
 IN_TRAINING = {"loss.label_smoothing": "{uniform: [0, 0.2]}", "loss.class_weights": "{choice: [none, inverse]}"}
 
 
+# The loss that each of these settings is one of.
+OF_LOSS = {
+    "loss.delta": ["loss.name=huber"],
+    "loss.weights": ["loss.name=weighted_mse"],
+    **{path: ["loss.name=emotion_aware"] for path in SEARCHED if path.startswith("loss.quadrant")},
+}
+
+
 def plan(*arguments):
     return make_plan([*arguments, "search.num_trials=1"])
 
 
 def test_every_setting_of_the_loss_is_known_to_be_in_it_or_in_training_alone():
-    assert set(IN_VALIDATION_LOSS) == set(SEARCHED)
+    assert set(IN_TRAINING_ALONE) == set(IN_TRAINING)
     assert set(SEARCHED) | set(IN_TRAINING) == {f"loss.{name}" for name in LossSettings.model_fields}
 
 
@@ -43,13 +51,13 @@ def test_what_acts_in_training_alone_leaves_the_validation_loss_comparable(path)
 def test_a_loss_that_varies_ranks_by_another_metric(path):
     wanted = f"comparable across trials, got val_loss, which contains {path} (searched); use val_rmse or val_ccc"
     with pytest.raises(UserError, match=re.escape(wanted)):
-        plan(f"{path}={SEARCHED[path]}")
+        plan(f"{path}={SEARCHED[path]}", *OF_LOSS.get(path, []))
     for metric, mode in (("val_rmse", "min"), ("val_ccc", "max"), ("val_quadrant_accuracy", "max")):
-        assert plan(f"{path}={SEARCHED[path]}", f"search.metric={metric}").mode == mode
+        assert plan(f"{path}={SEARCHED[path]}", *OF_LOSS.get(path, []), f"search.metric={metric}").mode == mode
 
 
 def test_a_loss_that_follows_a_searched_setting_varies_too():
-    follows = ["loss.delta=${optim.epsilon}", "optim.epsilon={uniform: [0.5, 2]}"]
+    follows = ["loss.name=huber", "loss.delta=${optim.epsilon}", "optim.epsilon={uniform: [0.5, 2]}"]
     with pytest.raises(UserError, match=r"which contains loss.delta \(searched\)"):
         plan(*follows)
     assert plan(*follows, "search.metric=val_rmse").mode == "min"
@@ -57,7 +65,7 @@ def test_a_loss_that_follows_a_searched_setting_varies_too():
 
 def test_all_varied_settings_are_named():
     with pytest.raises(UserError, match=r"which contains loss.name, loss.weights \(searched\)"):
-        plan(*[f"{path}={SEARCHED[path]}" for path in ("loss.weights", "loss.name")])
+        plan(f"loss.weights={SEARCHED['loss.weights']}", "loss.name={choice: [mse, weighted_mse]}")
 
 
 ONE_PER_TARGET = "loss.weights: expected one weight per target ({}), got {}"
@@ -104,12 +112,15 @@ def test_weights_are_numbers_above_zero(weights):
 
 LOSSES_WITH_SETTINGS = [
     ({}, mse),
-    ({"name": "weighted_mse", "weights": [0.5, 3.0]}, lambda o, t: weighted_mse(o, t, [0.5, 3.0])),
+    ({"name": "weighted_mse", "weights": [0.5, 3.0]}, lambda o, t: weighted_mse(o, t, weights=[0.5, 3.0])),
     ({"name": "huber", "delta": 0.2}, lambda o, t: huber(o, t, delta=0.2)),
-    ({"name": "emotion_aware"}, lambda o, t: emotion_aware(o, t, 0.1, "smooth", 5.0)),
+    (
+        {"name": "emotion_aware"},
+        lambda o, t: emotion_aware(o, t, quadrant_penalty=0.1, quadrant="smooth", quadrant_sharpness=5.0),
+    ),
     (
         {"name": "emotion_aware", "quadrant_penalty": 0.4, "quadrant_sharpness": 2.0},
-        lambda o, t: emotion_aware(o, t, 0.4, "smooth", 2.0),
+        lambda o, t: emotion_aware(o, t, quadrant_penalty=0.4, quadrant="smooth", quadrant_sharpness=2.0),
     ),
     ({"name": "emotion_aware", "quadrant": "sign"}, lambda o, t: emotion_aware(o, t, quadrant="sign")),
 ]

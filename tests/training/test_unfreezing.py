@@ -16,7 +16,8 @@ from tests.training.test_trainer import Clips, rows_of, without_seconds
 from tuning.config.schema import OptimSettings, nested, parse_config
 from tuning.evaluation.final_test import Course, retrain
 from tuning.models.vit import ViT
-from tuning.training.optimizers import make_schedule, parameter_groups
+from tuning.training.optimizers import parameter_groups
+from tuning.training.schedules import make_schedule
 from tuning.training.tasks import task_of
 from tuning.training.trainer import RECENT, Training
 

@@ -1,24 +1,25 @@
-"""`--dry-run`: the trials or distributions, their number, what each takes, and on request a measured estimate."""
+"""Print what a search would run: its trials or distributions, its resources and, on request, a measured estimate."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
+from tuning import api
 from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
-from tuning.data.generated_clips import SHARE
+from tuning.data.generated_clips import SYNTHETIC_SHARE
 from tuning.data.keys import data_variants, searched_effects
-from tuning.data.plan import Plan, planned_points, read_corpus, with_classes
+from tuning.data.plan import Plan, planned_points, read_corpus
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
 
 if TYPE_CHECKING:
-    from tuning.cli.estimate import Estimate
+    from tuning.search.estimate import Estimate
 
 
 def preview(plan: Plan) -> None:
-    """Print what the search would run; runs nothing but, with `probe=true`, a few steps.
+    """Print what the search would run. Runs nothing, or with `probe=true` a few steps.
 
     Raises:
         UserError: the corpus or the resources do not allow it.
@@ -32,7 +33,7 @@ def preview(plan: Plan) -> None:
     print(f"          ranked by {config.search.metric} ({direction} is better), at most {counted(longest, 'epoch')}")
     if effects := searched_effects(plan.space):
         print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
-    if most := plan.space.largest(SHARE):
+    if most := plan.space.largest(SYNTHETIC_SHARE):
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
@@ -56,7 +57,7 @@ def preview(plan: Plan) -> None:
     for number, point in enumerate(points, start=1):
         print(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items()))
     if plan.run.probe:
-        _probe(plan)
+        print_estimate(api.measure(plan))
 
 
 def _machine(config: Config) -> tuple[float, float]:
@@ -66,32 +67,22 @@ def _machine(config: Config) -> tuple[float, float]:
     return local_machine()
 
 
-def _probe(plan: Plan) -> None:
-    """Measure a few steps of a few trials, as many at once as the search runs, and say what all will take."""
-    from tuning.cli.estimate import estimate
-
-    corpus, split = read_corpus(plan.config)
-    print_estimate(estimate(with_classes(plan, corpus), corpus, split))
-
-
 def print_estimate(found: Estimate) -> None:
-    """An estimate in words, with what it does not know."""
+    """Print an estimate in words."""
     trials = [seconds / found.models for seconds in found.trials(found.longest)]
     epochs = [count // found.models for count in found.longest]
     several = f"its {min(epochs)} to {max(epochs)}" if min(epochs) < max(epochs) else f"all {max(epochs)}"
     of_folds = f" for each of {found.models} models" if found.models > 1 else ""
-    parts = [f"start {found.start + found.end:.0f} s"]
+    parts = [f"start {found.start:.0f} s"]
     if found.preparation:
         parts.insert(0, f"preparation {found.preparation:.0f} s, from a few recordings")
     probed = f"{len(found.probes)} of {len(found.longest)} trials probed, {found.concurrent} at once"
     print(f"estimate  {probed}; {'; '.join(parts)}")
-    print(f"          a trial with {several} epochs: {_range(trials)} s{of_folds}")
+    print(f"          a trial with {several} epochs: {_range(trials)} s{of_folds}; steps vary by {found.spread:.0%}")
     least, most = found.least, found.most
     print(f"          the search: at most about {_time(most)}", end="")
     if least < 0.95 * most:
-        print(
-            f", at least {_time(least)}: when early stopping or a scheduler ends trials can't be known before", end=""
-        )
+        print(f", at least {_time(least)} if every trial is stopped as early as it may be", end="")
     print()
     if found.price is not None:
         machines = f"{found.num_machines} machine{'s' if found.num_machines > 1 else ''}"

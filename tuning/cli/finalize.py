@@ -2,61 +2,49 @@
 
 from __future__ import annotations
 
-from typing import Any
+import argparse
+from collections.abc import Sequence
 
-from tuning.cli.command import run_command
-from tuning.config.errors import UserError, nearest
+from tuning import api
+from tuning.cli.command import SEARCH, Parser, count, run_command
 
-USAGE = """\
-tuning finalize results/NAME [top=K seeds=N] [ensemble=K] [again=true]
+PARSER = Parser(
+    "tuning finalize SEARCH [top=K] [seeds=N] [ensemble=K] [again=true]",
+    """\
+Retrain the winner of a search on its training and validation clips, test it once on the sealed test clips, and write
+SEARCH/best/. It is trained for as many epochs as its best trial took (after inner folds, or repetitions: their mean).
 
-With top=K the K best trials are first repeated with N other seeds (3 unless given) on the search's own split, and the
-winner is the one with the best mean; who can't be told apart from it is said. Without, it is the best trial. Trials of
-equal settings count as one.
+The winner is the best trial. With top=K the K best trials are first repeated with N other seeds on the search's own
+split; the winner is then the one with the best mean, and the trials that can't be told apart from it are named. Trials
+of equal settings count as one. With ensemble=K the K best trials are retrained and predict together, in the order of
+the repetitions where there are any.
 
-Retrains the winner on the search's training and validation clips, for as many epochs as its best one took (after inner
-folds, or repeated: as the best ones took in the mean), tests it once on the sealed test clips, and writes
-results/NAME/best/ anew. With ensemble=K the K best trials are retrained and predict together; after top= they are
-ordered as the repetitions say. Intervals of the test figures are by bootstrap over speakers or artists. A second look
-at the test is refused unless again=true; every look is recorded. A search in an object store is named
-s3://bucket/prefix/NAME.
+Intervals of the test figures are by bootstrap over speakers or artists. A second look at the test is refused unless
+again=true; every look is recorded.
 
-best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; of classes also
-confusion.csv, confusion.png and errors.csv (the most confident first), of numbers scatter.png.
-"""
+best/ holds the model with its settings and names, metrics.json, test_predictions.csv and history.png; for classes also
+confusion.csv, confusion.png and errors.csv (the most confident first), for regression scatter.png.""",
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def _true(text: str) -> bool:
+    if text != "true":
+        raise argparse.ArgumentTypeError(f"expected true, got '{text}'")
+    return True
+
+
+PARSER.place("search", "one folder of a search", SEARCH)
+PARSER.option("top", count, "K", "repeat the K best trials and choose among them")
+PARSER.option("seeds", count, "N", "repeat each of them with N seeds (3)")
+PARSER.option("ensemble", count, "K", "retrain the K best trials, which predict together")
+PARSER.option("again", _true, "true", "test once more")
+
+
+def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 1 anything else."""
-    return run_command(lambda: USAGE, _main, arguments)
+    return run_command(PARSER, _finalize, words)
 
 
-def _main(arguments: list[str]) -> None:
-    options, paths = _read(arguments)
-    if len(paths) != 1:
-        raise UserError(f"expected one folder of a search, got {paths or 'none'}\n{USAGE}")
-    from tuning import api
-
-    api.finalize(paths[0], **options)
-
-
-def _read(arguments: list[str]) -> tuple[dict[str, Any], list[str]]:
-    options: dict[str, Any] = {}
-    paths = []
-    for argument in arguments:
-        name, equals, value = argument.partition("=")
-        if argument == "again=true":
-            options["again"] = True
-        elif name in ("ensemble", "top", "seeds"):
-            if not value.isdigit():
-                what = "seeds" if name == "seeds" else "trials"
-                raise UserError(f"{name}: expected a number of {what} from 1, got '{value}'")
-            options[name] = int(value)
-        elif equals and name == "again":
-            raise UserError(f"again: expected true, got '{value}'")
-        elif equals and name.isidentifier():
-            known = ("top", "seeds", "ensemble", "again")
-            raise UserError(f"{name}: expected one of {', '.join(known)}{nearest(name, known)}")
-        else:
-            paths.append(argument)
-    return options, paths
+def _finalize(options: argparse.Namespace) -> None:
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    api.finalize(given.pop("search"), **given)

@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from tuning.cli.command import DONE, FAILED, run_command
-from tuning.config.errors import UserError
+from argparse import Namespace
+from collections.abc import Sequence
 
-USAGE = """\
-tuning reproduce results/NAME [TRIAL]
+from tuning import api
+from tuning.cli.command import DONE, FAILED, SEARCH, Parser, run_command
 
-Trains a trial (by its number; the best one unless given) again from its record, for the epochs that it was trained,
-and compares every loss and metric of every epoch. On CPU, one worker, they are equal to the last bit; the exit code is
-then 0, else 1. Nothing of the search is changed, and no test clip is read.
-"""
+PARSER = Parser(
+    "tuning reproduce SEARCH [TRIAL]",
+    """\
+Train a trial again from its record, for as many epochs as it was trained, and compare every loss and metric of every
+epoch. On the CPU with one worker they are equal to the last bit; the exit code is then 0, else 1. Nothing of the search
+is changed, and no test clip is read.""",
+)
+PARSER.place("search", "the folder of a search and at most a trial's number", SEARCH)
+PARSER.place("trial", "", "number of the trial (the best one)", nargs="?")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 equal, 1 not, 2 the user's input."""
-    return run_command(lambda: USAGE, _main, arguments)
+    return run_command(PARSER, _reproduce, words)
 
 
-def _main(arguments: list[str]) -> int:
-    from tuning.evaluation.reproduce import chosen, compare, recorded_rows, reproduce, say_what_changed
-    from tuning.experiment.recorded import folder_of
-
-    if not 1 <= len(arguments) <= 2:
-        raise UserError(f"expected the folder of a search and at most a trial's number, got {arguments}\n{USAGE}")
-    folder = folder_of(arguments[0])
-    record = chosen(folder, arguments[1] if len(arguments) > 1 else None)
-    recorded = recorded_rows(folder, record)
-    say_what_changed(folder)
-    rows = reproduce(folder, record, len(recorded))
-    return DONE if compare(folder, record, recorded, rows) else FAILED
+def _reproduce(options: Namespace) -> int:
+    return DONE if api.reproduce(options.search, options.trial) else FAILED

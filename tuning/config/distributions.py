@@ -35,7 +35,7 @@ class Distribution:
         return text
 
     def at(self, fraction: float) -> Any:
-        """The value at a fraction in [0, 1) of the distribution: uniform numbers in, samples out."""
+        """Return the value at a fraction in [0, 1) of the distribution: a uniform number gives a sample."""
         if self.kind in LISTED:
             return self.values[int(fraction * len(self.values))]
         low, high = self.values
@@ -50,13 +50,13 @@ class Distribution:
         return min(max(round(math.exp(edge_low + fraction * (edge_high - edge_low))), low), high)
 
     def contains(self, value: Any) -> bool:
-        """Whether the value can be drawn."""
+        """Say whether the value can be drawn."""
         if self.kind in LISTED:
             return value in self.values
         return isinstance(value, (int, float)) and self.values[0] <= value <= self.values[1]
 
     def as_setting(self) -> dict[str, Any]:
-        """The distribution as it would be written in a space file."""
+        """Return the distribution in the form of a space file."""
         setting: dict[str, Any] = {self.kind: list(self.values)}
         if self.when:
             setting["when"] = {path: list(values) for path, values in self.when.items()}
@@ -64,7 +64,7 @@ class Distribution:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things in words.
+    """Return a number of things in words.
 
     >>> counted(1, "epoch"), counted(2, "epoch")
     ('1 epoch', '2 epochs')
@@ -73,19 +73,19 @@ def counted(number: int, noun: str) -> str:
 
 
 def plain(value: Any) -> str:
-    """A value on one line, as a user would type it."""
+    """Return a value on one line, as a user would type it."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 
 def is_distribution(value: Any) -> bool:
-    """Whether a value read from YAML is written as a distribution: one known kind, perhaps with `when`."""
+    """Say whether a value from YAML has the form of a distribution: one known kind, perhaps with `when`."""
     return isinstance(value, dict) and len(value) > 0 and set(value) <= {*KINDS, "when"}
 
 
 def parse(value: dict[str, Any]) -> Distribution:
-    """A distribution from its written form.
+    """Read a distribution from its form in a space file.
 
     Raises:
         ValueError: no kind or several, no list, a range that is not two ascending numbers.
@@ -123,10 +123,9 @@ def _check_range(kind: str, values: list[Any]) -> None:
 
 
 def fraction(seed: int, number: int, attempt: int, path: str) -> float:
-    """The uniform number of one setting in one trial.
+    """Return the uniform random number of one setting in one trial.
 
-    Every (seed, trial, setting) has a stream of its own, so that a search that is extended, or a space in
-    which one setting is fixed, keeps the other values. Only `random.Random.random` is used: Python
-    guarantees that it stays the same across versions.
+    Each seed, trial and setting has its own: an extended search, or a space in which one setting is fixed, keeps the
+    other values. Python guarantees that `random.Random.random` is the same in all versions.
     """
     return random.Random(f"{seed}/{number}/{attempt}/{path}").random()

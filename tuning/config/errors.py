@@ -64,7 +64,7 @@ def type_name(annotation: Any) -> str:
 
 
 def expectation(field: FieldInfo) -> str:
-    """What a setting takes: its type with its range."""
+    """What a setting takes: its type with its range, and what its metadata says in words."""
     words = {
         "gt": "above",
         "ge": "at least",
@@ -79,7 +79,8 @@ def expectation(field: FieldInfo) -> str:
         if getattr(limit, name, None) is not None
     ]
     patterns = [f"matching {limit.pattern}" for limit in field.metadata if getattr(limit, "pattern", None)]
-    return " ".join([type_name(field.annotation), " and ".join(bounds + patterns)]).strip()
+    said = [part for part in field.metadata if isinstance(part, str)]
+    return " ".join(filter(None, [type_name(field.annotation), " and ".join(bounds + patterns), *said]))
 
 
 def cast(path: str, value: Any, field: FieldInfo) -> Any:

@@ -11,6 +11,7 @@ from tuning.config.distributions import KINDS, plain
 from tuning.config.errors import expectation
 from tuning.config.schema import SEARCHABLE, SECTIONS, Config, RunSettings
 from tuning.config.space import known_spaces
+from tuning.datasets.settings import Only
 
 USAGE = """\
 python -m tuning.run [space=NAME] [setting=VALUE ...] [--dry-run] [--help]
@@ -46,6 +47,13 @@ def _section(title: str, fields: dict[str, FieldInfo], prefix: str) -> list[str]
     lines = [heading]
     for name, field in fields.items():
         default: Any = field.get_default(call_default_factory=True)
-        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({expectation(field)})")
+        takes = "; ".join([expectation(field), *_only(prefix, field)])
+        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({takes})")
         lines.append(f"      {field.description}")
     return [*lines, ""]
+
+
+def _only(prefix: str, field: FieldInfo) -> list[str]:
+    """The choices that a setting needs, if it needs any."""
+    needed = [part for part in field.metadata if isinstance(part, Only)]
+    return [f"with {prefix}{only.setting}={' or '.join(only.choices)}" for only in needed]

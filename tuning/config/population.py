@@ -1,4 +1,4 @@
-"""Settings that may change while a model trains, as population-based training needs."""
+"""Settings that may change while a model trains, for population-based training."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from tuning.config.errors import UserError
 from tuning.config.schema import PREPARED, Config
 from tuning.config.space import Space
 
-# What the optimiser and the training loss read anew when a training goes on. The network's shape, its data, the
-# optimiser itself and the length of its schedule must be the same in all trials.
+# Settings that the optimiser and the training loss read again when a training is resumed. The network's shape, its
+# data, the optimiser itself and the length of its schedule must be the same in all trials.
 CHANGING = (
     "optim.learning_rate", "optim.weight_decay", "optim.momentum", "optim.beta_1", "optim.beta_2", "optim.rho",
     "optim.epsilon", "optim.clip_norm", "loss.label_smoothing", "loss.quadrant_penalty", "loss.delta",
 )  # fmt: skip
 
-# Of augmentation, what says how many steps an epoch has, by which schedules count.
+# The only setting of augmentation that changes the number of steps of an epoch, by which schedules count.
 STEPS = "augment.synthetic_share"
 
 
 def may_change(path: str) -> bool:
-    """Whether a setting may change between two epochs of a training."""
+    """Say whether a setting may change between two epochs of a training."""
     section, _, leaf = path.partition(".")
     if section == "model":
         return ("dropout" in leaf and leaf != "dropout_kind") or leaf.endswith(("_l1", "_l2"))
@@ -26,7 +26,7 @@ def may_change(path: str) -> bool:
 
 
 def check_population(space: Space, config: Config) -> None:
-    """What population-based training needs of a space.
+    """Check that population-based training can search a space.
 
     Raises:
         UserError: a setting that differs between trials and can't change while a model trains, nothing searched, one
@@ -37,7 +37,7 @@ def check_population(space: Space, config: Config) -> None:
         raise UserError("search.scheduler: expected a space that searches something, for pbt to change, got none")
     for path, searched in space.varied().items():
         if not may_change(path):
-            got = "" if path in searched else f", got one that hangs on {', '.join(searched)}"
+            got = "" if path in searched else f", got one that depends on {', '.join(searched)}"
             raise UserError(
                 f"{path}: expected one value for scheduler pbt, whose trials take over each other's weights; it may "
                 f"search dropout, penalties, augmentation drawn per batch, {', '.join(CHANGING)}{got}"

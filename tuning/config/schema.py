@@ -2,32 +2,41 @@
 
 import functools
 import importlib
-from typing import Any, Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
+from tuning.config.own_functions import OwnFunctions, imported, own_functions, with_own
 from tuning.datasets.corpus import did_you_mean
-from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Settings, SplitSettings
+from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Only, Settings, SplitSettings
 from tuning.models import MODELS
-from tuning.models.settings import CRNNSettings, GANSettings
+from tuning.models.crnn_settings import CRNNSettings
+from tuning.models.gan_settings import GANSettings
+from tuning.models.settings import ModelSettings, as_model_settings
+
+OR_OWN = "or package.module:function"  # said of what such a setting takes
 
 
 class TaskSettings(Settings):
     """What is predicted."""
 
     name: Literal["regression", "classification"] = Field("regression", description="numbers, or one class of several")
-    targets: list[str] = Field(["valence", "arousal"], min_length=1, description="names of the outputs (regression)")
-    classes: list[str] | None = Field(
-        None, min_length=2, description="names of the classes, in order; default: those of the corpus (classification)"
+    targets: Annotated[list[str], Only("name", "regression")] = Field(
+        ["valence", "arousal"], min_length=1, description="names of the outputs"
     )
-    merge_classes: dict[str, str] = Field(
-        {}, description="classes that count as another, e.g. {excited: happy} (classification)"
+    classes: Annotated[list[str] | None, Only("name", "classification")] = Field(
+        None, min_length=2, description="names of the classes, in order; default: those of the corpus"
     )
-    drop_other_classes: bool = Field(
-        False, description="leave out clips of classes that are not listed; else they are an error (classification)"
+    merge_classes: Annotated[dict[str, str], Only("name", "classification")] = Field(
+        {}, description="classes that count as another, e.g. {excited: happy}"
     )
-    accuracy_threshold: float = Field(
+    drop_other_classes: Annotated[bool, Only("name", "classification")] = Field(
+        False, description="leave out clips of classes that are not listed; else they are an error"
+    )
+    accuracy_threshold: Annotated[float, Only("name", "regression")] = Field(
         0.5, gt=0, description="val_accuracy counts clips whose every error is at most this, in units of the labels"
     )
 
@@ -35,26 +44,30 @@ class TaskSettings(Settings):
 class LossSettings(Settings):
     """What training minimises; always the mean over outputs and clips."""
 
-    name: Literal["mse", "weighted_mse", "huber", "emotion_aware", "cross_entropy"] = Field(
+    name: Annotated[Literal["mse", "weighted_mse", "huber", "emotion_aware", "cross_entropy"], OR_OWN] = Field(
         "mse", description="loss function (default for classification: cross_entropy)"
     )
-    delta: float = Field(1.0, gt=0, description="where Huber turns from square to linear (huber)")
-    weights: list[float] = Field(
-        [1.0, 1.2], min_length=1, description="weight of each target's squared error, in order (weighted_mse)"
+    delta: Annotated[float, Only("name", "huber")] = Field(
+        1.0, gt=0, description="where Huber turns from square to linear"
     )
-    quadrant_penalty: float = Field(0.1, ge=0, description="weight of the wrong quadrant (emotion_aware)")
-    quadrant: Literal["smooth", "sign"] = Field(
-        "smooth", description="form of that penalty; sign is the documented one, without gradient (emotion_aware)"
+    weights: Annotated[list[float], Only("name", "weighted_mse")] = Field(
+        [1.0, 1.2], min_length=1, description="weight of each target's squared error, in order"
     )
-    quadrant_sharpness: float = Field(
-        5.0, gt=0, description="slope at the axes of the smooth penalty's tanh (emotion_aware)"
+    quadrant_penalty: Annotated[float, Only("name", "emotion_aware")] = Field(
+        0.1, ge=0, description="weight of the wrong quadrant"
+    )
+    quadrant: Annotated[Literal["smooth", "sign"], Only("name", "emotion_aware")] = Field(
+        "smooth", description="form of that penalty; sign is the documented one, without gradient"
+    )
+    quadrant_sharpness: Annotated[float, Only("name", "emotion_aware")] = Field(
+        5.0, gt=0, description="slope at the axes of the smooth penalty's tanh"
     )
 
-    label_smoothing: float = Field(
-        0.0, ge=0, lt=1, description="share of each label that is spread over all classes, in training (cross_entropy)"
+    label_smoothing: Annotated[float, Only("name", "cross_entropy")] = Field(
+        0.0, ge=0, lt=1, description="share of each label that is spread over all classes, in training"
     )
-    class_weights: Literal["none", "inverse"] = Field(
-        "none", description="inverse: training clips count by the inverse of their class's frequency (cross_entropy)"
+    class_weights: Annotated[Literal["none", "inverse"], Only("name", "cross_entropy")] = Field(
+        "none", description="inverse: training clips count by the inverse of their class's frequency"
     )
 
     @model_validator(mode="after")
@@ -67,44 +80,68 @@ class LossSettings(Settings):
 class OptimSettings(Settings):
     """How the weights move, and how the step size changes. Defaults are those of Keras (guide part 8)."""
 
-    name: Literal["adam", "rmsprop", "sgd"] = Field("adam", description="optimiser")
+    name: Annotated[Literal["adam", "rmsprop", "sgd"], OR_OWN] = Field("adam", description="optimiser")
     learning_rate: float = Field(0.001, gt=0, description="step size; where a schedule begins")
     encoder_learning_rate: float | None = Field(
         None, gt=0, description="step size of a pretrained encoder's weights, scheduled alike (default: learning_rate)"
     )
-    beta_1: float = Field(0.9, ge=0, lt=1, description="decay of the first moment (adam)")
-    beta_2: float = Field(0.999, ge=0, lt=1, description="decay of the second moment (adam)")
-    rho: float = Field(0.9, ge=0, lt=1, description="decay of the squared gradients' mean (rmsprop)")
-    epsilon: float = Field(
+    beta_1: Annotated[float, Only("name", "adam")] = Field(0.9, ge=0, lt=1, description="decay of the first moment")
+    beta_2: Annotated[float, Only("name", "adam")] = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    rho: Annotated[float, Only("name", "rmsprop")] = Field(
+        0.9, ge=0, lt=1, description="decay of the squared gradients' mean"
+    )
+    epsilon: Annotated[float, Only("name", "adam", "rmsprop")] = Field(
         1e-7, gt=0, description="added to the root before bias correction (adam), or inside it (rmsprop), as in Keras"
     )
-    momentum: float | None = Field(None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)")
-    nesterov: bool = Field(True, description="Nesterov momentum (sgd)")
+    momentum: Annotated[float | None, Only("name", "sgd", "rmsprop")] = Field(
+        None, ge=0, lt=1, description="momentum (sgd, default 0.9; rmsprop, default 0)"
+    )
+    nesterov: Annotated[bool, Only("name", "sgd")] = Field(True, description="Nesterov momentum")
     clip_norm: float | None = Field(None, gt=0, description="largest gradient norm (default: no clipping)")
     weight_decay: float = Field(
         0.0,
         ge=0,
         description="decay of all weights: apart from the gradient (adam), or that share added to it (rmsprop, sgd)",
     )
-    schedule: Literal["constant", "exponential", "cosine", "plateau", "step"] = Field(
-        "constant", description="how the learning rate changes: at every step, or after epochs without gain (plateau)"
+    schedule: Annotated[Literal["constant", "exponential", "cosine", "plateau", "step"], OR_OWN] = Field(
+        "constant", description="how the learning rate changes: at every step, or (plateau) after epochs without gain"
     )
     warmup_epochs: int = Field(
         0, ge=0, description="epochs in which the rate rises to learning_rate, before the schedule"
     )
-    step_epochs: int = Field(10, ge=1, description="epochs after which the rate is multiplied by step_factor (step)")
-    step_factor: float = Field(0.5, gt=0, le=1, description="factor per step_epochs (step)")
-    decay_steps: int = Field(1000, ge=1, description="steps in which the rate falls by decay_rate (exponential)")
-    decay_rate: float = Field(0.96, gt=0, le=1, description="factor per decay_steps (exponential)")
-    staircase: bool = Field(True, description="fall once per decay_steps, not at every step (exponential)")
-    alpha: float = Field(0.1, ge=0, le=1, description="last rate as a share of learning_rate (cosine)")
-    restarts: Literal["none", "unfreezing"] = Field(
-        "none", description="unfreezing: begin anew whenever more of the model is trained, over what is left (cosine)"
+    step_epochs: Annotated[int, Only("schedule", "step")] = Field(
+        10, ge=1, description="epochs after which the rate is multiplied by step_factor"
     )
-    plateau_patience: int = Field(5, ge=1, description="lower after so many epochs without a better metric (plateau)")
-    plateau_factor: float = Field(0.5, gt=0, lt=1, description="what the rate is multiplied with (plateau)")
-    plateau_min_delta: float = Field(1e-4, ge=0, description="a smaller gain does not count as better (plateau)")
-    min_learning_rate: float = Field(1e-6, ge=0, description="the rate is not lowered below this (plateau)")
+    step_factor: Annotated[float, Only("schedule", "step")] = Field(
+        0.5, gt=0, le=1, description="factor per step_epochs"
+    )
+    decay_steps: Annotated[int, Only("schedule", "exponential")] = Field(
+        1000, ge=1, description="steps in which the rate falls by decay_rate"
+    )
+    decay_rate: Annotated[float, Only("schedule", "exponential")] = Field(
+        0.96, gt=0, le=1, description="factor per decay_steps"
+    )
+    staircase: Annotated[bool, Only("schedule", "exponential")] = Field(
+        True, description="fall once per decay_steps, not at every step"
+    )
+    alpha: Annotated[float, Only("schedule", "cosine")] = Field(
+        0.1, ge=0, le=1, description="last rate as a share of learning_rate"
+    )
+    restarts: Annotated[Literal["none", "unfreezing"], Only("schedule", "cosine")] = Field(
+        "none", description="unfreezing: begin anew whenever more of the model is trained, over what is left"
+    )
+    plateau_patience: Annotated[int, Only("schedule", "plateau")] = Field(
+        5, ge=1, description="lower after so many epochs without a better metric"
+    )
+    plateau_factor: Annotated[float, Only("schedule", "plateau")] = Field(
+        0.5, gt=0, lt=1, description="what the rate is multiplied with"
+    )
+    plateau_min_delta: Annotated[float, Only("schedule", "plateau")] = Field(
+        1e-4, ge=0, description="a smaller gain does not count as better"
+    )
+    min_learning_rate: Annotated[float, Only("schedule", "plateau")] = Field(
+        1e-6, ge=0, description="the rate is not lowered below this"
+    )
 
 
 class TrainingSettings(Settings):
@@ -147,32 +184,33 @@ class SearchSettings(Settings):
         description="what of a model is to be small, too: the leaderboard marks the trials that are best for their "
         "size (the Pareto front), and optuna's samplers seek both",
     )
-    sampler: Literal["tpe", "gp", "qmc", "random", "cmaes"] = Field("tpe", description="Optuna's sampler (optuna)")
-    points_to_evaluate: list[dict[str, Any]] = Field(
-        [], description="configurations tried first, by dotted path (random, optuna)"
+    sampler: Annotated[Literal["tpe", "gp", "qmc", "random", "cmaes"], Only("algorithm", "optuna")] = Field(
+        "tpe", description="Optuna's sampler"
     )
-    scheduler: Literal["none", "asha", "median", "hyperband", "pbt"] = Field(
+    points_to_evaluate: Annotated[list[dict[str, Any]], Only("algorithm", "random", "optuna")] = Field(
+        [], description="configurations tried first, by dotted path"
+    )
+    scheduler: Annotated[Literal["none", "asha", "median", "hyperband", "pbt"], OR_OWN] = Field(
         "none", description="who stops poor trials early, or lets them take over a better one's weights (pbt)"
     )
-    grace_epochs: int = Field(
+    grace_epochs: Annotated[int, Only("scheduler", "asha", "median", "hyperband")] = Field(
         5,
         ge=1,
-        description="no trial is stopped before this epoch (asha, median, hyperband; with split.inner_folds after the "
-        "first fold)",
+        description="no trial is stopped before this epoch (with split.inner_folds: before the end of the first fold)",
     )
-    reduction_factor: float = Field(
-        3.0, gt=1, description="one trial in so many goes on at each rung (asha, hyperband)"
+    reduction_factor: Annotated[float, Only("scheduler", "asha", "hyperband")] = Field(
+        3.0, gt=1, description="one trial in so many goes on at each rung"
     )
-    brackets: int = Field(
-        3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit (hyperband)"
+    brackets: Annotated[int, Only("scheduler", "hyperband")] = Field(
+        3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit"
     )
-    perturb_epochs: int = Field(
+    perturb_epochs: Annotated[int, Only("scheduler", "pbt")] = Field(
         5, ge=1, description="epochs after which the poorest trials take over the best ones' weights (pbt)"
     )
-    exploit_share: float = Field(
+    exploit_share: Annotated[float, Only("scheduler", "pbt")] = Field(
         0.25, gt=0, le=0.5, description="share of the trials that take over, and of those they take from (pbt)"
     )
-    resample_probability: float = Field(
+    resample_probability: Annotated[float, Only("scheduler", "pbt")] = Field(
         0.25, ge=0, le=1, description="how often a taken setting is drawn anew, not moved by a fifth or a place (pbt)"
     )
     max_concurrent: int | None = Field(None, ge=1, description="most trials at once (default: as many as fit)")
@@ -220,18 +258,24 @@ class Config(Settings):
     resources: ResourceSettings = Field(default_factory=ResourceSettings)
     seed: int = Field(42, ge=0, le=2**32 - 1, description="seed of the search, of every trial's weights and batches")
 
+    @property
+    def own(self) -> OwnFunctions:
+        """The user's own functions that the settings name."""
+        return own_functions(flattened(self.model_dump()))
+
     @model_validator(mode="after")
     def _loss_of_the_task(self) -> "Config":
         classes = self.task.name == "classification"
         if classes and "name" not in self.loss.model_fields_set:
             self.loss = self.loss.model_copy(update={"name": "cross_entropy"})
-        if classes != (self.loss.name == "cross_entropy"):
+        is_own = ":" in self.loss.name
+        if not is_own and classes != (self.loss.name == "cross_entropy"):
             raise ValueError(f"loss.name: expected one for {self.task.name}, got {self.loss.name}")
         return self
 
     @model_validator(mode="after")
     def _no_mixture_of_texts(self) -> "Config":
-        if hasattr(self.model, "text_input") and self.augment.mixup_prob > 0:
+        if self.model.text_input is not None and self.augment.mixup_prob > 0:
             raise ValueError(
                 f"augment.mixup_prob: expected 0 with model.name={self.model.name}, whose texts can't be mixed, "
                 f"got {self.augment.mixup_prob:g}"
@@ -247,7 +291,7 @@ class Config(Settings):
                 f"augment.synthetic_share: expected 0 with split.inner_folds, each of which would need a GAN of its "
                 f"own, got {share:g}"
             )
-        if hasattr(self.model, "text_input"):
+        if self.model.text_input is not None:
             raise ValueError(
                 f"augment.synthetic_share: expected 0 with model.name={self.model.name}, no lyrics being made, "
                 f"got {share:g}"
@@ -264,7 +308,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _unfreezing_within_the_epochs(self) -> "Config":
-        epochs: list[int] | None = getattr(self.model, "unfreeze_epochs", None)
+        epochs = self.model.unfreezing
         if self.optim.restarts == "unfreezing" and (epochs is None or self.optim.schedule != "cosine"):
             where = f"model.name={self.model.name}" if epochs is None else f"optim.schedule={self.optim.schedule}"
             raise ValueError(
@@ -309,55 +353,76 @@ class RunSettings(Settings):
 
 
 @functools.cache
-def model_settings(name: str) -> type[BaseModel]:
-    """The settings of a model by name, or of a user's own `package.module:Class`, whose `Settings` they are.
+def model_settings(name: str) -> type[ModelSettings]:
+    """Return the settings class of a model by name or by `package.module:Class`: its `Class.Settings`.
+
+    Where there is a module `package.module_settings`, they are its `ClassSettings`, so that torch is not imported.
 
     Raises:
         ValueError: no such model, or one without settings.
     """
-    if name in MODELS:
-        module, _, attribute = MODELS[name][1].partition(":")
-        found: type[BaseModel] = getattr(importlib.import_module(module), attribute)
-        return found
-    found = import_model(name)
-    settings = getattr(found, "Settings", None)
+    module, _, attribute = MODELS.get(name, name).partition(":")
+    try:
+        light = importlib.import_module(f"{module}_settings") if attribute else None
+    except ModuleNotFoundError:
+        light = None
+    settings = getattr(light, f"{attribute}Settings", None) or getattr(import_model(name), "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):
         raise ValueError(f"model.name: expected '{name}' to have Settings, a pydantic model with a field 'name'")
-    return settings
+    return as_model_settings(settings)
 
 
 def import_model(name: str) -> Any:
-    """The class of a model by name or by `package.module:Class`.
+    """Return the class of a model by name or by `package.module:Class`.
 
     Raises:
         ValueError: no such name, module or class.
     """
-    path = MODELS[name][0] if name in MODELS else name
-    module, colon, attribute = path.partition(":")
-    if not colon:
+    if ":" not in (path := MODELS.get(name, name)):
         known, hint = ", ".join(MODELS), did_you_mean(name, MODELS)
         raise ValueError(f"model.name: expected one of {known}, or package.module:Class, got {name}{hint}")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        raise ValueError(f"model.name: expected a class, got '{name}' (no module '{error.name}')") from None
-    if found is None:
-        raise ValueError(f"model.name: expected a class, got '{name}' (no '{attribute}' in {module})")
-    return found
+    return imported("model.name", path, "class")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a configuration names that brings settings of its own.
+
+    Args:
+        model: its name, or `package.module:Class`.
+        own: the user's own functions, by the setting that names each.
+    """
+
+    model: str = "crnn"
+    own: OwnFunctions = ()
+
+    @classmethod
+    def of(cls, flat: Mapping[str, Any]) -> "Parts":
+        """The parts that settings by dotted path name; values may be distributions."""
+        return cls(flat.get("model.name", "crnn"), own_functions(flat))
 
 
 @functools.cache
-def config_class(model: str) -> type[Config]:
-    """`Config` with the settings of one model."""
-    settings = model_settings(model)
-    if settings is CRNNSettings:
+def config_class(parts: Parts) -> type[Config]:
+    """`Config` with the settings of these parts.
+
+    Raises:
+        ValueError: no such model or function, or one whose settings can't be read.
+    """
+    sections: dict[str, type[BaseModel]] = {}
+    if (model := model_settings(parts.model)) is not CRNNSettings:
+        sections["model"] = model
+    for name in dict.fromkeys(setting.partition(".")[0] for setting, _ in parts.own):
+        sections[name] = with_own(SECTIONS[name], name, parts.own)
+    if not sections:
         return Config
-    return create_model("Config", __base__=Config, model=(settings, Field(default_factory=settings)))
+    fields: dict[str, Any] = {name: (section, Field(default_factory=section)) for name, section in sections.items()}
+    return create_model("Config", __base__=Config, **fields)
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
     """A configuration from plain values, nested by section."""
-    return config_class(tree.get("model", {}).get("name", "crnn")).model_validate(tree)
+    return config_class(Parts.of(flattened(tree))).model_validate(tree)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {
@@ -394,17 +459,33 @@ def identifying(flat: dict[str, Any]) -> dict[str, Any]:
     return {path: value for path, value in flat.items() if path not in NOT_IDENTITY and not path.startswith(sections)}
 
 
-def known_fields(model: str = "crnn") -> dict[str, FieldInfo]:
-    """Every setting of a configuration with this model by its dotted path, in order."""
+def known_fields(parts: Parts = Parts()) -> dict[str, FieldInfo]:
+    """Every setting of a configuration with these parts by its dotted path, in order."""
     fields: dict[str, FieldInfo] = {}
-    sections = SECTIONS | {"model": model_settings(model)}
-    for name, field in Config.model_fields.items():
-        section = sections.get(name)
-        if section is None:
-            fields[name] = field
-        else:
+    for name, field in config_class(parts).model_fields.items():
+        if name in SECTIONS:
+            section = cast("type[BaseModel]", field.annotation)
             fields |= {f"{name}.{leaf}": leaf_field for leaf, leaf_field in section.model_fields.items()}
+        else:
+            fields[name] = field
     return fields
+
+
+def without_effect(flat: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    """The settings that count only for choices that are not made, each with words for the choices and for what is made.
+
+    `flat`: every setting by dotted path; values may be distributions.
+    """
+    found = {}
+    for path, field in known_fields(Parts.of(flat)).items():
+        for only in (part for part in field.metadata if isinstance(part, Only)):
+            choice = f"{path.partition('.')[0]}.{only.setting}"
+            value = flat[choice]
+            listed = next(iter(value.values())) if isinstance(value, dict) else value  # of a distribution
+            made = listed if isinstance(listed, list | tuple) else [listed]
+            if set(made).isdisjoint(only.choices) and not any("${" in name for name in made):
+                found[path] = tuple(f"{choice}={' or '.join(names)}" for names in (only.choices, made))
+    return found
 
 
 def nested(flat: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Space files and `key=value` overrides -> checked settings and distributions. Imports nothing heavy."""
+"""Read space files and `key=value` arguments into checked settings and distributions. Imports nothing heavy."""
 
 import importlib.resources
 import itertools
@@ -18,17 +18,19 @@ from tuning.config.schema import (
     SEARCHABLE,
     SECTIONS,
     Config,
+    Parts,
     RunSettings,
     flattened,
     known_fields,
     nested,
     parse_config,
+    without_effect,
 )
 from tuning.config.yaml_text import read_yaml, text_settings
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
-# How often a trial is drawn again when an earlier one has the same values, before the space counts as used up.
+# A trial that equals an earlier one is drawn again so many times before the space counts as used up.
 MAX_REDRAWS = 200
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
@@ -37,45 +39,40 @@ _WORD = re.compile(r"[\w.]+")
 
 @dataclass(frozen=True)
 class Space:
-    """A partial configuration, whose leaves may be distributions, by dotted path.
+    """Settings and distributions of a search, by dotted path.
 
     Args:
-        settings: plain values that were set; text with `${path}` stands for the value at that path.
-        distributions: what is searched, in the order of the file.
+        settings: the values that were set; `${path}` within text is replaced by the value at that path.
+        distributions: the searched settings, in the order of the file.
     """
 
     settings: dict[str, Any]
     distributions: dict[str, Distribution]
 
     @property
-    def model(self) -> str:
-        """The model's name."""
-        return str(self.settings.get("model.name", "crnn"))
-
-    @property
     def fields(self) -> dict[str, FieldInfo]:
-        """Every setting that there is, by dotted path."""
-        return known_fields(self.model)
+        """All settings, by dotted path."""
+        return known_fields(Parts.of(self.settings | self.distributions))
 
     def fixed(self) -> Config:
-        """The configuration with every searched setting at its first or lowest value."""
+        """Return the configuration with every searched setting at its first or lowest value."""
         return self.config({path: d.at(0.0) for path, d in self.distributions.items()})
 
     def config(self, params: dict[str, Any]) -> Config:
-        """One trial's configuration: the space with the searched settings at `params`.
+        """Return a trial's configuration: the space with the searched settings at `params`.
 
         Raises:
-            UserError: the values do not go together, with the path and the expectation.
+            UserError: the values are not allowed together, with path and expectation.
         """
         try:
             return parse_config(nested(self._resolved(params)))
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
 
-    def behind(self, path: str) -> list[str]:
-        """The searched settings that a setting's value hangs on: itself, those that it refers to, their conditions'.
+    def dependencies(self, path: str) -> list[str]:
+        """Return the searched settings that a setting depends on, by itself, by reference or by a condition.
 
-        Empty where the setting is the same in all trials.
+        Empty for a setting that is the same in all trials.
         """
         found: list[str] = []
         seen, waiting = set(), [path]
@@ -92,12 +89,12 @@ class Space:
         return found
 
     def varied(self, prefixes: str | tuple[str, ...] = "") -> dict[str, list[str]]:
-        """The settings whose paths begin so and that differ between trials, each with what is `behind` it."""
+        """Return the settings with these prefixes that differ between trials, each with its `dependencies`."""
         paths = (path for path in [*self.settings, *self.distributions] if path.startswith(prefixes))
-        return {path: searched for path in paths if (searched := self.behind(path))}
+        return {path: searched for path in paths if (searched := self.dependencies(path))}
 
     def values(self, path: str) -> list[Any]:
-        """What a setting may be in some trial: of a range both ends, and the default where conditions may not hold."""
+        """Return the values that a setting may have: of a range both ends; the default where conditions may fail."""
         if distribution := self.distributions.get(path):
             return [*distribution.values, *([self._default(path)] if distribution.when else [])]
         names = self._referred(path)
@@ -105,23 +102,23 @@ class Space:
         return [self._value(path, dict(zip(names, point, strict=True))) for point in points]
 
     def largest(self, path: str) -> Any:
-        """The largest value that a number may have in some trial; None where it is null in all."""
+        """Return the largest value that a number may have in a trial; None if it is null in all."""
         return max((value for value in self.values(path) if value is not None), default=None)
 
     def variants(self, prefixes: str | tuple[str, ...]) -> Iterator[Config]:
-        """A configuration for each combination of listed values that the settings whose paths begin so hang on.
+        """Yield a configuration for each combination of listed values that settings with these prefixes depend on.
 
-        All else that is searched stands at its first or lowest value.
+        All other searched settings are at their first or lowest value.
 
         Raises:
             UserError: as `config`.
         """
-        searched = {path for behind in self.varied(prefixes).values() for path in behind}
+        searched = {path for found in self.varied(prefixes).values() for path in found}
         listed = {path for path in searched if self.distributions[path].kind in LISTED}
         return (self.config(point) for point in self.grid(listed))
 
     def _referred(self, path: str) -> list[str]:
-        """The settings that a plain one refers to, also within a longer text or as `${.sibling}`."""
+        """Return the settings that a plain one refers to, also within a longer text or as `${.sibling}`."""
         text = self.settings.get(path)
         if not _refers(text):
             return []
@@ -138,14 +135,14 @@ class Space:
         return self.fields[path].get_default(call_default_factory=True)
 
     def _value(self, path: str, params: dict[str, Any]) -> Any:
-        """A setting's value with the searched ones at `params`; its default where neither it nor they have it."""
+        """Return a setting's value with the searched ones at `params`: its default if it is set nowhere."""
         if path not in params and path not in self.settings:
             return self._default(path)
         value = params.get(path, self.settings.get(path))
         return cast(path, self._resolved(params)[path], self.fields[path]) if _refers(value) else value
 
     def _resolved(self, params: dict[str, Any]) -> dict[str, Any]:
-        """All values by dotted path, with the searched settings at `params` and references replaced."""
+        """Return all values by dotted path, with the searched settings at `params` and references replaced."""
         from omegaconf import OmegaConf
         from omegaconf.errors import OmegaConfBaseException
 
@@ -162,9 +159,9 @@ class Space:
             raise UserError(f"{path}: expected a reference to a setting, got: {str(error).splitlines()[0]}") from None
 
     def _looked_up(self, flat: dict[str, Any]) -> dict[str, Any] | None:
-        """Values whose references are plain paths of others, as a thousand trials' are; None leaves it to OmegaConf.
+        """Replace references that are plain paths of other values; None if there are others, which OmegaConf resolves.
 
-        OmegaConf merges every setting of every section for that, which takes a hundred times as long.
+        OmegaConf merges every setting of every section first, which takes a hundred times as long.
         """
         found = dict(flat)
         for path, value in flat.items():
@@ -179,16 +176,16 @@ class Space:
         return found
 
     def is_active(self, path: str, params: dict[str, Any]) -> bool:
-        """Whether a distribution's conditions hold for the values drawn so far."""
+        """Say whether a distribution's conditions hold for the values drawn so far."""
         conditions = self.distributions[path].when.items()
         return all(self._value(condition, params) in allowed for condition, allowed in conditions)
 
     def in_order(self) -> list[str]:
-        """The searched paths, each after those that its conditions hang on."""
+        """Return the searched paths, each after those that its conditions depend on."""
         ordered: list[str] = []
         waiting = list(self.distributions)
         conditions = {
-            path: {searched for condition in distribution.when for searched in self.behind(condition)}
+            path: {searched for condition in distribution.when for searched in self.dependencies(condition)}
             for path, distribution in self.distributions.items()
         }
         while waiting:
@@ -200,9 +197,9 @@ class Space:
         return ordered
 
     def grid(self, varied: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """The exact product, conditional settings only where they are active; the first path varies slowest.
+        """Return the product of all values, conditional settings only where active; the first path varies slowest.
 
-        `varied`: those that are to vary, the others at their first or lowest value; all unless given.
+        `varied`: the paths to vary, the others at their first or lowest value; default: all.
         """
         points: list[dict[str, Any]] = [{}]
         for path in self.in_order():
@@ -217,11 +214,11 @@ class Space:
         return points
 
     def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
-        """Trials drawn at random, no two alike; ends when a finite space is used up.
+        """Yield random trials, no two alike, until a finite space is used up.
 
         Args:
             seed: the same seed gives the same trials.
-            first: values that the first trials have in place of drawn ones; may leave settings out.
+            first: values of the first trials in place of drawn ones; settings may be left out.
         """
         seen: list[dict[str, Any]] = []
         order = self.in_order()
@@ -243,21 +240,21 @@ class Space:
             yield point
 
     def written(self) -> dict[str, Any]:
-        """Everything by dotted path, distributions as they are written in a file."""
+        """Return all settings by dotted path, distributions in the form of a space file."""
         searched = {path: distribution.as_setting() for path, distribution in self.distributions.items()}
         return self._defaults() | self.settings | searched
 
     def _defaults(self) -> dict[str, Any]:
-        """Every setting of this model and task; one without a default as the space has it, searched at its first.
+        """Return the default of every setting with this model and task; where there is none, the space's first value.
 
         Raises:
-            UserError: the space lacks it, too.
+            UserError: the space has no value either.
         """
         given = self.settings | {path: distribution.at(0.0) for path, distribution in self.distributions.items()}
-        named = {"model.name": self.model} | {
+        named = {
             path: given[path]
             for path, setting in self.fields.items()
-            if path in given and (setting.is_required() or path == "task.name")
+            if path in given and (setting.is_required() or path in ("task.name", "model.name"))
         }
         try:
             return flattened(parse_config(nested(named)).model_dump(mode="json"))
@@ -266,18 +263,18 @@ class Space:
 
 
 def _refers(value: Any) -> TypeGuard[str]:
-    """Whether a value as it is written refers to others."""
+    """Say whether a written value refers to others."""
     return isinstance(value, str) and "${" in value
 
 
 def known_spaces() -> list[str]:
-    """Names of the spaces that come with the project."""
+    """Return the names of the built-in spaces."""
     folder = importlib.resources.files("tuning.search_spaces")
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
 def read_space_file(space: str) -> dict[str, Any]:
-    """A space file by name or path, as read.
+    """Read a space file by name or path.
 
     Raises:
         UserError: no such file, or no YAML mapping.
@@ -302,7 +299,7 @@ def read_space_file(space: str) -> dict[str, Any]:
 
 
 def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, Any]:
-    """A preset's values by dotted path; none for no preset.
+    """Return a preset's values by dotted path; empty for no preset.
 
     Raises:
         UserError: no such preset, or one with a setting that the model does not have.
@@ -320,7 +317,7 @@ def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, A
 
 
 def parse_overrides(arguments: list[str]) -> dict[str, Any]:
-    """`key=value` arguments by key, the value read as YAML.
+    """Read `key=value` arguments, each value as YAML.
 
     Raises:
         UserError: no `=`, a value that is no YAML, a key given twice.
@@ -341,7 +338,7 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
 
 
 def flatten(tree: dict[str, Any], fields: dict[str, FieldInfo]) -> dict[str, Any]:
-    """A space file's tree by dotted path; names that are not among the fields are errors."""
+    """Return a space file's settings by dotted path; unknown names are errors."""
     flat: dict[str, Any] = {}
     problems = []
     for key, value in tree.items():
@@ -361,10 +358,10 @@ def flatten(tree: dict[str, Any], fields: dict[str, FieldInfo]) -> dict[str, Any
 
 
 def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
-    """Values and distributions by dotted path, each checked and cast by its setting's type.
+    """Check values and distributions, and cast each to the type of its setting.
 
     Raises:
-        UserError: all findings, a line each.
+        UserError: everything that is wrong, a line each.
     """
     settings: dict[str, Any] = {}
     distributions: dict[str, Distribution] = {}
@@ -389,7 +386,7 @@ def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
 
 
 def parse_at(path: str, value: dict[str, Any]) -> Distribution:
-    """`distributions.parse` with the setting's path in the message."""
+    """Parse a distribution; errors name the setting."""
     try:
         return parse(value)
     except ValueError as error:
@@ -428,9 +425,9 @@ def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]
 
 
 def _unfit(path: str, space: Space) -> str:
-    """What is wrong with a setting that hangs on searched ones as it might not be searched itself; or nothing."""
-    for searched in space.behind(path):
-        got = f"one that hangs on {searched} ({space.distributions[searched].kind})"
+    """Say why a setting may not depend on searched ones; empty if it may."""
+    for searched in space.dependencies(path):
+        got = f"one that depends on {searched} ({space.distributions[searched].kind})"
         if path.split(".")[0] not in SEARCHABLE:
             return f"{path}: {_PLAIN}, got {got}"
         if path.startswith(PREPARED) and space.distributions[searched].kind not in LISTED:
@@ -438,45 +435,60 @@ def _unfit(path: str, space: Space) -> str:
     return ""
 
 
-def model_named(tree: dict[str, Any]) -> Any:
-    """What a space file's tree says the model is."""
-    section = tree.get("model")
-    return tree.get("model.name", section.get("name", "crnn") if isinstance(section, dict) else "crnn")
-
-
-def fields_of(model: Any) -> dict[str, FieldInfo]:
-    """Every setting with this model, by dotted path.
+def fields_of(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, FieldInfo]:
+    """Every setting of a space file with what the command line gives in its place, by dotted path.
 
     Raises:
-        UserError: no such model.
+        UserError: no such model, or no such function of the user's own.
     """
-    if not isinstance(model, str):
+    sections = {key: value for key, value in tree.items() if isinstance(value, dict) or key not in SECTIONS}
+    named = flattened(sections) | given
+    if not isinstance(model := named.get("model.name", "crnn"), str):
         raise UserError(f"model.name: expected a plain value, got {plain(model)}")
     try:
-        return known_fields(model)
+        return known_fields(Parts.of(named))
     except ValueError as error:
         raise UserError(str(error)) from None
 
 
 def read_recorded(file: Path) -> Space:
-    """The space of an earlier search from its `config.yaml`, as it was searched."""
+    """Read the space of an earlier search from its `config.yaml`."""
     tree = read_space_file(str(file))
-    fields = fields_of(model_named(tree))
+    fields = fields_of(tree, {})
     return build_space(flatten(tree, fields), fields)
 
 
 def brought_along(corpus: str, model: str, fields: dict[str, FieldInfo]) -> dict[str, object]:
-    """What a corpus sets of a model's configuration; the sizes are those of the families, not of a user's own model."""
+    """Return the settings that a corpus brings along, for built-in models with their sizes."""
     found = CORPUS_DEFAULTS.get(corpus, {})
     is_own = model not in MODELS
     return {p: v for p, v in found.items() if p in fields and not (is_own and p.startswith("model."))}
 
 
-def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
-    """The command line's `key=value` arguments -> run settings, the checked space, the overrides as given.
+def _check_choices(space: Space, file: Collection[str], later: Collection[str], given: Collection[str]) -> None:
+    """Refuse settings that count only for choices that are not made.
 
-    Order, later wins: defaults, space file, what the corpus brings along (`CORPUS_DEFAULTS`), the preset,
-    overrides.
+    Args:
+        space: all of it.
+        file: the settings of its file, which may stay where another choice than the file's was made since.
+        later: what was set in place of the file's settings.
+        given: of that, what the command line says.
+
+    Raises:
+        UserError: such settings, with the choices that each needs.
+    """
+    problems = []
+    for path, (needed, got) in without_effect(space.written()).items():
+        if path in given or (path in file and needed.partition("=")[0] not in later):
+            problems.append(f"{path}: expected only with {needed}, got {got}")
+    if problems:
+        raise UserError("\n".join(problems))
+
+
+def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
+    """Read the command line's `key=value` arguments; return run settings, the checked space, and the arguments' values.
+
+    Later ones win: defaults, space file, settings that the corpus brings along (`CORPUS_DEFAULTS`), preset, arguments.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
@@ -487,17 +499,18 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
-    model = given.get("model.name", model_named(tree))
-    fields = fields_of(model)
+    fields = fields_of(tree, given)
     unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
     if unknown:
         raise UserError("\n".join(unknown))
     from_file = flatten(tree, fields)
-    corpus = given.get("data.corpus", from_file.get("data.corpus", "demo"))
-    brought = brought_along(str(corpus), str(model), fields)
+    named = {"data.corpus": "demo", "model.name": "crnn"} | from_file | given
+    brought = brought_along(str(named["data.corpus"]), str(named["model.name"]), fields)
     if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
         brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
-    flat = from_file | brought | read_preset(run.preset, fields) | given
+    preset = read_preset(run.preset, fields)
+    flat = from_file | brought | preset | given
     space = build_space(flat, fields)
+    _check_choices(space, from_file, {**brought, **preset, **given}, given)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

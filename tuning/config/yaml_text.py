@@ -1,4 +1,4 @@
-"""YAML with names that look like numbers: fold `03` stays `03` where a setting takes text. Imports nothing heavy."""
+"""Read YAML whose names look like numbers: fold `03` stays `03` where a setting takes text. Imports nothing heavy."""
 
 import functools
 import types
@@ -10,13 +10,13 @@ from tuning.config.schema import RunSettings, known_fields
 if TYPE_CHECKING:
     from yaml.nodes import Node
 
-# Else YAML 1.1 would read 03 as 3, 1.10 as 1.1, 12:30 as 750 and no as false. Null stays null.
+# Otherwise YAML 1.1 would read 03 as 3, 1.10 as 1.1, 12:30 as 750 and no as false. Null stays null.
 TEXT, NULL = "tag:yaml.org,2002:str", "tag:yaml.org,2002:null"
 
 
 @functools.cache
 def text_settings() -> frozenset[str]:
-    """Every setting, by dotted path, that takes text: one, a list, or text by text."""
+    """Return the dotted paths of all settings that take text, a list of texts, or texts by name."""
     fields = RunSettings.model_fields | known_fields()
     return frozenset(path for path, field in fields.items() if _takes_text(field.annotation))
 
@@ -29,9 +29,9 @@ def _takes_text(annotation: Any) -> bool:
 
 
 def read_yaml(text: str, texts: Collection[str]) -> Any:
-    """A document as OmegaConf reads it, but text as it is written below the dotted paths (or keys) in `texts`.
+    """Read a document with OmegaConf, but keep text as it is written below the dotted paths (or keys) in `texts`.
 
-    Raises whatever the YAML parser or OmegaConf does.
+    Raises what the YAML parser or OmegaConf raises.
     """
     import yaml
     from omegaconf import OmegaConf
@@ -46,7 +46,7 @@ def read_yaml(text: str, texts: Collection[str]) -> Any:
 
 
 def _settings(node: "Node | None", above: str = "") -> "Iterator[tuple[str, Node]]":
-    """Every value of a mapping by its dotted path, sections and their leaves."""
+    """Yield every value of a mapping with its dotted path: sections and their leaves."""
     from yaml.nodes import MappingNode
 
     if not isinstance(node, MappingNode):
@@ -59,7 +59,7 @@ def _settings(node: "Node | None", above: str = "") -> "Iterator[tuple[str, Node
 
 
 def _scalars(node: "Node") -> "Iterator[Node]":
-    """Every scalar at or below a node but null."""
+    """Yield every scalar at or below a node, except null."""
     from yaml.nodes import ScalarNode
 
     if isinstance(node, ScalarNode):

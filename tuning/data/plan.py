@@ -1,4 +1,4 @@
-"""What a command line asks for, checked before torch or Ray is imported."""
+"""Check a command line and plan its search, before torch or Ray is imported."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tuning.config.errors import UserError, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space, brought_along, flatten, load
-from tuning.data.text import check_text, text_variants
+from tuning.data.text import text_variants
 from tuning.datasets.corpus import Corpus, load_classes, load_corpus
 from tuning.datasets.settings import FeatureSettings
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.speech_encoder_config import check as check_encoder
-from tuning.training.encoders import check_images, image_variants, reads_text
+from tuning.models.encoder_shapes import check_speech_encoder
+from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.tasks import Mode, check_metric
 
-# Configurations that are checked one by one before the search; the others are checked as trials.
-CHECKED = 500
+# Planned configurations that are checked before the search; further ones are checked when their trials begin.
+MAX_CHECKED_POINTS = 500
 
-# Object stores that pyarrow opens; file:// is a folder treated like one.
+# URI schemes of object stores that pyarrow opens; file:// is a local folder that is treated as one.
 SCHEMES = ("s3", "gs", "file")
 
 
@@ -33,11 +33,11 @@ class Plan:
     """A checked search.
 
     Args:
-        run: what the command line alone says.
-        space: what is searched.
-        config: settings that all trials share; searched ones stand at their first or lowest value.
+        run: settings of the command line that are not part of the space.
+        space: settings and distributions.
+        config: settings that all trials share; searched ones have their first or lowest value.
         mode: direction of the ranking metric.
-        overrides: as given.
+        overrides: the settings of the command line as given.
         total: number of trials.
     """
 
@@ -56,7 +56,7 @@ class Plan:
 
 
 def make_plan(arguments: list[str]) -> Plan:
-    """The plan of a command line; reads the space file and, where one is asked for, a speech encoder's settings.
+    """Read the space file and the settings of a command line, and check that they fit together.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
@@ -72,16 +72,15 @@ def make_plan(arguments: list[str]) -> Plan:
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
     if config.search.scheduler == "pbt" and is_uri(run.storage):
         raise UserError(
-            "search.scheduler: expected another than pbt with storage in an object store, got pbt: trials take over "
-            "each other's weights on a disk that all share"
+            "search.scheduler: expected another than pbt with storage in an object store, got pbt, whose trials take "
+            "over each other's weights on a shared disk"
         )
     _check_search(space, config)
     _check_encoders(space)
-    _check_texts(space)
-    check_images(image_variants(space))
+    check_encoders([*text_variants(space).values(), *image_variants(space)])
     mode = check_metric(space, config)
     points = planned_points(space, config)
-    for point in points[:CHECKED]:
+    for point in points[:MAX_CHECKED_POINTS]:
         space.config(point)
     total = config.search.num_trials if config.search.algorithm == "optuna" else len(points)
     assert total is not None
@@ -89,10 +88,10 @@ def make_plan(arguments: list[str]) -> Plan:
 
 
 def with_classes(plan: Plan, corpus: Corpus) -> Plan:
-    """The plan with the corpus's classes, which its trials are to tell apart.
+    """The plan with the classes of the corpus as outputs.
 
     Raises:
-        UserError: a ranking metric of a class that there is not.
+        UserError: the ranking metric is that of an unknown class.
     """
     if not corpus.classes:
         return plan
@@ -103,7 +102,7 @@ def with_classes(plan: Plan, corpus: Corpus) -> Plan:
 
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
-    """The trials that are known beforehand: all of a grid or of random draws, else the points tried first."""
+    """Settings of the trials that are known in advance: all of a grid or random search, else the points tried first."""
     first = [flatten(point, space.fields) for point in config.search.points_to_evaluate]
     if config.search.algorithm == "grid":
         return space.grid()
@@ -158,9 +157,9 @@ def _check_search(space: Space, config: Config) -> None:
 
 
 def _check_encoders(space: Space) -> None:
-    """Every speech encoder and layer that a trial may ask for, since all are prepared before the first."""
+    """Check each speech encoder and layer that a trial may have: all are prepared before the first trial."""
     variants = [config.features for config in space.variants("features.")]
-    # Not a trial's own check: where the name is searched, the encoder is idle in the trials with another.
+    # Only where no trial uses it: if features.name is searched, some trials do not use the encoder.
     if all(features.name != "encoder" for features in variants):
         for features in variants:
             if features.encoder is not None:
@@ -175,28 +174,21 @@ def _check_encoders(space: Space) -> None:
         raise UserError(str(error)) from None
 
 
-def _check_texts(space: Space) -> None:
-    """Every text encoder that a trial may ask for."""
-    if reads_text(space.fixed()):
-        check_text(text_variants(space).values())
-
-
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
-        check_encoder(features.encoder, features.encoder_layer)
+        check_speech_encoder(features.encoder, features.encoder_layer)
 
 
 def read_corpus(config: Config) -> tuple[Corpus, Split]:
-    """The clips with their labels, and who trains, validates and is sealed for the test.
+    """Read the clips with their labels, and split them.
 
     Raises:
-        UserError: no such corpus, a wrong manifest, groups that cross splits.
+        UserError: no such corpus, a wrong manifest, groups in several splits.
     """
     task = config.task
     try:
-        _check_encoder(config.features)  # by settings of an earlier search, too
-        check_text([config])
-        check_images([config])
+        _check_encoder(config.features)  # settings of an earlier search were not checked in this process
+        check_encoders([config])
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)
         else:
@@ -207,21 +199,21 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
                 f"'{without}'; with data.corpus=manifest data.text_column names the column with their files"
             )
         split = split_clips(corpus.clips, config.split, corpus.dev_groups)
-        if config.split.inner_folds is not None:  # whether the clips allow it is said before anything is computed
+        if config.split.inner_folds is not None:  # too few clips are an error before anything is computed
             inner_folds(split, config.split)
         return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error
 
 
-def say_what_the_corpus_brings(plan: Plan) -> None:
-    """Say which settings the corpus sets, where the command line does not."""
+def print_corpus_defaults(plan: Plan) -> None:
+    """Print the settings that the corpus brings along, unless the command line sets them."""
     defaults = plan.space.fields
-    brought = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
-    shortened = [
+    defaults_of_corpus = brought_along(plan.config.data.corpus, plan.config.model.name, defaults)
+    changed = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
-        for path, value in brought.items()
+        for path, value in defaults_of_corpus.items()
         if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
     ]
-    if shortened:
-        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(shortened)}")
+    if changed:
+        print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(changed)}")

@@ -1,16 +1,15 @@
-"""The texts of a corpus, prepared once: token numbers, or what a frozen encoder makes of them, as shards.
+"""Texts of a corpus, prepared once as shards: token ids, or the states of a frozen encoder.
 
-    <prepared>/texts/<fingerprint>/    one row for each clip: how many tokens, and the tokens or hidden states
+    <prepared>/texts/<fingerprint>/    one row per clip: number of tokens, and token ids or hidden states
 
-A model says by its settings what it reads: `text_encoder`, `max_tokens` and `text_input`, which is tokens, states (of
-every token), cls (the first token's state) or mean (over tokens).
+What a model reads is said by `text_encoder`, `max_tokens` and `text_input` of its settings (`ModelSettings`).
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -25,19 +24,18 @@ from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.store.build import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
 from tuning.datasets.store.shard_index import ShardIndex
 from tuning.datasets.store.worker import PLAIN, Rows, make_shard_of
-from tuning.models.encoder_snapshot import content_of
-from tuning.training.encoders import DEMO, encoder_of, reads_text
+from tuning.models.encoder_shapes import TEXT
+from tuning.models.pretrained import content_of, load_encoder, load_tokenizer
+from tuning.training.encoders import encoder_of, reads_text
 
 if TYPE_CHECKING:
     import numpy as np
 
 VERSION = 1  # raised by hand when texts are read or encoded in another way
-SETTING = "model.text_encoder"
-DEMO_CORPUS = "demo_bimodal"
 
 
 def text_key(config: Config) -> str:
-    """Names what a configuration's model reads of texts; empty where that is nothing."""
+    """Return a key of what a configuration's model reads of texts; empty where it reads none."""
     if not reads_text(config):
         return ""
     settings: Any = config.model
@@ -45,47 +43,9 @@ def text_key(config: Config) -> str:
 
 
 def text_variants(space: Space) -> dict[str, Config]:
-    """A configuration for each `text_key` that the trials may ask for."""
+    """Return a configuration for each `text_key` that trials may ask for."""
     of_texts = tuple(prefix for prefix in PREPARED if prefix.startswith("model."))
     return {key: config for config in space.variants(of_texts) if (key := text_key(config))}
-
-
-def check_text(configs: Iterable[Config]) -> None:
-    """Whether the text encoders of configurations are there and have what is asked of them.
-
-    Raises:
-        UserError: with what is missing and how to get it.
-    """
-    for config in configs:
-        if not reads_text(config):
-            continue
-        settings: Any = config.model
-        if settings.text_encoder == DEMO:
-            if config.data.corpus != DEMO_CORPUS:
-                raise UserError(
-                    f"{SETTING}: expected a hub name or a folder with data.corpus={config.data.corpus}, got 'demo', "
-                    f"which data.corpus={DEMO_CORPUS} brings along"
-                )
-            continue  # made with the corpus
-        from tuning.models.pretrained import check_weights, load_tokenizer, shape_of
-
-        try:
-            if settings.text_pretrained:
-                check_weights(settings.text_encoder, SETTING)
-            shape = shape_of(settings.text_encoder, SETTING)
-            load_tokenizer(settings.text_encoder, SETTING)
-        except ValueError as error:
-            raise UserError(str(error)) from None
-        if shape.max_tokens is not None and settings.max_tokens > shape.max_tokens:
-            raise UserError(
-                f"model.max_tokens: expected at most {shape.max_tokens} for '{settings.text_encoder}', "
-                f"got {settings.max_tokens}"
-            )
-        if settings.text_layers > shape.num_layers:
-            raise UserError(
-                f"model.text_layers: expected -1 (all) to {shape.num_layers} for '{settings.text_encoder}', "
-                f"got {settings.text_layers}"
-            )
 
 
 def prepare_texts(
@@ -94,10 +54,10 @@ def prepare_texts(
     config: Config,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
-    """Make sure that what the configuration's model reads of each clip's text lies in shards, and say where.
+    """Write the shards that are missing of what the configuration's model reads of texts, and return where they are.
 
-    As `tuning.datasets.store.build.prepare` does for recordings: test clips in shards of their own, only what is new is
-    computed, and texts that can't be read are quarantined with their reason.
+    As in `tuning.datasets.store.build.prepare`, test clips have shards of their own, only what is new is computed, and
+    texts that can't be read are quarantined with their reason.
 
     Raises:
         QuarantineError: too many texts can't be used.
@@ -133,27 +93,27 @@ def prepare_texts(
 
 
 def text_of(clip: Clip) -> str:
-    """The path of a clip's text, where models read texts."""
+    """Return the path of a clip's text."""
     assert clip.text is not None, "checked when the corpus was read"
     return clip.text
 
 
 def gpus_of_a_task() -> float:
-    """What a task that runs a network before the search asks for: a GPU where there is one."""
+    """Return the GPUs that a task asks for to run a network before the search: one, if there is any."""
     import ray
 
     return 1 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1 else 0
 
 
 def _fingerprint(encoder: str, settings: Any) -> str:
-    """Hash of everything but the texts that the stored values depend on; the encoder counts by its content."""
+    """Return a hash of all that the stored values depend on, except the texts; of the encoder, its content."""
     made_by = versions.of_texts(settings.text_input)
     matters = [content_of(encoder), settings.max_tokens, settings.text_input, VERSION, made_by]
     return digest_of(json.dumps(matters))[:16]
 
 
 def make_text_shard(row: dict[str, str]) -> dict[str, str]:
-    """`tuning.datasets.store.worker.make_shard` for texts."""
+    """Write a shard of texts, as `tuning.datasets.store.worker.make_shard` does of recordings."""
     return make_shard_of(row, _extract)
 
 
@@ -169,9 +129,9 @@ def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) 
 
 
 def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[int, np.ndarray]:
-    """How many tokens, and int32 [max_tokens, 1] of their numbers, or float32 [max_tokens, size] of their states.
+    """Return the number of tokens, and their ids, int32 [max_tokens, 1], or their states, float32 [max_tokens, size].
 
-    With `wanted` cls or mean one state, [1, size]. A longer text is cut at its end; zeros follow a shorter one.
+    With `wanted` cls or mean it is one state, [1, size]. A longer text is cut at its end; zeros follow a shorter one.
 
     Raises:
         UserError: the encoder can't be loaded.
@@ -196,7 +156,7 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
 
 
 def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
-    """What a model reads of texts, `text` and `num_tokens` of a batch."""
+    """Return what a model reads of texts: `text` and `num_tokens` of a batch."""
     import numpy as np
 
     from tuning.datasets.loaders.text import Texts
@@ -211,13 +171,11 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
 def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
     import torch
 
-    from tuning.models.pretrained import load_encoder, load_tokenizer
-
     try:
-        tokenizer = load_tokenizer(encoder, SETTING)
+        tokenizer = load_tokenizer(encoder, TEXT)
         if not with_model:
             return tokenizer, None
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return tokenizer, load_encoder(encoder, SETTING).eval().to(device)
+        return tokenizer, load_encoder(encoder, TEXT).eval().to(device)
     except ValueError as error:
         raise UserError(str(error)) from None

@@ -18,7 +18,7 @@ from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule
 from tuning.data.plan import Plan
-from tuning.datasets.loaders.generated import steps_of_epoch
+from tuning.datasets.loaders.generated import steps_per_epoch
 from tuning.datasets.loaders.in_memory import TrialData
 from tuning.datasets.splits.split import Split
 from tuning.evaluation import report
@@ -230,7 +230,7 @@ def retrain(config: Config, data: TrialData, course: Course) -> Training:
     import torch
 
     # The exponential schedule counts steps, of which an epoch over more clips, or on one worker, has more.
-    steps = steps_of_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
+    steps = steps_per_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     training = make_training(config, data, checkpoints=None, device=device, longer=steps / course.steps)
@@ -257,7 +257,7 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
     each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
     """
-    from tuning.training.optimizers import base_rates
+    from tuning.training.schedules import base_rates
 
     best_epochs, curves = [], []
     for run in runs:
@@ -276,6 +276,6 @@ def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course
     trained = [split.train] if config.split.inner_folds is None else [train for train, _ in split.inner_parts()]
     batch, workers = config.training.batch_size, config.resources.workers_per_trial
     steps = statistics.mean(
-        steps_of_epoch(len(clips), batch, config.augment.synthetic_share, workers) for clips in trained
+        steps_per_epoch(len(clips), batch, config.augment.synthetic_share, workers) for clips in trained
     )
     return Course(epochs, bases, steps)

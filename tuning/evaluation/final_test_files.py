@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from tuning.config.schema import Config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE
+from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_text
 from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import save_encoder
@@ -147,19 +147,14 @@ def draw(best: Path, config: Config, winner: TrialRecord, trial: Path, tested: T
 
 def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
     """The task's metrics on validation and test clips, beside what a constant has on the test."""
-    from rich.console import Console
-    from rich.table import Table
-
     printed = PRINTED[config.task.name]
     whole = config.task.name == "classification"  # f1, but not f1_happy
     names = [name.removeprefix("test_") for name in tested.metrics]
     if len(tested.trials) > 1:
         print(f"ensemble  trials {', '.join(map(str, tested.trials))} predict together")
-    table = Table(box=None, pad_edge=False, header_style="bold")
+    rows = []
     together = len(tested.trials) > 1
     columns = ["validation", *(["test, winner"] if together else []), "test", "95 % interval", "constant"]
-    for heading in ("metric", *columns):
-        table.add_column(heading, justify="left" if heading == "metric" else "right")
     for name in names:
         if (name if whole else name.split("_")[0]) in printed:
             cells = (
@@ -171,8 +166,8 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
             constant = tested.constant.get(f"test_{name}")
             shown = ["" if cell is None else f"{cell:.4f}" for cell in cells]
             shown += [f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""]
-            table.add_row(name, *shown, "" if constant is None else f"{constant:.4f}")
-    Console(file=sys.stdout, width=100, highlight=False).print(table)
+            rows.append([name, *shown, "" if constant is None else f"{constant:.4f}"])
+    make_console().print(make_table(["metric", *columns], rows))
     print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
 
 

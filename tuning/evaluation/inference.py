@@ -13,7 +13,7 @@ import pandas as pd
 
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
-from tuning.datasets.features.audio import AudioError, Excerpt, excerpt, kept_span
+from tuning.datasets.features.audio import AudioError, Excerpt, excerpt, segment_slice
 from tuning.datasets.features.spectral import extract, frames_in, hop_samples, num_samples
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import collate
@@ -232,7 +232,7 @@ def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard
     """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
     features, length = model.config.features, len(found.waveform)
     num_frames = features.num_frames
-    first = kept_span(frames_in(length, features), num_frames, features.segment).start
+    first = segment_slice(frames_in(length, features), num_frames, features.segment).start
     begin = first * hop_samples(features)
     end = min(begin + num_samples(num_frames, features), length)
     start, stop = (found.start_seconds + sample / features.sample_rate_hz for sample in (begin, end))
@@ -251,7 +251,7 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
     # Frames of the prepared length that are not heard: as many before as in preparation, if the recording has them.
     surplus = model.num_frames - features.num_frames
     before, after = begin // hop, max(0, length - begin - size) // hop
-    wanted = kept_span(model.num_frames, features.num_frames, features.segment).start
+    wanted = segment_slice(model.num_frames, features.num_frames, features.segment).start
     first = min(max(wanted, surplus - after), before)
     beyond = begin - first * hop
     return Heard(found.waveform[beyond : beyond + num_samples(model.num_frames, features)], first)

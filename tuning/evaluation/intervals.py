@@ -1,4 +1,8 @@
-"""Confidence intervals of test metrics, by bootstrap over groups: clips of one speaker are not independent."""
+"""Confidence intervals of test metrics by bootstrap over groups, since clips of one speaker are not independent.
+
+scipy's bootstrap of the groups' numbers draws the same resamples and gives the same intervals. It is not used, because
+a metric that is undefined in a single resample would lose its interval there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ import numpy as np
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
-# A metric that so few resamples define has no interval.
+# Share of the resamples in which a metric has to be defined to have an interval.
 LEAST_DEFINED = 0.9
 
 
@@ -19,32 +23,33 @@ def group_intervals(
     metrics: Callable[[np.ndarray, np.ndarray], dict[str, float]],
     seed: int,
 ) -> tuple[dict[str, tuple[float, float]], int]:
-    """The 95 % percentile interval of every metric, and the number of groups.
+    """Return the 95 % percentile interval of every metric, and the number of groups.
 
-    Whole groups are drawn with replacement, as many as there are (Efron & Tibshirani 1993, section 8); a clip without
-    a group is one of its own. With fewer than two groups there are no intervals.
+    Each of 1,000 resamples draws as many whole groups as there are, with replacement (Efron & Tibshirani 1993, section
+    8). A clip without a group is a group of its own. With fewer than two groups there are no intervals.
 
     Args:
-        targets, outputs: of N clips [N, K].
+        targets: labels of N clips [N, targets].
+        outputs: predictions for them [N, K].
         groups: of each clip.
-        metrics: targets and outputs of some clips -> metrics, those left out that are not defined.
+        metrics: a function of the targets and outputs of some clips; it leaves out metrics that are not defined.
         seed: of the draws.
     """
     names = [f"clip {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
-    _, of_clip = np.unique(names, return_inverse=True)
-    num_groups = int(of_clip.max()) + 1
+    _, group_of_clip = np.unique(names, return_inverse=True)
+    num_groups = int(group_of_clip.max()) + 1
     if num_groups < 2:
         return {}, num_groups
-    rows_of = [np.flatnonzero(of_clip == number) for number in range(num_groups)]
+    rows_of_group = [np.flatnonzero(group_of_clip == number) for number in range(num_groups)]
     rng = np.random.default_rng(seed)
-    found: dict[str, list[float]] = {}
+    resampled: dict[str, list[float]] = {}
     for _ in range(RESAMPLES):
-        rows = np.concatenate([rows_of[number] for number in rng.integers(num_groups, size=num_groups)])
+        rows = np.concatenate([rows_of_group[number] for number in rng.integers(num_groups, size=num_groups)])
         for name, value in metrics(targets[rows], outputs[rows]).items():
-            found.setdefault(name, []).append(value)
+            resampled.setdefault(name, []).append(value)
     tail = 100 * (1 - CONFIDENCE) / 2
     return {
         name: (float(np.percentile(values, tail)), float(np.percentile(values, 100 - tail)))
-        for name, values in found.items()
+        for name, values in resampled.items()
         if len(values) >= LEAST_DEFINED * RESAMPLES
     }, num_groups

@@ -5,19 +5,17 @@ from __future__ import annotations
 import csv
 import io
 import json
-import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from rich.table import Table
 
 from tuning.config.distributions import plain
 from tuning.config.schema import COSTS
 from tuning.config.space import Space
+from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_text
 from tuning.training.tasks import Mode, check_metric
-
-if TYPE_CHECKING:
-    from rich.table import Table
-
 
 # How many ranks are printed; the files have all.
 PRINTED = 10
@@ -139,9 +137,7 @@ def describe_baseline(baseline: dict[str, float], metric: str) -> str:
 
 def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
     """Print the first ranks, and every failed trial in one line."""
-    from rich.console import Console
-
-    console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    console = make_console()
     shown = [record for record in ranked if record.status != "failed"][:PRINTED]
     paths = list(dict.fromkeys(path for record in ranked for path in record.params))
     table = _table(shown, metric, baseline, paths)
@@ -162,26 +158,20 @@ def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str
 
 
 def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], paths: list[str]) -> Table:
-    from rich.table import Table
-
     spread = [name for name in (f"{metric}_std",) if any(name in record.metrics for record in shown)]
     costs = [name for name in (second_metric(shown),) if name]
     metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    in_folds = any(record.folds for record in shown)
-    for name in ("rank", "trial", "status", "folds" if in_folds else "epoch"):
-        table.add_column(name, justify="left" if name == "status" else "right", no_wrap=True)
-    for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]:
-        # Two lines of heading leave room for more columns on a terminal.
-        table.add_column(name.replace("_", "_\n", 1), justify="right", no_wrap=True)
+    headings = ["rank", "trial", "status", "folds" if any(record.folds for record in shown) else "epoch"]
+    # Two lines of heading leave room for more columns on a terminal.
+    headings += [name.replace("_", "_\n", 1) for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]]
     figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
-    table.add_row("", "", "constant", "", *figures, *[""] * len(paths), style="dim")
+    rows = [["", "", "constant", "", *figures, *[""] * len(paths)]]
     for place, record in enumerate(shown, start=1):
         values = [_figure(name, record.metrics[name]) if name in record.metrics else "" for name in metrics]
         params = [plain(record.params[path]) if path in record.params else "" for path in paths]
         epoch = f"{record.best_epoch}/{record.folds or record.epochs}" if record.best_epoch else ""
-        table.add_row(str(place), str(record.number), record.status, epoch, *values, *params)
-    return table
+        rows.append([str(place), str(record.number), record.status, epoch, *values, *params])
+    return make_table(headings, rows, left=[headings.index("status")], styles={0: "dim"})
 
 
 def _figure(name: str, value: float) -> str:

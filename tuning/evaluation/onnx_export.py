@@ -15,7 +15,7 @@ import numpy as np
 from tuning.config.errors import UserError
 from tuning.data.plan import read_corpus
 from tuning.datasets import storage
-from tuning.datasets.features.audio import AudioError, decode, kept_span
+from tuning.datasets.features.audio import AudioError, decode, segment_slice
 from tuning.datasets.features.spectral import extract, num_samples
 from tuning.evaluation.onnx_graph import Graph, normalised
 from tuning.evaluation.saved_model import Best, load_best
@@ -175,7 +175,7 @@ def _clips(best: Best) -> tuple[Clips, str]:
             raw = storage.read_bytes(corpus.root, clip.id)
             waveform = decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db)
             values, num_valid = extract(waveform, features, best.num_frames)
-            kept = values[kept_span(num_valid, frames, features.segment)]
+            kept = values[segment_slice(num_valid, frames, features.segment)]
             row = np.zeros((frames, values.shape[1]), dtype=np.float32)
             row[: len(kept)] = kept
             found.append((row, len(kept)))

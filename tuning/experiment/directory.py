@@ -27,7 +27,7 @@ import filelock
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
-from tuning.config.schema import COSTS, identifying, nested
+from tuning.config.schema import COSTS, identifying, nested, without_effect
 from tuning.config.space import Space, read_recorded
 from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
@@ -265,10 +265,12 @@ class SearchFolder:
         """
         old = identifying(read_recorded(self.path / "config.yaml").written())
         new = identifying(space.written())
+        # A version that did not refuse them recorded settings that no trial reads.
+        unread = without_effect(old).keys() & without_effect(new).keys()
         differences = [
             f"  {path}: {plain(old.get(path))} -> {plain(new.get(path))}"
             for path in {**old, **new}
-            if plain(old.get(path)) != plain(new.get(path))
+            if path not in unread and plain(old.get(path)) != plain(new.get(path))
         ]
         differences += [f"  {difference}" for difference in _read_otherwise(self._fingerprint(), identity)]
         if differences:

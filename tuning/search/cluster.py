@@ -29,17 +29,18 @@ CAPACITY_VARIABLE = "TUNING_CLUSTER_CAPACITY"
 
 
 def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
-    """Our package as this process sees it, and the user's own model and corpus, for every worker of a cluster.
+    """Our package as this process sees it, and the user's own modules, for every worker of a cluster.
 
     A worker could import an older copy of our package, or another one of its name; what is sent goes before what is
     installed there. Of a submitted job's own runtime environment nothing is touched, because Ray refuses two values
     for one field.
 
     Args:
-        config: names the user's own model and corpus, if any.
+        config: names the user's own model, corpus and functions, if any.
         variables: names of environment variables that workers get as they are here.
     """
-    own = [path.partition(":")[0] for path in (config.model.name, config.data.corpus) if ":" in path]
+    named = (config.model.name, config.data.corpus, *(path for _, path in config.own))
+    own = [path.partition(":")[0] for path in named if ":" in path]
     modules = dict.fromkeys([OUR_PACKAGE, *(name.partition(".")[0] for name in own)])
     places = [place for name in modules if (place := _place_of(name)) is not None]
     job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}

@@ -1,4 +1,4 @@
-"""Ray only when something is to be computed: what is prepared before is found without it."""
+"""Start Ray only when something is to be computed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from tuning.search.resources import start_ray
 
 
 def when_needed(config: Config, say: Callable[[int, int], None] | None = None) -> Callable[[int, int], None]:
-    """A progress function (clips done, in total) that starts Ray the first time that something is left to do.
+    """Return a progress function (clips done, in total) that starts Ray when the first clips are left to do.
 
-    `say(missing, total)` is called before.
+    `say(missing, total)` is called before that.
     """
     started = False
 

@@ -1,8 +1,8 @@
-"""Population-based training: the poorest trials go on from the best ones' weights, with changed settings.
+"""Population-based training: the poorest trials continue from the best ones' weights with changed settings.
 
 Every `search.perturb_epochs` the trials wait for each other. Then the poorest share takes over weights and optimiser of
-the best share, and all go on. Synchronous, because then the values of that epoch and the seed decide alone: the same
-search takes the same course at any concurrency, and after a kill. Source: Jaderberg et al. 2017, 'Population based
+the best share, and all continue. Because they wait, only the values of that epoch and the seed decide: the same search
+takes the same course at any concurrency, and after a kill. Source: Jaderberg et al. 2017, 'Population based
 training of neural networks', appendix A.1 for the synchronous form.
 
 Ray's own scheduler needs Tune's checkpoints, forgets who took over what, and draws from global generators. Here the
@@ -33,21 +33,22 @@ from tuning.training.trainer import write_checkpoint
 
 log = logging.getLogger("tuning.search")
 
-# What a taken number is multiplied with unless it is drawn anew. Source: Jaderberg et al. 2017, section 4.1.
+# A copied number is multiplied with one of these unless it is drawn anew. Source: Jaderberg et al. 2017, section 4.1.
 FACTORS = (0.8, 1.2)
 
-STATE = "population.json"  # in the search's: the last epoch after which all that was to be taken over was
+# In the search's folder: the last epoch after which all copying was done.
+STATE = "population.json"
 
 
 def take_over(folder: Path, donor: Path, rate: float) -> None:
-    """Give a trial another's weights and optimiser; its own record, best epoch and random numbers stay.
+    """Copy another trial's weights and optimiser into a trial, which keeps its record, best epoch and random numbers.
 
-    Early stopping and plateau count on as the other's, whose curve the weights belong to.
+    The state of early stopping and of a plateau is copied, too: it belongs to the curve of those weights.
 
     Args:
-        folder: the trial's.
-        donor: the other's; both have trained the same number of epochs.
-        rate: new learning rate as a multiple of the other's: what a plateau made of it stays in proportion.
+        folder: of the trial.
+        donor: folder of the other, which has trained as many epochs.
+        rate: new learning rate as a multiple of the other's, so that what a plateau made of it stays in proportion.
     """
     import torch
 
@@ -61,7 +62,7 @@ def take_over(folder: Path, donor: Path, rate: float) -> None:
 
 
 class Population(FIFOScheduler):
-    """Tune's scheduler over a population whose trials wait for each other.
+    """Tune's scheduler of a population whose trials wait for each other.
 
     Args:
         space: what is searched.
@@ -101,12 +102,12 @@ class Population(FIFOScheduler):
                     self.scores[record.number][int(row["epoch"])] = self._score(row)
         self.trials: dict[int, Trial] = {}
         self.paused: set[int] = set()
-        self.stopping: set[int] = set()  # as the other schedulers have it: none
+        self.stopping: set[int] = set()  # trials stopped early, as other schedulers have it: none
         self.released = self._released_before()
         self._next_generation()
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, for Tune's own snapshot: a search goes on from the trials' folders."""
+        """Return nothing for Tune's snapshot: a search is resumed from the trials' folders."""
         return {}
 
     def num_waiting(self) -> int:
@@ -114,12 +115,12 @@ class Population(FIFOScheduler):
         return len(self.paused)
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """A trial is to run; it may be one that was cut off."""
+        """Take in a trial, which may be one that was cut off."""
         number = trial.config["number"]
         self.trials[number], self.params[number] = trial, trial.config["params"]
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Let a trial go on, or wait where it has to."""
+        """Let a trial continue, or pause it where it must wait for others."""
         number, epoch = trial.config["number"], result["epoch"]
         if result.get("finished"):
             return TrialScheduler.CONTINUE
@@ -133,20 +134,20 @@ class Population(FIFOScheduler):
         return TrialScheduler.PAUSE
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
-        """The others need not wait for a trial that ended."""
+        """Let the others not wait for a trial that ended."""
         self._leave(trial)
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
-        """Nor for one that failed for good."""
+        """Let the others not wait for a trial that failed for good."""
         if not trial.should_recover():
             self._leave(trial)
 
     def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
-        """Nor for one that ended before it ran."""
+        """Let the others not wait for a trial that ended before it ran."""
         self._leave(trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """A trial that never ran, else the first that waits no longer."""
+        """Return a trial that never ran, or else the first that need not wait any longer."""
         trials = tune_controller.get_trials()
         pending = [trial for trial in trials if trial.status == Trial.PENDING]
         if pending:
@@ -174,7 +175,7 @@ class Population(FIFOScheduler):
         return self.sign * float(row[self.config.search.metric])
 
     def _released_before(self) -> int:
-        """The last epoch after which the trials that did not end went on; 0 for a population that begins."""
+        """Return the last epoch after which the unfinished trials continued; 0 at the start of a population."""
         file = self.folder.path / STATE
         if not file.exists():
             return 0
@@ -182,7 +183,7 @@ class Population(FIFOScheduler):
         return int(state["epoch"]) if self.active & set(state["trials"]) else 0
 
     def _next_generation(self) -> bool:
-        """Where all wait at the same epoch, let the poorest take over and all go on; whether it was so."""
+        """If all trials have reached the epoch, let the poorest copy the best and release all; say whether they had."""
         epoch = self.released + self.every
         if not self.active or any(epoch not in self.scores[number] for number in self.active):
             return False
@@ -191,13 +192,13 @@ class Population(FIFOScheduler):
         for number in ranked[len(ranked) - share :]:
             best = ranked[int(fraction(self.config.seed, number, epoch, "pbt.trial") * share)]
             self._exploit(number, best, epoch)
-        # Only now may any of them go on: until here a kill loses nothing, since no weights have moved.
+        # Only now may any of them continue: a kill before this leaves every trial at the same epoch.
         write_json(self.folder.path / STATE, {"epoch": epoch, "trials": sorted(self.active)})
         self.released = epoch
         return True
 
     def _exploit(self, number: int, best: int, epoch: int) -> None:
-        """Take over, on disk. A kill within is made good by doing it again."""
+        """Copy the best trial into this one, on disk. After a kill in the middle it is done again."""
         folder, search = self.folder.trial(number), self.config.search
         known = exploits(folder)
         earlier = [entry for entry in known if entry["epoch"] < epoch]
@@ -217,11 +218,11 @@ class Population(FIFOScheduler):
 def explore(
     space: Space, params: dict[str, Any], seed: int, number: int, epoch: int, resample: float
 ) -> dict[str, Any]:
-    """The settings of a trial that takes over another's, whose `params` they are, changed at random.
+    """Return another trial's settings, changed at random.
 
-    A number is multiplied with one of `FACTORS` within its range, a listed value replaced by a neighbour; with
-    probability `resample` it is drawn anew. The same seed, trial and epoch change them the same way. Where the changed
-    values do not go together the other's stay.
+    A number is multiplied with one of `FACTORS`, within its range; a listed value is replaced by a neighbour; with
+    probability `resample` a value is drawn anew. The same seed, trial and epoch give the same changes. If the changed
+    values are not allowed together, the other's settings are returned unchanged.
     """
     changed: dict[str, Any] = {}
     for path in space.in_order():

@@ -1,4 +1,4 @@
-"""Prepare what the trials of a search read, and say what is done."""
+"""Prepare the features, texts and clips that trials read, and print what is done."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tuning.training.encoders import reads_text
 
 
 def prepare(folder: SearchFolder, data: DataModule) -> None:
-    """Make features, texts and augmented clips that are missing; list in the folder what can't be used."""
+    """Make missing features, texts and augmented clips; list unusable recordings in the search's folder."""
     _prepare_features(data)
     _say_split(data)
     _write_quarantine(folder, data)
@@ -26,7 +26,7 @@ def prepare(folder: SearchFolder, data: DataModule) -> None:
 
 
 def _prepare_features(data: DataModule) -> None:
-    """Make features of every recording and its lyrics, and say what was done."""
+    """Make missing features and texts, and print how many."""
     began = time.monotonic()
     what = "features and lyrics of" if reads_text(data.config) else "features of"
     data.prepare_features(_starting(data, what))
@@ -39,7 +39,7 @@ def _prepare_features(data: DataModule) -> None:
 
 
 def _counted(variants: list[Prepared], name: str) -> str:
-    """How many recordings or texts were prepared, and how many were found, in words."""
+    """Say how many recordings or texts were prepared and how many were reused."""
     made, kept = sum(v.num_extracted for v in variants), sum(v.num_reused for v in variants)
     kinds = f" in {len(variants)} variants" if len(variants) > 1 else ""
     if not made:
@@ -48,7 +48,7 @@ def _counted(variants: list[Prepared], name: str) -> str:
 
 
 def _prepare_banks(data: DataModule) -> None:
-    """Make the bank of augmented training clips, where the trials draw from one, and say what was done."""
+    """Make missing augmented training clips, if trials use any, and print how many."""
     began = time.monotonic()
     data.prepare_banks(_starting(data, "augmented versions of"))
     made = [variant for bank in data.banks.values() for variant in bank.values()]
@@ -60,7 +60,7 @@ def _prepare_banks(data: DataModule) -> None:
 
 
 def prepare_generated(data: DataModule) -> list[str]:
-    """Train the GANs that trials draw from, and say what was done; the folders of their clips."""
+    """Train missing GANs, print how many, and return the folders of their clips."""
     began = time.monotonic()
     trained: list[int] = []
 
@@ -78,7 +78,7 @@ def prepare_generated(data: DataModule) -> list[str]:
 
 
 def _starting(data: DataModule, what: str) -> Callable[[int, int], None]:
-    """A progress function that says what begins, and starts Ray, only if something is to do."""
+    """Return a progress function that prints what begins and starts Ray, once there is something to do."""
 
     def say(missing: int, total: int) -> None:
         print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)

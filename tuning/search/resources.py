@@ -1,4 +1,4 @@
-"""Ray, and what a trial takes of it."""
+"""Start Ray, and plan what a trial takes and how many run at once."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tuning.config.schema import Config
 from tuning.experiment.machine import num_cpus
 from tuning.search.cluster import CLUSTER_ENVIRONMENT, full_capacity, guard_token, runtime_env
 
-# Quiet and quick defaults; a user's own setting of any of them wins.
+# Defaults for a quiet and quick Ray; a variable that the user has set is left alone.
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -29,7 +29,7 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial takes and how many run at once."""
+    """CPUs and GPUs of a trial, and the number of trials at once."""
 
     cpus: int
     gpus_per_worker: float
@@ -47,17 +47,17 @@ class Resources:
 
 
 def local_machine() -> tuple[float, float]:
-    """CPUs and GPUs of this machine, without starting Ray."""
+    """Return the CPUs and GPUs of this machine, without starting Ray."""
     import torch
 
     return num_cpus(), torch.cuda.device_count()
 
 
 def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
-    """Resources per trial and the number of trials that fit.
+    """Return the resources of a trial and the number of trials that fit.
 
     Raises:
-        UserError: not even one trial fits.
+        UserError: not one trial fits.
     """
     wanted = config.resources
     per_gpu = wanted.gpus_per_worker
@@ -78,7 +78,7 @@ def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
 
 
 def check_resources(config: Config) -> None:
-    """Refuse a trial that this machine can't hold; a cluster's size is known when it is there.
+    """Refuse a trial that is too large for this machine; the size of a cluster is not known before it runs.
 
     Raises:
         UserError: not even one trial fits.
@@ -91,7 +91,7 @@ def check_resources(config: Config) -> None:
 
 
 def start_ray(config: Config) -> None:
-    """Start Ray here, or connect to the cluster that RAY_ADDRESS names; quiet either way."""
+    """Start Ray on this machine, or connect to the cluster that RAY_ADDRESS names, without Ray's messages."""
     address = os.environ.get("RAY_ADDRESS") or "local"
     for name, value in ({} if address == "local" else CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
@@ -111,7 +111,7 @@ def start_ray(config: Config) -> None:
 
 
 def cluster_resources() -> tuple[float, float]:
-    """CPUs and GPUs that Ray sees; of a cluster that grows on demand those of its full size."""
+    """Return the CPUs and GPUs that Ray has; for an autoscaling cluster those of its full size."""
     import ray
 
     found, full = ray.cluster_resources(), full_capacity()

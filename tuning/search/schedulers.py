@@ -1,177 +1,191 @@
-"""Who stops poor trials early, by name; each knows what earlier runs of the search recorded.
+"""Schedulers by name: which trial is stopped early, as a function of what all trials have reported.
 
-Ray does not keep what its schedulers learnt. Here it is rebuilt from the trials' `progress.csv`, so that a search that
-was killed, or is extended, judges its next trial as if it had never ended.
+A new one is one function and one line in `SCHEDULERS`. It gets the curves of all trials and the number of the one that
+has just reported, and says whether that one is stopped. Its keyword-only parameters are settings of the section
+`search`; with inner folds `grace_epochs` counts folds. `make_scheduler` gives two more: `longest`, the epoch or fold
+after which a trial ends by itself, and `seed`, the search's.
+
+Nothing is remembered but the curves, which are read from the trials' `progress.csv`. So a search that was killed, or is
+extended, judges its next row as if it had never ended.
 """
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+import numpy as np
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from tuning.config.distributions import fraction
+from tuning.config.own_functions import chosen, options
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.training.early_stopping import first_stop
+from tuning.training.tasks import Mode
+
+# By trial number its best metric up to each epoch (with inner folds its mean up to each fold), from the first on;
+# the larger the better.
+Curves = Mapping[int, Sequence[float]]
+
+# Fewest other trials whose curves make a median.
+MIN_OTHERS = 3
 
 
-@dataclass(frozen=True)
-class Member:
-    """A trial as a scheduler knows it: by its number, which outlives Tune's own identifiers."""
+def asha(curves: Curves, number: int, *, grace_epochs: int, longest: int, reduction_factor: float = 3.0) -> bool:
+    """Stop a trial that is not among the best of those that came as far as a rung, as asynchronous halving does.
 
-    trial_id: str
+    Rungs are `grace_epochs` times powers of `reduction_factor`, up to `longest`. One trial in `reduction_factor` is
+    among the best; the limit between them and the others is interpolated, as Ray does it. Source: Li et al. 2020, 'A
+    system for massively parallel hyperparameter tuning'.
 
-    @classmethod
-    def of(cls, number: int) -> Member:
-        """The trial with that number."""
-        return cls(f"{number:04d}")
-
-
-# What trials reported in earlier runs: by number, rows with the unit of time and the metric that is compared.
-Past = dict[int, list[dict[str, float]]]
-
-
-def recorded_rows(folder: SearchFolder, records: list[TrialRecord], config: Config) -> Past:
-    """The rows of every recorded trial as the schedulers were given them.
-
-    The running best is no column of `progress.csv`; it is the metric in the row that `best_epoch` names.
+    >>> curves = {1: [0.4], 2: [0.3], 3: [0.2], 4: [0.35]}
+    >>> [number for number in curves if asha(curves, number, grace_epochs=1, longest=9)]
+    [2, 3, 4]
     """
-    metric, past = config.search.metric, {}
-    for record in records:
-        rows = read_progress(folder.trial(record.number))
-        values = {int(row["epoch"]): float(row[metric]) for row in rows}
-        past[record.number] = [
-            {record.unit: int(row["epoch"]), f"{metric}_best": values[int(row["best_epoch"])]} for row in rows
-        ]
-    return past
+    return _stopped_at_rung(curves, number, _rungs(grace_epochs, longest, reduction_factor), reduction_factor)
 
 
-class Recalling(TrialScheduler):
-    """What the schedulers below add to Ray's: their memory, and which trials they are about to stop.
+def hyperband(
+    curves: Curves,
+    number: int,
+    *,
+    grace_epochs: int,
+    longest: int,
+    seed: int,
+    reduction_factor: float = 3.0,
+    brackets: int = 3,
+) -> bool:
+    """Deal the trials into brackets, each of which is an `asha` that begins one rung later; an asynchronous HyperBand.
+
+    Seed and number decide the bracket, with Ray's probabilities: one is e times as likely as the next, which has a rung
+    less. Source: as `asha`, and Li et al. 2018, 'Hyperband'.
+    """
+    rungs = _rungs(grace_epochs, longest, reduction_factor)
+    starts = range(min(brackets, len(rungs)))
+    mine = bracket_of(number, seed, len(rungs), len(starts))
+    same = {n: curve for n, curve in curves.items() if bracket_of(n, seed, len(rungs), len(starts)) == mine}
+    return _stopped_at_rung(same, number, rungs[mine:], reduction_factor)
+
+
+def median(curves: Curves, number: int, *, grace_epochs: int, longest: int) -> bool:
+    """Stop a trial whose best is below the median of the others' means, each from `grace_epochs` up to the same epoch.
+
+    Three others must have come as far. Source: Golovin et al. 2017, 'Google Vizier', section 3.2.1.
+    """
+    epoch = len(curves[number])
+    if epoch < grace_epochs:
+        return False
+    others = [curve for n, curve in curves.items() if n != number and len(curve) >= epoch]
+    means = [float(np.mean(curve[grace_epochs - 1 : epoch])) for curve in others]
+    return len(means) >= MIN_OTHERS and max(curves[number]) < float(np.median(means))
+
+
+SCHEDULERS: dict[str, Callable[..., bool]] = {"asha": asha, "hyperband": hyperband, "median": median}
+
+
+def _rungs(first: int, longest: int, factor: float) -> list[int]:
+    """The epochs of the rungs, in order; of two that fall into one epoch the later one counts."""
+    count = int(math.log(longest / first) / math.log(factor)) + 1  # as Ray counts them
+    return [math.ceil(first * factor**k) for k in range(count)]
+
+
+def _stopped_at_rung(curves: Curves, number: int, rungs: Sequence[int], factor: float) -> bool:
+    epoch = len(curves[number])
+    if epoch not in rungs:
+        return False
+    others = [curve[epoch - 1] for n, curve in curves.items() if n != number and len(curve) >= epoch]
+    return bool(others) and curves[number][-1] < float(np.percentile(others, (1 - 1 / factor) * 100))
+
+
+@functools.cache
+def bracket_of(number: int, seed: int, num_rungs: int, num_brackets: int) -> int:
+    """The bracket, from 0, that a trial of HyperBand is dealt into."""
+    weights = [math.exp(num_rungs - start) for start in range(num_brackets)]
+    drawn = fraction(seed, number, 0, "search.brackets") * sum(weights)
+    passed = itertools.accumulate(weights)
+    return next((start for start, limit in enumerate(passed) if drawn < limit), num_brackets - 1)
+
+
+class CurveScheduler(FIFOScheduler):
+    """Tune's scheduler that asks a function of the curves.
 
     Args:
-        unit: what counts a trial's time, `epoch` or `fold`.
-        past: what earlier runs recorded.
-        seed: of the search.
-        settings: of Ray's scheduler.
+        stops: curves and a number -> whether that trial is stopped.
+        unit: the column of a row that counts epochs, or folds.
+        metric: the ranking metric.
+        mode: its direction.
+        curves: what earlier runs recorded.
     """
 
-    def __init__(self, unit: str, past: Past, seed: int, **settings: Any) -> None:
-        super().__init__(time_attr=unit, **settings)
-        self.unit, self.past, self.seed = unit, past, seed
-        self.reported = {number: int(rows[-1][unit]) for number, rows in past.items() if rows}
+    def __init__(
+        self,
+        stops: Callable[[Curves, int], bool],
+        unit: str,
+        metric: str,
+        mode: Mode,
+        curves: Curves,
+    ) -> None:
+        super().__init__()
+        self.stops, self.unit, self.column = stops, unit, f"{metric}_best"
+        self.sign = 1 if mode == "max" else -1
+        self.curves = {number: [self.sign * value for value in curve] for number, curve in curves.items()}
         # A trial that is named here ends with the row that it has just reported.
         self.stopping: set[int] = set()
 
-    def set_search_properties(self, metric: str | None, mode: str | None, **spec: Any) -> bool:
-        """Take the metric, and then what was recorded: it is compared by that metric."""
-        taken = super().set_search_properties(metric, mode, **spec)
-        for number, rows in self.past.items():
-            self.recall(number, rows)
-        self.past = {}
-        return taken
-
-    def recall(self, number: int, rows: list[dict[str, float]]) -> None:
-        """Take a trial's rows of an earlier run; what was decided then is decided."""
-        raise NotImplementedError
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """A trial is to run."""
-        super().on_trial_add(tune_controller, Member.of(trial.config["number"]))
-
     def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        """Judge a row once: a trial that was cut off says its last one again, and one that ended, too."""
+        """Judge a row once: a trial that was cut off reports its last one again, and so does one that ended."""
         number = trial.config["number"]
-        if result[self.unit] <= self.reported.get(number, 0):
+        curve = self.curves.setdefault(number, [])
+        if result[self.unit] <= len(curve):
             return TrialScheduler.CONTINUE
-        self.reported[number] = result[self.unit]
-        decision = super().on_trial_result(tune_controller, Member.of(number), result)
-        if decision != TrialScheduler.STOP or result.get("finished"):  # a trial at its end is not stopped
+        assert result[self.unit] == len(curve) + 1, f"row {result[self.unit]} of trial {number} after {len(curve)}"
+        curve.append(self.sign * result[self.column])
+        # A trial at its end is not stopped: it would look as if it had not ended by itself.
+        if result.get("finished") or not self.stops(self.curves, number):
             return TrialScheduler.CONTINUE
         self.stopping.add(number)
-        return decision
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """A trial ended; its last row was judged."""
-        super().on_trial_complete(tune_controller, Member.of(trial.config["number"]), result)
-
-    def on_trial_remove(self, tune_controller: Any, trial: Any) -> None:
-        """A trial ended before it ran."""
-        super().on_trial_remove(tune_controller, Member.of(trial.config["number"]))
+        return TrialScheduler.STOP
 
 
-class Halving(Recalling, AsyncHyperBandScheduler):
-    """ASHA, and with several brackets asynchronous HyperBand; rungs and brackets outlive the process.
+def recorded_curves(folder: SearchFolder, records: list[TrialRecord], metric: str) -> dict[int, list[float]]:
+    """The best metric of every recorded trial up to each of its rows.
 
-    Source: Li et al. 2020, 'A system for massively parallel hyperparameter tuning'. Ray draws a trial's bracket from
-    numpy's global generator; here search and trial number decide, with Ray's probabilities: a longer bracket is e
-    times as likely as the next.
+    `progress.csv` has no column for it: it is the metric in the row that `best_epoch` names.
     """
-
-    def on_trial_add(self, tune_controller: Any, trial: Any) -> None:
-        """Put a trial into its bracket."""
-        self._trial_info[Member.of(trial.config["number"]).trial_id] = self._bracket(trial.config["number"])
-
-    def recall(self, number: int, rows: list[dict[str, float]]) -> None:
-        """Enter the rows on the rungs. Their order among trials does not matter: a rung is a set of values."""
-        bracket, member = self._bracket(number), Member.of(number)
-        for row in rows:
-            bracket.on_result(member, row[self.unit], self._metric_op * row[self._metric])
-
-    def _bracket(self, number: int) -> Any:
-        weights = [math.exp(len(bracket._rungs)) for bracket in self._brackets]
-        drawn = fraction(self.seed, number, 0, "search.brackets") * sum(weights)
-        for bracket, weight in zip(self._brackets, weights, strict=True):
-            drawn -= weight
-            if drawn < 0:
-                return bracket
-        return self._brackets[-1]
+    curves = {}
+    for record in records:
+        rows = read_progress(folder.trial(record.number))
+        values = {int(row["epoch"]): float(row[metric]) for row in rows}
+        curves[record.number] = [values[int(row["best_epoch"])] for row in rows]
+    return curves
 
 
-class Median(Recalling, MedianStoppingRule):
-    """Median stopping; the curves outlive the process."""
+def make_scheduler(space: Space, config: Config, mode: Mode, curves: Curves) -> FIFOScheduler:
+    """The search's scheduler, which compares trials at equal epochs, or with inner folds at equal folds.
 
-    def recall(self, number: int, rows: list[dict[str, float]]) -> None:
-        """Take over a curve."""
-        if rows:
-            self._results[Member.of(number)] = list(rows)
-
-    def on_trial_complete(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        """Nothing: Ray adds the last row a second time here, which would count twice in the mean of the curve."""
-
-
-def make_scheduler(space: Space, config: Config, past: Past) -> TrialScheduler:
-    """The search's scheduler, which compares running bests at equal epochs, or with inner folds means at equal folds.
-
-    A full-length trial ends by itself: a scheduler that stopped it at its last epoch would make a finished trial look
-    stopped. Where the number of epochs is searched, rungs reach the largest; a trial with fewer ends by itself, too.
-    `pbt` is not made here, since it acts on the trials' folders.
+    Where the number of epochs is searched, rungs reach the largest. `pbt` is not made here, since it acts on the
+    trials' folders.
 
     Args:
         space: what is searched.
         config: of the search.
-        past: what earlier runs recorded.
+        mode: direction of the ranking metric.
+        curves: by trial number what earlier runs recorded, as `recorded_curves` gives it.
+
+    Raises:
+        UserError: the scheduler is a function of the user's own that does not exist.
     """
     search, folds = config.search, config.split.inner_folds
     unit, longest = ("epoch", int(space.largest("training.epochs"))) if folds is None else ("fold", folds)
-    grace = first_stop(config, longest)
-    if grace is None:
+    first = first_stop(config, longest)
+    if first is None:
         return FIFOScheduler()
-    if search.scheduler in ("asha", "hyperband"):
-        fitting = int(math.log(longest / grace) / math.log(search.reduction_factor)) + 1  # as Ray counts rungs
-        return Halving(
-            unit,
-            past,
-            config.seed,
-            max_t=longest,
-            grace_period=grace,
-            reduction_factor=search.reduction_factor,
-            brackets=min(search.brackets, fitting) if search.scheduler == "hyperband" else 1,
-            stop_last_trials=False,
-        )
-    # Without a time slice no trial is paused for want of others to compare with: it would begin again each time.
-    return Median(unit, past, config.seed, grace_period=grace, min_samples_required=3, min_time_slice=math.inf)
+    function = chosen("search.scheduler", search.scheduler, SCHEDULERS)
+    given = {"grace_epochs": first, "longest": longest, "seed": config.seed}
+    stops = functools.partial(function, **options(function, search.model_dump() | given))
+    return CurveScheduler(stops, unit, search.metric, mode, curves)

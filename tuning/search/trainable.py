@@ -1,7 +1,7 @@
 """Run a trial in Ray Tune, on one worker or on several.
 
-Two backends, one loop. One worker trains in the Tune trial itself, which starts in under a second; several workers are
-a TorchTrainer inside the Tune trial, which itself computes nothing (seven to ten seconds to its first result).
+One worker trains within the Tune trial itself, which starts in under a second. Several workers are a TorchTrainer that
+the Tune trial starts and waits for (seven to ten seconds to the first result).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from tuning.training.trial import train
 
 
 def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
-    """A Tune trial: trains here, or on a group of workers.
+    """Train a trial, here or on a group of workers.
 
     Args:
         given: a `TrialSpec` as plain values.
-        data: what `DataModule.share` gave, by `data_key`.
+        data: the references that `DataModule.share` returned, by `data_key`.
     """
     import ray
     from ray import tune
@@ -42,24 +42,24 @@ def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
     if gpu and share < 1:
         # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
         torch.cuda.set_per_process_memory_fraction(share)
-    # On a share of a GPU the trial can get more memory, and then trains as the others do.
+    # A trial on a share of a GPU can be given a larger one, and then trains as the others do.
     train(spec, fetch(parts), tune.report, device=device, splits=not (gpu and share < 1))
 
 
 def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
     """Train a trial data-parallel (DDP).
 
-    A group that ran out of memory begins again from its last checkpoint with batches in parts, half as large each
-    time: one worker alone can't split its batch, since the others wait for each of its steps. With a share of a GPU
-    that is left to the search, which gives the trial a larger one.
+    A group that runs out of memory starts again from its last checkpoint with half as many clips at once: no worker
+    can split its batch alone, since the others wait for each of its steps. On a share of a GPU the error is raised
+    instead, and the search gives the trial a larger share.
 
     Args:
         spec: the trial.
         config: its configuration.
-        parts: what `DataModule.share` put there for it.
+        parts: references to its data, from `DataModule.share`.
 
     Raises:
-        Exception: the worker's own, as with one worker; of several workers the one that tells most.
+        Exception: the worker's own, as with one worker; of several errors the one that says most.
     """
     from ray.train import TrainingFailedError
 
@@ -77,9 +77,10 @@ def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
 
 
 def worker_error(error: BaseException) -> BaseException:
-    """What failed in a group of workers: a lost machine, too little memory, else the first error that is no echo.
+    """Return the error that made a group of workers fail.
 
-    When one worker fails, the others say that a connection was closed.
+    A lost machine or too little memory before others; when one worker fails, the others only report a closed
+    connection.
     """
     from ray.exceptions import RayActorError, RayError
 

@@ -1,7 +1,8 @@
-"""One search under Ray Tune, from a checked space to the trials' folders."""
+"""Run a search in Ray Tune: from a checked space to the folders of its trials."""
 
 from __future__ import annotations
 
+import functools
 import logging
 import shutil
 import signal
@@ -31,7 +32,7 @@ from tuning.search.fault_tolerance import Failures
 from tuning.search.population_based_training import Population
 from tuning.search.ray_internals import losses_end_trials_alone
 from tuning.search.resources import Resources
-from tuning.search.schedulers import make_scheduler, recorded_rows
+from tuning.search.schedulers import make_scheduler, recorded_curves
 from tuning.search.searcher import StudySearcher, name_values, open_study, reconcile
 from tuning.search.trainable import run_trial
 from tuning.search.worker_groups import orphans_released
@@ -45,10 +46,10 @@ INTERRUPTED, OUT_OF_TIME = "interrupted", "time budget"
 
 @dataclass
 class StopRequest(Stopper):
-    """Ends the whole search on a signal or when its time is up.
+    """Ask Tune to end the whole search: on a signal, when its time is up, or when results can't be written.
 
     Args:
-        seconds: time budget, or None.
+        seconds: time budget; None: no limit.
     """
 
     seconds: float | None = None
@@ -59,7 +60,7 @@ class StopRequest(Stopper):
         self.began = time.monotonic()
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        """Never stops a single trial."""
+        """Stop no single trial."""
         return False
 
     def for_fault(self, fault: str) -> None:
@@ -67,7 +68,7 @@ class StopRequest(Stopper):
         self.fault = self.reason = fault
 
     def stop_all(self) -> bool:
-        """Whether the search should end now."""
+        """Say whether the search ends now."""
         if not self.reason and self.seconds is not None and time.monotonic() - self.began > self.seconds:
             self.reason = OUT_OF_TIME
         return bool(self.reason)
@@ -75,7 +76,7 @@ class StopRequest(Stopper):
 
 @contextmanager
 def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[None]:
-    """Ctrl-C and SIGTERM end the search in good order; a second one at once."""
+    """End the search in good order on Ctrl-C or SIGTERM, and at once on a second one."""
 
     def stop(number: int, frame: Any) -> None:
         if request.reason == INTERRUPTED:
@@ -98,20 +99,20 @@ def run_search(
     resources: Resources,
     trainable: Callable[..., None] = run_trial,
 ) -> str:
-    """Run what of the search has not been run.
+    """Run the trials of a search that have not ended yet.
 
     Args:
-        folder: where it is written; its finished trials are not run again.
+        folder: the search's folder.
         plan: the checked search.
-        data: passed on to every trial: references into Ray's object store.
-        resources: of a trial, and how many at once.
-        trainable: `trainable(spec, data)`, the spec as plain values; tests put a formula in the model's place.
+        data: references into Ray's object store, given to every trial.
+        resources: what a trial takes, and how many run at once.
+        trainable: `trainable(spec, data)`, the spec as plain values; tests use a formula in place of training.
 
     Returns:
-        Empty when every trial ended, else why the search stopped before.
+        Why the search stopped early; empty when every trial ended.
 
     Raises:
-        StorageError: results can't be written any more. What was written is whole, and the same search goes on from it.
+        StorageError: results can't be written any more. What was written is whole, and the search can be resumed.
     """
     space, config, mode, total = plan.space, plan.config, plan.mode, plan.total
     metric = config.search.metric
@@ -128,26 +129,12 @@ def run_search(
     if len(ended) >= total:
         return ""
 
-    def make_spec(number: int, params: dict[str, Any]) -> TrialSpec:
-        params = current_params(folder.trial(number)) or params
-        config = space.config(params)
-        return TrialSpec(
-            number=number,
-            params=params,
-            config=config.model_dump(mode="json"),
-            encoder=encoder_of(config),
-            directory=str(folder.trial(number).resolve()),
-            search=folder.name,
-            remote=folder.remote_checkpoints(number),
-            scratch=folder.scratch,
-            gpus_per_worker=resources.gpus_per_worker,
-        )
-
+    make_spec = functools.partial(_spec, folder, space, resources)
     scheduler: Any
     if config.search.scheduler == "pbt":
         scheduler = Population(space, config, mode, folder, records, total, resources.concurrent, make_spec)
     else:
-        scheduler = make_scheduler(space, config, recorded_rows(folder, records, config))
+        scheduler = make_scheduler(space, config, mode, recorded_curves(folder, records, metric))
     limit, waiting = resources.concurrent + _look_ahead(config), getattr(scheduler, "num_waiting", lambda: 0)
     searcher = StudySearcher(space, config, study, total, ended, make_spec, limit, waiting)
     minutes = config.search.time_budget_minutes
@@ -159,40 +146,56 @@ def run_search(
     with View(Standing(folder.name, total, metric, mode, longest, words, known, len(ended))) as view:
         recorder = Recorder(folder, metric, mode, view.update, getattr(scheduler, "stopping", ()))
         failures = Failures(resources, config.resources.max_restarts, request.for_fault, view.say)
-        with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say):
-            tuner = tune.Tuner(
-                tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources)),
-                tune_config=tune.TuneConfig(
-                    metric=f"{metric}_best",
-                    mode=mode,
-                    search_alg=searcher,
-                    scheduler=scheduler,
-                    num_samples=total - len(ended),
-                    # Actors of TorchTrainer drivers can't be used again (2 of 6 trials failed when tried).
-                    reuse_actors=resources.workers == 1,
-                    trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
-                ),
-                run_config=tune.RunConfig(
-                    name="tune",
-                    storage_path=str(scratch.resolve()),
-                    stop=request,
-                    callbacks=[failures, recorder],
-                    verbose=0,
-                    failure_config=tune.FailureConfig(max_failures=config.resources.max_restarts),
-                    checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
-                ),
-            )
-            with orphans_released() if resources.workers > 1 else nullcontext():
-                _fit(tuner, folder, request)
+        tune_config = tune.TuneConfig(
+            metric=f"{metric}_best",
+            mode=mode,
+            search_alg=searcher,
+            scheduler=scheduler,
+            num_samples=total - len(ended),
+            # Actors of TorchTrainer drivers can't be used again (2 of 6 trials failed when tried).
+            reuse_actors=resources.workers == 1,
+            trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
+        )
+        run_config = tune.RunConfig(
+            name="tune",
+            storage_path=str(scratch.resolve()),
+            stop=request,
+            callbacks=[failures, recorder],
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=config.resources.max_restarts),
+            checkpoint_config=tune.CheckpointConfig(num_to_keep=1),
+        )
+        function = tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources))
+        tuner = tune.Tuner(function, tune_config=tune_config, run_config=run_config)
+        groups = orphans_released() if resources.workers > 1 else nullcontext()
+        with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say), groups:
+            _fit(tuner, folder, request)
         _cut_off(recorder, folder, request)
-    # Ray's own bookkeeping: a search goes on from the trials' folders and the study, not from it.
+    # Ray's own records: a search is resumed from the trials' folders and the study, not from them.
     shutil.rmtree(scratch, ignore_errors=True)
     log.info("search ended: %s", request.reason or "all trials")
     return request.reason
 
 
+def _spec(folder: SearchFolder, space: Space, resources: Resources, number: int, params: dict[str, Any]) -> TrialSpec:
+    """Describe a trial for the process that trains it; settings that it took over in a population count."""
+    params = current_params(folder.trial(number)) or params
+    config = space.config(params)
+    return TrialSpec(
+        number=number,
+        params=params,
+        config=config.model_dump(mode="json"),
+        encoder=encoder_of(config),
+        directory=str(folder.trial(number).resolve()),
+        search=folder.name,
+        remote=folder.remote_checkpoints(number),
+        scratch=folder.scratch,
+        gpus_per_worker=resources.gpus_per_worker,
+    )
+
+
 def _fit(tuner: tune.Tuner, folder: SearchFolder, request: StopRequest) -> None:
-    """Run the trials; a disk that does not take their records ends it, here or in a trial."""
+    """Run the trials. An error of the disk, here or in a trial, ends the search in good order."""
     try:
         with _ray_speaks_to(folder.path / "search.log"), losses_end_trials_alone():
             tuner.fit()
@@ -204,7 +207,7 @@ def _fit(tuner: tune.Tuner, folder: SearchFolder, request: StopRequest) -> None:
 
 
 def _cut_off(recorder: Recorder, folder: SearchFolder, request: StopRequest) -> None:
-    """Record that trials in flight ended with the search, also on a disk that may not take it."""
+    """Record that the running trials were cut off, as far as the disk takes it."""
     try:
         recorder.cut_off(request.reason or "ended with the search")
     except OSError as error:
@@ -214,10 +217,10 @@ def _cut_off(recorder: Recorder, folder: SearchFolder, request: StopRequest) -> 
 
 
 def _look_ahead(config: Config) -> int:
-    """Trials proposed beyond those that run, so that the next starts at once on what the last leaves free.
+    """Return how many trials are proposed before there is room for them, so that the next one starts at once.
 
-    None where proposals depend on results, or where not the resources alone bound what runs: by the user's wish,
-    or because the drivers of worker groups hold no CPU.
+    0 where proposals depend on results, and where something else than resources limits what runs: the user's
+    `max_concurrent`, or worker groups, whose drivers hold no CPU.
     """
     search = config.search
     bounded = search.max_concurrent is not None or config.resources.workers_per_trial > 1
@@ -226,7 +229,7 @@ def _look_ahead(config: Config) -> int:
 
 @contextmanager
 def _ray_speaks_to(file: Path) -> Iterator[None]:
-    """Into a file goes what Tune prints even when told to be silent: its table, each failed trial's traceback."""
+    """Write to a file what Tune prints even when told to be silent: its table and failed trials' tracebacks."""
     logger = logging.getLogger("ray")
     before = logger.handlers[:]
     stream = QuietFile(file.open("a", encoding="utf-8"))

@@ -1,8 +1,8 @@
-"""Worker groups whose trial is gone give their CPUs and GPUs back: Ray keeps what a dead process reserved.
+"""Release what worker groups of dead trials reserved; Ray would keep it until the job ends.
 
-A placement group outlives the actor that made it until the whole job ends. Ray Train has a watcher for that, one more
-process for each trial, which asks the dashboard; it gives up for good where two Rays run on one machine or the
-dashboard is slow, and the next trial then waits for ever. So the search looks itself.
+A placement group outlives the actor that made it. Ray Train has a watcher for that: one more process for each trial,
+which asks the dashboard. It gives up for good where two Rays run on one machine or the dashboard is slow; the next
+trial then waits for ever. So the search looks for such groups itself.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from tuning.search.ray_internals import release_orphans
 
 log = logging.getLogger("tuning.search")
 
-SECONDS = 1.0  # between two looks
+INTERVAL_SECONDS = 1.0
 PATIENCE_SECONDS = 30.0  # for the last trials' processes to end
 
 
 @contextmanager
 def orphans_released() -> Iterator[None]:
-    """Release the groups of dead trials while a search runs, and at its end, when all of them are."""
+    """Release the groups of dead trials while a search runs, and the last ones at its end."""
     repeated = Repeated("groups of dead trials", _look)
     repeated.start()
     try:
@@ -40,4 +40,4 @@ def _look() -> float:
         release_orphans()
     except Exception:  # the search's own calls to Ray will say what is wrong with it
         log.debug("groups not looked at", exc_info=True)
-    return SECONDS
+    return INTERVAL_SECONDS

@@ -1,4 +1,4 @@
-"""What a configuration's model costs, whatever it learns: a second metric beside the one that ranks."""
+"""Size and speed of a model, which a search may rank by as a second metric."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ WARM_UPS, PASSES = 5, 31
 
 
 def cost_of(model: Any, name: str, num_frames: int, num_features: int, others: Sequence[Any] = ()) -> float:
-    """One of COSTS of a torch module that takes features [clips, frames, features], and perhaps others of one clip.
+    """Return one of `COSTS` for a model that takes features [clips, frames, features] and `others` of one clip.
 
-    `parameters` that are trained, `size_mb` of all weights and buffers (1 MB = 10**6 bytes), `latency_ms`: the median
-    time of one clip's prediction on this machine's CPU, with the trial's threads, while other trials train beside it.
+    `parameters`: trained weights. `size_mb`: all weights and buffers, 1 MB = 10**6 bytes. `latency_ms`: median time to
+    predict one clip on this machine's CPU with the trial's threads, while other trials train at the same time.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""What a trial that is an inner cross-validation knows of its folds: their results, and the means over them."""
+"""Results of a trial that is a cross-validation: those of its folds, and the means over them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tuning.training.tasks import Task
 
 
 def describe_parts(split: Split, num_folds: int | None) -> str:
-    """How many clips are for what, in words."""
+    """Say how many clips train, validate and test."""
     sealed = f"{len(split.test)} test (sealed)"
     if num_folds is None:
         return f"{len(split.train)} train, {len(split.val)} validation, {sealed}"
@@ -25,17 +25,17 @@ def describe_parts(split: Split, num_folds: int | None) -> str:
 
 
 def rounded_mean(counts: Iterable[int]) -> int:
-    """The mean as a whole number, a half rounded up."""
+    """Return the mean as a whole number; a half is rounded up."""
     return math.floor(statistics.mean(counts) + 0.5)
 
 
 def median_rates(curves: Sequence[Sequence[float]], num_epochs: int) -> list[float]:
-    """The median learning rate of several trainings in each epoch; one that had ended counts with its last."""
+    """Return the median learning rate of several trainings in each epoch; one that has ended counts with its last."""
     return [statistics.median(rates[min(n, len(rates) - 1)] for rates in curves) for n in range(num_epochs)]
 
 
 def mean_and_std(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict[str, float]]:
-    """Mean and population standard deviation of each validation metric that is defined in every row."""
+    """Return mean and population standard deviation of each validation metric that every row has."""
     names = [name for name in rows[0] if name.startswith("val_") and all(name in row for row in rows)]
     columns = {name: [float(row[name]) for row in rows] for name in names}
     means = {name: math.fsum(values) / len(values) for name, values in columns.items()}
@@ -44,7 +44,7 @@ def mean_and_std(rows: Sequence[dict[str, Any]]) -> tuple[dict[str, float], dict
 
 
 def constant_baseline(task: Task, folds: Folds) -> dict[str, float]:
-    """The constant predictor's metrics: fitted on each fold's training clips, the mean over folds.
+    """Return the metrics of a constant prediction, fitted on each fold's training clips: the mean over folds.
 
     Raises UserError when the loss can't be used with a fold's labels.
     """
@@ -53,14 +53,14 @@ def constant_baseline(task: Task, folds: Folds) -> dict[str, float]:
 
 @dataclass
 class FoldResult:
-    """What is known of one fold's training.
+    """Progress and result of one fold's training.
 
     Args:
-        epochs: finished so far.
-        seconds: that they took.
-        rates: learning rate at the end of each.
+        epochs: number of epochs done.
+        seconds: time that they took.
+        rates: learning rate at the end of each epoch.
         best: row of the best epoch.
-        finished: why the training ended; empty while it goes on.
+        finished: why the training ended; empty before.
     """
 
     epochs: int = 0
@@ -70,7 +70,7 @@ class FoldResult:
     finished: str = ""
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take an epoch's row; one that was taken before, as a training says that was cut off, changes nothing."""
+        """Add an epoch's row. A resumed training reports its last row again, which changes nothing."""
         if row["epoch"] <= self.epochs:
             return
         self.epochs, self.finished = row["epoch"], row["finished"]
@@ -81,12 +81,12 @@ class FoldResult:
 
 
 class FoldResults:
-    """A trial's folds in order, the last perhaps unfinished; kept in a file so that a cut off trial goes on.
+    """Results of a trial's folds in order, kept in a file so that the trial can be resumed; the last may be unfinished.
 
     Args:
         num_folds: of the whole trial.
         metric: what ranks the trials.
-        file: where they are kept; none to keep nothing.
+        file: where they are kept; None keeps nothing.
     """
 
     FILE = "folds.json"  # beside the folds' checkpoints
@@ -99,11 +99,11 @@ class FoldResults:
 
     @property
     def num_finished(self) -> int:
-        """Folds whose training ended."""
+        """Number of folds whose training ended."""
         return sum(bool(fold.finished) for fold in self.folds)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Take an epoch of the first unfinished fold."""
+        """Add an epoch of the first unfinished fold."""
         if self.num_finished == len(self.folds):
             self.folds.append(FoldResult())
         self.folds[-1].add({name: value for name, value in row.items() if name != f"{self.metric}_best"})
@@ -118,11 +118,11 @@ class FoldResults:
         return [fold.rates for fold in self.folds[: self.num_finished]]
 
     def row(self) -> dict[str, Any]:
-        """What the trial reports after its latest finished fold.
+        """Return the row that the trial reports after a fold.
 
         `epoch` and `fold` are the number of finished folds; each `val_*` is the mean of the folds' best epochs, with
-        `_std` over them; `<metric>_best` is the mean, too: there is no running best, since folds differ in how hard
-        they are. `fold_epochs` is the best epoch of the latest fold, `seconds` its time.
+        `_std` their deviation; `<metric>_best` is that mean, too, and not the best so far, since some folds are harder
+        than others. `fold_epochs` is the best epoch of the latest fold, `seconds` its time.
         """
         done = self.folds[: self.num_finished]
         means, stds = mean_and_std([fold.best for fold in done])

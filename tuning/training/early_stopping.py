@@ -1,4 +1,4 @@
-"""When a training ends, and before when no scheduler ends it: one rule for trainings, searches and estimates.
+"""Say when a training ends, and when a scheduler may end it at the earliest. Trials and estimates ask the same rule.
 
 Imports nothing heavy.
 """
@@ -9,14 +9,18 @@ from collections.abc import Collection
 
 from tuning.config.schema import Config, TrainingSettings
 
-# Schedulers that stop trials.
-STOPPING = ("asha", "hyperband", "median")
+# Schedulers that stop no trial.
+STOPS_NONE = ("none", "pbt")
 
 
 def next_wait(wait: int, epoch: int, gained: bool, unfreezing: Collection[int]) -> int:
-    """Epochs in a row without a better metric after one more, which gained or not.
+    """Count the epochs in a row without a better metric, after one more epoch.
 
-    At the start of the epochs `unfreezing`, when more of the model is trained, they are counted anew.
+    Args:
+        wait: the count before it.
+        epoch: its number, from 1.
+        gained: whether its metric is better.
+        unfreezing: epochs from which on more of the model is trained; counting starts anew there.
     """
     if gained:
         return 0
@@ -24,7 +28,7 @@ def next_wait(wait: int, epoch: int, gained: bool, unfreezing: Collection[int]) 
 
 
 def why_ended(settings: TrainingSettings, epoch: int, wait: int, unfreezing: Collection[int]) -> str:
-    """Why a training ends with an epoch, counted from 1; empty where it goes on. Not before the last unfreezing."""
+    """Say why a training ends with an epoch, counted from 1; empty if it does not. It lasts until all is unfrozen."""
     if epoch >= settings.epochs:
         return "all epochs"
     if settings.patience is not None and wait >= settings.patience and epoch >= max(unfreezing, default=1):
@@ -33,7 +37,7 @@ def why_ended(settings: TrainingSettings, epoch: int, wait: int, unfreezing: Col
 
 
 def earliest_end(settings: TrainingSettings, unfreezing: Collection[int]) -> int:
-    """Epochs of a training that never becomes better than it is after its first."""
+    """Return the number of epochs of a training whose first epoch is its best."""
     epoch, wait = 1, 0
     while not why_ended(settings, epoch, wait, unfreezing):
         epoch += 1
@@ -42,10 +46,10 @@ def earliest_end(settings: TrainingSettings, unfreezing: Collection[int]) -> int
 
 
 def first_stop(config: Config, longest: int) -> int | None:
-    """The epoch, or with inner folds the fold, with which a scheduler may first stop a trial; None where none does.
+    """Return the epoch (with inner folds: the fold) after which a scheduler may first stop a trial; None: never.
 
     `longest`: most epochs of a trial.
     """
-    if config.search.scheduler not in STOPPING:
+    if config.search.scheduler in STOPS_NONE:
         return None
     return 1 if config.split.inner_folds is not None else min(config.search.grace_epochs, longest)

@@ -1,4 +1,4 @@
-"""Batches in parts, for a model that ran out of memory: fewer clips at once, the same gradient."""
+"""Split batches that do not fit into memory into parts whose gradients add up to the same gradient."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from torch import nn
 Batch = dict[str, Any]
 Result = TypeVar("Result")
 
-# What libraries below torch say when they get no memory.
+# What the libraries that torch calls say when they get no memory.
 _IN_TEXT = ("CUDA out of memory", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_ALLOC_FAILED", "can't allocate memory")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device or this machine had too little memory."""
+    """Say whether an error means that a device or this machine had too little memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _IN_TEXT)
 
 
 class Parts:
-    """How many clips go through a model at once: all of a batch, and fewer once that took more memory than there is.
+    """Number of clips that go through a model at once: all of a batch, until that takes more memory than there is.
 
     Args:
-        fewest: clips that a part must have at least; batch-norm can't train on one.
-        splits: whether running out of memory leads to parts. Else it is an error, as where others wait for each step
-            of this worker, or where a trial can get more memory and so train as the others do.
-        clips: most clips at once, or None.
+        fewest: smallest number of clips in a part; batch norm can't train on one.
+        splits: whether to split when memory runs out. Otherwise that is an error: where other workers wait for each
+            step of this one, or where the trial can be given more memory and train as the others do.
+        clips: most clips at once; None: all of a batch.
     """
 
     def __init__(self, fewest: int = 1, splits: bool = True, clips: int | None = None) -> None:
         self.fewest, self.splits, self.clips = fewest, splits, clips
 
     def of(self, batch: Batch) -> list[Batch]:
-        """The batch in parts as even as can be."""
+        """Split a batch into parts of nearly equal size."""
         size = len(batch["features"])
         if self.clips is None or size <= self.clips:
             return [batch]
@@ -46,7 +46,7 @@ class Parts:
         return [{**batch, **{name: pieces[name][i] for name in pieces}} for i in range(number)]
 
     def run(self, batch: Batch, function: Callable[[list[Batch]], Result]) -> Result:
-        """`function` of the batch's parts; again with parts half as large where it ran out of memory.
+        """Return `function` of the batch's parts; when memory runs out, try again with parts half as large.
 
         Raises:
             RuntimeError: no memory for the smallest parts either.
@@ -59,7 +59,7 @@ class Parts:
                 largest = max(len(part["features"]) for part in parts)
                 if not self.splits or largest < 2 * self.fewest or not is_out_of_memory(error):
                     raise
-            # Out here the error is gone, and with it the frames that held what was computed.
+            # Outside of `except` the error is gone, and with it the stack frames that held the tensors.
             self.clips = -(-largest // 2)
             gc.collect()
             if torch.cuda.is_available():
@@ -71,5 +71,5 @@ def _is_per_clip(value: Any, size: int) -> bool:
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Whether what a model makes of a clip depends, in training, on the other clips of its batch."""
+    """Say whether a model's output for a clip depends, in training, on the other clips of its batch."""
     return any("BatchNorm" in type(module).__name__ for module in model.modules())

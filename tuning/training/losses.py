@@ -1,9 +1,10 @@
-"""Losses by name: one value per sample, so that the loss of a whole split is the exact mean over its samples.
+"""Losses by name: one value per clip, so that the loss of a whole split is the exact mean over its clips.
 
-A loss averages over the outputs (it does not sum them), as Keras's built-in losses do, so that its scale does not
-depend on their number. The guide's own losses sum over two outputs and are twice as large; the learning rate and
-the L2 penalty have to be read beside that. A new loss is one function and one line in `LOSSES`; parameters after
-the first two are settings of the section `loss` with the same name.
+A loss averages over the outputs and does not sum them, as Keras's built-in losses do, so that its scale does not depend
+on their number. The documented formulas sum over two outputs and are twice as large, beside which their learning rates
+and L2 penalties have to be read.
+
+A new loss is one function and one line in `LOSSES`; its keyword-only parameters are settings of the section `loss`.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,16 +16,16 @@ from torch import Tensor
 
 
 def mse(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Mean squared error: [B, K], [B, K] -> [B]. Source: guide part 8, loss 1."""
+    """Mean squared error: [B, K], [B, K] -> [B]."""
     _check_shapes(outputs, targets)
     return (outputs - targets).square().mean(dim=1)
 
 
-def weighted_mse(outputs: Tensor, targets: Tensor, weights: Sequence[float] = (1.0, 1.2)) -> Tensor:
+def weighted_mse(outputs: Tensor, targets: Tensor, *, weights: Sequence[float] = (1.0, 1.2)) -> Tensor:
     """Squared errors, each target's times its weight, then the mean over outputs: [B, K], [B, K] -> [B].
 
-    The weights are not normalised: all 1 gives `mse`. Half of the guide's value, which sums over its two outputs.
-    Source: guide part 8, loss 1.
+    The weights are not normalised: all 1 gives `mse`. Half of the documented value, which sums over its two outputs.
+
     """
     _check_shapes(outputs, targets)
     assert len(weights) == outputs.shape[1], f"{len(weights)} weights, outputs {outputs.shape}"
@@ -33,11 +34,12 @@ def weighted_mse(outputs: Tensor, targets: Tensor, weights: Sequence[float] = (1
     return torch.stack([weight * errors[:, k] for k, weight in enumerate(weights)], dim=1).mean(dim=1)
 
 
-def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
+def huber(outputs: Tensor, targets: Tensor, *, delta: float = 1.0) -> Tensor:
     """Huber loss: [B, K], [B, K] -> [B].
 
     e²/2 for errors |e| up to `delta` (in units of the target), delta * |e| - delta²/2 beyond; the mean over outputs,
-    half of the guide's variant for two outputs, which sums. Source: guide part 8, loss 2; Huber 1964.
+    half of the documented variant for two outputs, which sums. Source: Huber 1964, 'Robust estimation of a location
+    parameter'.
     """
     _check_shapes(outputs, targets)
     return F.huber_loss(outputs, targets, reduction="none", delta=delta).mean(dim=1)
@@ -46,6 +48,7 @@ def huber(outputs: Tensor, targets: Tensor, delta: float = 1.0) -> Tensor:
 def emotion_aware(
     outputs: Tensor,
     targets: Tensor,
+    *,
     quadrant_penalty: float = 0.1,
     quadrant: Literal["smooth", "sign"] = "smooth",
     quadrant_sharpness: float = 5.0,
@@ -58,11 +61,10 @@ def emotion_aware(
     - smooth: side(x) = tanh(quadrant_sharpness * x). It is 0 where output equals target, so that the minimum stays
       there, and nears the sign as the sharpness grows. The gradient is strongest within about 1 / sharpness of an
       axis. On the axis side(0) is 0, which is no side: there is no step that would need one.
-    - sign: side(x) = 1 for x >= 0, else -1, as the guide writes it. Its gradient is zero, so it counts in the loss
+    - sign: side(x) = 1 for x >= 0, else -1, as documented. Its gradient is zero, so it counts in the loss
       but trains nothing.
 
-    Half of the guide's value, which sums over its two outputs in both terms; there sign(0) = 0 is a third side.
-    Source: guide part 8, loss 3.
+    Half of the documented value, which sums over its two outputs in both terms; there sign(0) = 0 is a third side.
     """
     if quadrant == "sign":
         sides = [torch.where(values >= 0, 1.0, -1.0).to(outputs.dtype) for values in (outputs, targets)]
@@ -72,7 +74,7 @@ def emotion_aware(
 
 
 def cross_entropy(
-    outputs: Tensor, targets: Tensor, label_smoothing: float = 0.0, class_weights: Tensor | None = None
+    outputs: Tensor, targets: Tensor, *, label_smoothing: float = 0.0, class_weights: Tensor | None = None
 ) -> Tensor:
     """-sum_k w_k q_k log softmax(outputs)_k: logits [B, K], class indices [B, 1] -> [B].
 
@@ -96,6 +98,7 @@ def _check_shapes(outputs: Tensor, targets: Tensor) -> None:
     assert outputs.ndim == 2, f"expected [batch, outputs], got {outputs.shape}"
 
 
+# Of numbers. Of classes there is `cross_entropy`, whose class weights the task takes from the training clips.
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "mse": mse,
     "weighted_mse": weighted_mse,

@@ -1,10 +1,10 @@
-"""Metrics over a whole split, in float64. A new metric is one function and one line in a dict.
+"""Metrics of regression over a whole split, in float64. A new metric is one function and one line in a dict.
 
-`METRICS` take one target at a time; `JOINT_METRICS` need all targets of a clip together. A metric that its data do not
-define (a correlation with a constant) is NaN; tables leave its cell empty.
+`METRICS` take one target at a time; `JOINT_METRICS` need all targets of a clip together. A metric that is not defined
+for its data, such as a correlation with a constant, is NaN; `defined` leaves it out of what is recorded.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -22,7 +22,7 @@ def rmse(targets: ArrayLike, predictions: ArrayLike) -> float:
     >>> rmse([0, 0, 0, 0], [1, 1, 1, 5])
     2.6457513110645907
     """
-    t, p = _pair(targets, predictions)
+    t, p = _checked(targets, predictions)
     return float(np.sqrt(np.mean((p - t) ** 2)))
 
 
@@ -34,7 +34,7 @@ def mae(targets: ArrayLike, predictions: ArrayLike) -> float:
     >>> mae([0, 0, 0, 0], [1, -1, 1, 5])
     2.0
     """
-    t, p = _pair(targets, predictions)
+    t, p = _checked(targets, predictions)
     return float(np.mean(np.abs(p - t)))
 
 
@@ -48,7 +48,7 @@ def r2(targets: ArrayLike, predictions: ArrayLike) -> float:
     >>> r2([1, 1], [1, 1])
     nan
     """
-    t, p = _pair(targets, predictions)
+    t, p = _checked(targets, predictions)
     deviation = _centred(t)
     if not deviation.any():
         return float("nan")
@@ -65,7 +65,7 @@ def pearson(targets: ArrayLike, predictions: ArrayLike) -> float:
     >>> pearson([1, 2, 3], [2, 2, 2])
     nan
     """
-    t, p = (_centred(values) for values in _pair(targets, predictions))
+    t, p = (_centred(values) for values in _checked(targets, predictions))
     if not (t.any() and p.any()):
         return float("nan")
     # Each is scaled first, so that tiny deviations do not underflow when squared.
@@ -84,7 +84,7 @@ def ccc(targets: ArrayLike, predictions: ArrayLike) -> float:
     >>> ccc([1, 2, 3], [2, 2, 2])
     0.0
     """
-    t, p = _pair(targets, predictions)
+    t, p = _checked(targets, predictions)
     a, b = _centred(t), _centred(p)
     scale = np.mean(a**2) + np.mean(b**2) + (t.mean() - p.mean()) ** 2
     return float(2 * np.mean(a * b) / scale) if scale > 0 else float("nan")
@@ -93,12 +93,12 @@ def ccc(targets: ArrayLike, predictions: ArrayLike) -> float:
 def accuracy(targets: ArrayLike, predictions: ArrayLike, threshold: float = 0.5) -> float:
     """Share of clips that are right in every target, max_k |p - t| <= threshold in units of the target; [N, K].
 
-    Range: [0, 1], 1 is best. Always defined. Source: guide part 8, metrics.
+    Range: [0, 1], 1 is best. Always defined.
 
     >>> accuracy([[0, 0], [0, 0], [0, 0]], [[0.5, -0.5], [0.4, 0.6], [0, 0]])
     0.6666666666666666
     """
-    t, p = _clips(targets, predictions)
+    t, p = _checked(targets, predictions, dims=2)
     return float(np.mean((np.abs(p - t) <= threshold).all(axis=1)))
 
 
@@ -106,15 +106,15 @@ def quadrant_accuracy(targets: ArrayLike, predictions: ArrayLike) -> float:
     """Share of clips in the right quadrant, side(p) = side(t) in every target; [N, 2].
 
     side(x) is 1 for x >= 0, else -1: a value on an axis is on its positive side. The labels must be centred on 0.
-    Range: [0, 1], 1 is best. NaN where all labels of a target are on one side, since then nothing is told apart;
-    labels that are not centred look like that.
+    Range: [0, 1], 1 is best. NaN where all labels of a target are on one side: then there is nothing to distinguish,
+    and the labels are probably not centred.
 
     >>> quadrant_accuracy([[-1, -1], [1, 1], [0, 1], [-1, 0]], [[-2, -1], [1, -1], [0.1, 2], [-1, 0]])
     0.75
     >>> quadrant_accuracy([[1, 2], [3, 4]], [[1, 2], [3, 4]])
     nan
     """
-    t, p = _clips(targets, predictions)
+    t, p = _checked(targets, predictions, dims=2)
     if not has_both_sides(t).all():
         return float("nan")
     return float(np.mean((_side(t) == _side(p)).all(axis=1)))
@@ -123,13 +123,13 @@ def quadrant_accuracy(targets: ArrayLike, predictions: ArrayLike) -> float:
 def quadrant_penalty(targets: ArrayLike, predictions: ArrayLike) -> float:
     """Mean over clips and targets of (side(p) - side(t))², with `side` as in `quadrant_accuracy`; [N, 2].
 
-    It is 4 times the share of values on the wrong side, and half of the guide's penalty, which sums over its two
-    targets. Range: [0, 4], 0 is best. NaN as for `quadrant_accuracy`. Source: guide part 8, loss 3.
+    It is 4 times the share of values on the wrong side, and half of a penalty that sums over the two targets.
+    Range: [0, 4], 0 is best. NaN as for `quadrant_accuracy`.
 
     >>> quadrant_penalty([[-1, -1], [1, 1]], [[-1, -1], [-1, 1]])
     1.0
     """
-    t, p = _clips(targets, predictions)
+    t, p = _checked(targets, predictions, dims=2)
     if not has_both_sides(t).all():
         return float("nan")
     return float(np.mean((_side(p) - _side(t)) ** 2))
@@ -145,34 +145,37 @@ def _side(values: Array) -> Array:
     return np.where(values >= 0, 1.0, -1.0)
 
 
-def _clips(targets: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
+def _checked(targets: ArrayLike, predictions: ArrayLike, dims: int = 1) -> tuple[Array, Array]:
+    """Both as float64 arrays of one shape with `dims` axes and at least one sample."""
     t, p = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
     assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
-    if len(t) == 0:
-        raise ValueError("metrics: expected at least one sample, got none")
-    assert t.ndim == 2, f"expected [samples, targets], got {t.shape}"
-    return t, p
-
-
-def _pair(targets: ArrayLike, predictions: ArrayLike) -> tuple[Array, Array]:
-    t, p = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
-    assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
-    assert t.ndim == 1, f"expected one value per sample, got {t.shape}"
+    assert t.ndim == dims, f"expected {dims} axes, got {t.shape}"
     if len(t) == 0:
         raise ValueError("metrics: expected at least one sample, got none")
     return t, p
+
+
+def check_finite(what: str, values: Array) -> None:
+    """Raise ValueError where a value is not finite: that is a failed trial, not a metric."""
+    if not np.isfinite(values).all():
+        raise ValueError(f"{what}: expected finite values, got {np.sum(~np.isfinite(values))} that are not")
+
+
+def defined(values: Mapping[str, float]) -> dict[str, float]:
+    """The metrics that their data define: the one place where NaN becomes an empty cell of a table."""
+    return {name: value for name, value in values.items() if not np.isnan(value)}
 
 
 def _centred(values: Array) -> Array:
-    """Deviations from the mean, exactly zero for a constant (the mean of many 0.1 is not 0.1)."""
+    """Deviations from the mean, exactly zero for a constant: the mean of many 0.1 is not 0.1."""
     return np.zeros_like(values) if np.ptp(values) == 0 else values - values.mean()
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A function of (targets [N], predictions [N]) and which way is better.
+    """A function of (targets [N], predictions [N]) and its direction.
 
-    `pooled` says how several targets become one value: all values as if of one target, or the mean over targets.
+    Of several targets the metric is that of all values together (`pooled`), or the mean of the metric over targets.
     """
 
     function: Callable[[ArrayLike, ArrayLike], float]
@@ -191,7 +194,7 @@ METRICS: dict[str, Metric] = {
 
 @dataclass(frozen=True)
 class JointMetric:
-    """A function of (targets [N, K], predictions [N, K]) and which way is better; `num_targets` is K, or any."""
+    """A function of (targets [N, K], predictions [N, K]) and its direction; `num_targets` is K, None for any."""
 
     function: Callable[..., float]
     mode: Literal["min", "max"]
@@ -206,7 +209,7 @@ JOINT_METRICS: dict[str, JointMetric] = {
 
 
 def metric_modes(names: list[str]) -> dict[str, Literal["min", "max"]]:
-    """Every key that `regression_metrics` may give for these targets, with its direction.
+    """The direction of every metric that `regression_metrics` may give for these targets.
 
     >>> metric_modes(["valence"])["rmse_valence"], "quadrant_accuracy" in metric_modes(["valence"])
     ('min', False)
@@ -221,8 +224,8 @@ def regression_metrics(
 ) -> dict[str, float]:
     """All metrics of a split: `rmse`, ..., and per target `rmse_<name>`, ...; [N, K], [N, K], K names.
 
-    Undefined ones are left out. The mean over targets is undefined when one of them is. ValueError where a value
-    is not finite: that is a failed trial, not a metric.
+    Undefined ones are left out; a mean over targets is undefined when that of one target is. Raises ValueError where
+    a value is not finite.
 
     >>> values = regression_metrics([[0, 1], [1, 1]], [[0, 1], [2, 3]], ["valence", "arousal"])
     >>> values["mae"], values["r2_valence"], "r2_arousal" in values, "r2" in values
@@ -231,9 +234,8 @@ def regression_metrics(
     t, p = np.asarray(targets, dtype=np.float64), np.asarray(predictions, dtype=np.float64)
     assert t.shape == p.shape, f"targets {t.shape}, predictions {p.shape}"
     assert t.shape[1:] == (len(names),), f"targets {t.shape}, {len(names)} names"
-    for what, values in (("targets", t), ("predictions", p)):
-        if not np.isfinite(values).all():
-            raise ValueError(f"{what}: expected finite values, got {np.sum(~np.isfinite(values))} that are not")
+    check_finite("targets", t)
+    check_finite("predictions", p)
     overall, single = {}, {}
     for key, metric in METRICS.items():
         each = [metric.function(t[:, k], p[:, k]) for k in range(len(names))]
@@ -243,4 +245,4 @@ def regression_metrics(
         if joint.num_targets in (None, len(names)):
             options = {"threshold": accuracy_threshold} if key == "accuracy" else {}
             overall[key] = joint.function(t, p, **options)
-    return {key: value for key, value in (overall | single).items() if not np.isnan(value)}
+    return defined(overall | single)

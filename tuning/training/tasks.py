@@ -6,13 +6,13 @@ Torch is imported where it computes, because the check of `search.metric` comes 
 from __future__ import annotations
 
 import functools
-import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from tuning.config.errors import UserError, nearest
+from tuning.config.own_functions import chosen, imported, options
 from tuning.config.schema import Config, LossSettings, TaskSettings
 from tuning.config.space import Space
 from tuning.training.class_metrics import class_metric_modes, classification_metrics, softmax
@@ -24,10 +24,8 @@ if TYPE_CHECKING:
 
 Mode = Literal["min", "max"]
 
-# Settings that the validation loss contains: trials that differ in one of them have losses on different scales.
-# Smoothing and class weights act in training alone.
-IN_TRAINING_ALONE = ("label_smoothing", "class_weights")
-IN_VALIDATION_LOSS = tuple(f"loss.{name}" for name in LossSettings.model_fields if name not in IN_TRAINING_ALONE)
+# All other settings of the loss are contained in the validation loss, whose scale differs with them.
+IN_TRAINING_ALONE = ("loss.label_smoothing", "loss.class_weights")
 LossPerClip = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
 
 
@@ -64,9 +62,7 @@ class Regression:
         """The loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
         from tuning.training.losses import LOSSES
 
-        function = LOSSES[self.loss.name]
-        names = list(inspect.signature(function).parameters)[2:]
-        return functools.partial(function, **{name: getattr(self.loss, name) for name in names})
+        return _with_settings(chosen("loss.name", self.loss.name, LOSSES), self.loss)
 
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
         """Metrics over a whole split; `targets`, `outputs` [N, K]. Undefined ones are left out."""
@@ -136,12 +132,14 @@ class Classification:
 
         from tuning.training.losses import cross_entropy
 
+        if self.loss.name != "cross_entropy":
+            return _with_settings(imported("loss.name", self.loss.name), self.loss)
         smoothing, inverse = self.loss.label_smoothing, self.loss.class_weights == "inverse"
         weights = torch.from_numpy(self.class_weights(train_targets)) if inverse else None
 
         def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
             on_device = None if weights is None else weights.to(outputs)
-            return cross_entropy(outputs, targets, smoothing, on_device)
+            return cross_entropy(outputs, targets, label_smoothing=smoothing, class_weights=on_device)
 
         return loss
 
@@ -226,13 +224,34 @@ def check_metric(space: Space, config: Config) -> Mode:
         return "max"  # whether there is such a class is seen when the corpus is read
     if metric not in modes:
         raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
-    varied = [path for path in IN_VALIDATION_LOSS if space.behind(path)]
+    # The validation loss of classes is the plain cross-entropy, whatever is trained.
+    contained = [path for path in space.fields if path.startswith("loss.") and path not in IN_TRAINING_ALONE]
+    varied = [] if classes else [path for path in contained if space.dependencies(path)]
     if metric == "val_loss" and varied:
         raise UserError(
             f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
-            f"{', '.join(varied)} (searched); use {'val_uar' if classes else 'val_rmse or val_ccc'}"
+            f"{', '.join(varied)} (searched); use val_rmse or val_ccc"
         )
     return modes[metric]
+
+
+def _with_settings(function: Callable[..., torch.Tensor], settings: LossSettings) -> LossPerClip:
+    """A loss with its keyword-only parameters at the settings of the same names.
+
+    A user's own is checked at every call, since nothing else looks at what it gives.
+    """
+    loss = functools.partial(function, **options(function, settings.model_dump()))
+    if ":" not in settings.name:
+        return loss
+
+    def checked(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        losses = loss(outputs, targets)
+        if losses.shape != outputs.shape[:1]:
+            expected = f"one value per clip from {settings.name}, shape {list(outputs.shape[:1])}"
+            raise UserError(f"loss.name: expected {expected}, got {list(losses.shape)}")
+        return losses
+
+    return checked
 
 
 def _check_weights(loss: str, weights: list[float], targets: list[str]) -> None:

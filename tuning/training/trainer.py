@@ -1,4 +1,4 @@
-"""One training: epochs, validation, early stopping, checkpoints. Knows no Ray: batches in, rows out."""
+"""Train one configuration: epochs, validation, early stopping, checkpoints. Batches in, rows out; no Ray."""
 
 from __future__ import annotations
 
@@ -18,21 +18,23 @@ from tuning.experiment.checkpoint_claim import Claim
 from tuning.experiment.faults import whole_or_absent
 from tuning.training.early_stopping import next_wait, why_ended
 from tuning.training.gradient_accumulation import Batch, Parts, has_batch_norm
-from tuning.training.optimizers import make_optimizer, make_plateau, make_schedule, parameter_groups
+from tuning.training.optimizers import make_optimizer, parameter_groups
+from tuning.training.schedules import make_plateau, make_schedule
 from tuning.training.tasks import Mode, Task, better
 
 # Clips per validation batch: memory, not results, depends on it.
 VALIDATION_BATCH = 128
 
-# Plain values of a training that its checkpoint keeps.
+# Fields of a trainer that its checkpoint keeps.
 OWN_STATE = ("epoch", "steps", "base_rate", "wait", "mark", "finished", "best", "best_epoch", "recent", "clips_at_once")
 
-# Rows that a checkpoint keeps: those on their way from a group of workers when the process that records them is killed.
+# A checkpoint keeps this many of the latest rows: the process that records a worker group's rows may be killed while
+# they are on their way, and a resumed training reports them again.
 RECENT = 4
 
 
 class Data(Protocol):
-    """What a training needs of its data; `tuning.datasets.loaders.streaming` has it resident and streamed."""
+    """Batches and labels that a trainer reads; the loaders in `tuning.datasets.loaders` have them."""
 
     @property
     def train_targets(self) -> np.ndarray:
@@ -44,8 +46,8 @@ class Data(Protocol):
     ) -> Iterator[Batch]:
         """One epoch of shuffled batches: `features` [B, T, F], `targets` [B, K], `num_clips` over all workers.
 
-        With `num_frames` [B] a batch says how many frames of each clip are no padding; with `text` and `num_tokens` [B]
-        it has what the model reads of each clip's text.
+        `num_frames` [B], where there is any, are the frames of each clip that are not padding; `text` and
+        `num_tokens` [B] are what a model reads of each clip's text.
         """
         ...
 
@@ -59,25 +61,24 @@ class Data(Protocol):
 
 
 class Training:
-    """One configuration's training.
+    """Train one configuration.
 
     Args:
-        model: network that maps features [B, T, F], and num_frames [B], text and num_tokens where batches have them,
-            to outputs [B, K]; with `penalty()`, and `encoder_parameters()` where some weights came pretrained, or
-            `unfreezing()` where some are trained later than others.
+        model: maps features [B, T, F], and num_frames [B], text and num_tokens where batches have them, to outputs
+            [B, K]; see `tuning.models.base.Model` for what else is asked of it.
         data: batches.
         task: loss and metrics.
-        config: plain values of this trial.
+        config: the trial's settings.
         mode: direction of `config.search.metric`.
         device: where the model runs.
-        checkpoints: folder for `best.pt` and `last.pt`, none to keep nothing.
-        rank: this worker among `world_size` data-parallel ones; each takes every `world_size`-th clip of a batch, and
-            draws its dropout from a stream of its own.
-        splits: whether a batch that does not fit into memory is trained in parts, whose gradients add up to the whole
-            batch's. Batch-norm sees the parts: its statistics are then those of fewer clips. Several workers wait for
-            each other's steps, so there running out of memory is an error and `clips_at_once` says what fits.
-        clips_at_once: most clips that go through the model together, or None for all of a batch.
-        longer: by what factor an epoch has more steps than in the training whose settings these are.
+        checkpoints: folder for `best.pt` and `last.pt`; None keeps nothing.
+        rank: number of this worker among `world_size` data-parallel ones. Each takes every `world_size`-th clip of a
+            batch and has random numbers of its own for dropout.
+        splits: whether a batch that does not fit into memory is trained in parts whose gradients are added up. Batch
+            norm then has the statistics of a part. With several workers, which wait for each other at every step,
+            running out of memory is an error; `clips_at_once` says what fits.
+        clips_at_once: most clips that go through the model together; None: all of a batch.
+        longer: how many times as many steps an epoch has as in the training that the settings were chosen in.
     """
 
     def __init__(
@@ -108,39 +109,39 @@ class Training:
         self.loss_per_clip = task.loss_per_clip()
         self.optimizer = make_optimizer(parameter_groups(model, config.optim), config.optim)
         settings, groups = config.training, self.optimizer.param_groups
-        # Epochs at whose start more of the model is trained.
+        # The epochs from which on more of the model is trained.
         self.unfreezing = sorted({group["first_epoch"] for group in groups if group["first_epoch"] > 1})
         num_batches = data.num_batches(settings.batch_size, world_size)
         self.schedule = make_schedule(config.optim, settings.epochs, num_batches, self.unfreezing, longer)
         self.plateau = make_plateau(config.optim, mode)
-        # Optimiser steps done, and the rate that the schedule begins with, which only a plateau moves.
+        # Optimiser steps done, and the learning rate that the schedule starts from: only a plateau changes it.
         self.steps, self.base_rate = 0, config.optim.learning_rate
         self.amp_dtype = _amp_dtype(config.training.precision, self.device)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.amp_dtype is torch.float16)
         self.epoch, self.wait, self.finished = 0, 0, ""
         self.best: float | None = None
         self.best_epoch = 0
-        # What early stopping compares with: as in Keras, it moves only when beaten by more than min_delta.
+        # The value that early stopping compares with. As in Keras it changes only when beaten by more than min_delta.
         self.mark: float | None = None
         self.claim: Claim | None = None
-        # The latest rows, last the one of `epoch`.
+        # The latest rows; the last is that of `epoch`.
         self.recent: list[dict[str, Any]] = []
         self.enter_stage()
         if world_size > 1:
             self.forward = nn.parallel.DistributedDataParallel(model)
 
     def run(self, report: Callable[[dict[str, Any]], None]) -> None:
-        """Train to the end; `report` gets one row per epoch.
+        """Train to the end, from the last checkpoint if there is one; `report` gets a row after each epoch.
 
-        A row has `epoch` (from 1), `train_loss` and `penalty`, `val_loss` without penalties, the task's metrics
-        as `val_*`, `learning_rate` of the epoch's last step, and `learning_rate_stage_1`, ... of what is unfrozen in
-        stages (0 before), `<metric>_best` and `best_epoch`, `seconds`, and `finished`: empty, or why this was the last.
+        A row has: `epoch`, from 1; `train_loss` and `penalty`; `val_loss` without penalties; the task's metrics as
+        `val_*`; `learning_rate` of the last step, and `learning_rate_stage_1`, ... of weights that are unfrozen in
+        stages (0 before); `<metric>_best` and `best_epoch`; `seconds`; and `finished`, empty or why the training ended.
 
         Raises:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
         """
         self.resume()
-        for row in self.recent:  # cut off after its last checkpoint, perhaps before these were recorded
+        for row in self.recent:  # perhaps not recorded yet when the training was cut off
             report(row)
         try:
             while not self.finished:
@@ -150,11 +151,11 @@ class Training:
                 self.claim.release()
 
     def follow(self, epochs: int, base_rates: Sequence[float] = ()) -> None:
-        """Train by the course of an earlier training: no validation clip says when to stop, or lowers the rate.
+        """Repeat the course of an earlier training, without validation: its epochs and its learning rates.
 
         Args:
-            epochs: how many.
-            base_rates: what the schedule begins each of them with; none where the settings say it.
+            epochs: number of epochs.
+            base_rates: the rate that the schedule starts from in each epoch; empty: as the settings say.
         """
         for _ in range(epochs):
             self.epoch += 1
@@ -163,7 +164,7 @@ class Training:
             self.train_epoch()
 
     def one_epoch(self) -> dict[str, Any]:
-        """Train, validate, judge, save; the row."""
+        """Train and validate for an epoch, save a checkpoint, and return the row."""
         started = time.perf_counter()
         self.epoch += 1
         row = self.train_epoch()
@@ -174,33 +175,33 @@ class Training:
         return row
 
     def keep(self, row: dict[str, Any], improved: bool) -> None:
-        """Take a row as the latest and, as the first worker, save the checkpoint with it."""
+        """Add a row to the latest ones; the first worker saves a checkpoint with it."""
         self.recent = [*self.recent, row][-RECENT:]
         if self.rank == 0:
             self.save(improved)
 
     def enter_epoch(self, epoch: int) -> None:
-        """Stand at the begin of an epoch, ready for `step`: with what is trained in it, in training mode."""
+        """Prepare for the steps of an epoch: unfreeze what is trained in it, and switch to training mode."""
         self.epoch = epoch
         self.enter_stage()
         self.forward.train()
 
     def enter_stage(self) -> None:
-        """Train what is to be trained in `epoch`, and freeze what comes later, which then has no gradient."""
+        """Unfreeze the weights that are trained in `epoch`, and freeze those that are trained later."""
         changed = False
         for group in self.optimizer.param_groups:
             for parameter in group["params"]:
                 changed |= parameter.requires_grad != self._is_trained(group)
                 parameter.requires_grad_(self._is_trained(group))
         if changed and isinstance(self.forward, nn.parallel.DistributedDataParallel):
-            # It knows only the weights that required a gradient when it was made.
+            # DDP knows only the weights that required a gradient when it was made.
             self.forward = nn.parallel.DistributedDataParallel(self.model)
 
     def _is_trained(self, group: dict[str, Any]) -> bool:
         return bool(group["first_epoch"] <= max(self.epoch, 1))
 
     def train_epoch(self) -> dict[str, float]:
-        """One pass over the training split; the mean loss, the penalty at its end, and the last step's rates."""
+        """Train on every clip once; return the mean loss, the penalty at the end, and the last learning rates."""
         self.enter_stage()
         self._draw_apart()
         self.forward.train()
@@ -223,16 +224,16 @@ class Training:
         return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
 
     def _draw_apart(self) -> None:
-        """Give another worker than the first random numbers of its own for the epoch: its clips have other dropout.
+        """Seed every worker but the first anew for the epoch, so that workers draw different dropout.
 
-        All workers begin with the same seed, for equal weights, and a checkpoint has the first one's random state.
+        All workers start from the same seed, for equal weights, and a checkpoint holds the first one's random state.
         """
         if self.rank > 0:
             key = np.random.SeedSequence([self.config.seed, self.epoch, self.rank])
             torch.manual_seed(int(key.generate_state(1, np.uint64)[0]))
 
     def step(self, batch: Batch) -> torch.Tensor:
-        """One optimiser step on this worker's part of a batch, at the schedule's rate; the part's summed loss."""
+        """Make one optimiser step on this worker's part of a batch; return the summed loss of the part."""
         for group in self.optimizer.param_groups:
             rate = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
             group["lr"] = rate if self._is_trained(group) else 0.0
@@ -246,7 +247,7 @@ class Training:
         return loss_sum
 
     def _gradients(self, parts: list[Batch]) -> torch.Tensor:
-        """The gradient of a batch, which comes in one part unless it did not fit into memory; its summed loss."""
+        """Compute the gradient of a batch, in several parts if it did not fit into memory; return its summed loss."""
         self.optimizer.zero_grad(set_to_none=True)
         loss_sums = []
         for number, part in enumerate(parts, start=1):
@@ -271,7 +272,7 @@ class Training:
 
     @torch.no_grad()
     def predict(self, batch: Batch) -> torch.Tensor:
-        """Outputs [B, K] of a batch, without dropout."""
+        """Return the outputs [B, K] for a batch, without dropout."""
         self.model.eval()
         return self.val_parts.run(batch, lambda parts: torch.cat([self._outputs(part) for part in parts]))
 
@@ -282,7 +283,7 @@ class Training:
 
     @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Loss and metrics over the whole validation split."""
+        """Return loss and metrics over the whole validation split."""
         outputs, targets, losses = [], [], []
         for batch in self.data.val_batches(VALIDATION_BATCH):
             wanted = batch["targets"].to(self.device)
@@ -297,7 +298,7 @@ class Training:
         return {"val_loss": loss} | {f"val_{name}": value for name, value in metrics.items()}
 
     def judge(self, row: dict[str, Any]) -> dict[str, Any]:
-        """Compare the epoch with the best so far and decide whether it was the last."""
+        """Compare the epoch with the best so far, and decide whether it was the last."""
         metric, settings = self.config.search.metric, self.config.training
         value = row.get(metric)
         if value is None or not math.isfinite(value):
@@ -334,7 +335,7 @@ class Training:
         return f"; out of memory: gradients of at most {self.clips_at_once} clips at once, added up"
 
     def agree(self, row: dict[str, float]) -> dict[str, float]:
-        """The first worker's row, on every worker."""
+        """Return the first worker's row on every worker."""
         if self.world_size == 1:
             return row
         rows = [row]
@@ -364,7 +365,7 @@ class Training:
         write_checkpoint(self.checkpoints / "last.pt", state)
 
     def resume(self) -> None:
-        """Go on from `last.pt` where there is one."""
+        """Restore everything from `last.pt`, if there is one."""
         if self.checkpoints is not None and self.rank == 0:
             self.claim = Claim(self.checkpoints)
         if self.checkpoints is None or not (self.checkpoints / "last.pt").exists():
@@ -374,7 +375,7 @@ class Training:
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
         for group, own in zip(self.optimizer.param_groups, settings, strict=True):
-            group.update(own)  # weights that were taken over from another trial bring its settings along
+            group.update(own)  # weights copied from another trial bring its settings along
         self.scaler.load_state_dict(state["scaler"])
         if self.plateau:
             self.plateau.load_state_dict(state["plateau"])
@@ -384,19 +385,19 @@ class Training:
         fits = self.clips_at_once
         for name, value in state["own"].items():
             setattr(self, name, value)
-        if fits is not None:  # fewer than when the checkpoint was written
+        if fits is not None:  # less memory than when the checkpoint was written
             self.clips_at_once = fits
 
 
 def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
-    """Write whole or not at all: a kill in the middle, or a full disk, leaves the earlier checkpoint."""
-    # By a stream of Python's: by a path torch does not pass on why the disk refused.
+    """Write a checkpoint whole or not at all: after a kill or on a full disk the earlier one is still there."""
+    # Given a path, torch would not say why the disk refused; given an open file, it does.
     with whole_or_absent(file) as partial, partial.open("wb") as stream:
         torch.save(state, stream)
 
 
 def model_inputs(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """What a model reads of a batch, in the order of its arguments."""
+    """Return what a model reads of a batch, in the order of its arguments."""
     features = batch["features"].to(device, non_blocking=True)
     # Numbers are left on the CPU: the model knows there, without waiting for the GPU, whether any clip is padded.
     found = (features, batch["num_frames"]) if "num_frames" in batch else (features,)

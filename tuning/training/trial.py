@@ -1,4 +1,4 @@
-"""Train one configuration: its model, its data as the model reads them, and one training or one for each fold."""
+"""Train one configuration: build its model, crop and augment its data, and train once or once per inner fold."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.config.schema import Config, import_model, parse_config
-from tuning.datasets.loaders.generated import WithSynthetic
+from tuning.datasets.loaders.generated import ExtendedData
 from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.loaders.mixup import augment_data
 from tuning.experiment.checkpoint_upload import TrialUploads
@@ -20,7 +20,7 @@ from tuning.training.trainer import Training, model_inputs
 
 
 def build_model(config: Config, num_features: int) -> Any:
-    """The configuration's model with fresh weights from torch's generator."""
+    """Return the configuration's model with new weights from torch's global generator."""
     return import_model(config.model.name)(located(config).model, num_features, task_of(config).num_outputs)
 
 
@@ -37,10 +37,11 @@ def train(
 
     Args:
         spec: the trial.
-        data: what `DataModule.for_config` gives of its configuration.
-        report: takes one row per epoch, or per fold.
-        rank: this worker, among `world_size`.
-        device: torch device; CPU if none.
+        data: what `DataModule.for_config` returns for its configuration.
+        report: called with one row per epoch, or per fold.
+        rank: number of this worker, from 0.
+        world_size: number of workers.
+        device: torch device; the CPU if None.
         splits: whether batches that do not fit into memory are trained in parts.
     """
     import torch
@@ -65,12 +66,12 @@ def train(
 
 
 def _noting(report: Any, note: str) -> Any:
-    """A report function that adds to a trial's last row how it came about."""
+    """Return a report function that appends a note to a trial's last row."""
     return lambda row: report(row | {"finished": f"{row['finished']}; {note}"} if row["finished"] else row)
 
 
 def _with_cost(report: Any, config: Config, data: Any) -> Any:
-    """A report function that adds the model's cost to each row."""
+    """Return a report function that adds the model's cost to each row."""
     some = data.fold(0) if config.split.inner_folds is not None else data
     cropped = cropped_data(some, config)
     name = config.search.second_metric
@@ -86,14 +87,14 @@ def _with_cost(report: Any, config: Config, data: Any) -> Any:
 
 
 def cropped_data(data: Any, config: Config) -> Any:
-    """What a configuration's model reads of its data: its frames, with generated clips, wave effects, masks and mixup.
+    """Return the data as the configuration's model reads them: cropped, with generated clips, effects, masks and mixup.
 
     Raises:
-        ValueError: the data lack what the configuration asks for.
+        ValueError: the data lack something that the configuration asks for.
     """
     features = config.features
     cropped = data.crop(features.num_frames, features.padding, features.segment)
-    if isinstance(cropped, WithSynthetic):
+    if isinstance(cropped, ExtendedData):
         cropped = replace(cropped, share=config.augment.synthetic_share)
     elif config.augment.synthetic_share > 0:
         raise ValueError(
@@ -111,9 +112,9 @@ def make_training(
     world_size: int = 1,
     **options: Any,
 ) -> Training:
-    """A training that begins with the weights that the configuration's seed gives.
+    """Return a training whose model has the initial weights of the configuration's seed.
 
-    `options`: `splits`, `clips_at_once` and `longer` of `Training`.
+    `options` are `splits`, `clips_at_once` and `longer` of `Training`.
     """
     import torch
 
@@ -145,18 +146,18 @@ def train_folds(
     uploads: TrialUploads | None = None,
     splits: bool = True,
 ) -> None:
-    """A cross-validation: one model per fold, each from the same seed and stopped early by its own validation clips.
+    """Cross-validate: train one model per fold, each from the same seed and with early stopping on its own validation.
 
-    `report` gets the row of `FoldResults` after each fold. After a cut the fold in hand goes on from its last
-    checkpoint, and folds that ended are not trained again.
+    `report` is called with the row of `FoldResults` after each fold. After an interruption the current fold resumes
+    from its last checkpoint, and finished folds are not trained again.
 
     Raises:
-        FloatingPointError: as a training; one fold's failure is the trial's.
+        FloatingPointError: a fold's loss is not finite, which fails the trial.
     """
     kept = checkpoints / FoldResults.FILE if checkpoints else None
     results = FoldResults(len(folds), config.search.metric, kept)
     add = uploads.after(results.add) if uploads else results.add
-    if results.num_finished:  # cut off after that fold, perhaps before it was reported
+    if results.num_finished:  # the interruption may have come before the row was reported
         report(results.row())
     for number in range(results.num_finished, len(folds)):
         of_fold = checkpoints / f"fold-{number + 1}" if checkpoints else None

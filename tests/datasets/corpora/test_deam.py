@@ -8,7 +8,7 @@ from tests.helpers.layout import FIRST, SECOND, write_deam
 from tests.helpers.recordings import SMALL, encode, tone
 from tuning.datasets.corpus import Clip, Corpus, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
-from tuning.datasets.splits.split import cells, split_clips, without
+from tuning.datasets.splits.split import partition_of, split_clips, without
 from tuning.datasets.splits.stratification import quadrants
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import read_part
@@ -99,8 +99,8 @@ def test_archives_unpacked_into_folders_of_their_names(tmp_path, tree):
         ),
         (LABELS, {2001: (5, 0)}, AUDIO, {}, r"expected 1 to 9 in column 'arousal_mean', got 0 at .*2000_2058.csv:2$"),
         (LABELS | {3: ("", 3)}, MORE, AUDIO, {}, r"expected a number in column 'valence_mean', got '' at .*csv:3$"),
-        (LABELS, MORE | {3: (5, 5)}, AUDIO, {}, r"song_id 3 stands twice, at .*1_2000.csv:3 and .*2000_2058.csv:3$"),
-        (LABELS | {"02": (5, 5)}, MORE, AUDIO, {}, r"data.root: song_id 2 stands twice, at .*csv:2 and .*csv:5$"),
+        (LABELS, MORE | {3: (5, 5)}, AUDIO, {}, r"song_id 3 is listed twice, at .*1_2000.csv:3 and .*2000_2058.csv:3$"),
+        (LABELS | {"02": (5, 5)}, MORE, AUDIO, {}, r"data.root: song_id 2 is listed twice, at .*csv:2 and .*csv:5$"),
         (
             LABELS | {"2a": (5, 5)},
             MORE,
@@ -205,7 +205,7 @@ def test_prepared_from_recordings_with_one_missing(tmp_path, ray_session):
     corpus: Corpus = load_corpus(data, TARGETS)
     split = split_clips(corpus.clips, SplitSettings(**defaults("split")))
     assert [len(part) for part in split.parts().values()] == [8, 1, 3]
-    prepared = prepare(corpus, cells(corpus.clips, split), SMALL, 24, data)
+    prepared = prepare(corpus, partition_of(corpus.clips, split), SMALL, 24, data)
     assert prepared.quarantine == [("MEMD_audio/7.mp3", "missing")]
     assert Path(prepared.quarantine_table).read_text() == "clip,reason\nMEMD_audio/7.mp3,missing\n"
     assert prepared.num_extracted == 11

@@ -85,7 +85,7 @@ def test_utterances_twice_or_in_another_session(tmp_path):
     table = root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt"
     text = table.read_text(encoding="latin-1")
     table.write_text(text + "[1.0 - 2.0]\tSes01F_impro01_F000\tneu\t[2, 2, 2]\n", encoding="latin-1")
-    with pytest.raises(ValueError, match=rf"utterance '{FIRST}' stands twice, at .*txt:3 and .*txt:\d\d"):
+    with pytest.raises(ValueError, match=rf"utterance '{FIRST}' is listed twice, at .*txt:3 and .*txt:\d\d"):
         load(root)
     table.write_text(text + "[1.0 - 2.0]\tSes02F_impro01_F000\tneu\t[2, 2, 2]\n", encoding="latin-1")
     with pytest.raises(ValueError, match=r"such as Ses01F_impro01_F000, got 'Ses02F_impro01_F000' at .*txt:\d\d"):

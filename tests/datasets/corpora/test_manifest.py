@@ -69,7 +69,7 @@ def test_range_maps_to_one_below_and_above_zero(tmp_path):
         ),
         (ROWS.replace("0.5,", "nan,"), {}, r"expected a number"),
         (ROWS.replace("0.5,", "inf,"), {}, r"expected a number"),
-        (ROWS.replace("sub/b.wav", "./a.wav"), {}, r"data.manifest: 'a.wav' stands twice, at .*csv:2 and .*csv:3"),
+        (ROWS.replace("sub/b.wav", "./a.wav"), {}, r"data.manifest: 'a.wav' is listed twice, at .*csv:2 and .*csv:3"),
         (
             ROWS.replace("sub/b.wav", "../b.wav"),
             {},

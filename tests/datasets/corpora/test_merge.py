@@ -97,7 +97,7 @@ def test_what_is_missing_on_the_disk_is_listed_and_what_no_table_has_is_left_out
     ]
     assert corpus.clips[1].text == PATHS["A002"][1]
     assert corpus.notes == [
-        "1 songs stand without valence and arousal and are left out: A003",
+        "1 songs have no valence and arousal and are left out: A003",
         "1 songs are in no part of the published split 70_15_15 and are left out: A004",
         "1 recordings in audio have no label and are left out: C001.mp3",
         CROSSING,
@@ -140,12 +140,12 @@ def test_a_song_that_stands_twice(tmp_path):
     with pytest.raises(ValueError, match=r"data.root: Song A001 is in two parts, at .*train.*csv:2 and .*test.*csv:4$"):
         load(root)
     test.write_text(text + "A102,Q1\n")
-    with pytest.raises(ValueError, match=r"data.root: Song A102 stands twice, at .*test.*csv:2 and .*test.*csv:4$"):
+    with pytest.raises(ValueError, match=r"data.root: Song A102 is listed twice, at .*test.*csv:2 and .*test.*csv:4$"):
         load(root)
     test.write_text(text)
     metadata = root / "merge_bimodal_complete_metadata.csv"
     metadata.write_text(metadata.read_text() + "A003,L003,Q3,MT2,Nina,Title,3,2001\n")
-    with pytest.raises(ValueError, match=r"data.root: Audio_Song A003 stands twice, at .*csv:4 and .*csv:10$"):
+    with pytest.raises(ValueError, match=r"data.root: Audio_Song A003 is listed twice, at .*csv:4 and .*csv:10$"):
         load(root)
 
 

@@ -63,7 +63,7 @@ def test_without_groups_the_metadata_is_not_needed(tmp_path):
             r"data.target_range: expected 0 to 1 in column 'Arousal\(mean\)', got 1.01 at .*static_annotations.csv:4$",
         ),
         (LABELS | {5: ("?", 1)}, AUDIO, {}, r"expected a number in column 'Valence\(mean\)', got '\?' at .*csv:4$"),
-        (LABELS | {"04": (0, 1)}, AUDIO, {}, r"data.root: musicId 4 stands twice, at .*csv:3 and .*csv:5$"),
+        (LABELS | {"04": (0, 1)}, AUDIO, {}, r"data.root: musicId 4 is listed twice, at .*csv:3 and .*csv:5$"),
         (LABELS, [*AUDIO, "1.ogg"], {}, r"expected one recording of '1' in .*chorus, got 1.mp3 and 1.ogg$"),
         (
             LABELS,

@@ -45,7 +45,7 @@ def test_same_bytes_each_time_and_built_once(corpus, tmp_path, monkeypatch):
 
 
 def test_a_root_is_refused():
-    with pytest.raises(ValueError, match=r"data.root: the demo corpus makes its own, got '/music'; did you mean"):
+    with pytest.raises(ValueError, match=r"data.root: expected nothing for a demo corpus, got '/music'; did you mean"):
         load_corpus(DataSettings(root="/music"), TARGETS)
 
 

@@ -144,5 +144,5 @@ def test_a_uri_is_built_like_a_folder(tmp_path, monkeypatch):
 
 
 def test_a_root_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"data.root: the demo corpus makes its own, got '/songs'"):
+    with pytest.raises(ValueError, match=r"data.root: expected nothing for a demo corpus, got '/songs'"):
         load_corpus(settings(tmp_path, root="/songs"), TARGETS)

@@ -48,7 +48,7 @@ def test_same_bytes_each_time_and_built_once(corpus, tmp_path, monkeypatch):
 
 
 def test_a_root_and_numbers_are_refused(corpus):
-    with pytest.raises(ValueError, match=r"data.root: the demo corpus makes its own, got '/speech'; did you mean"):
+    with pytest.raises(ValueError, match=r"data.root: expected nothing for a demo corpus, got '/speech'; did you mean"):
         load_classes(DataSettings(corpus="demo_speech", root="/speech", **BROUGHT), None, {}, False)
     with pytest.raises(ValueError, match=r"task.name: expected classification for data.corpus=demo_speech"):
         load_corpus(
@@ -75,7 +75,7 @@ def test_pitch_and_vowels_are_heard():
     click = np.zeros(4000)
     click[0] = 1
     for vowel, formants in demo_speech.VOWELS_HZ.items():
-        frequency, amplitude = spectrum(demo_speech._through(click, vowel, 1.1))
+        frequency, amplitude = spectrum(demo_speech._resonate(click, vowel, 1.1))
         for formant in (formants[0], formants[2]):
             peak = amplitude[np.abs(frequency - 1.1 * formant) < 100].max()
             assert peak > 2 * amplitude[np.abs(frequency - 1.1 * (formant + 500)) < 20].min()

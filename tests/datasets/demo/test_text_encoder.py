@@ -113,7 +113,7 @@ def test_masks_are_drawn_as_bert_does(trained):
     tokenizer, _ = trained
     words = tokenizer([lyrics.text for lyrics in HELD_OUT], padding=True, return_tensors="pt")["input_ids"]
     torch.manual_seed(0)
-    seen, labels = demo_encoder.masked(words, tokenizer)
+    seen, labels = demo_encoder.mask_words(words, tokenizer)
     guessed = labels != -100
     assert torch.equal(labels[guessed], words[guessed])
     assert torch.equal(seen[~guessed], words[~guessed])

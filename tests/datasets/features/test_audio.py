@@ -135,5 +135,5 @@ def test_an_excerpt_says_where_in_the_recording_it_begins(rate, segment, trim_db
 
 
 def test_a_number_of_samples_is_kept_of_a_named_segment():
-    with pytest.raises(TypeError, match="segment: expected middle or start, of which 5000 samples are kept, got none"):
+    with pytest.raises(TypeError, match="segment: expected middle or start with keep_samples, got none"):
         decode(encode(tone(1)), RATE, QUALITY, 5000)

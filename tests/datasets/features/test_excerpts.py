@@ -21,7 +21,7 @@ from tests.helpers.recordings import encode
 from tuning.config.schema import parse_config
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features.spectral import extract
-from tuning.datasets.features.waveform_effects import EFFECTS, generator
+from tuning.datasets.features.waveform_effects import EFFECTS, version_rng
 from tuning.datasets.loaders.in_memory import ResidentData, collate
 from tuning.datasets.loaders.streaming import StreamedData
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
@@ -135,7 +135,7 @@ def expected_times(kind, frames, tempo):
 
 
 def tempo_of(effect, digest):
-    return generator(digest, effect, 0).uniform(*TEMPO[effect]) if effect in TEMPO else 1.0
+    return version_rng(digest, effect, 0).uniform(*TEMPO[effect]) if effect in TEMPO else 1.0
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)

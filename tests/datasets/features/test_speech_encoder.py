@@ -16,11 +16,10 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.datasets.store.augmentation_bank import prepare_bank
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import FeatureStatistics, read_part, read_versions
-from tuning.datasets.store.shard_index import fingerprint
-from tuning.datasets.store.worker import versions_of
-from tuning.models import speech_encoder_config as encoder_config
-from tuning.models.encoder_snapshot import content_of
-from tuning.models.speech_encoder_config import check, shape_of
+from tuning.datasets.store.shard_index import features_fingerprint
+from tuning.datasets.store.worker import make_versions
+from tuning.models.encoder_shapes import SpeechShape, check_speech_encoder, speech_shape
+from tuning.models.pretrained import content_of
 
 KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
 HOP, FIELD = 80, 10 + 2 * 5 + 2 * 20  # strides 5, 4, 4; kernels 10, 3, 3: each adds its kernel less one, strided
@@ -94,7 +93,7 @@ def test_sizes_are_read_without_weights(tmp_path):
     settings = write_encoder(tmp_path)
     assert settings.widths == {"encoder": 16}
     assert settings.num_features == 16
-    assert shape_of(settings.encoder) == encoder_config.EncoderShape(16, 2, HOP, FIELD, True)
+    assert speech_shape(settings.encoder) == SpeechShape(16, 2, HOP, FIELD, True)
     assert num_samples(40, settings) == FIELD + 39 * HOP
     # The published models': 320 samples of hop, 400 of field.
     published = {"conv_dim": [8] * 7, "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
@@ -136,10 +135,10 @@ def test_threads_are_left_as_they_were(tmp_path):
 
 def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     settings, quality = write_encoder(tmp_path / "one"), DataSettings()
-    mark = fingerprint(settings, 40, quality)
+    mark = features_fingerprint(settings, 40, quality)
 
     def changed(**values):
-        return fingerprint(settings.model_copy(update=values), 40, quality)
+        return features_fingerprint(settings.model_copy(update=values), 40, quality)
 
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     write_encoder(tmp_path / "other", seed=1)
@@ -148,19 +147,19 @@ def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     (tmp_path / "copy" / "preprocessor_config.json").write_text('{"do_normalize": false}')
     values = [{"encoder": str(tmp_path / "other")}, {"encoder": str(tmp_path / "copy")}, {"encoder_layer": 1}]
     values += [{"trim_db": 40.0}, {"name": "mel"}]
-    assert len({mark, fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
+    assert len({mark, features_fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
     # An encoder that is not used changes nothing, and features made before there were encoders are found again.
     plain = FeatureSettings(name="mel")
     idle = plain.model_copy(update={"encoder": "x", "encoder_layer": 3})
-    assert fingerprint(plain, 40, quality) == fingerprint(idle, 40, quality)
+    assert features_fingerprint(plain, 40, quality) == features_fingerprint(idle, 40, quality)
 
 
 def test_a_replaced_model_is_loaded_anew(tmp_path):
     settings, sound = write_encoder(tmp_path), tone(0.1, rate=16000)
-    before, mark = extract(sound, settings, 10)[0], fingerprint(settings, 10, DataSettings())
+    before, mark = extract(sound, settings, 10)[0], features_fingerprint(settings, 10, DataSettings())
     write_encoder(tmp_path, seed=1)
     assert np.abs(extract(sound, settings, 10)[0] - before).max() > 1e-3
-    assert fingerprint(settings, 10, DataSettings()) != mark
+    assert features_fingerprint(settings, 10, DataSettings()) != mark
 
 
 @pytest.mark.parametrize(
@@ -173,7 +172,7 @@ def test_a_replaced_model_is_loaded_anew(tmp_path):
         ({"encoder": "x", "encoder_layer": -2}, "features.encoder_layer: expected integer at least -1"),
         ({"encoder": "x", "name": "mel"}, "features.encoder: expected null unless features.name=encoder, got 'x'"),
         ({"encoder": "TMP/tinny"}, "got 'TMP/tinny'; did you mean 'TMP/tiny'"),
-        ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found neither"),
+        ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found none of them"),
         ({"encoder": "TMP/tiny", "encoder_layer": 3}, r"features.encoder_layer: expected -1 \(the last\) to 2 .*got 3"),
         ({"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 2, 3]}"}, "features.encoder_layer: .* got 3"),
         (
@@ -203,36 +202,36 @@ def test_a_search_over_names_and_layers_is_planned(tmp_path):
     assert {"features.name", "features.encoder_layer"} <= plan.space.distributions.keys()
 
 
-def test_a_hub_name_that_cannot_be_had(monkeypatch):
-    import transformers
+@pytest.fixture
+def offline(monkeypatch):
+    """As HF_HUB_OFFLINE=1, which is read when the package is imported."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
-    def refuse(name):
-        raise OSError(f"We couldn't connect\nto load {name}")
 
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", refuse)
-    with pytest.raises(ValueError, match=r"features.encoder: 'nobody/nothing' can't be loaded: We couldn't connect to"):
-        check("nobody/nothing", -1)
+def test_a_hub_name_that_cannot_be_had_says_how_to_get_it(offline):
+    with pytest.raises(
+        ValueError, match=r"features.encoder: 'nobody/nothing' is no folder.*hf download nobody/nothing"
+    ):
+        check_speech_encoder("nobody/nothing", -1)
     assert content_of("nobody/nothing") == "nobody/nothing"
 
 
-def test_a_hub_model_without_preprocessing_is_normalised_and_an_unknown_one_refused(monkeypatch):
-    import huggingface_hub
-    import transformers
-    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
-
-    config = transformers.WavLMConfig(**TINY)
-    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", lambda name: config)
-    raised = LocalEntryNotFoundError("offline and not in the cache")
-
-    def download(name, file):
-        raise raised
-
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    with pytest.raises(ValueError, match=r"features.encoder: 'some/wavlm' can't be loaded: offline"):
-        shape_of("some/wavlm")
-    raised = EntryNotFoundError("no such file in the repository")
-    assert shape_of("some/wavlm").normalised
-    encoder_config._shape.cache_clear()
+def test_an_encoder_in_the_hub_s_cache_is_found_without_a_network(tmp_path, monkeypatch, offline):
+    """Whether its waveforms are normalised is never guessed: the cache knows that the hub has no preprocessor."""
+    place = tmp_path / "models--some--wavlm"
+    settings = write_encoder(place / "snapshots" / ("0" * 40), "WavLM")
+    (place / "refs").mkdir()
+    (place / "refs" / "main").write_text("0" * 40)
+    for module in ("constants", "file_download"):
+        monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path), raising=False)
+    with pytest.raises(ValueError, match=r"features.encoder: 'some/wavlm' is no folder.*hf download some/wavlm"):
+        speech_shape("some/wavlm")
+    (place / ".no_exist" / ("0" * 40)).mkdir(parents=True)
+    (place / ".no_exist" / ("0" * 40) / "preprocessor_config.json").touch()
+    assert speech_shape("some/wavlm") == speech_shape(settings.encoder) == SpeechShape(16, 2, HOP, FIELD, True)
+    sound = tone(0.1, rate=16000)
+    found = extract(sound, settings.model_copy(update={"encoder": "some/wavlm"}), 10)[0]
+    np.testing.assert_array_equal(found, extract(sound, settings, 10)[0])
 
 
 def test_trials_do_not_look_for_the_encoder():
@@ -247,7 +246,7 @@ def test_trials_do_not_look_for_the_encoder():
     assert data.num_features == 16
     assert data.statistics.mean.shape == (16,)
     assert list(data.train_batches(0, 4, 0)) == []
-    with pytest.raises(ValueError, match=r"features.name=encoder has none"):
+    with pytest.raises(ValueError, match=r"features.name=encoder, which has no mel bands"):
         augment_data(inner, settings, AugmentSettings(freq_masks=1))
 
 
@@ -284,7 +283,7 @@ def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
         expected, num_valid = extract(waveform, settings, 150)
         np.testing.assert_allclose(part.features[place], expected, atol=1e-5)
         assert part.num_frames[place] == num_valid
-        counts, values = versions_of(waveform, prepared.digests[clip], "speed", settings, 150, augment)
+        counts, values = make_versions(waveform, prepared.digests[clip], "speed", settings, 150, augment)
         there = list(cells).index(clip)
         np.testing.assert_allclose(changed.features[there], values, atol=1e-5)
         np.testing.assert_array_equal(changed.num_frames[there], counts)

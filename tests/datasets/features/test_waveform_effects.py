@@ -5,7 +5,7 @@ import scipy.signal
 from pydantic import ValidationError
 
 from tests.helpers.recordings import tone
-from tuning.datasets.features.waveform_effects import DEPENDS_ON, EFFECTS, apply, generator
+from tuning.datasets.features.waveform_effects import DEPENDS_ON, EFFECTS, apply, version_rng
 from tuning.datasets.settings import AugmentSettings
 
 RATE = 16000
@@ -147,7 +147,7 @@ def test_the_same_seed_gives_the_same_sound_and_leaves_the_recording_alone(effec
     waveform = tone(0.5, rate=RATE)
     before = waveform.copy()
     one, again, other, elsewhere = (
-        apply(effect, waveform, RATE, generator(digest, effect, version), AugmentSettings(), RATE, "middle")
+        apply(effect, waveform, RATE, version_rng(digest, effect, version), AugmentSettings(), RATE, "middle")
         for digest, version in (("a", 0), ("a", 0), ("a", 1), ("b", 0))
     )
     np.testing.assert_array_equal(one, again)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.datasets.loaders.generated import Synthetic, WithSynthetic
+from tuning.datasets.loaders.generated import ExtendedData, GeneratedClips, steps_per_epoch
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.loaders.mixup import AugmentedData
 from tuning.datasets.settings import AugmentSettings, FeatureSettings
@@ -28,11 +28,11 @@ def data():
     real = ResidentData(train, val, FeatureStatistics.of([(train.num_frames, train.features)]), FRAMES)
     made = rng.normal(9, 1, (MADE, FRAMES, FEATURES)).astype(np.float32)
     labels = np.stack([np.arange(MADE), np.arange(MADE)], 1).astype(np.float32) + 100
-    return real, WithSynthetic(real, Synthetic(made, labels, np.full(MADE, FRAMES, np.int32)))
+    return real, ExtendedData(real, GeneratedClips(made, labels, np.full(MADE, FRAMES, np.int32)))
 
 
 def with_share(data, share):
-    return WithSynthetic(data[0], data[1].synthetic, share)
+    return ExtendedData(data[0], data[1].generated, share)
 
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 1.0, 2.0])
@@ -59,7 +59,7 @@ def test_they_are_normalised_by_the_real_clips_statistics_and_keep_their_labels(
             if index < 0:
                 number = int(targets[0]) - 100
                 seen.append(number)
-                own = mixed.synthetic.features[number]
+                own = mixed.generated.features[number]
                 expected = (own - mixed.inner.statistics.mean) / mixed.inner.statistics.std
                 assert np.allclose(features.numpy(), expected, atol=1e-5)
     # 25 draws of 17: all of them once before any comes again.
@@ -98,20 +98,20 @@ def test_validation_is_of_real_clips_whatever_the_share(data):
 
 
 def test_what_is_written_is_read(data, tmp_path):
-    made = data[1].synthetic
+    made = data[1].generated
     made.write(str(tmp_path / "gan"))
-    found = Synthetic.read(str(tmp_path / "gan"))
+    found = GeneratedClips.read(str(tmp_path / "gan"))
     assert (found.features == made.features).all() and (found.targets == made.targets).all()
     shorter = replace(made, num_frames=np.arange(MADE, dtype=np.int32) % FRAMES + 1)
     shorter.write(str(tmp_path / "shorter"))
-    assert (Synthetic.read(str(tmp_path / "shorter")).num_frames == shorter.num_frames).all()
+    assert (GeneratedClips.read(str(tmp_path / "shorter")).num_frames == shorter.num_frames).all()
 
 
 @pytest.mark.parametrize(("frames", "segment"), [(FRAMES, "middle"), (4, "middle"), (4, "start")])
 def test_a_generated_clip_ends_where_it_should(data, frames, segment):
     """What is cut is cut of its valid frames, as of a recording's."""
     ends = np.arange(MADE, dtype=np.int32) % FRAMES + 1
-    mixed = replace(with_share(data, 1.0), synthetic=replace(data[1].synthetic, num_frames=ends))
+    mixed = replace(with_share(data, 1.0), generated=replace(data[1].generated, num_frames=ends))
     seen = set()
     for batch in mixed.crop(frames, "masked", segment).train_batches(1, 10, seed=0):
         for index, features, targets, kept in zip(
@@ -119,7 +119,7 @@ def test_a_generated_clip_ends_where_it_should(data, frames, segment):
         ):
             if index < 0:
                 number = int(targets[0]) - 100
-                own = mixed.synthetic.features[number]
+                own = mixed.generated.features[number]
                 start = (ends[number] - kept) // 2 if segment == "middle" else 0
                 assert kept == min(ends[number], frames)
                 expected = (own[start : start + kept] - mixed.statistics.mean) / mixed.statistics.std
@@ -168,3 +168,23 @@ def test_every_worker_has_a_real_clip_of_every_batch(data, batch_size, share):
     assert all((batch["indices"] >= 0).any() for part in parts for batch in part)
     real = torch.cat([batch["indices"] for part in parts for batch in part])
     assert sorted(real[real >= 0].tolist()) == list(range(REAL))
+
+
+def clips_of(count):
+    rng = np.random.default_rng(0)
+    ids = np.array([f"c{number:03d}" for number in range(count)])
+    values = rng.normal(size=(count, 4, 3)).astype(np.float32)
+    return Part(ids, values, np.full(count, 4, np.int32), rng.uniform(-1, 1, (count, 2)).astype(np.float32))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@pytest.mark.parametrize("share", [0.0, 0.5, 2.0])
+@pytest.mark.parametrize(("count", "batch_size"), [(64, 16), (65, 16), (67, 8), (5, 32), (33, 2)])
+def test_steps_of_an_epoch_are_those_that_the_data_give(count, batch_size, share, workers):
+    part = clips_of(count)
+    real = ResidentData(part, part, FeatureStatistics.of([(part.num_frames, part.features)]), 4)
+    data = ExtendedData(real, GeneratedClips(part.features, part.targets, part.num_frames), share)
+    found = steps_per_epoch(count, batch_size, share, workers)
+    assert found == data.num_batches(batch_size, workers)
+    if workers == 1:
+        assert found == len(list(data.train_batches(1, batch_size, 0)))

@@ -15,7 +15,7 @@ from tuning.datasets.loaders.in_memory import ResidentData, batch_bounds
 from tuning.datasets.loaders.mixup import augment_data
 from tuning.datasets.loaders.streaming import StreamedData, choose_loading, num_bytes, open_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
-from tuning.datasets.splits.split import cells, split_clips
+from tuning.datasets.splits.split import partition_of, split_clips
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import SealedError, read_part
 
@@ -32,7 +32,7 @@ def made(tmp_path_factory, ray_session):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("tuning.datasets.store.build.CLIPS_PER_SHARD", 8)
         prepared = prepare(
-            corpus, cells(corpus.clips, split), SMALL, FRAMES, DataSettings(prepared=str(folder / "prepared"))
+            corpus, partition_of(corpus.clips, split), SMALL, FRAMES, DataSettings(prepared=str(folder / "prepared"))
         )
     return prepared, split, read_part(prepared, corpus.clips, sealed=())
 
@@ -185,7 +185,7 @@ def test_test_shards_can_be_absent(made, tmp_path):
     prepared, split, _ = made
     copy = tmp_path / "copy"
     copy.mkdir()
-    opened = [shard for shard in prepared.shards if shard.cell != "test"]
+    opened = [shard for shard in prepared.shards if shard.partition != "test"]
     assert 0 < len(opened) < len(prepared.shards)
     for shard in opened:
         (copy / shard.path).write_bytes((Path(prepared.root) / shard.path).read_bytes())

@@ -124,10 +124,10 @@ def test_a_short_song_is_followed_by_silence_that_the_model_hears(songs):
 
 
 def test_what_was_prepared_before_these_settings_is_found_again():
-    from tuning.datasets.store.shard_index import fingerprint
+    from tuning.datasets.store.shard_index import features_fingerprint
 
     plain = FeatureSettings(**GUIDE)
-    known = fingerprint(plain, FRAMES, DataSettings())
-    assert fingerprint(FeatureSettings(**GUIDE, padding="silence"), FRAMES, DataSettings()) == known
+    known = features_fingerprint(plain, FRAMES, DataSettings())
+    assert features_fingerprint(FeatureSettings(**GUIDE, padding="silence"), FRAMES, DataSettings()) == known
     for change in ({"db_reference": "peak"}, {"segment": "start"}):
-        assert fingerprint(FeatureSettings(**GUIDE, **change), FRAMES, DataSettings()) != known
+        assert features_fingerprint(FeatureSettings(**GUIDE, **change), FRAMES, DataSettings()) != known

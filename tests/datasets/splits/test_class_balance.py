@@ -70,7 +70,7 @@ def test_classes_are_merged_and_others_left_out_with_a_note(tmp_path):
             {"classes": ["angry", "happy"], "merge": {"excited": "hapy"}},
             r"got 'hapy' of 'e0.wav'; did you mean 'happy'\?; to leave such clips out: task.drop_other_classes=true",
         ),
-        ({"classes": ["angry", "angry"]}, r"task.classes: 'angry' stands twice"),
+        ({"classes": ["angry", "angry"]}, r"task.classes: 'angry' is listed twice"),
         ({"merge": {"excitd": "happy"}}, r"task.merge_classes: no clip has class 'excitd'; did you mean 'excited'\?"),
         ({"merge": {"x": "happy"}}, r"task.merge_classes: no clip has class 'x'; the classes are angry, .*, sad"),
         (
@@ -82,7 +82,7 @@ def test_classes_are_merged_and_others_left_out_with_a_note(tmp_path):
             {"merge": {"excited": "a", "happy": "a", "sad": "a", "angry": "a"}},
             r"task.classes: expected at least 2 classes, got 1: a",
         ),
-        ({"text": ROWS + "z.wav,odd,1,x\n"}, r"task.classes: expected 2 clips or more, .* of 'odd', got z.wav"),
+        ({"text": ROWS + "z.wav,odd,1,x\n"}, r"task.classes: expected at least 2 clips of 'odd', .* got z.wav"),
         ({"text": ROWS + "z.wav, ,1,x\n"}, r"data.label_column: expected text in column 'emotion', .*csv:14"),
         ({"label_column": "emotoin"}, r"data.label_column: no column 'emotoin' in .*; did you mean 'emotion'"),
         ({"label_column": None}, r"data.label_column: expected the column with each recording's class, got nothing"),

@@ -9,7 +9,7 @@ import pytest
 from tuning.datasets.corpus import Clip
 from tuning.datasets.settings import SplitSettings
 from tuning.datasets.splits.kfold import deal
-from tuning.datasets.splits.split import Split, cells, choose_method, inner_folds, split_clips, without
+from tuning.datasets.splits.split import Split, choose_method, inner_folds, partition_of, split_clips, without
 from tuning.datasets.splits.stratification import quadrants, strata
 
 NAMES = ["angry", "happy", "neutral", "sad"]
@@ -107,7 +107,7 @@ def test_searches_that_seal_one_fold_after_the_other_share_their_cells(method):
     clips = speakers()
     folds = "12345" if method == "group_folds" else sorted({str(clip.group) for clip in clips})
     splits = [split_clips(clips, SplitSettings(method=method, test_fold=fold)) for fold in folds]
-    found = [cells(clips, split) for split in splits]
+    found = [partition_of(clips, split) for split in splits]
     assert all(cell_of == found[0] for cell_of in found)
     assert set(found[0].values()) == {f"fold-{fold}" for fold in folds}
     for split in splits:

@@ -5,7 +5,7 @@ import pytest
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits.split import cells, check_duplicates, choose_method, split_clips, without
+from tuning.datasets.splits.split import check_duplicates, choose_method, partition_of, split_clips, without
 from tuning.datasets.splits.stratification import quadrants
 
 
@@ -199,11 +199,11 @@ def test_few_clips_of_a_quadrant_are_parted_with_a_note():
 
 def test_cells_part_the_test_from_the_rest():
     clips = make()
-    by_fold = [cells(clips, split_clips(clips, SplitSettings(test_fold=fold))) for fold in "12345"]
+    by_fold = [partition_of(clips, split_clips(clips, SplitSettings(test_fold=fold))) for fold in "12345"]
     assert all(cell == by_fold[0] for cell in by_fold)
     assert by_fold[0][clips[0].id] == f"fold-{clips[0].fold}"
     grouped = split_clips(clips, SplitSettings(method="grouped"))
-    cell_of = cells(clips, grouped)
+    cell_of = partition_of(clips, grouped)
     assert {cell_of[clip.id] for clip in grouped.test} == {"test"}
     assert len(cell_of) == len(clips)
 

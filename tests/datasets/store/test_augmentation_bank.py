@@ -16,7 +16,7 @@ from tuning.datasets.hashing import digest_of
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.loaders.streaming import StreamedData, num_bytes, open_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
-from tuning.datasets.splits.split import cells, split_clips
+from tuning.datasets.splits.split import partition_of, split_clips
 from tuning.datasets.store import build as shards
 from tuning.datasets.store.augmentation_bank import bank_bytes, bank_key, prepare_bank
 from tuning.datasets.store.build import prepare
@@ -34,17 +34,17 @@ class Place:
     def __init__(self, folder, num_clips=30):
         self.corpus = write_corpus(folder / "corpus", num_clips, num_groups=10)
         self.split = split_clips(self.corpus.clips, SplitSettings(val_share=0.2, test_share=0.2))
-        self.cells = cells(self.corpus.clips, self.split)
+        self.partitions = partition_of(self.corpus.clips, self.split)
         self.quality = DataSettings(prepared=str(folder / "prepared"))
         self.sealed = {clip.id for clip in self.split.test}
 
     def prepare(self):
-        return prepare(self.corpus, self.cells, SMALL, FRAMES, self.quality)
+        return prepare(self.corpus, self.partitions, SMALL, FRAMES, self.quality)
 
     def bank(self, effects, augment=EQUAL, clips=None, **options):
         clips = self.split.train if clips is None else clips
         return prepare_bank(
-            self.corpus, self.cells, clips, self.sealed, SMALL, FRAMES, self.quality, augment, effects, **options
+            self.corpus, self.partitions, clips, self.sealed, SMALL, FRAMES, self.quality, augment, effects, **options
         )
 
 
@@ -141,7 +141,7 @@ def test_what_the_bank_holds_makes_it_anew(place, change):
 
 def test_another_extraction_makes_it_anew(place, monkeypatch):
     place.bank(["noise"])
-    monkeypatch.setattr("tuning.datasets.features.waveform_effects.AUGMENTATION_VERSION", 99)
+    monkeypatch.setattr("tuning.datasets.store.shard_index.AUGMENTATION_VERSION", 99)
     assert extracted(place.bank(["noise"])) == {"noise": len(place.split.train)}
 
 
@@ -178,7 +178,7 @@ def test_bad_recordings_are_absent(place, tmp_path):
     (tmp_path / "corpus" / name).write_bytes(encode(tone(1))[:-100])
     gone = [Clip(name, (0.0, 0.0), group="g0"), Clip("absent.wav", (0.0, 0.0), group="g0")]
     place.corpus = Corpus("manifest", place.corpus.root, place.corpus.clips + gone)
-    place.cells |= {clip.id: "train" for clip in gone}
+    place.partitions |= {clip.id: "train" for clip in gone}
     bank = place.bank(["noise"], clips=place.split.train + gone)
     assert [clip for clip, _ in bank["noise"].quarantine] == [name]
     ids = [clip.id for clip in place.split.train]
@@ -195,7 +195,7 @@ def test_a_clip_that_is_just_loud_enough_is_in_the_bank(place, tmp_path):
     place.quality = place.quality.model_copy(update={"silence_dbfs": float(peak) + 0.1})
     clip = Clip("quiet.wav", (0.0, 0.0))
     place.corpus = Corpus("manifest", place.corpus.root, [clip])
-    place.cells = {"quiet.wav": "train"}
+    place.partitions = {"quiet.wav": "train"}
     assert place.bank(["noise"], clips=[clip])["noise"].quarantine == []
 
 

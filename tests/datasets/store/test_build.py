@@ -1,5 +1,4 @@
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from tuning.datasets.features.audio import decode
 from tuning.datasets.features.spectral import extract, num_samples
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store import build as shards
-from tuning.datasets.store.build import Prepared, prepare
+from tuning.datasets.store.build import prepare
 from tuning.datasets.store.quarantine import QuarantineError
 from tuning.datasets.store.reader import read_part
 
@@ -70,8 +69,7 @@ def test_features_are_those_of_each_recording(tmp_path, quality, ray_session):
         np.testing.assert_array_equal(found[clip.id][0], expected)
         assert found[clip.id][1] == num_valid
     cell_of = thirds(corpus)
-    assert all({cell_of[clip] for clip in shard.clip_ids} == {shard.cell} for shard in prepared.shards)
-    assert Prepared.from_dict(json.loads(json.dumps(prepared.to_dict()))) == prepared
+    assert all({cell_of[clip] for clip in shard.clip_ids} == {shard.partition} for shard in prepared.shards)
 
 
 def test_shards_hold_plain_arrow_tensors_and_no_labels(tmp_path, quality, ray_session):
@@ -103,7 +101,7 @@ data = DataSettings(corpus="manifest", root={corpus.root!r}, prepared={quality.p
 corpus = load_corpus(data, ["valence", "arousal"])
 cells = {thirds(corpus)!r}
 assert prepare(corpus, cells, SMALL, {FRAMES}, data).num_extracted == 0
-assert not {{"ray", "torch", "librosa"}} & set(sys.modules)
+assert not {{"ray", "torch", "scipy.signal", "numba"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", program], check=True, cwd=Path(__file__).parents[3])
 
@@ -142,7 +140,7 @@ def test_a_changed_setting_extracts_all_and_leaves_the_old_shards(tmp_path, qual
 
 def test_what_the_fingerprint_depends_on(quality):
     def mark(features=SMALL, frames=FRAMES, data=quality):
-        return shards.fingerprint(features, frames, data)
+        return shards.features_fingerprint(features, frames, data)
 
     mel = SMALL.model_copy(update={"name": "mel"})
     assert mark() != mark(mel)
@@ -164,18 +162,18 @@ def released(monkeypatch, library):
 
 @pytest.mark.parametrize("library", ["librosa", "soxr", "libsndfile", "transformers"])
 def test_features_of_another_library_are_others(quality, monkeypatch, library):
-    before = shards.fingerprint(SMALL, FRAMES, quality)
+    before = shards.features_fingerprint(SMALL, FRAMES, quality)
     released(monkeypatch, library)
-    assert (shards.fingerprint(SMALL, FRAMES, quality) == before) == (library == "transformers")
+    assert (shards.features_fingerprint(SMALL, FRAMES, quality) == before) == (library == "transformers")
 
 
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    monkeypatch.setattr("tuning.models.speech_encoder_config.shape_of", lambda name: SimpleNamespace(num_layers=2))
-    before = shards.fingerprint(states, FRAMES, quality)
+    monkeypatch.setattr("tuning.datasets.store.shard_index.speech_shape", lambda name: SimpleNamespace(num_layers=2))
+    before = shards.features_fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
-    assert shards.fingerprint(states, FRAMES, quality) != before
+    assert shards.features_fingerprint(states, FRAMES, quality) != before
 
 
 def test_exchanged_recordings_of_one_size_and_time_are_found_with_verify(tmp_path, quality, ray_session):

@@ -7,7 +7,7 @@ import scipy.linalg
 from tuning.datasets.demo import music as demo
 from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import FeatureSettings
-from tuning.models.settings import GANSettings
+from tuning.models.gan_settings import GANSettings
 from tuning.training.gan.metrics import band, compare, embed, frechet_distance, score, sub_scores
 from tuning.training.gan.trainer import GANTraining
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from tuning.models.settings import GANSettings
+from tuning.models.gan_settings import GANSettings
 from tuning.training.gan import trainer as gan_training
 from tuning.training.gan.trainer import Clips, GANTraining, Judgement, discriminator_steps
 

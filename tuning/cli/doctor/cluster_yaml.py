@@ -1,8 +1,9 @@
-"""A cluster file, before anything is launched: what Ray checks, and what it does not."""
+"""Check a cluster file before anything is launched: as Ray does, and what Ray does not check."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib.metadata
 import io
 import json
 import logging
@@ -18,12 +19,12 @@ from tuning.config.errors import UserError, nearest
 
 PLACEHOLDER = re.compile(r"fill[-_ ]?in|change[-_ ]?me|your[-_][a-z]|<[a-z][^<>]*>|\bTODO\b", re.IGNORECASE)
 
-# Ray takes them from a node_config of AWS before it passes the rest on.
+# Ray removes them from a node_config of AWS before it passes the rest on.
 RAYS_OWN = {"SubnetIds"}
 
 
 def read_cluster(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:
-    """The file's content, or None with what is wrong.
+    """The file's content, or None and the finding that says why not.
 
     Raises:
         UserError: no such file.
@@ -33,21 +34,21 @@ def read_cluster(path: Path) -> tuple[dict[str, Any] | None, list[Finding]]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        return None, [fail("cluster file", f"{path}: no YAML: {' '.join(str(error).split())}", "mend that line")]
+        return None, [fail("cluster file", f"{path}: not YAML: {' '.join(str(error).split())}", "correct that line")]
     provider = content.get("provider") if isinstance(content, dict) else None
     if not isinstance(provider, dict) or "type" not in provider:
         found = f"{path}: expected settings with provider: {{type: aws, gcp, local, ...}}"
-        return None, [fail("cluster file", found, "begin with cluster.yaml of this project")]
+        return None, [fail("cluster file", found, "start from this project's cluster.yaml")]
     return content, []
 
 
 def check_cluster(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
-    """Everything that can be known without asking a cloud."""
+    """Every finding that needs no cloud."""
     prepared, problem = rays_view(content)
     if problem:
         yield fail("cluster file", f"{path}: {problem}", "see docs.ray.io, 'Cluster YAML configuration options'")
     else:
-        yield ok("cluster file", f"{path}: Ray takes it ({content['provider']['type']})")
+        yield ok("cluster file", f"{path}: Ray accepts it ({content['provider']['type']})")
     for where, text in sorted(placeholders(content)):
         yield fail("to fill in", f"{where}: '{text}'", f"put the value of your account or hosts into {path}")
     yield from check_node_configs(content)
@@ -57,7 +58,7 @@ def check_cluster(path: Path, content: dict[str, Any]) -> Iterator[Finding]:
 
 
 def rays_view(content: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The file as Ray completes it, and what Ray has against it."""
+    """The file as Ray completes it, and Ray's objection; one of them is empty."""
     import jsonschema  # comes with ray[default]
 
     from tuning.search.ray_internals import complete_cluster_file
@@ -74,7 +75,7 @@ def rays_view(content: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
         return None, f"{where + ': ' if where else ''}{error.message[:300]}{hint}"
     except SystemExit:
         return None, " ".join(said.getvalue().split())
-    except Exception as error:  # Ray raises many kinds, click's among them; each is a fault of the file
+    except Exception as error:  # Ray raises many types, click's among them; each means that the file is wrong
         return None, f"{type(error).__name__}: {' '.join((str(error) or said.getvalue()).split())}"
     finally:
         logging.disable(logging.NOTSET)
@@ -82,7 +83,7 @@ def rays_view(content: dict[str, Any]) -> tuple[dict[str, Any] | None, str]:
 
 
 def placeholders(value: Any, where: str = "") -> set[tuple[str, str]]:
-    """Texts that stand for something to be filled in, with their paths; commands are left out."""
+    """Texts that are still to be filled in, with their paths; commands are left out."""
     if isinstance(value, dict):
         return {found for key, inner in value.items() for found in placeholders(inner, f"{where}.{key}".strip("."))}
     if isinstance(value, list):
@@ -93,82 +94,65 @@ def placeholders(value: Any, where: str = "") -> set[tuple[str, str]]:
 
 
 def check_node_configs(content: dict[str, Any]) -> Iterator[Finding]:
-    """The names and kinds of values inside node_config, which Ray passes on to EC2 unseen."""
+    """Names and types inside node_config of AWS, which Ray passes on to EC2 unchecked."""
     types = content.get("available_node_types")
     if content["provider"]["type"] != "aws" or not isinstance(types, dict):
         return
     try:
         import botocore.session
+        from botocore.validate import ParamValidator
     except ModuleNotFoundError:
-        yield warn(
-            "node_config", "not looked at: boto3 is not installed", "pip install boto3: `ray up` needs it for AWS"
-        )
+        advice = "pip install boto3: `ray up` needs it for AWS"
+        yield warn("node_config", "not checked: boto3 is not installed", advice)
         return
     shape = botocore.session.get_session().get_service_model("ec2").operation_model("RunInstances").input_shape
-    wrong = [
-        found
-        for name, node in types.items()
-        if isinstance(node, dict)
-        for found in _against(node.get("node_config") or {}, shape, f"available_node_types.{name}.node_config")
-    ]
-    yield from (fail("node_config", found, "EC2's RunInstances has the names; mend it here") for found in wrong)
+    wrong = []
+    for name, node in types.items():
+        if isinstance(node, dict) and isinstance(config := node.get("node_config") or {}, dict):
+            given = {key: value for key, value in config.items() if key not in RAYS_OWN}
+            report = ParamValidator().validate({"MinCount": 1, "MaxCount": 1, **given}, shape).generate_report()
+            wrong += [_in_words(line, f"available_node_types.{name}.node_config") for line in report.splitlines()]
+    yield from (fail("node_config", found, "see the parameters of EC2's RunInstances") for found in wrong)
     if not wrong:
         yield ok("node_config", f"{', '.join(types)}: every name is one of EC2's RunInstances")
 
 
-def _against(value: Any, shape: Any, where: str) -> Iterator[str]:
-    """What does not fit a shape of botocore's service model, as `path: problem`."""
-    kinds: dict[str, Any] = {
-        "structure": (dict, "a mapping"),
-        "list": (list, "a list"),
-        "string": (str, "text"),
-        "integer": (int, "an integer"),
-        "long": (int, "an integer"),
-        "boolean": (bool, "true or false"),
-    }
-    kind, words = kinds.get(shape.type_name, (object, ""))
-    if not isinstance(value, kind) or (isinstance(value, bool) and kind is int):
-        yield f"{where}: expected {words}, got {value!r}"
-    elif kind is dict:
-        for name, inner in value.items():
-            if name in shape.members:
-                yield from _against(inner, shape.members[name], f"{where}.{name}")
-            elif name not in RAYS_OWN:
-                yield f"{where}.{name}: no such setting{nearest(str(name), shape.members)}"
-    elif kind is list:
-        for number, inner in enumerate(value):
-            yield from _against(inner, shape.member, f"{where}[{number}]")
-    elif getattr(shape, "enum", None) and not PLACEHOLDER.search(str(value)) and value not in shape.enum:
-        yield f"{where}: EC2 knows no '{value}'{nearest(value, shape.enum)}"
+def _in_words(line: str, where: str) -> str:
+    """A line of botocore's report with the setting's path, the expectation and the nearest name."""
+    if unknown := re.fullmatch('Unknown parameter in (.*): "(.*)", must be one of: (.*)', line):
+        inner = "" if unknown[1] == "input" else f"{unknown[1]}."
+        return f"{where}.{inner}{unknown[2]}: no such setting{nearest(unknown[2], unknown[3].split(', '))}"
+    if other := re.fullmatch("Invalid type for parameter (.*), value: (.*), type: .*, valid types: (.*)", line):
+        types = " or ".join(re.findall(r"'(\w+)'", other[3]))
+        return f"{where}.{other[1]}: expected {types}, got '{other[2]}'"
+    return f"{where}: {line}"
 
 
 def check_commands(content: dict[str, Any]) -> Iterator[Finding]:
-    """How Ray is started on the nodes: dashboard and token."""
+    """Dashboard and token, as the commands that start Ray set them."""
     head, worker = (_joined(content, f"{node}_start_ray_commands") for node in ("head", "worker"))
     if re.search(r"--dashboard-host[= ]['\"]?(0\.0\.0\.0|::|\*)", head):
         advice = "--dashboard-host=127.0.0.1, and `ray dashboard cluster.yaml` to look at it"
-        yield fail("dashboard", "listens on every network of the head: whoever reaches it runs code there", advice)
+        yield fail("dashboard", "listens on every network of the head: whoever reaches it can run code there", advice)
     else:
-        yield ok("dashboard", "listens on the head alone")
+        yield ok("dashboard", "listens on the head only")
     without = [
         name
         for name, commands in (("head_start_ray_commands", head), ("worker_start_ray_commands", worker))
         if "ray start" in commands and not re.search(r"RAY_AUTH_MODE=['\"]?token", commands)
     ]
     if without:
-        advice = "RAY_AUTH_MODE=token before `ray start`, the token's file in file_mounts"
+        advice = "put RAY_AUTH_MODE=token before `ray start`, and the token's file into file_mounts"
         yield fail("token", f"{' and '.join(without)}: without token authentication", advice)
     elif not any("auth_token" in str(target) for target in content.get("file_mounts") or {}):
-        advice = '"~/.ray/auth_token": "~/.ray/auth_token" in file_mounts'
-        yield warn("token", "head and workers ask for one, but file_mounts brings none to them", advice)
+        advice = 'add "~/.ray/auth_token": "~/.ray/auth_token" to file_mounts'
+        yield warn("token", "head and workers require one, but file_mounts does not copy it to them", advice)
     else:
-        yield ok("token", "head and workers ask for it, and file_mounts brings it")
+        yield ok("token", "head and workers require it, and file_mounts copies it")
 
 
 def check_ray_version(content: dict[str, Any]) -> Iterator[Finding]:
-    """That the nodes install one Ray, this machine's."""
-    import importlib.metadata
-
+    """Whether the nodes install this machine's version of Ray."""
     here = importlib.metadata.version("ray")
     names = ("setup_commands", "head_setup_commands", "worker_setup_commands", "initialization_commands")
     commands = "\n".join(_joined(content, name) for name in names)
@@ -176,19 +160,19 @@ def check_ray_version(content: dict[str, Any]) -> Iterator[Finding]:
     wheels = re.findall(r"\S*ray-\S+\.whl", commands)
     advice = f"ray[default,tune,train,data]=={here} in setup_commands, as here"
     if wheels:
-        yield fail("ray version", f"a wheel of no release: {wheels[0]}", advice)
+        yield fail("ray version", f"a wheel that is no release: {wheels[0]}", advice)
     elif "" in installs:
-        yield fail("ray version", "setup_commands install Ray without a version: nodes would differ", advice)
+        yield fail("ray version", "setup_commands install Ray without a version: nodes may differ", advice)
     elif wrong := [pin for pin in installs if pin != f"=={here}"]:
         yield fail("ray version", f"setup_commands install ray{wrong[0]}, here is {here}", advice)
     elif installs:
         yield ok("ray version", f"{here} on every node, as here")
     elif not content.get("docker"):
-        yield warn("ray version", "setup_commands install no Ray; the nodes' image has to have it", advice)
+        yield warn("ray version", "setup_commands do not install Ray: the nodes' image must have it", advice)
 
 
 def check_head(content: dict[str, Any]) -> Iterator[Finding]:
-    """That the head computes nothing: its death ends the search, a worker's does not."""
+    """Whether the head runs no trials: its death ends the search, a worker's does not."""
     head = (content.get("available_node_types") or {}).get(content.get("head_node_type"))
     if not isinstance(head, dict):
         return
@@ -198,7 +182,7 @@ def check_head(content: dict[str, Any]) -> Iterator[Finding]:
         yield ok("head", "runs no trials")
         return
     advice = f"available_node_types.{content['head_node_type']}.resources: {{CPU: 0, GPU: 0}}"
-    yield warn("head", f"runs trials on its {' and '.join(taken)}s: one that fills its memory ends the search", advice)
+    yield warn("head", f"runs trials on its {' and '.join(taken)}s: one that fills the memory ends the search", advice)
 
 
 def _joined(content: dict[str, Any], name: str) -> str:

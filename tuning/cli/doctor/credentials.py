@@ -1,4 +1,4 @@
-"""What it takes to reach a cloud and its machines: credentials, SSH, rsync, Ray's token."""
+"""Check what is needed to reach a cloud and its machines: credentials, SSH, rsync, Ray's token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SECONDS = 5
 
 
 def check_tools(cluster: dict[str, Any] | None) -> Iterator[Finding]:
-    """ssh and rsync, which `ray up` starts, and the key that a cluster file names."""
+    """Whether `ray up` finds ssh and rsync, and the private key of a cluster file."""
     for tool, use in (("ssh", "reach its machines"), ("rsync", "copy the project to them")):
         place = shutil.which(tool)
         if place:
@@ -30,49 +30,49 @@ def check_tools(cluster: dict[str, Any] | None) -> Iterator[Finding]:
 
 
 def check_key(key: Path) -> Finding:
-    """A private key that ssh will take."""
+    """Whether ssh will accept a private key."""
     if not key.is_file():
         return fail("ssh key", f"auth.ssh_private_key: no such file '{key}'", f"ssh-keygen -t ed25519 -f {key}")
     if open_to_others(key):
         return fail("ssh key", f"{key} has mode {mode(key)}; ssh refuses keys that others may read", f"chmod 600 {key}")
-    return ok("ssh key", f"{key}, for its owner alone")
+    return ok("ssh key", f"{key}, readable by its owner only")
 
 
 def check_token(needed: bool) -> Iterator[Finding]:
-    """Ray's token: whoever can read it runs code on the cluster."""
+    """Ray's token: whoever can read it can run code on the cluster."""
     if os.environ.get("RAY_AUTH_TOKEN"):
-        yield ok("ray token", "in RAY_AUTH_TOKEN")
+        yield ok("ray token", "set in RAY_AUTH_TOKEN")
         return
     file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
     if not file.exists():
         if needed:
             advice = "ray get-auth-token --generate, then chmod 600 ~/.ray/auth_token"
-            yield fail("ray token", f"no such file '{file}', which the nodes are to share", advice)
+            yield fail("ray token", f"no such file '{file}', which all nodes need", advice)
         return
     if open_to_others(file):
-        advice = f"chmod 600 {file}: who reads it may run code on the cluster"
+        advice = f"chmod 600 {file}: whoever reads it can run code on the cluster"
         yield fail("ray token", f"{file} has mode {mode(file)}, so others may read it", advice)
     else:
-        yield ok("ray token", f"{file}, for its owner alone")
+        yield ok("ray token", f"{file}, readable by its owner only")
 
 
 def open_to_others(file: Path) -> bool:
-    """Whether group or others have any right on a file."""
+    """Whether group or others have any permission on a file."""
     return bool(file.stat().st_mode & 0o077)
 
 
 def mode(file: Path) -> str:
-    """A file's rights as chmod takes them."""
+    """A file's permissions in octal, as for chmod."""
     return f"{stat.S_IMODE(file.stat().st_mode):o}"
 
 
 def check_aws(region: str | None, starts_machines: bool) -> Finding:
-    """Whether credentials are there and AWS takes them."""
+    """Whether there are credentials that AWS accepts."""
     if not importlib.util.find_spec("boto3"):
         advice = "pip install boto3: `ray up` needs it for AWS"
         if starts_machines:
             return fail("aws", "boto3 is not installed", advice)
-        return warn("aws", "not looked at: boto3 is not installed", "pip install boto3, to have them checked")
+        return warn("aws", "not checked: boto3 is not installed", "pip install boto3 to check the credentials")
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -82,20 +82,20 @@ def check_aws(region: str | None, starts_machines: bool) -> Finding:
         found = session.get_credentials()
         if found is None:
             advice = "aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-            return fail("aws", "no credentials: neither in the environment, nor in ~/.aws, nor of this machine", advice)
+            return fail("aws", "no credentials in the environment, in ~/.aws or of this machine", advice)
         quick = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
         client = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
         who = client.get_caller_identity()["Arn"]
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
-        return fail("aws", f"credentials are not taken: {code or error}", "aws configure, or renew them: aws sso login")
+        return fail("aws", f"credentials are refused: {code or error}", "aws configure, or renew them: aws sso login")
     except BotoCoreError as error:
-        return fail("aws", f"can't ask who we are: {' '.join(str(error).split())}", "is the network open to AWS?")
+        return fail("aws", f"can't reach AWS: {' '.join(str(error).split())}", "does the network allow it?")
     return ok("aws", f"{who} (credentials from {found.method})")
 
 
 def check_gcp(starts_machines: bool) -> Finding:
-    """Whether credentials are there; Google is not asked."""
+    """Whether there are credentials; Google is not asked."""
     modules = ("googleapiclient", "google.auth") if starts_machines else ()
     missing = [name for name in modules if not _installed(name)]
     if missing:
@@ -103,9 +103,9 @@ def check_gcp(starts_machines: bool) -> Finding:
     named = os.environ.get("GOOGLE_APPLICATION_CREDENTIALS")
     file = Path(named) if named else Path.home() / ".config" / "gcloud" / "application_default_credentials.json"
     if file.exists():
-        return ok("gcp", f"{file}; whether Google takes it was not asked")
+        return ok("gcp", f"{file}; not tried with Google")
     if named:
-        return fail("gcp", f"GOOGLE_APPLICATION_CREDENTIALS: no such file '{named}'", "name a key file that is there")
+        return fail("gcp", f"GOOGLE_APPLICATION_CREDENTIALS: no such file '{named}'", "name an existing key file")
     return warn("gcp", f"no credentials in {file}", "gcloud auth application-default login")
 
 

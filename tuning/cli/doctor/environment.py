@@ -1,4 +1,4 @@
-"""This machine: Python and packages, cores, memory, room on disk, shared memory."""
+"""Check this machine: Python and packages, cores, memory, shared memory, free disk space."""
 
 from __future__ import annotations
 
@@ -9,37 +9,31 @@ import shutil
 import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from tuning.cli.doctor.finding import Finding, fail, in_words, ok, warn
 from tuning.experiment.machine import num_cpus
 
-if TYPE_CHECKING:
-    from packaging.requirements import Requirement
-
 PROJECT = "audio-emotion-tuning"
 
-# Ray writes no more objects to a disk that is fuller than this (RAY_local_fs_capacity_threshold).
+# Ray stops writing objects to a disk that is fuller than this (RAY_local_fs_capacity_threshold).
 FULL_FOR_RAY = 0.95
 LITTLE_ROOM, NO_ROOM = 10e9, 1e9
 LITTLE_MEMORY_PER_CPU = 1e9
-# Of memory, as Ray sizes its object store where nothing else is set.
+# Ray's default size of its object store: a share of the memory, up to a most.
 STORE_SHARE, STORE_MOST = 0.3, 200e9
 
 
-def check_packages(extras: frozenset[str] = frozenset()) -> Iterator[Finding]:
-    """Python and every package that the project asks for, against its ranges; extras where they are used."""
-    from packaging.requirements import Requirement
-    from packaging.specifiers import SpecifierSet
-
-    python, lines, optional = _wanted()
+def check_packages() -> Iterator[Finding]:
+    """Python and every package that the project requires, against its version ranges."""
+    python, wanted = _wanted()
     version = platform.python_version()
     if SpecifierSet(python).contains(version, prereleases=True):
         yield ok("python", f"{version} on {platform.platform(terse=True)}")
     else:
-        yield fail("python", f"{version}, expected {python}", "make the virtual environment with another Python")
-    wanted = [Requirement(line) for line in lines]
-    wanted += [Requirement(line) for extra in sorted(extras) for line in optional.get(extra, [])]
+        yield fail("python", f"{version}, expected {python}", "create the virtual environment with another Python")
     wrong = list(_wrong(wanted))
     yield from wrong
     if not wrong:
@@ -48,15 +42,15 @@ def check_packages(extras: frozenset[str] = frozenset()) -> Iterator[Finding]:
         yield ok("packages", f"all {len(wanted)} in their ranges: {versions}")
 
 
-def _wanted() -> tuple[str, list[str], Mapping[str, list[str]]]:
-    """Python's range, the packages' and the extras': of the source tree, or where there is none as installed."""
+def _wanted() -> tuple[str, list[Requirement]]:
+    """Version range of Python and requirements: of the source tree or, without one, of the installed project."""
     file = Path(__file__).parents[2] / "pyproject.toml"
     if file.exists():
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
-        return project["requires-python"], project["dependencies"], project.get("optional-dependencies", {})
+        return project["requires-python"], [Requirement(line) for line in project["dependencies"]]
     distribution = importlib.metadata.distribution(PROJECT)
     lines = [line for line in distribution.requires or [] if "extra ==" not in line]
-    return distribution.metadata["Requires-Python"], lines, {}
+    return distribution.metadata["Requires-Python"], [Requirement(line) for line in lines]
 
 
 def _wrong(wanted: list[Requirement]) -> Iterator[Finding]:
@@ -71,12 +65,12 @@ def _wrong(wanted: list[Requirement]) -> Iterator[Finding]:
 
 
 def check_memory() -> Iterator[Finding]:
-    """Cores, memory that is free, and the size of shared memory, where Ray keeps the features of all trials."""
+    """Cores, free memory, and the size of shared memory, where Ray keeps the features of all trials."""
     cpus = num_cpus()
     total, free = memory()
     words = f"{cpus} CPU{'s' if cpus > 1 else ''}, {in_words(free)} of {in_words(total)} memory free"
     if free < cpus * LITTLE_MEMORY_PER_CPU:
-        advice = f"fewer trials at once, search.max_concurrent={max(1, int(free / LITTLE_MEMORY_PER_CPU))}"
+        advice = f"run fewer at once (search.max_concurrent={max(1, int(free / LITTLE_MEMORY_PER_CPU))})"
         yield warn("memory", words, f"each trial takes about 1 GB: {advice}, or end other programs")
     else:
         yield ok("memory", words)
@@ -86,15 +80,15 @@ def check_memory() -> Iterator[Finding]:
     if size < store:
         yield warn(
             "/dev/shm",
-            f"{in_words(size)}, less than the {in_words(store)} that Ray's object store takes",
-            f"Ray would use the disk instead, slowly; in a container: docker run --shm-size={store / 1e9:.0f}g",
+            f"{in_words(size)}, less than the {in_words(store)} of Ray's object store",
+            f"Ray would use the disk instead, which is slow; in a container: docker run --shm-size={store / 1e9:.0f}g",
         )
     else:
         yield ok("/dev/shm", f"{in_words(size)}, room for Ray's object store of {in_words(store)}")
 
 
 def memory() -> tuple[float, float]:
-    """Total and free bytes, of the container where there is a limit."""
+    """Total and free bytes of this machine, or of the container if that has a limit."""
     total = free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     table = Path("/proc/meminfo")
     if table.exists():
@@ -108,7 +102,7 @@ def memory() -> tuple[float, float]:
 
 
 def check_room(folders: Mapping[str, Path]) -> Iterator[Finding]:
-    """Room on the disks where folders lie or would be made, by what they are for; a disk is named once."""
+    """Free space on the disks of some folders, or of the folders that they would be created in; each disk once."""
     disks: dict[int, list[str]] = {}
     place: dict[int, Path] = {}
     for what, folder in folders.items():
@@ -120,11 +114,11 @@ def check_room(folders: Mapping[str, Path]) -> Iterator[Finding]:
         usage = shutil.disk_usage(place[device])
         words = f"{in_words(usage.free)} of {in_words(usage.total)} free for {', '.join(uses)} ({place[device]})"
         if usage.free < NO_ROOM:
-            yield fail("disk", words, "make room, or choose another disk: storage=, data.prepared=, RAY_TMPDIR")
+            yield fail("disk", words, "free some space, or choose another disk: storage=, data.prepared=, RAY_TMPDIR")
         elif RAY_TEMP in uses and usage.used / (usage.used + usage.free) > FULL_FOR_RAY:
-            yield fail("disk", f"{words}: over 95 % full", "Ray writes no more objects there: make room")
+            yield fail("disk", f"{words}: over 95 % full", "Ray stops writing objects there: free some space")
         elif usage.free < LITTLE_ROOM:
-            yield warn("disk", words, "features take about 100 MB per thousand clips: make room")
+            yield warn("disk", words, "features take about 100 MB per thousand clips: free some space")
         else:
             yield ok("disk", words)
 
@@ -133,12 +127,12 @@ RAY_TEMP = "Ray's temporary files"
 
 
 def ray_temp() -> Path:
-    """Where Ray writes while it runs."""
+    """The folder that Ray writes to while it runs."""
     return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
 
 
 def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     path = path.expanduser().absolute()
     while not path.exists():
         path = path.parent

@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""A finding of the doctor."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Level = Literal["ok", "warn", "fail"]
 
 
 class Finding(NamedTuple):
-    """What was looked at, what was found, and what to do about it where something is."""
+    """What was checked, what was found, and what to do about it if something is wrong."""
 
     level: Level
     what: str
@@ -21,20 +21,20 @@ class Finding(NamedTuple):
 
 
 def ok(what: str, found: str) -> Finding:
-    """Nothing to do."""
+    """A finding that needs nothing to be done."""
     return Finding("ok", what, found)
 
 
 def warn(what: str, found: str, advice: str) -> Finding:
-    """It works, but less well or less safely than it could."""
+    """A finding of something that works, but less well or less safely than it could."""
     return Finding("warn", what, found, advice)
 
 
 def fail(what: str, found: str, advice: str) -> Finding:
-    """A search, or a cluster, would not work."""
+    """A finding that keeps a search, or a cluster, from working."""
     return Finding("fail", what, found, advice)
 
 
 def in_words(num_bytes: float) -> str:
-    """A size as one reads it."""
+    """A size in MB or GB."""
     return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

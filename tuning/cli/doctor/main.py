@@ -1,43 +1,44 @@
-"""Before a search or `ray up`: what is missing here, and what to do. `tuning doctor [cluster.yaml]`."""
+"""Check what a search or `ray up` needs, and say what to do about what is missing: `tuning doctor [cluster.yaml]`."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from tuning.cli.command import DONE, FAILED, run_command
+from tuning.cli.command import DONE, FAILED, Parser, run_command
+from tuning.cli.doctor import cluster_yaml, credentials, environment, gpu, nodes, storage
+from tuning.cli.doctor.finding import Finding
 from tuning.config.errors import UserError
+from tuning.data.plan import Plan, make_plan
+from tuning.datasets.storage import is_uri
+from tuning.experiment.bucket_sync import mirror_root
 
-if TYPE_CHECKING:
-    from tuning.cli.doctor.finding import Finding
-    from tuning.data.plan import Plan
+PARSER = Parser(
+    "tuning doctor [cluster.yaml] [key=value ...]",
+    """\
+Check Python and packages, memory, disks, GPUs, and whether results and features can be written to the places that the
+search uses; the settings are those of python -m tuning.run (the same command line). With a cluster file check also that
+file, the credentials, SSH and rsync; with RAY_ADDRESS the versions on every node of that cluster.
 
-USAGE = """\
-tuning doctor [cluster.yaml] [key=value ...]
-
-Looks at Python and packages, memory, disks, GPUs, and whether results and features can be written where the search
-puts them; the settings are those of python -m tuning.run (the same command line). With a cluster file also at that
-file, the credentials, SSH and rsync; with RAY_ADDRESS at the versions on every node of that cluster.
-
-A line each: ok, warn (it works, but), fail (it would not work), with what to do. Exit code 1 when anything fails.
-Changes nothing and leaves nothing behind.
-"""
+Each finding is one line: ok, warn (it works, but), fail (it would not work), with what to do. The exit code is 1 if
+anything fails. Changes nothing and leaves nothing behind.""",
+    settings=True,
+)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 nothing failed, 1 something did, 2 the user's input."""
-    return run_command(lambda: USAGE, _main, arguments)
+    return run_command(PARSER, _doctor, words)
 
 
-def _main(arguments: list[str]) -> int:
-    from tuning.data.plan import make_plan
-
-    files = [argument for argument in arguments if "=" not in argument and argument != "--dry-run"]
-    if len(files) > 1 or any(file.startswith("-") for file in files):
+def _doctor(options: Namespace) -> int:
+    files = [word for word in options.settings if "=" not in word]
+    if len(files) > 1:
         raise UserError(f"expected at most one cluster file and key=value settings, got {' '.join(files)}")
-    plan = make_plan([argument for argument in arguments if "=" in argument])
+    plan = make_plan([word for word in options.settings if "=" in word])
     counts = {"ok": 0, "warn": 0, "fail": 0}
     for finding in examine(plan, Path(files[0]) if files else None):
         print(finding, flush=True)
@@ -47,18 +48,15 @@ def _main(arguments: list[str]) -> int:
 
 
 def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
-    """Every finding, the quick ones first.
+    """All findings, the quick ones first.
 
     Raises:
         UserError: no such cluster file.
     """
-    from tuning.cli.doctor import cluster_yaml, credentials, environment, gpu, nodes, storage
-
     content, problems = cluster_yaml.read_cluster(cluster_file) if cluster_file else (None, [])
     address = os.environ.get("RAY_ADDRESS", "")
     running = address not in ("", "local")
-    encoder = plan.config.features.name == "encoder"
-    yield from environment.check_packages(frozenset({"encoders"} if encoder else ()))
+    yield from environment.check_packages()
     yield from environment.check_memory()
     yield from environment.check_room(_folders(plan) | {environment.RAY_TEMP: environment.ray_temp()})
     yield from gpu.check_gpus(plan.config.resources.gpus_per_worker, elsewhere=running or cluster_file is not None)
@@ -80,10 +78,7 @@ def _locations(plan: Plan) -> dict[str, str]:
 
 
 def _folders(plan: Plan) -> dict[str, Path]:
-    """The folders on this machine that fill up."""
-    from tuning.datasets.storage import is_uri
-    from tuning.experiment.bucket_sync import mirror_root
-
+    """The folders on this machine that a search writes to."""
     return {
         setting: mirror_root(location) if is_uri(location) else Path(location)
         for setting, location in _locations(plan).items()
@@ -92,9 +87,7 @@ def _folders(plan: Plan) -> dict[str, Path]:
 
 
 def _clouds(plan: Plan, content: dict[str, Any] | None) -> Iterator[Finding]:
-    """Credentials, where a cluster file or a bucket needs them; a store of another maker is judged by writing to it."""
-    from tuning.cli.doctor import credentials
-
+    """Credentials that a cluster file or a bucket needs; for other S3 stores writing a file tells enough."""
     provider = (content or {}).get("provider", {})
     used = {
         location.partition("://")[0] for location in _locations(plan).values() if "endpoint_override" not in location

@@ -1,10 +1,15 @@
-"""The machines of a running cluster: whether each answers, and with which versions. Also a program of its own, which
-the doctor starts with a time limit: a cluster that does not answer must not keep it."""
+"""Check the machines of a running cluster: whether each answers, and its versions.
+
+Also a program of its own, which the doctor starts with a time limit, so that a cluster that does not answer can't block
+it.
+"""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import socket
 import subprocess
 import sys
@@ -18,10 +23,7 @@ PACKAGES = ("ray", "torch", "audio-emotion-tuning")
 
 
 def versions() -> dict[str, str]:
-    """What is installed where this runs."""
-    import importlib.metadata
-    import platform
-
+    """Versions of Python and of the packages that must be equal, in this process."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -32,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def check_nodes(address: str) -> Iterator[Finding]:
-    """Ask every node for its versions and compare them with this machine's."""
+    """Whether every node answers, with the same versions as this machine."""
     if silent := _unreachable(address):
         yield fail("cluster", f"{address}: {silent}", "is it up, and may this machine reach it? RAY_ADDRESS names it")
         return
@@ -59,7 +61,7 @@ def check_nodes(address: str) -> Iterator[Finding]:
 
 
 def _unreachable(address: str) -> str:
-    """Why nobody listens at an address, at once where Ray would try for minutes; empty for one that is no host:port."""
+    """Why no connection to an address is possible, which Ray would try for minutes; empty if it is, or has no port."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if not host or not port.isdigit():
         return ""
@@ -71,7 +73,7 @@ def _unreachable(address: str) -> str:
 
 
 def compare(label: str, node: dict[str, str], here: dict[str, str]) -> Finding:
-    """One node's versions with this machine's; `error` in place of them where it did not answer."""
+    """Compare one node's versions with this machine's; `error` in their place if it did not answer."""
     if "error" in node:
         return fail("node", f"{label}: {node['error']}", "restart it; its logs: /tmp/ray/session_latest/logs")
     differing = [f"{name} {node[name]}, here {version}" for name, version in here.items() if node[name] != version]
@@ -82,7 +84,7 @@ def compare(label: str, node: dict[str, str], here: dict[str, str]) -> Finding:
 
 
 def ask(address: str) -> dict[str, Any]:
-    """Versions on every node that is alive, by a task of no CPU on each."""
+    """Versions on every node that is alive, from a task without CPUs on each."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

@@ -1,4 +1,4 @@
-"""Whether results and prepared features can be written where they are to lie."""
+"""Check that results and prepared features can be written to their places."""
 
 from __future__ import annotations
 
@@ -10,20 +10,8 @@ from tuning.cli.doctor.environment import existing
 from tuning.cli.doctor.finding import Finding, fail, ok, warn
 from tuning.datasets import storage
 
-CONTENT = b"written by tuning doctor, which was to delete it\n"
-SHARED = {
-    "nfs",
-    "nfs4",
-    "cifs",
-    "smb3",
-    "lustre",
-    "ceph",
-    "glusterfs",
-    "fuse.glusterfs",
-    "gpfs",
-    "beegfs",
-    "fuse.sshfs",
-}
+CONTENT = b"written by tuning doctor, which deletes it\n"
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "sshfs"}
 
 
 def check_store(setting: str, location: str, cluster: bool) -> Iterator[Finding]:
@@ -32,14 +20,14 @@ def check_store(setting: str, location: str, cluster: bool) -> Iterator[Finding]
     Args:
         setting: `storage` or `data.prepared`.
         location: its value, a folder or a URI.
-        cluster: other machines are to see it, too.
+        cluster: whether other machines need to see it, too.
     """
     try:
         where = location if storage.is_uri(location) else str(existing(Path(location)))
         _try(where)
     except (OSError, ValueError) as error:
         reason = " ".join(str(error).split())
-        advice = "name a folder or bucket that you may write to; of a bucket: does it exist, in this region?"
+        advice = "name a folder or bucket that you may write to; does the bucket exist, in this region?"
         yield fail(setting, f"{location}: can't be used: {reason}", advice)
         return
     if storage.is_uri(location):
@@ -47,7 +35,7 @@ def check_store(setting: str, location: str, cluster: bool) -> Iterator[Finding]
         return
     kind = file_system(existing(Path(location)))
     words = f"{Path(location).expanduser().absolute()}: writes, reads back and deletes ({kind})"
-    if cluster and kind not in SHARED:
+    if cluster and kind.removeprefix("fuse.") not in NETWORK:
         advice = f"{setting}=s3://bucket/folder, or a folder on NFS: nodes do not see each other's disks"
         yield warn(setting, words, advice)
     else:
@@ -64,11 +52,11 @@ def _try(folder: str) -> None:
     finally:
         storage.delete(folder, name)
     if found != CONTENT:
-        raise OSError("what is read back is not what was written")
+        raise OSError("other content was read back than was written")
 
 
 def file_system(folder: Path) -> str:
-    """The kind of file system that a folder lies on, as /proc/mounts has it; 'disk' where there is none."""
+    """The file system type of a folder, from /proc/mounts; 'disk' on systems without it."""
     table = Path("/proc/mounts")
     if not table.exists():
         return "disk"

@@ -13,9 +13,9 @@ from typing import Any
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
-from tuning.data.generated_clips import CURVES, PROVENANCE, quality_of
+from tuning.data.generated_clips import quality_of
 from tuning.datasets import storage
-from tuning.datasets.loaders.generated import CELL
+from tuning.datasets.loaders.generated import CURVES, PROVENANCE, SHARD
 from tuning.search.callbacks.tensorboard import EventFile
 
 FOLDER = "gan"
@@ -29,7 +29,7 @@ def show_generated(search: Path, folders: Sequence[str]) -> None:
         if (place / PROVENANCE).exists():
             continue
         place.mkdir(parents=True, exist_ok=True)
-        kept = (name for name in storage.list_names(folder) if name.endswith(SHOWN) and not name.startswith(CELL))
+        kept = (name for name in storage.list_names(folder) if name.endswith(SHOWN) and not name.startswith(SHARD))
         contents = {name: storage.read_bytes(folder, name) for name in sorted(kept)}
         _write_events(place, contents, quality_of(folder))
         for name in sorted(contents, key=lambda name: name == PROVENANCE):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tuning.models.gan import Discriminator, Generator
-from tuning.models.settings import GANSettings
+from tuning.models.gan_settings import GANSettings
 
 BETA_2 = 0.999
 # Clips per pass of `generate`: memory, not results, depends on it.

@@ -1,4 +1,4 @@
-"""What stands in the place of other data and changes their batches."""
+"""Base of the data that add something to the batches of other data."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -6,21 +6,20 @@ from typing import Self
 
 import numpy as np
 
-from tuning.datasets.features.audio import Segment
-from tuning.datasets.loaders.in_memory import Batch, Padding, TrialData
-from tuning.datasets.settings import AugmentSettings
+from tuning.datasets.loaders.in_memory import Batch, TrialData
+from tuning.datasets.settings import AugmentSettings, Padding, Segment
 from tuning.datasets.store.reader import FeatureStatistics
 
 
 @dataclass(frozen=True)
-class Wrapped:
-    """Any `TrialData` behind another name; what a child does not say is the inner data's."""
+class DataWrapper:
+    """A `TrialData` that answers as its `inner` data, apart from what a subclass overrides."""
 
     inner: TrialData
 
     @property
     def statistics(self) -> FeatureStatistics:
-        """Of the features that batches have."""
+        """Statistics of the features in the batches."""
         return self.inner.statistics
 
     @property
@@ -29,38 +28,38 @@ class Wrapped:
         return self.inner.frames
 
     @property
-    def train_ids(self) -> "np.ndarray":
+    def train_ids(self) -> np.ndarray:
         """Clip ids [num_train]."""
         return self.inner.train_ids
 
     @property
-    def val_ids(self) -> "np.ndarray":
+    def val_ids(self) -> np.ndarray:
         """Clip ids [num_val]."""
         return self.inner.val_ids
 
     @property
-    def train_targets(self) -> "np.ndarray":
+    def train_targets(self) -> np.ndarray:
         """Labels [num_train, targets]."""
         return self.inner.train_targets
 
     @property
-    def val_targets(self) -> "np.ndarray":
+    def val_targets(self) -> np.ndarray:
         """Labels [num_val, targets]."""
         return self.inner.val_targets
 
     @property
     def num_train(self) -> int:
-        """Training clips."""
+        """Number of training clips."""
         return self.inner.num_train
 
     @property
     def num_val(self) -> int:
-        """Validation clips."""
+        """Number of validation clips."""
         return self.inner.num_val
 
     @property
     def num_features(self) -> int:
-        """Values per frame of a batch."""
+        """Features per frame of a batch."""
         return self.inner.num_features
 
     def num_batches(self, batch_size: int, world_size: int = 1) -> int:
@@ -70,11 +69,11 @@ class Wrapped:
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
     ) -> Iterator[Batch]:
-        """One epoch of the inner data."""
+        """Training batches of one epoch."""
         return self.inner.train_batches(epoch, batch_size, seed, rank, world_size)
 
     def val_batches(self, batch_size: int) -> Iterator[Batch]:
-        """The validation clips in fixed order."""
+        """Validation batches in fixed order."""
         return self.inner.val_batches(batch_size)
 
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> Self:
@@ -82,5 +81,5 @@ class Wrapped:
         return replace(self, inner=self.inner.crop(num_frames, padding, segment))
 
     def augmented(self, settings: AugmentSettings) -> Self:
-        """The same data with the settings' wave effects."""
+        """The same data with the wave effects of `settings`."""
         return replace(self, inner=self.inner.augmented(settings))

@@ -1,10 +1,14 @@
-"""A search seen from outside, by what its folder or bucket holds: takes no lock, writes nothing there, knows no Ray."""
+"""The state of a search, read from its folder or bucket by a process that does not run it.
+
+Takes no lock, writes nothing there and imports no Ray.
+"""
 
 from __future__ import annotations
 
 import json
 import os
 import re
+import shlex
 import socket
 import tempfile
 import time
@@ -13,8 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from tuning.config.errors import UserError
 from tuning.config.space import read_recorded
+from tuning.data.plan import planned_points
 from tuning.datasets import storage
 from tuning.experiment import locking
 from tuning.experiment.bucket_sync import CONNECTIONS, refuse_mirror, split_location
@@ -22,42 +29,44 @@ from tuning.experiment.directory import SIGN_SECONDS, SearchFolder
 from tuning.search.callbacks.progress_table import Standing
 from tuning.training.tasks import check_metric
 
-# Who gave no sign of life for so long is taken for gone: a few missed ones, and clocks that differ a little.
+# A driver that gave no sign of life for so long has ended: a few signs were missed, and clocks may differ a little.
 SILENCE_SECONDS = 4 * SIGN_SECONDS
-# What tells how a search stands.
+# Files that tell the state of a search.
 READ = re.compile(r"(config\.yaml|overrides\.yaml|run\.json|trials/\d+/(params\.json|progress\.csv|result\.json))$")
 
 
 @dataclass(frozen=True)
-class Seen:
-    """A search at a moment.
+class Status:
+    """The state of a search at one moment.
 
     Args:
-        standing: its trials; None while it has not begun any.
-        worker: who works on it, empty where nobody does.
+        standing: its trials; None before the first.
+        worker: process and machine that work on it; empty if none does.
     """
 
     standing: Standing | None
     worker: str
 
 
-class Onlooker:
-    """Looks at one search, again and again.
+class StatusReader:
+    """Reads the state of one search, as often as it is asked.
 
     Args:
         location: the search's folder, or its URI in an object store.
 
     Raises:
-        UserError: that is no search, or the store can't be read.
+        UserError: this machine's mirror of a search in an object store.
     """
 
     def __init__(self, location: str) -> None:
+        if not storage.is_uri(location):
+            location = location.rstrip("/") or "/"
         self.location = location
         place, self.name = split_location(storage.absolute(location))
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._known: dict[str, storage.FileStat] = {}
         if storage.is_uri(location):
-            # Read file by file into a folder of our own: the mirror belongs to who works on the search.
+            # Read file by file into a folder of our own: the mirror belongs to the process that runs the search.
             self._copy = tempfile.TemporaryDirectory(prefix="search-")
             self.folder = SearchFolder(self._copy.name, self.name)
             self._leases = storage.below(place, f".{self.name}.lease")
@@ -65,8 +74,12 @@ class Onlooker:
             self.folder = SearchFolder(place, self.name)
             refuse_mirror(self.folder.path)
 
-    def look(self) -> Seen:
-        """How the search stands now."""
+    def read(self) -> Status:
+        """The state now.
+
+        Raises:
+            UserError: no such search, or its storage can't be read.
+        """
         try:
             if self._copy is not None:
                 self._fetch()
@@ -78,16 +91,12 @@ class Onlooker:
             raise UserError(f"{self.location}: expected a search that can be read, got: {reason}") from None
         if not self.folder.exists:
             if worker:
-                return Seen(None, worker)
+                return Status(None, worker)
             raise UserError(f"{self.location}: expected the folder of a search (with its config.yaml)")
-        return Seen(self._standing(bool(worker)), worker)
+        return Status(self._standing(bool(worker)), worker)
 
     def command(self) -> str:
-        """What goes on with the search: the command line that it was begun with."""
-        import shlex
-
-        from omegaconf import OmegaConf
-
+        """The command that resumes the search, from the settings that it was begun with."""
         file = self.folder.path / "overrides.yaml"
         found = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
         given: dict[str, Any] = {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
@@ -103,12 +112,10 @@ class Onlooker:
         return found
 
     def _standing(self, working: bool) -> Standing:
-        from tuning.data.plan import planned_points
-
         space = read_recorded(self.folder.path / "config.yaml")
         config, run = space.fixed(), self._run()
         records = self.folder.records()
-        # A search of an earlier version left no word of its size.
+        # A search of an earlier version did not record its number of trials.
         total = run.get("total") or config.search.num_trials or len(planned_points(space, config))
         return Standing(
             name=self.name,
@@ -123,7 +130,8 @@ class Onlooker:
         )
 
     def _holder_of_lock(self) -> str:
-        """Who works here: a process of this machine that lives, or one elsewhere that showed life lately."""
+        """The process that works on a search in a folder: a living one of this machine, or one that gave a sign of life
+        elsewhere."""
         try:
             words = self.folder.holder.read_text(encoding="utf-8").strip()
             age = time.time() - self.folder.holder.stat().st_mtime
@@ -135,13 +143,16 @@ class Onlooker:
         return words if age < SILENCE_SECONDS else ""
 
     def _holder_of_lease(self) -> str:
-        """Who holds the lease: renewed lately by this machine's clock or, since that may be wrong, while we look."""
+        """The process that holds the lease of a search in an object store.
+
+        The lease was renewed lately by this machine's clock or, since that may be wrong, is renewed while we wait.
+        """
         first = self._held()
         for name, stat in first.items():
             if time.time() - stat.mtime_ns / 1e9 < locking.EXPIRY_SECONDS:
                 return storage.read_bytes(self._leases, name).decode()
         if first:
-            time.sleep(1.5 * locking.RENEWAL_SECONDS)  # within which a living one renews
+            time.sleep(1.5 * locking.RENEWAL_SECONDS)  # a living process renews it in that time
             for name, stat in self._held().items():
                 if stat != first.get(name):
                     return storage.read_bytes(self._leases, name).decode()

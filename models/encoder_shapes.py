@@ -1,0 +1,213 @@
+"""Sizes of pretrained encoders of speech, text and images, read from their config files without their weights."""
+
+import inspect
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from tuning.models.pretrained import Signature, check_weights, load_config, load_preprocessor, signature
+
+SPEECH, TEXT, IMAGE = "features.encoder", "model.text_encoder", "model.image_encoder"
+
+# `model_type` in config.json.
+SPEECH_KINDS = ("hubert", "wav2vec2", "wavlm")
+# Their states are those of the patches, after the class token and perhaps other tokens.
+IMAGE_KINDS = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
+# These number positions from the padding token's id + 1.
+LATER_POSITIONS = (
+    "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
+    "xlm-roberta-xl", "xmod",
+)  # fmt: skip
+MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # ViT's own, for an encoder without preprocessor_config.json
+
+
+@dataclass(frozen=True)
+class SpeechShape:
+    """Sizes of an encoder of speech.
+
+    Args:
+        hidden_size: values per frame.
+        num_layers: transformer layers; `features.encoder_layer` counts them from 1.
+        hop_samples: samples between the starts of two frames: the product of the convolutions' strides.
+        field_samples: samples that one frame depends on. A shorter input gives no frame.
+        normalised: whether the encoder expects a waveform of mean 0 and variance 1.
+    """
+
+    hidden_size: int
+    num_layers: int
+    hop_samples: int
+    field_samples: int
+    normalised: bool
+
+    def num_samples(self, num_frames: int) -> int:
+        """Return the number of samples that give exactly `num_frames` frames."""
+        return self.field_samples + (num_frames - 1) * self.hop_samples
+
+    def frames_in(self, num_samples: int) -> int:
+        """Return the frames that so many samples give. Too few samples for a frame are padded to one."""
+        return 1 + max(0, num_samples - self.field_samples) // self.hop_samples
+
+
+@dataclass(frozen=True)
+class TextShape:
+    """Sizes of an encoder of text.
+
+    Args:
+        hidden_size: values per token.
+        num_layers: transformer layers.
+        max_tokens: longest text that it takes; None for any.
+        model_type: its kind, as transformers calls it.
+    """
+
+    hidden_size: int
+    num_layers: int
+    max_tokens: int | None
+    model_type: str
+
+
+@dataclass(frozen=True)
+class ImageShape:
+    """Sizes of an encoder of images, and how its images are normalised.
+
+    Args:
+        image_size: height and width of an image.
+        patch_size: height and width of a patch.
+        hidden_size: values per patch.
+        num_layers: transformer layers.
+        mean: subtracted from each of three channels with values in [0, 1].
+        std: each channel is then divided by it.
+    """
+
+    image_size: int
+    patch_size: int
+    hidden_size: int
+    num_layers: int
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+def check_speech_encoder(name: str | None, layer: int) -> None:
+    """Check before any work that an encoder of speech is there and has a layer.
+
+    Raises:
+        ValueError: no such encoder, another kind of model, no weights, no such layer.
+    """
+    shape = speech_shape(name)
+    if layer > shape.num_layers:
+        raise ValueError(
+            f"features.encoder_layer: expected -1 (the last) to {shape.num_layers} for '{name}' "
+            f"(0: the input of its first transformer layer), got {layer}"
+        )
+    check_weights(str(name), SPEECH)
+
+
+def speech_shape(name: str | None) -> SpeechShape:
+    """Return the sizes of an encoder of speech; a folder is read again only when its files change.
+
+    Raises:
+        ValueError: no such encoder, or another kind of model.
+    """
+    if name is None:
+        raise ValueError(f"{SPEECH}: expected a hub name or a folder for features.name=encoder, got null")
+    return _speech_shape(name, signature(name, SPEECH))
+
+
+def text_shape(name: str, setting: str = TEXT) -> TextShape:
+    """Return the sizes of an encoder of text; a folder is read again only when its files change.
+
+    Raises:
+        ValueError: no such encoder, or another kind of model.
+    """
+    return _text_shape(name, setting, signature(name, setting))
+
+
+def image_shape(name: str) -> ImageShape:
+    """Return the sizes of an encoder of images; a folder is read again only when its files change.
+
+    Raises:
+        ValueError: no such encoder, or another kind of model.
+    """
+    return _image_shape(name, signature(name, IMAGE))
+
+
+@lru_cache(maxsize=8)
+def _speech_shape(name: str, _: Signature) -> SpeechShape:
+    config = load_config(name, SPEECH)
+    if config.model_type not in SPEECH_KINDS:
+        kinds = ", ".join(SPEECH_KINDS)
+        raise ValueError(f"{SPEECH}: expected one of {kinds}, got '{name}', a {config.model_type}")
+    hop, field = 1, 1
+    for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
+        field += (kernel - 1) * hop
+        hop *= stride
+    normalised = bool(load_preprocessor(name, SPEECH).get("do_normalize", True))
+    return SpeechShape(config.hidden_size, config.num_hidden_layers, hop, field, normalised)
+
+
+@lru_cache(maxsize=8)
+def _text_shape(name: str, setting: str, _: Signature) -> TextShape:
+    from transformers import MODEL_MAPPING
+
+    config = load_config(name, setting)
+    expected = f"{setting}: expected an encoder of text such as BERT, got '{name}', a {config.model_type}"
+    if getattr(config, "is_encoder_decoder", False):
+        raise ValueError(f"{expected}, which has a decoder, too")
+    for size in ("hidden_size", "num_hidden_layers", "vocab_size"):
+        if not isinstance(getattr(config, size, None), int):
+            raise ValueError(f"{expected}, without {size}")
+    kinds = MODEL_MAPPING[type(config)]
+    kind = kinds[0] if isinstance(kinds, (list, tuple)) else kinds
+    if not {"input_ids", "attention_mask"} <= set(inspect.signature(kind.forward).parameters):
+        raise ValueError(f"{expected}, which takes {kind.main_input_name}")
+    positions = getattr(config, "max_position_embeddings", None) or 0
+    if config.model_type in LATER_POSITIONS:
+        positions -= config.pad_token_id + 1
+    max_tokens = positions if positions > 0 else None
+    return TextShape(config.hidden_size, config.num_hidden_layers, max_tokens, config.model_type)
+
+
+@lru_cache(maxsize=8)
+def _image_shape(name: str, _: Signature) -> ImageShape:
+    config = load_config(name, IMAGE)
+    if config.model_type not in IMAGE_KINDS:
+        kinds = ", ".join(IMAGE_KINDS)
+        raise ValueError(f"{IMAGE}: expected an encoder of images ({kinds}), got '{name}', a {config.model_type}")
+    sizes = []
+    for size in ("image_size", "patch_size", "hidden_size", "num_hidden_layers"):
+        value = getattr(config, size)
+        value = value[0] if isinstance(value, (list, tuple)) and len(set(value)) == 1 else value
+        if not isinstance(value, int):
+            raise ValueError(f"{IMAGE}: expected square images and patches in '{name}', got {size} {value}")
+        sizes.append(value)
+    if config.num_channels != 3:
+        raise ValueError(f"{IMAGE}: expected an encoder of three channels, got '{name}' with {config.num_channels}")
+    image_size, patch_size, hidden_size, num_layers = sizes
+    return ImageShape(image_size, patch_size, hidden_size, num_layers, *_normalisation(name))
+
+
+def _normalisation(name: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel."""
+    found = load_preprocessor(name, IMAGE)
+    if found.get("do_normalize") is False:
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    mean, std = found.get("image_mean", MEAN), found.get("image_std", STD)
+    if not (_are_three(mean) and _are_three(std) and min(std) > 0):
+        raise ValueError(
+            f"{IMAGE}: expected three numbers each in image_mean and image_std (above 0) of '{name}', "
+            f"got {mean} and {std}"
+        )
+    return tuple(map(float, mean)), tuple(map(float, std))
+
+
+def _are_three(values: Any) -> bool:
+    return (
+        isinstance(values, (list, tuple))
+        and len(values) == 3
+        and all(isinstance(value, (int, float)) and math.isfinite(value) for value in values)
+    )

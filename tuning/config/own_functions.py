@@ -1,0 +1,116 @@
+"""Functions of a user's own in place of built-in ones, and the settings that they bring along. Imports nothing heavy.
+
+`loss.name=package.module:function` takes a loss from the user's code; an optimiser, a schedule or a scheduler is named
+in the same way. The function's keyword-only parameters are settings of the section, with their annotations as types:
+
+    def focal(outputs: Tensor, targets: Tensor, *, gamma: Annotated[float, Field(ge=0)] = 2.0) -> Tensor
+
+gives `loss.gamma`. A parameter that is named as a setting of the section is that setting.
+"""
+
+import copy
+import functools
+import importlib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, get_args
+
+from pydantic import BaseModel, create_model
+from pydantic.fields import FieldInfo
+
+from tuning.datasets.settings import Only
+
+# Settings that may name a function of the user's own, with the parameters that the caller gives: they are no settings.
+GIVEN: dict[str, tuple[str, ...]] = {
+    "loss.name": (),
+    "optim.name": (),
+    "optim.schedule": ("total_steps", "steps_per_epoch", "restart_steps"),
+    "search.scheduler": ("longest", "seed"),
+}
+
+OwnFunctions = tuple[tuple[str, str], ...]  # pairs of a setting of `GIVEN` and the function's dotted path
+
+
+def own_functions(flat: Mapping[str, Any]) -> OwnFunctions:
+    """The user's own functions that settings by dotted path name; each is one function for all trials of a search."""
+    named = ((setting, flat.get(setting)) for setting in GIVEN)
+    return tuple((setting, name) for setting, name in named if isinstance(name, str) and ":" in name)
+
+
+def imported(setting: str, path: str, kind: str = "function") -> Any:
+    """What `package.module:name` names.
+
+    Raises:
+        ValueError: no such module or name.
+    """
+    module, _, attribute = path.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute, None)
+    except ModuleNotFoundError as error:
+        # A package that is missing within the user's module is that module's own error.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise ValueError(f"{setting}: expected a {kind}, got '{path}' (no module '{error.name}')") from None
+    if not callable(found):
+        raise ValueError(f"{setting}: expected a {kind}, got '{path}' (no '{attribute}' in {module})")
+    return found
+
+
+def chosen(setting: str, name: str, built_in: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+    """The function that a setting names: a built-in one, or the user's own."""
+    function: Callable[..., Any] = built_in[name] if name in built_in else imported(setting, name)
+    return function
+
+
+def options(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """A function's keyword-only parameters among the values; those that are None keep the function's default."""
+    return {name: values[name] for name in _parameters(function) if values[name] is not None}
+
+
+def with_own(section: type[BaseModel], name: str, own: OwnFunctions) -> type[BaseModel]:
+    """A section's settings with those of the user's own functions that its settings name.
+
+    Raises:
+        ValueError: no such function, or one with a parameter that has no default.
+    """
+    fields: dict[str, Any] = {}
+    for setting, path in own:
+        place, _, leaf = setting.partition(".")
+        if place == name:
+            fields |= {leaf: _named(fields.get(leaf, (None, section.model_fields[leaf]))[1], path)}
+            for parameter in _parameters(function := imported(setting, path)).values():
+                if parameter.name not in GIVEN[setting]:
+                    known = fields.get(parameter.name, (None, section.model_fields.get(parameter.name)))[1]
+                    fields[parameter.name] = _field(setting, path, function, parameter, known)
+    return create_model(section.__name__, __base__=section, **fields) if fields else section
+
+
+def _named(field: FieldInfo, path: str) -> tuple[Any, FieldInfo]:
+    """The setting that names the function, with one more choice."""
+    field = copy.copy(field)
+    field.annotation = Literal[(*get_args(field.annotation), path)]  # type: ignore[assignment]
+    return field.annotation, field
+
+
+def _field(
+    setting: str, path: str, function: Callable[..., Any], parameter: inspect.Parameter, known: FieldInfo | None
+) -> tuple[Any, FieldInfo]:
+    """A parameter as a setting; of the section's own settings it extends for which choices they are."""
+    leaf = setting.partition(".")[2]
+    if known is not None:
+        field = copy.copy(known)
+        field.metadata = [part.also(leaf, path) if isinstance(part, Only) else part for part in field.metadata]
+        return field.annotation, field
+    if parameter.default is parameter.empty:
+        raise ValueError(f"{setting}: expected a default for every setting of {path}, got none for '{parameter.name}'")
+    annotation = inspect.get_annotations(function, eval_str=True).get(parameter.name, type(parameter.default))
+    field = FieldInfo.from_annotated_attribute(annotation, parameter.default)
+    field.metadata.append(Only(leaf, path))
+    field.description = field.description or f"of {path}"
+    return field.annotation, field
+
+
+@functools.cache
+def _parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    parameters: Iterable[inspect.Parameter] = inspect.signature(function).parameters.values()
+    return {parameter.name: parameter for parameter in parameters if parameter.kind is parameter.KEYWORD_ONLY}
