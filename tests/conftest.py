@@ -1,5 +1,6 @@
 """One Ray for the whole test session, and the real recordings where there are any."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -15,6 +16,12 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long Ray waits for a node that it starts: this machine may be busy.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+
+
+def pytest_collection_finish():
+    """Leave what the imports made out of every later collection of garbage, of which a million objects are a second."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

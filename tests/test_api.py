@@ -16,13 +16,15 @@ from tuning.config.space import parse_overrides
 
 @pytest.fixture(scope="module")
 def found(ray_session, tmp_path_factory, prepared):
-    """A search of two trials."""
+    """A search of one trial and of one more."""
     storage = tmp_path_factory.mktemp("api")
-    settings = {"storage": str(storage), "data.prepared": str(prepared), "name": "s", "search.num_trials": 2}
-    return api.search("crnn", SMALL_SEARCH | settings)
+    settings = {"storage": str(storage), "data.prepared": str(prepared), "name": "s", "search.num_trials": 1}
+    few = api.search("crnn", SMALL_SEARCH | settings)
+    assert len(few.leaderboard) == 1
+    return few.extend(1)
 
 
-def test_a_search_is_the_commands(found, tmp_path, prepared):
+def test_an_extended_search_is_the_commands(found, tmp_path, prepared):
     words = [f"{path}={json.dumps(value)}" for path, value in SMALL_SEARCH.items()]
     run(*words, f"storage={tmp_path}", f"data.prepared={prepared}", "name=s", "search.num_trials=2")
     rows = list(csv.DictReader((tmp_path / "s" / "leaderboard.csv").open()))
@@ -47,12 +49,9 @@ def test_best_curves_and_figures_are_those_of_the_folder(found):
     assert any(value == pytest.approx(found.best.metrics["val_loss"]) for value in drawn if value is not None)
 
 
-def test_an_extended_search_keeps_its_trials(found):
-    few = api.search("crnn", {**found.plan.overrides, "name": "more", "search.num_trials": 1})
-    more = few.extend(1)
-    assert len(few.folder.records()) == 2 and len(more.leaderboard) == 2
-    again = api.open_search(more.path)
-    pd.testing.assert_frame_equal(again.leaderboard, more.leaderboard)
+def test_a_search_that_is_opened_has_its_leaderboard_and_no_settings_to_extend_it_by(found):
+    again = api.open_search(found.path)
+    pd.testing.assert_frame_equal(again.leaderboard, found.leaderboard)
     with pytest.raises(api.UserError, match="expected a search that search"):
         again.extend(1)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import SMALL_SEARCH
+from tests.helpers.waiting import PATIENCE
 
 PROJECT = Path(__file__).parents[1]
 CONSOLE_SCRIPT = str(Path(sys.executable).with_name("tuning"))
@@ -37,7 +38,7 @@ def environment_of(folder):
 
 def ran(folder, *command):
     done = subprocess.run(
-        command, cwd=folder, env=environment_of(folder), capture_output=True, text=True, check=False, timeout=600
+        command, cwd=folder, env=environment_of(folder), capture_output=True, text=True, check=False, timeout=PATIENCE
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

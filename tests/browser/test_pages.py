@@ -56,10 +56,10 @@ def browser(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def search(ray_session, tmp_path_factory):
+def search(ray_session, tmp_path_factory, prepared):
     root = tmp_path_factory.mktemp("pages")
     output = run(
-        "space=crnn", f"storage={root}", f"data.prepared={root}/prepared", *TINY, "search.num_trials=4", "name=pages"
+        "space=crnn", f"storage={root}", f"data.prepared={prepared}", *TINY, "search.num_trials=4", "name=pages"
     )
     assert f"report    {root / 'pages' / 'report.html'}" in output
     return root / "pages"
@@ -73,7 +73,7 @@ def ranking(folder):
 def wait_for(driver, condition, what):
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 60, 0.3).until(condition, f"no {what} within a minute")
+    return WebDriverWait(driver, PATIENCE, 0.3).until(condition, f"no {what}")
 
 
 def picture(driver, name):

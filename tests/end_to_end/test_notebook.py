@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.waiting import PATIENCE
+
 nbformat = pytest.importorskip("nbformat", reason="pip install -e '.[dev]'")
 nbclient = pytest.importorskip("nbclient", reason="pip install -e '.[dev]'")
 
@@ -14,7 +16,7 @@ NOTEBOOK = Path(__file__).parents[2] / "docs" / "notebook.ipynb"
 def test_the_notebook_runs_and_shows_tables_curves_and_predictions(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(NOTEBOOK.parents[1]))
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=PATIENCE, resources={"metadata": {"path": str(tmp_path)}}).execute()
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
     shown = {cell.source.splitlines()[-1][:24]: shown_by(cell) for cell in code}
     board = next(text for source, text in shown.items() if source.startswith("found.leaderboard"))

@@ -7,7 +7,10 @@ import sys
 
 import pytest
 
+from tests.helpers.command import TINY, run
+
 pytestmark = pytest.mark.slow
+AT_ONCE = "search.max_concurrent=2"
 
 
 def command(folder, *arguments):
@@ -24,9 +27,11 @@ def ranking(folder):
 
 
 def test_the_demo_search_learns(tmp_path):
-    output = command(tmp_path, "space=crnn")
+    """As typed after the installation, but for fewer and smaller trials."""
+    smaller = ("search.num_trials=3", "model.conv_filters=[32, 64]", "model.lstm_units=[64, 32]")
+    output = command(tmp_path, "space=crnn", *smaller, "training.batch_size=16", "training.epochs=25")
     rows = ranking(tmp_path / "results" / "crnn")
-    assert len(rows) == 20 and {row["status"] for row in rows} == {"done"}
+    assert len(rows) == 3 and {row["status"] for row in rows} == {"done"}
     constant = json.loads((tmp_path / "results" / "crnn" / "baseline.json").read_text())
     assert float(rows[0]["val_loss"]) < 0.3 * constant["val_loss"]
     assert float(rows[0]["val_r2_valence"]) > 0.5 and float(rows[0]["val_r2_arousal"]) > 0.5
@@ -34,7 +39,7 @@ def test_the_demo_search_learns(tmp_path):
 
 
 def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
-    """Five trials on Emotify, artists apart, fold 1 sealed; a third of the frames to be quick."""
+    """Two trials on Emotify, artists apart, fold 1 sealed; a third of the frames to be quick."""
     command(
         tmp_path,
         "space=crnn",
@@ -45,12 +50,12 @@ def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
         "split.test_fold=1",
         "features.hop_samples=2400",
         "features.num_frames=200",
-        "search.num_trials=5",
+        "search.num_trials=2",
     )
     folder = tmp_path / "results" / "crnn"
     rows = ranking(folder)
     constant = json.loads((folder / "baseline.json").read_text())
-    assert len(rows) == 5 and all(row["status"] == "done" for row in rows)
+    assert len(rows) == 2 and all(row["status"] == "done" for row in rows)
     assert float(rows[0]["val_loss"]) < 0.9 * constant["val_loss"]
     assert float(rows[0]["val_r2_arousal"]) > 0.15
     manifest = {row["file"]: row for row in csv.DictReader((recordings / "emotify" / "manifest.csv").open())}
@@ -58,30 +63,21 @@ def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
     assert sealed and sealed.isdisjoint(row["artist"] for row in manifest.values() if row["fold"] != "1")
 
 
-def test_two_workers_train_one_trial(tmp_path):
-    small = ("features.num_frames=16", "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "training.epochs=3")
-    command(tmp_path, "search.num_trials=2", "resources.workers_per_trial=2", *small)
-    rows = ranking(tmp_path / "results" / "crnn")
-    assert [(row["status"], row["epochs"]) for row in rows] == [("done", "3")] * 2
+def test_streamed_features_train_too(ray_session, tmp_path, prepared):
+    given = ("search.num_trials=1", f"storage={tmp_path}", f"data.prepared={prepared}", *TINY[:3], "training.epochs=3")
+    for loading in ("streamed", "resident"):
+        run(*given, f"data.loading={loading}", f"name={loading}")
+    (streamed,), (resident,) = ranking(tmp_path / "streamed"), ranking(tmp_path / "resident")
+    assert streamed["status"] == "done"  # another order of clips, the same clips
+    assert float(streamed["val_loss"]) == pytest.approx(float(resident["val_loss"]), rel=0.1)
 
 
-def test_streamed_features_train_too(tmp_path):
-    small = ("features.num_frames=16", "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]", "training.epochs=3")
-    command(tmp_path, "search.num_trials=2", "data.loading=streamed", "name=streamed", *small)
-    command(tmp_path, "search.num_trials=2", "data.loading=resident", "name=resident", *small)
-    streamed, resident = ranking(tmp_path / "results" / "streamed"), ranking(tmp_path / "results" / "resident")
-    assert [row["status"] for row in streamed] == ["done"] * 2
-    for one, other in zip(streamed, resident, strict=True):  # another order of clips, the same clips
-        assert float(one["val_loss"]) == pytest.approx(float(other["val_loss"]), rel=0.1)
-
-
-@pytest.mark.parametrize("seed", [1, 2, 3])
-def test_audio_and_lyrics_together_beat_each_alone(tmp_path, seed):
+def test_audio_and_lyrics_together_beat_each_alone(ray_session, tmp_path, prepared):
     """On songs where neither decides: the error together is at most four fifths of the better one's alone."""
     alone = "model.modalities={grid: [both, audio, text]}"
     fixed = ("model.fusion=concat", "model.convs_per_block=1", "optim.learning_rate=0.0015")
-    command(tmp_path, "space=bimodal_grid", alone, *fixed, f"seed={seed}")
-    errors = {row["model.modalities"]: float(row["val_rmse"]) for row in ranking(tmp_path / "results" / "bimodal_grid")}
-    constant = json.loads((tmp_path / "results" / "bimodal_grid" / "baseline.json").read_text())["val_rmse"]
+    run("space=bimodal_grid", alone, *fixed, f"storage={tmp_path}", f"data.prepared={prepared}", AT_ONCE)
+    errors = {row["model.modalities"]: float(row["val_rmse"]) for row in ranking(tmp_path / "bimodal_grid")}
+    constant = json.loads((tmp_path / "bimodal_grid" / "baseline.json").read_text())["val_rmse"]
     assert errors["both"] <= 0.8 * min(errors["audio"], errors["text"])
     assert max(errors["audio"], errors["text"]) < 0.95 * constant  # and each alone says something

@@ -63,7 +63,7 @@ def main(storage):
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Lost nodes are noticed after three seconds, not after thirty.
-    system = {"health_check_period_ms": 500, "health_check_timeout_ms": 500, "health_check_failure_threshold": 3}
+    system = {"health_check_period_ms": 500, "health_check_timeout_ms": 20_000, "health_check_failure_threshold": 3}
     head = {"num_cpus": 0, "include_dashboard": False, "_system_config": system}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     nodes = [cluster.add_node(num_cpus=1, wait=False) for _ in range(NODES)]

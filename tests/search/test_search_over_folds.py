@@ -231,6 +231,7 @@ def test_the_winner_is_retrained_for_the_mean_of_its_folds_best_epochs(finished,
     assert (metrics["trial"], metrics["epochs"]) == (winner, 2)
 
 
+@pytest.mark.slow
 def test_classes_are_cross_validated_too(ray_session, finished):
     folder, arguments, _ = finished
     labels = ("task.name=classification", "data.label_column=emotion", "search.metric=val_uar")

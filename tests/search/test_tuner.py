@@ -200,9 +200,10 @@ def test_conditional_settings_under_optuna(tmp_path):
 
 def test_a_time_budget_ends_the_search_and_it_goes_on(ray_session, tmp_path):
     arguments = ("search.num_trials=3", "training.epochs=80")
-    for minutes in (0.06, 0.2, 0.6):  # on a busy machine no trial may have begun within the first
+    for minutes in (0.06, 0.3, 1.5, 7.5):  # on a busy machine no trial may have begun within the first
         budget = f"search.time_budget_minutes={minutes}"
-        _, folder, ranked, reason = search(tmp_path, *arguments, budget, data={"seconds": 0.5})
+        # One trial alone would take four times the budget.
+        _, folder, ranked, reason = search(tmp_path, *arguments, budget, data={"seconds": 3 * minutes})
         assert reason == "time budget"
         if ranked:
             break

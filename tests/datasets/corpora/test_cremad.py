@@ -36,7 +36,6 @@ def test_emotion_and_actor_come_from_the_names(tmp_path):
         ("1001_DFE_HAP_XX", {}, r"expected the sentence, one of DFA, .* WSI, got 'DFE' in .*; did you mean 'DFA'"),
         ("1001_DFA_HAP_LOW", {}, r"expected the level, one of LO \(low\), .* got 'LOW' in .*; did you mean 'LO'"),
         ("1001_DFA_HAP", {}, r"expected a name such as 1001_DFA_ANG_XX.wav, got .*1001_DFA_HAP.wav"),
-        ("1001_IEO_HAP_HI", {"folds": "1"}, r"data.folds: expected nothing for data.corpus=cremad"),
     ],
 )
 def test_errors_name_the_setting_and_the_path(tmp_path, added, settings, message):

@@ -33,7 +33,6 @@ def test_emotion_speaker_and_session(tmp_path, top):
     assert Counter(clip.group for clip in corpus.clips) == dict.fromkeys(
         [f"Ses0{session}{letter}" for session in range(1, 6) for letter in "FM"], 8
     )
-    assert load(f"file://{tmp_path}").clips == corpus.clips
 
 
 def test_the_four_classes_that_the_corpus_brings_along(tmp_path):

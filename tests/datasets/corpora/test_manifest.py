@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 
 from tests.helpers.recordings import write_corpus
@@ -91,24 +88,13 @@ def test_errors_name_the_setting_and_the_place(tmp_path, text, settings, message
         load(tmp_path, text, **settings)
 
 
-def test_missing_target_column_names_the_targets(tmp_path):
-    with pytest.raises(ValueError, match=r"task.targets: no column 'valance' in .*; did you mean 'valence'"):
-        load(tmp_path, ROWS, ["valance", "arousal"])
-
-
 def test_wrong_places_get_a_near_name(tmp_path):
     (tmp_path / "emotify").mkdir()
-    with pytest.raises(
-        ValueError, match=r"data.root: expected a folder, got .*\(no such folder\); did you mean 'emotify'"
-    ):
-        load(tmp_path / "emotfy")
     (tmp_path / "emotify" / "manifests.csv").touch()
     with pytest.raises(ValueError, match=r"data.manifest: no file .*manifest.csv; did you mean 'manifests.csv'"):
         load(tmp_path / "emotify")
     with pytest.raises(ValueError, match=r"data.root: expected a folder, .*\(not a folder\)"):
         load(tmp_path / "emotify" / "manifests.csv")
-    with pytest.raises(ValueError, match=r"data.root: expected the corpus's folder"):
-        load_corpus(DataSettings(corpus="manifest"), TARGETS)
     (tmp_path / "emotify" / "manifest.csv").write_bytes(b"file,valence\n\xff\xfe,1\n")
     with pytest.raises(ValueError, match=r"data.manifest: expected UTF-8 text"):
         load(tmp_path / "emotify")
@@ -137,33 +123,6 @@ def test_own_corpus_by_dotted_path(tmp_path):
     corpus = write_corpus(tmp_path)
     data = DataSettings(corpus="tuning.datasets.corpora.manifest:load", root=str(tmp_path), group_column="artist")
     assert load_corpus(data, TARGETS).clips == corpus.clips
-
-
-def test_uri_reads_like_a_folder(tmp_path):
-    (tmp_path / "manifest.csv").write_text(ROWS)
-    corpus = load_corpus(DataSettings(corpus="manifest", root=f"file://{tmp_path}"), TARGETS)
-    assert corpus.root == f"file://{tmp_path}"
-    assert len(corpus.clips) == 2
-    with pytest.raises(ValueError, match=r"data.manifest: no file file://.*/nowhere/manifest.csv"):
-        load_corpus(DataSettings(corpus="manifest", root=f"file://{tmp_path}/nowhere"), TARGETS)
-
-
-def test_a_wrong_path_is_told_before_anything_heavy_is_imported():
-    program = """
-import sys
-from tuning.datasets.corpus import load_corpus
-from tuning.datasets.settings import DataSettings
-try:
-    load_corpus(DataSettings(corpus="manifest", root="/no/such/place"), ["valence"])
-except ValueError as error:
-    assert "data.root" in str(error)
-import tuning.datasets.demo.music, tuning.datasets.demo.speech
-import tuning.datasets.splits.class_balance, tuning.datasets.splits.split, tuning.datasets.store.build
-import tuning.datasets.features.audio, tuning.datasets.features.spectral
-heavy = {"ray", "torch", "pandas", "sklearn", "transformers"} & set(sys.modules)
-assert not heavy, heavy
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 @pytest.mark.parametrize("column", ["valence", "file"])

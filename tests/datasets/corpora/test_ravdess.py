@@ -25,7 +25,6 @@ def test_emotion_actor_and_fold_come_from_the_names(tmp_path, top):
     assert [clip.label for clip in corpus.clips[:8]] == NAMES
     assert corpus.clips[0] == Clip(f"{top}{RAVDESS_NAMES[0]}.wav", (5.0,), "01", "5", None, "neutral")
     assert Counter(clip.group for clip in corpus.clips) == dict.fromkeys(ACTORS, 8)
-    assert load(f"file://{tmp_path}").clips == corpus.clips
 
 
 def test_songs_are_left_out_and_any_extension_is_found(tmp_path):
@@ -113,8 +112,6 @@ def test_a_missing_actor_is_an_error(tmp_path):
     root = write_ravdess(tmp_path / "RAVDESS", names)
     with pytest.raises(ValueError, match=r"recordings of 24 speakers, 01 to 24, got none of 07, 24 in "):
         load(root)
-    with pytest.raises(ValueError, match=rf"expected the folder 'Actor_01' in .*; did you mean data.root='{root}'"):
-        load(tmp_path)
 
 
 def test_the_real_recordings(recordings):

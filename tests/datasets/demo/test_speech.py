@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers.made_corpus import check_built_once, check_killed_writer
+from tests.helpers.made_corpus import check_built_once
 from tuning.datasets import storage
 from tuning.datasets.corpus import load_classes, load_corpus
 from tuning.datasets.demo import speech as demo_speech
@@ -45,10 +45,6 @@ def test_what_it_holds(corpus):
 
 def test_same_bytes_each_time_and_built_once(corpus, tmp_path, monkeypatch):
     check_built_once(load, demo_speech, corpus, tmp_path, monkeypatch)
-
-
-def test_a_killed_writer_leaves_nothing_half_used(corpus, tmp_path, monkeypatch):
-    check_killed_writer(load, corpus, tmp_path, monkeypatch)
 
 
 def test_a_root_and_numbers_are_refused(corpus):
