@@ -11,8 +11,7 @@ from tests.helpers.waiting import PATIENCE, wait_until
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
 from tuning.datasets import storage
-from tuning.experiment import bucket_sync
-from tuning.experiment import locking as lease
+from tuning.experiment import bucket_sync, locking
 from tuning.experiment.bucket_changes import scan
 from tuning.experiment.bucket_sync import Mirror, mirror_root, open_folder, refuse_mirror, split_location
 from tuning.experiment.directory import SearchFolder, write_json, write_text
@@ -245,7 +244,7 @@ def test_other_files_are_no_search(bucket):
 
 
 def test_a_second_driver_on_another_machine_is_refused(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.2)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.2)
     with open_folder(bucket, "s"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
         with (
@@ -258,7 +257,7 @@ def test_a_second_driver_on_another_machine_is_refused(bucket, tmp_path, monkeyp
 
 
 def test_a_dead_drivers_lease_expires(bucket, monkeypatch):
-    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 3.0)
+    monkeypatch.setattr(locking, "EXPIRY_SECONDS", 3.0)
     storage.write_bytes(f"{bucket}/.s.lease", "gone.clock", b"-")  # it was killed while it looked at the time
     Lease(f"{bucket}/.s.lease", "gone", "s").renew()
     said = []
@@ -268,7 +267,7 @@ def test_a_dead_drivers_lease_expires(bucket, monkeypatch):
 
 
 def test_of_two_that_begin_at_once_at_most_one_goes_on(bucket, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.02)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.02)
     won = [contest(f"{bucket}/.{attempt}.lease") for attempt in range(30)]
     assert max(won) <= 1
 
@@ -300,7 +299,7 @@ def contest(location):
 def test_a_driver_that_slept_gives_way(bucket, monkeypatch):
     """Another took over while this one gave no sign of life: it uploads nothing more and says so."""
     told = threading.Event()
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.02)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.02)
     monkeypatch.setattr(bucket_sync.os, "kill", lambda *_: told.set())  # it would interrupt pytest
     folder = open_folder(bucket, "s").__enter__()
     begin(folder)
@@ -308,7 +307,7 @@ def test_a_driver_that_slept_gives_way(bucket, monkeypatch):
     Lease(folder._lease.location, "other", "s").renew()
     assert told.wait(PATIENCE)
     write_text(folder.path / "config.yaml", "seed: 9\n")
-    with pytest.raises(UserError, match="another process that took it over"):
+    with pytest.raises(UserError, match="got another one that took it over"):
         folder.__exit__()
     assert storage.read_bytes(folder.remote, "config.yaml") == b"seed: 0\n"
 
