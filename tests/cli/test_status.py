@@ -18,8 +18,7 @@ from rich.console import Console
 from tests.helpers.waiting import PATIENCE, wait_until
 from tuning.cli import status
 from tuning.data.plan import make_plan
-from tuning.experiment import bucket_sync
-from tuning.experiment import locking
+from tuning.experiment import bucket_sync, locking
 from tuning.experiment.bucket_sync import open_folder
 from tuning.experiment.directory import SIGN_SECONDS, SearchFolder, TrialRecord, write_json, write_text
 from tuning.search.callbacks.progress_table import Standing, draw
