@@ -157,7 +157,7 @@ def test_a_search_that_hardly_began(tmp_path, count):
     folder, _ = write_search(tmp_path, "space=crnn", count=count)
     (folder.path / "baseline.json").unlink()
     page = Page(write_report(folder))
-    assert len(board(page)) == count if count else "No trial was begun" in page.texts["leaderboard"]
+    assert len(board(page)) == count if count else "No trial has started" in page.texts["leaderboard"]
     assert "too few" in page.texts["importance"] or "no setting has two values" in page.texts["importance"]
 
 

@@ -7,7 +7,7 @@ import torch
 
 from tests.helpers.folds import folds_in_memory, plan_of
 from tuning.datasets import storage
-from tuning.experiment import checkpoint_upload as uploads
+from tuning.experiment import checkpoint_upload
 from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
@@ -63,7 +63,7 @@ def test_weights_are_never_two_rows_ahead(tmp_path, monkeypatch, caplog):
             raise OSError("out of reach")
         write(location, name, content)
 
-    monkeypatch.setattr(uploads.storage, "write_bytes", sometimes)
+    monkeypatch.setattr(checkpoint_upload.storage, "write_bytes", sometimes)
     kept = TrialUploads(tmp_path / "here", place)
     report = kept.begin(lambda row: None)
     faults = [set(), {"rows.json"}, {"rows.json"}, set(), {"last.pt"}, {"last.pt"}, {"rows.json"}, {"rows.json"}, set()]
@@ -86,6 +86,6 @@ def test_a_trial_that_another_process_goes_on_with_uploads_nothing_more(tmp_path
     report({"epoch": 1})
     TrialUploads(tmp_path / "there", place).begin(lambda row: None)
     (orphan.folder / "last.pt").write_text("2")
-    with pytest.raises(SupersededError, match="another process goes on with this trial"):
+    with pytest.raises(SupersededError, match="another process has resumed this trial"):
         report({"epoch": 2})
     assert storage.read_bytes(place, "last.pt") == b"1"

@@ -6,11 +6,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import ray
+from ray._private.state import state
+from ray._raylet import PlacementGroupID
+
 # An internal package of Ray Tune's loop, whose handling of dead actors is corrected below.
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 
 def complete_cluster_file(content: dict[str, Any]) -> dict[str, Any]:
@@ -32,12 +38,6 @@ def release_orphans() -> int:
     The public table of placement groups does not name their creators. Unnecessary once a placement group ends with the
     actor that created it (ray#65881), or Ray Train's cleaner works without a dashboard (ray#54305).
     """
-    import ray
-    from ray._private.state import state
-    from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
     job = ray.get_runtime_context().get_job_id()
     living = 0
     for written in state._connect_and_get_accessor().get_placement_group_table():
