@@ -34,7 +34,7 @@ from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
-from tuning.training.optimizers import base_rates
+from tuning.training.schedules import base_rates
 from tuning.training.tasks import check_metric, task_of
 from tuning.training.trainer import Training
 from tuning.training.trial import make_training
