@@ -11,7 +11,7 @@ from tuning.experiment import checkpoint_upload
 from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 from tuning.training.trial import train
 
 
@@ -33,7 +33,7 @@ def test_a_cross_validation_goes_on_on_another_machine(tmp_path, monkeypatch, ca
     """Killed once an epoch is saved and not uploaded: in fold 1, at the begin of fold 2, within it, at the end."""
     folds, whole = folds_in_memory(), []
     train(spec_of(tmp_path / "whole", tmp_path / "other"), folds, whole.append)
-    save, calls, rows = Training.save, [], []
+    save, calls, rows = Trainer.save, [], []
 
     def killed(*arguments, **named):
         save(*arguments, **named)
@@ -41,7 +41,7 @@ def test_a_cross_validation_goes_on_on_another_machine(tmp_path, monkeypatch, ca
         if len(calls) == call:
             raise KilledError
 
-    monkeypatch.setattr(Training, "save", killed)
+    monkeypatch.setattr(Trainer, "save", killed)
     with pytest.raises(KilledError):
         train(spec_of(tmp_path / "here", tmp_path / "bucket"), folds, rows.append)
     assert without_seconds(rows) == without_seconds(whole[: (call - 1) // 3])

@@ -34,10 +34,11 @@ from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
+from tuning.training.ranking import check_metric
 from tuning.training.schedules import base_rates
-from tuning.training.tasks import check_metric, task_of
-from tuning.training.trainer import Training
-from tuning.training.trial import make_training
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Trainer
+from tuning.training.trial import make_trainer
 
 
 @dataclass(frozen=True)
@@ -221,9 +222,9 @@ def _train_member(
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {data.num_train} clips", flush=True)
-    training = retrain(config, data, course)
-    loader: Any = training.data
-    write_model(place, config, training.model, loader.statistics, data.frames)
+    trainer = retrain(config, data, course)
+    loader: Any = trainer.data
+    write_model(place, config, trainer.model, loader.statistics, data.frames)
     saved = load_best(place)
     outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
     return TestedModel(
@@ -233,20 +234,20 @@ def _train_member(
         data.val_ids.tolist(),
         data.val_targets,
         outputs,
-        training.task.constant_baseline(data.train_targets, data.val_targets),
-        sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        trainer.task.constant_baseline(data.train_targets, data.val_targets),
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     )
 
 
-def retrain(config: Config, data: TrialData, course: Course) -> Training:
+def retrain(config: Config, data: TrialData, course: Course) -> Trainer:
     """Train for the whole course, without validation clips."""
     # The exponential schedule counts steps, and an epoch over more clips, or on one worker, has more of them.
     steps = steps_per_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = make_training(config, data, checkpoints=None, device=device, longer=steps / course.steps)
-    training.follow(course.epochs, course.base_rates)
-    return training
+    trainer = make_trainer(config, data, checkpoints=None, device=device, longer=steps / course.steps)
+    trainer.follow(course.epochs, course.base_rates)
+    return trainer
 
 
 def _rates_of(run: Replicate, rows: Sequence[Mapping[str, str]], config: Config) -> list[float]:

@@ -14,7 +14,7 @@ from tuning.config.space import Space
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
 from tuning.experiment.ranking import rank
-from tuning.training.tasks import Mode, check_metric
+from tuning.training.ranking import Mode, check_metric
 
 PRINTED = 10  # trials that are printed; the files have all
 # Metrics that are printed in addition to the ranking one, as far as the task has them.

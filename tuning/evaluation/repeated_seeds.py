@@ -21,7 +21,7 @@ from tuning.experiment.recorded import config_of
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.search.tuner import run_search
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 FOLDER = "replicates"
 

@@ -27,7 +27,7 @@ from tuning.config.space import Space
 from tuning.data.plan import planned_points
 from tuning.experiment.directory import SearchFolder, TrialRecord, cut_to_lines, read_progress
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:

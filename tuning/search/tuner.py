@@ -37,7 +37,7 @@ from tuning.search.searcher import StudySearcher, name_values, open_study, recon
 from tuning.search.trainable import run_trial
 from tuning.search.worker_groups import orphans_released
 from tuning.training.encoders import encoder_of
-from tuning.training.tasks import ranking_metrics
+from tuning.training.ranking import ranking_metrics
 
 log = logging.getLogger("tuning.search")
 

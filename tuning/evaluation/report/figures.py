@@ -12,7 +12,7 @@ from tuning.evaluation.leaderboard import pareto_front
 from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.style import BLUE, COLOURS, DASHES, GREY, ORANGE, PURPLE, SYMBOLS, laid_out
 from tuning.experiment.directory import TrialRecord
-from tuning.training.tasks import Mode, better
+from tuning.training.ranking import Mode, better
 
 CURVES = 30  # trials whose curves are drawn one by one; the others are a band
 LEFT_OUT = 0.03  # share of the values, the poorest, that an axis may leave out

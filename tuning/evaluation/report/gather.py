@@ -19,7 +19,7 @@ from tuning.experiment.faults import whole_lines
 from tuning.experiment.ranking import rank
 from tuning.experiment.recorded import space_of
 from tuning.experiment.timeline import Stretch, read_stretches
-from tuning.training.tasks import Mode, check_metric
+from tuning.training.ranking import Mode, check_metric
 
 ERROR_LINES = 25  # of a failed trial's traceback
 

@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning.config.distributions import LISTED, Distribution, plain
 from tuning.experiment.directory import TrialRecord
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 # Last parts of a path that say nothing alone.
 VAGUE = ("name",)

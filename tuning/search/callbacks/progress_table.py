@@ -11,7 +11,7 @@ from rich.text import Text
 from tuning.config.distributions import plain
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.ranking import rank
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 BAR_LETTERS = 24
 

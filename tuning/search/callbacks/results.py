@@ -29,7 +29,7 @@ from tuning.experiment.directory import (
 )
 from tuning.experiment.faults import faults_name, whole_or_absent
 from tuning.search.callbacks.tensorboard import TrialEvents
-from tuning.training.tasks import Mode, better
+from tuning.training.ranking import Mode, better
 
 log = logging.getLogger("tuning.search")
 

@@ -47,7 +47,7 @@ def discriminator_steps(accuracy: float, settings: GANSettings) -> tuple[int, in
     return 1, 1
 
 
-class GANTraining:
+class GANTrainer:
     """The training of one GAN on the clips of a training split.
 
     Weights, order of the clips and noise follow from the seed; each epoch has a stream of random numbers of its own, so
