@@ -27,6 +27,8 @@ class Bimodal(Model):
     def __init__(self, settings: BimodalSettings, num_features: int, num_outputs: int) -> None:
         super().__init__()
         self.audio = AudioTower(settings, num_features) if settings.modalities != "text" else None
+        if self.audio is not None:
+            self.min_frames = self.audio.min_frames
         self.text = TextTower(settings) if settings.modalities != "audio" else None
         self.gated: GatedFusion | None = None
         self.cross: CrossAttention | None = None

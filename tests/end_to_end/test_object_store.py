@@ -144,18 +144,3 @@ def test_a_trial_goes_on_from_the_bucket(s3, tmp_path):
     (second.folder / "last.pt").write_bytes(b"nonsense")
     second.upload()
     assert storage.read_bytes(place, "last.pt") == b"weights of 2"
-
-
-def test_folders_in_a_bucket(s3):
-    folder = "s3://emotion/some/folder"
-    storage.write_bytes(folder, "a/b.txt", b"text")
-    storage.write_bytes(folder, "empty", b"")
-    assert {name: stat.size for name, stat in storage.list_files(folder).items()} == {"a/b.txt": 4, "empty": 0}
-    storage.copy_within(folder, "s3://emotion/other", ["a/b.txt", "empty"])
-    storage.delete(folder, "a/b.txt")
-    storage.delete(folder, "a/b.txt")
-    storage.delete_folder("s3://emotion/none")
-    assert set(storage.list_files(folder)) == {"empty"}
-    storage.delete_folder(folder)
-    assert not storage.list_files(folder) and storage.read_bytes("s3://emotion/other", "a/b.txt") == b"text"
-    assert storage.list_files("s3://emotion/other")["a/b.txt"].mtime_ns > 0

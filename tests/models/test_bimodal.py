@@ -152,40 +152,6 @@ def test_parameters_are_as_many_as_counted_by_hand(encoder, convs_per_block):
     assert [pool.kernel_size for pool in pools] == [2, 2, 2]
 
 
-@pytest.mark.parametrize("name", VARIANTS)
-def test_gradients_are_finite_everywhere_with_dropout_and_padding(encoder, name):
-    settings = small(encoder, name, audio_dropout=0.3, text_dropout=0.3, head_dropout=0.3)
-    model = Bimodal(settings, FEATURES, OUTPUTS).train()
-    logits = model(torch.randn(4, FRAMES, FEATURES), NUM_FRAMES, text_of(settings), NUM_TOKENS)
-    assert logits.shape == (4, OUTPUTS)
-    (F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])) + model.penalty()).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert (parameter.grad is not None) == parameter.requires_grad, parameter_name
-        assert parameter.grad is None or parameter.grad.isfinite().all(), parameter_name
-    assert sum(float(p.grad.abs().sum()) for p in model.parameters() if p.requires_grad) > 0
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_overfits_four_clips(encoder, name):
-    settings = small(encoder, name)
-    model, labels = Bimodal(settings, FEATURES, OUTPUTS).train(), torch.tensor([2, 0, 3, 1])
-    features, text = torch.randn(4, FRAMES, FEATURES), text_of(settings)
-    inner = {id(parameter) for parameter in model.encoder_parameters()}
-    groups = [
-        {"params": [p for p in model.parameters() if id(p) not in inner and p.requires_grad], "lr": 0.01},
-        {"params": model.encoder_parameters(), "lr": 0.002},
-    ]
-    optimizer = torch.optim.Adam(groups)
-    for _ in range(200):
-        optimizer.zero_grad()
-        loss = F.cross_entropy(model(features, NUM_FRAMES, text, NUM_TOKENS), labels)
-        loss.backward()
-        optimizer.step()
-        if loss.item() < 0.05:
-            break
-    assert loss.item() < 0.05
-
-
 def test_squeeze_and_excitation_by_its_formula():
     layer, image = SqueezeExcitation(6, 3), torch.randn(2, 6, 4, 5)
     x, narrow, wide = (t.detach().numpy() for t in (image, layer.narrow.weight, layer.wide.weight))
@@ -349,64 +315,6 @@ def test_the_encoder_is_only_there_where_tokens_come_in(encoder):
     saved = load_encoder(encoder).state_dict()
     assert all(torch.equal(value, saved[key]) for key, value in pretrained.items())
     assert not torch.equal(drawn["embeddings.word_embeddings.weight"], saved["embeddings.word_embeddings.weight"])
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_padded_clip_gives_what_it_gives_alone(encoder, name):
-    settings = small(encoder, name)
-    model, text = perturbed(settings).eval(), text_of(settings)
-    features = torch.randn(4, FRAMES, FEATURES)
-    together = model(features, NUM_FRAMES, text, NUM_TOKENS)
-    for clip, (frames, tokens) in enumerate(zip(NUM_FRAMES.tolist(), NUM_TOKENS.tolist(), strict=True)):
-        words = text[clip : clip + 1] if text.ndim == 3 and text.shape[1] == 1 else text[clip : clip + 1, :tokens]
-        alone = model(features[clip : clip + 1, :frames], None, words)
-        torch.testing.assert_close(together[clip : clip + 1], alone, rtol=1e-4, atol=1e-5)
-    longer = model(F.pad(features, (0, 0, 0, 9)), NUM_FRAMES, text, NUM_TOKENS)
-    torch.testing.assert_close(longer, together, rtol=1e-4, atol=1e-5)
-    if settings.modalities != "text":
-        assert not torch.allclose(model(features, None, text, NUM_TOKENS), together), "without them padding counts"
-    if text.shape[1] > 1 and settings.modalities != "audio" and name != "last_layer":
-        assert not torch.allclose(model(features, NUM_FRAMES, text), together), "without them padding counts"
-    everything = model(features, torch.full((4,), FRAMES), text, torch.full((4,), TOKENS))
-    assert torch.equal(model(features, None, text), everything)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", VARIANTS)
-def test_what_stands_in_the_padding_never_counts(encoder, name, training):
-    settings = small(encoder, name)
-    outputs, gradients, moving = [], [], []
-    for junk, word in ((0.0, 0), (torch.nan, 10**9), (1e3, 7)):
-        torch.manual_seed(0)
-        model = perturbed(settings).train(training)
-        if model.text is not None and model.text.encoder is not None:
-            model.text.encoder.eval()  # its dropout draws other numbers for other lengths
-        features = torch.randn(4, FRAMES, FEATURES)
-        features[torch.arange(FRAMES) >= NUM_FRAMES[:, None]] = junk
-        torch.manual_seed(1)
-        logits = model(
-            features, NUM_FRAMES, text_of(settings, word if settings.text_input == "tokens" else junk), NUM_TOKENS
-        )
-        logits.square().sum().backward()
-        outputs.append(logits)
-        gradients.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.requires_grad]))
-        moving.append(
-            torch.cat([b.flatten().double() for b in model.buffers()]) if [*model.buffers()] else torch.zeros(1)
-        )
-    for found in (outputs, gradients, moving):
-        assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
-
-
-def test_in_training_too_it_does_not_matter_how_much_padding_follows(encoder):
-    settings = small(encoder, "two_convolutions")
-    model, text = perturbed(settings).train(), text_of(settings)
-    features, before = torch.randn(4, FRAMES, FEATURES), {k: v.clone() for k, v in model.state_dict().items()}
-    together, moving = model(features, NUM_FRAMES, text), {k: v.clone() for k, v in model.named_buffers()}
-    model.load_state_dict(before)
-    longer = model(F.pad(features, (0, 0, 0, 17), value=5.0), NUM_FRAMES, text)
-    torch.testing.assert_close(longer, together, rtol=1e-4, atol=1e-5)
-    for key, value in model.named_buffers():
-        torch.testing.assert_close(value, moving[key], rtol=1e-4, atol=1e-6)
 
 
 def test_batch_statistics_are_of_the_clips_own_frames():

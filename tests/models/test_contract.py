@@ -38,12 +38,12 @@ class Family:
     of_numbers: bool = False  # learns two numbers a clip, which may be bounded; else classes
 
 
-def eighth(variants: Mapping[str, Mapping[str, Any]], *names: str) -> dict[str, dict[str, Any]]:
-    """The variants with an eighth of their channels or units."""
-    narrow = {}
-    for variant, settings in variants.items():
-        narrow[variant] = {k: [n // 8 for n in v] if k in names else v for k, v in settings.items()}
-    return narrow
+def narrowed(variants: Mapping[str, Mapping[str, Any]], **factors: int) -> dict[str, dict[str, Any]]:
+    """The variants with so many times fewer channels or units."""
+    return {
+        variant: {k: [n // factors[k] for n in v] if k in factors else v for k, v in settings.items()}
+        for variant, settings in variants.items()
+    }
 
 
 CRNN_SIZES = {
@@ -51,7 +51,7 @@ CRNN_SIZES = {
 }  # fmt: skip
 FAMILIES: dict[str, Family] = {
     "crnn": Family(
-        eighth(test_crnn_variants.VARIANTS | test_crnn_variants.OWN, "conv_filters", "lstm_units", "dense_units"),
+        narrowed(test_crnn_variants.VARIANTS | test_crnn_variants.OWN, conv_filters=8, lstm_units=8, dense_units=4),
         {"conv_filters": [8, 16], "lstm_units": [16, 8], "dense_units": [16, 8], "attention_heads": 2,
          "attention_key_dim": 5},
         {"lstm_dropout": 0.3, "recurrent_dropout": 0.2, "summary_dropout": 0.2, "dense_dropout": 0.4},
@@ -60,7 +60,7 @@ FAMILIES: dict[str, Family] = {
         frozenset(test_crnn_variants.MASKED_BY_LENGTH), of_numbers=True,
     ),
     "ser": Family(
-        eighth(test_ser.VARIANTS, "conv_channels", "head_units"),
+        narrowed(test_ser.VARIANTS, conv_channels=8, head_units=4),
         {"conv_channels": [16, 32], "lstm_hidden": 16, "dropout": 0}, {"dropout": 0.3},
     ),
     "bimodal": Family(

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.nn.functional as F
 from pydantic import ValidationError
 
 from tests.helpers.keras_reference import build_crnn, copy_weights, keras, layer_outputs, randomise
@@ -130,36 +129,6 @@ def test_parameters_of_own_variants_are_counted_as_before(name):
 
 
 @pytest.mark.parametrize("name", [*VARIANTS, *OWN])
-def test_gradients_are_finite_everywhere_with_dropout_and_padding(name):
-    model = CRNN(small(name), 7, 2).train()
-    out = model(torch.randn(5, FRAMES, 7), torch.tensor([FRAMES, 40, 31, FRAMES, 2]))
-    assert out.shape == (5, 2)
-    (out.square().mean() + model.penalty()).backward()
-    for parameter_name, parameter in model.named_parameters():
-        assert parameter.grad is not None, parameter_name
-        assert parameter.grad.isfinite().all(), parameter_name
-        # A key's bias shifts all scores of a query alike, which the softmax cancels.
-        assert parameter.grad.abs().max() > 0 or parameter_name == "attention.key.bias", parameter_name
-
-
-@pytest.mark.parametrize("name", [*VARIANTS, *OWN])
-def test_overfits_four_clips(name):
-    model = CRNN(small(name, **NO_DROPOUT), 7, 2).train()
-    features, targets = torch.randn(4, 16, 7), torch.rand(4, 2) * 1.6 - 0.8
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    first = last = F.mse_loss(model(features), targets).item()
-    for _ in range(150):
-        optimizer.zero_grad()
-        loss = F.mse_loss(model(features), targets)
-        loss.backward()
-        optimizer.step()
-        last = loss.item()
-        if last < 0.02 * first:
-            break
-    assert last < 0.02 * first
-
-
-@pytest.mark.parametrize("name", [*VARIANTS, *OWN])
 def test_dropouts_act_in_training_alone(name):
     settings = small(name)
     model, features = CRNN(settings, 7, 2), torch.randn(3, FRAMES, 7)
@@ -232,56 +201,6 @@ def padded_batches() -> tuple[torch.Tensor, torch.Tensor]:
     nan = zeros.clone()
     nan[padding] = torch.nan
     return zeros, nan
-
-
-@pytest.mark.parametrize("name", MASKED)
-def test_a_padded_clip_gives_what_it_gives_alone(name):
-    model, (features, _) = masked_model(MASKED[name]).eval(), padded_batches()
-    together = model(features, LENGTHS)
-    for clip, length in enumerate(LENGTHS):
-        alone = model(features[clip : clip + 1, :length])
-        torch.testing.assert_close(together[clip : clip + 1], alone, rtol=1e-5, atol=1e-5)
-    longer = model(F.pad(features, (0, 0, 0, 17)), LENGTHS)
-    torch.testing.assert_close(longer, together, rtol=1e-5, atol=1e-5)
-    assert not torch.allclose(model(features), together), "without lengths the padding counts"
-
-
-@pytest.mark.parametrize("name", MASKED)
-def test_in_training_too_it_does_not_matter_how_much_padding_follows(name):
-    model, (features, _) = masked_model(MASKED[name]).train(), padded_batches()
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    together, statistics = model(features, LENGTHS), {k: v.clone() for k, v in model.named_buffers()}
-    model.load_state_dict(before)
-    longer = model(F.pad(features, (0, 0, 0, 17)), LENGTHS)
-    torch.testing.assert_close(longer, together, rtol=1e-5, atol=1e-5)
-    for key, value in model.named_buffers():
-        torch.testing.assert_close(value, statistics[key], rtol=1e-5, atol=1e-6)
-
-
-@pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize("name", [*MASKED, *MASKED_BY_LENGTH])
-def test_what_stands_in_the_padding_never_counts(name, training):
-    settings = (MASKED | MASKED_BY_LENGTH)[name]
-    outputs, gradients = [], []
-    for features in padded_batches():
-        torch.manual_seed(0)
-        model = masked_model(settings).train(training)
-        torch.manual_seed(1)
-        features = torch.where(features.isnan(), features, torch.randn(features.shape)).requires_grad_()
-        out = model(features, LENGTHS)
-        out.square().sum().backward()
-        outputs.append(out)
-        gradients.append([p.grad for p in model.parameters()])
-        assert not features.grad[torch.arange(FRAMES) >= LENGTHS[:, None]].any()
-    assert torch.equal(*outputs)
-    for a, b in zip(*gradients, strict=True):
-        assert torch.equal(a, b)
-
-
-@pytest.mark.parametrize("name", [*MASKED, *MASKED_BY_LENGTH])
-def test_full_clips_and_no_lengths_are_the_same(name):
-    model, features = masked_model((MASKED | MASKED_BY_LENGTH)[name]).eval(), torch.randn(3, FRAMES, 7)
-    assert torch.equal(model(features), model(features, torch.full((3,), FRAMES)))
 
 
 def test_the_guide_s_model_knows_no_padding():

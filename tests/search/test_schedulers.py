@@ -113,7 +113,7 @@ def run_all(search, kills=(), again=None):
             return search, decisions
 
 
-@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+@pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("kills", [(5,), (3, 20, 21, 33, 40)])
 def test_a_scheduler_decides_after_kills_as_if_there_had_been_none(tmp_path, name, kills):
     arguments = (*ASHA, f"search.scheduler={name}")
