@@ -12,13 +12,45 @@ import threading
 import pytest
 import yaml
 
-from tests.helpers.command import TINY
 from tests.helpers.ray_heads import started_head
 from tests.helpers.waiting import PATIENCE, wait_until
 
 pytestmark = pytest.mark.cluster
 
 WORKERS = 2
+# Trials that train once nodes for all of them are there, however long these take on a busy machine.
+MODEL = f"""
+import time
+from pathlib import Path
+from typing import Literal
+
+import ray
+import torch
+from pydantic import BaseModel
+
+
+class Mean(torch.nn.Module):
+    class Settings(BaseModel, extra="forbid"):
+        name: Literal["own_model:Mean"] = "own_model:Mean"
+        width: int = 8
+        places: str = ""
+
+    def __init__(self, settings, num_features, num_outputs):
+        super().__init__()
+        self.layer = torch.nn.Linear(num_features, num_outputs)
+        places = Path(settings.places)
+        with places.open("a") as file:
+            file.write(ray.get_runtime_context().get_node_id() + "\\n")
+        deadline = time.monotonic() + {PATIENCE}
+        while len(set(places.read_text().split())) < {WORKERS} and time.monotonic() < deadline:
+            time.sleep(0.2)
+
+    def forward(self, features, num_frames=None):
+        return self.layer(features.mean(dim=1))
+
+    def penalty(self):
+        return torch.zeros(())
+"""
 
 
 def alive(address):
@@ -38,7 +70,12 @@ def test_the_cluster_grows_with_the_search_and_shrinks_after_it(tmp_path):
     }
     # The provider reports its head under this name, and the file is read while the head starts.
     environment |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000"}
-    command = [sys.executable, "-m", "tuning.run", "space=crnn", "search.num_trials=6", *TINY]
+    (tmp_path / "own_model.py").write_text(MODEL)
+    (tmp_path / "own.yaml").write_text(
+        f"model: {{name: 'own_model:Mean', places: {tmp_path}/places, width: {{choice: [2, 3, 4, 5, 6, 7]}}}}\n"
+        "features: {num_frames: 16}\ntraining: {epochs: 2}\nsearch: {num_trials: 6}\n"
+    )
+    command = [sys.executable, "-m", "tuning.run", "space=own.yaml"]
     with started_head(
         environment,
         "--num-cpus=0",
@@ -70,7 +107,7 @@ def test_the_cluster_grows_with_the_search_and_shrinks_after_it(tmp_path):
         ended.set()
         watching.join()
         assert max(sizes) == 1 + WORKERS
-    with (tmp_path / "results" / "crnn" / "leaderboard.csv").open() as stream:
+    with (tmp_path / "results" / "own" / "leaderboard.csv").open() as stream:
         assert [row["status"] for row in csv.DictReader(stream)] == ["done"] * 6
 
 
