@@ -9,10 +9,9 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 
-from tuning import api
 from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, run_command
+from tuning.config import space
 from tuning.config.help import help_text
-from tuning.data.plan import make_plan
 
 
 class _Parser(Parser):
@@ -34,6 +33,10 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
+    space.load(options.settings)  # wrong settings are refused at once, before numpy, pyarrow and scipy are imported
+    from tuning import api
+    from tuning.data.plan import make_plan
+
     plan = make_plan(options.settings)
     if options.dry_run:
         from tuning.cli.dry_run import preview  # asks torch for the GPUs

@@ -152,8 +152,8 @@ def test_nothing_of_an_earlier_best_is_left(copied):
 
 
 def test_settings_without_effect_do_not_make_another_member(ray_session, tmp_path, prepared, capsys):
-    """Huber's delta is idle under the squared error: two of the trials are the same network."""
-    space = space_file(tmp_path, "optim: {learning_rate: 0.01}\nloss: {delta: {grid: [1.0, 2.0]}}")
+    """No error comes near either of Huber's deltas: two of the trials are the same network."""
+    space = space_file(tmp_path, "optim: {learning_rate: 0.01}\nloss: {name: huber, delta: {grid: [1000.0, 2000.0]}}")
     search = ("search.algorithm=grid", "search.metric=val_rmse")
     run(f"space={space}", f"storage={tmp_path}", f"data.prepared={prepared}", "name=idle", *search, *TINY)
     assert finalize.main([str(tmp_path / "idle"), "ensemble=2"]) == 0

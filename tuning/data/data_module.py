@@ -52,9 +52,7 @@ from tuning.datasets.store.reader import FeatureStatistics, read_part, read_vers
 from tuning.datasets.store.shard_index import EXTRACTION_VERSION, TRIMMING, TRIMMING_VERSION
 from tuning.experiment.directory import SearchFolder
 from tuning.models.pretrained import snapshot_of
-from tuning.training.cross_validation import constant_baseline
 from tuning.training.encoders import image_variants, snapshots
-from tuning.training.tasks import task_of
 
 SHORT = 8  # letters of a clip's digest in a search's identity
 
@@ -278,6 +276,10 @@ class DataModule:
         texts = {key: self._texts(key, store_bytes) for key in text_variants(self.space)}
         store_bytes -= sum(text.num_bytes for text in texts.values())
         num_kinds = len({key.clips for key in variants})
+        # Torch, which neither a refusal nor a finished search needs.
+        from tuning.training.cross_validation import constant_baseline
+        from tuning.training.tasks import task_of
+
         task = task_of(config)
         for key, variant in variants.items():
             if key.clips in parts:
