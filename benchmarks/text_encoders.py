@@ -56,7 +56,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     from tuning.datasets.store.reader import FeatureStatistics, Part
     from tuning.models.bimodal import Bimodal
     from tuning.training.tasks import task_of
-    from tuning.training.trainer import Training
+    from tuning.training.trainer import Trainer
 
     torch.set_num_threads(1)
     model = {"name": "bimodal", "modalities": "text", "text_encoder": encoder, "max_tokens": tokens, **WAYS[way]}
@@ -76,7 +76,7 @@ def measure(encoder: str, way: str, clips: int, tokens: int, epochs: int) -> dic
     silence = np.zeros((clips, 1, 1), dtype=np.float32)
     part = Part(ids, silence, np.ones(clips, np.int32), targets)
     data = TextData(ResidentData(part, part, FeatureStatistics(np.zeros(1), np.ones(1)), 1), texts)
-    training = Training(Bimodal(config.model, 1, 2), data, task_of(config), config, "min")
+    training = Trainer(Bimodal(config.model, 1, 2), data, task_of(config), config, "min")
     seconds = []
     for epoch in range(1, epochs + 1):
         training.epoch = epoch

@@ -38,7 +38,7 @@ from tuning.experiment.faults import QuietFile
 from tuning.experiment.recorded import folder_of, space_of
 from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
 from tuning.search.status import Status, StatusReader
-from tuning.training.tasks import Mode, check_metric
+from tuning.training.ranking import Mode, check_metric
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""How many clips and speakers each class has in each part of a split."""
+"""Count the clips and speakers of each class in each part of a split."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,9 +20,9 @@ class ClassCount:
 
 
 def class_balance(parts: Mapping[str, Sequence[Clip]]) -> list[ClassCount]:
-    """A row for each part (such as `Split.parts()`) and each class of any of them, also where it has no clip.
+    """A row for each part (such as `Split.parts()`) and each class, also for a class without clips in that part.
 
-    Parts without clips have no rows. Raises ValueError when the clips have no classes.
+    Parts without clips have no rows. Raises ValueError if the clips have no classes.
     """
     names = classes_of([clip for clips in parts.values() for clip in clips])
     if not names:

@@ -1,4 +1,4 @@
-"""Splits by shares of the clips: whole groups, or clip by clip; classes or quadrants are kept alike."""
+"""Split clips by shares, in whole groups or clip by clip, stratified by classes or quadrants."""
 
 from collections import Counter
 from typing import TYPE_CHECKING
@@ -14,8 +14,10 @@ NUM_DRAWS = 500  # orders of the groups that a grouped split chooses from
 
 
 def by_groups(clips: list[Clip], settings: SplitSettings) -> dict[str, str]:
-    """The part of each clip by its id: whole groups to test and val so that sizes and strata come nearest to the
-    shares asked for. Raises ValueError for fewer than three groups."""
+    """Assign whole groups to test and val so that sizes and strata come closest to the wanted shares.
+
+    Returns the part of each clip by its id. Raises ValueError for fewer than three groups.
+    """
     import numpy as np
 
     groups = sorted({str(clip.group) for clip in clips})
@@ -42,10 +44,10 @@ def by_groups(clips: list[Clip], settings: SplitSettings) -> dict[str, str]:
 def _nearest_prefix(
     counts: "np.ndarray", wanted: "np.ndarray", rng: "np.random.Generator", num_kept: int
 ) -> "np.ndarray":
-    """Rows of `counts` [groups, strata] whose sum comes nearest to `wanted` [strata].
+    """Choose rows of `counts` [groups, strata] whose sum comes closest to `wanted` [strata].
 
-    Of random orders of the rows, the beginning of the best one. At least one row, and `num_kept` stay behind; of
-    each stratum, too, as far as it has so many, or no part after this one could have it.
+    They are the first rows in the best of many random orders. At least one row is chosen and `num_kept` are left, also
+    of each stratum if it has so many, so that later parts can have it.
     """
     import numpy as np
 
@@ -59,15 +61,17 @@ def _nearest_prefix(
         behind = num_with - np.cumsum(has[order], axis=0)[: len(counts) - num_kept]
         short = np.maximum(np.minimum(num_kept, num_with) - behind, 0).sum(axis=1)
         absent = ((behind == num_with) & (num_with > num_kept)).sum(axis=1)
-        cost += 4 * counts.sum() * short + wanted.sum() * absent  # no mismatch of sizes costs as much as the first
+        cost += 4 * counts.sum() * short + wanted.sum() * absent  # the first exceeds every mismatch of sizes
         if cost.min() < best_cost:
             best, best_cost = order[: int(cost.argmin()) + 1], cost.min()
     return best
 
 
 def at_random(clips: list[Clip], settings: SplitSettings, notes: list[str]) -> dict[str, str]:
-    """The part of each clip by its id, each stratum shared out alike: first the test against the rest, then val
-    against train. Raises ValueError for fewer than three clips."""
+    """Draw test clips from all, then val clips from the rest, stratified.
+
+    Returns the part of each clip by its id. Raises ValueError for fewer than three clips.
+    """
     from sklearn.model_selection import train_test_split
 
     clips = sorted(clips, key=lambda clip: clip.id)
@@ -86,7 +90,7 @@ def at_random(clips: list[Clip], settings: SplitSettings, notes: list[str]) -> d
                 shared, test_size=num_held, random_state=settings.seed, stratify=[stratum_of[i] for i in shared]
             )
             return left + single, held
-        except ValueError:  # a stratum with too few clips to share out
+        except ValueError:  # a stratum has too few clips
             alike = False
             return train_test_split(indices, test_size=num_held, random_state=settings.seed)
 
@@ -101,9 +105,9 @@ def at_random(clips: list[Clip], settings: SplitSettings, notes: list[str]) -> d
 
 
 def _num_held_out(num_clips: int, settings: SplitSettings) -> tuple[int, int]:
-    """Clips for val and test: shares of train and val are rounded down and the test takes the rest.
+    """The number of clips in val and test: shares of train and val are rounded down, and the test takes the rest.
 
-    So documented for 1,802 songs: 1,261, 270 and 271. Each part gets at least one of three clips or more.
+    1,802 songs become 1,261, 270 and 271, as documented for DEAM. Each part has at least one clip.
     """
     tiny = 1e-9  # 1 - 0.15 - 0.15 is not quite 0.7
     num_train = max(1, int((1 - settings.val_share - settings.test_share) * num_clips + tiny))

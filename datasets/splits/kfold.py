@@ -1,4 +1,4 @@
-"""Splits by folds: published ones, whole groups dealt into folds, or each group a fold of its own."""
+"""Split clips by folds: published ones, folds of whole groups, or a fold for each group."""
 
 import re
 import warnings
@@ -12,7 +12,7 @@ METHODS = ("folds", "group_folds", "leave_one_group_out")
 
 
 def folds_of(clips: list[Clip], method: str, settings: SplitSettings, notes: list[str]) -> dict[str, str]:
-    """The fold of each clip by its id. Raises ValueError when there are fewer groups than folds."""
+    """The fold of each clip by its id. Raises ValueError if there are fewer groups than folds."""
     if method == "folds":
         return {clip.id: str(clip.fold) for clip in clips}
     if method == "leave_one_group_out":
@@ -30,10 +30,10 @@ def by_folds(
     published: Mapping[str, list[str]],
     notes: list[str],
 ) -> dict[str, str]:
-    """The part of each clip by its id: `split.test_fold` is sealed; who validates is named by the settings, else by
-    the corpus (`published`: groups by test fold), else it is the next fold.
+    """Assign folds to parts: `split.test_fold` is the test, and the settings name the folds or groups for validation.
 
-    Raises ValueError with the known folds for one that is not there, and for groups that are not there or sealed.
+    If they do not, the corpus may (`published`: groups by test fold); otherwise the next fold validates. Returns the
+    part of each clip by its id. Raises ValueError for an unknown fold, and for groups that are unknown or in the test.
     """
     folds = sorted(set(fold_of.values()), key=_natural)
     known = f"the folds are {', '.join(folds)}"
@@ -73,9 +73,9 @@ def _dev_clips(clips: list[Clip], wanted: list[str], part_of: Mapping[str, str],
 def deal(
     clips: Sequence[Clip], num_folds: int, seed: int, setting: str = "split.num_folds", meet: str = "median"
 ) -> dict[str, int]:
-    """Deal whole groups into folds, 0 to num_folds - 1, by clip id: each with its share of every class or quadrant.
+    """Deal whole groups into folds, stratified by class or quadrant; return the fold of each clip, from 0, by its id.
 
-    A clip without group is a group of its own. The same clips in any order give the same folds. Raises ValueError,
+    A clip without a group is a group of its own. The same clips in any order give the same folds. Raises ValueError,
     which begins with `setting`, for fewer than two folds and for fewer groups than folds.
     """
     clips = sorted(clips, key=lambda clip: clip.id)
@@ -86,7 +86,7 @@ def deal(
         raise ValueError(f"{setting}: expected from 2 folds to {len(row_of)}, as there are {what}, got {num_folds}")
     rows = [row_of[key] for key in keys]
     folds = _stratified(rows, strata(clips, meet), num_folds, seed)
-    if len(set(folds)) < num_folds:  # likeness can cost a fold all its groups; sizes alone never do
+    if len(set(folds)) < num_folds:  # stratification can leave a fold without groups; sizes alone never do
         folds = _stratified(rows, [0] * len(rows), num_folds, seed)
     return {clip.id: fold for clip, fold in zip(clips, folds, strict=True)}
 
@@ -99,7 +99,7 @@ def _stratified(rows: list[int], stratum_of: list[int], num_folds: int, seed: in
     kind = StratifiedKFold if len(set(rows)) == len(rows) else StratifiedGroupKFold
     folds = [0] * len(rows)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a stratum smaller than the number of folds is no fault here
+        warnings.simplefilter("ignore", UserWarning)  # a stratum may be smaller than the number of folds
         parts = kind(num_folds, shuffle=True, random_state=seed).split(rows, stratum_of, rows)
         for fold, (_, held) in enumerate(parts):
             for index in held:
@@ -114,5 +114,5 @@ def _uneven(clips: Sequence[Clip], fold_of: Mapping[str, int]) -> bool:
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:
-    """Sort key by which fold 10 comes after fold 9."""
+    """A sort key that puts fold 10 after fold 9."""
     return [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", text) if part]

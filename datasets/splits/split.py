@@ -1,4 +1,4 @@
-"""Who trains, who validates, and who is sealed for the test; groups never cross."""
+"""Split clips into training, validation and test, so that no group is in two parts."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -6,12 +6,11 @@ from typing import Any
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits import holdout as shares
-from tuning.datasets.splits import kfold as folds
+from tuning.datasets.splits import holdout, kfold
 from tuning.datasets.splits.stratification import classes_of, quadrants
 
 SHOWN = 5  # names listed in an error
-NEEDS = {  # what a method needs of the clips, and how to come by it
+NEEDS = {  # what a method needs, and why it is missing
     "column": "data.split_column, which names no column",
     "folds": "data.fold_column, which names no column, or a corpus with published folds; "
     "split.method=group_folds makes folds",
@@ -23,7 +22,7 @@ NEEDS = {  # what a method needs of the clips, and how to come by it
 
 @dataclass(frozen=True)
 class Split:
-    """Clips of each part, in the corpus's order; how they were parted and what to know about it."""
+    """The clips of each part, in the corpus's order, with the method of the split and notes for the user."""
 
     train: list[Clip]
     val: list[Clip]
@@ -31,7 +30,7 @@ class Split:
     method: str
     notes: list[str] = field(default_factory=list)
     folds: dict[str, str] = field(default_factory=dict)  # clip id -> fold, where there are folds
-    inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold from 0, once they are dealt
+    inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold, from 0
     unusable: dict[str, str] = field(default_factory=dict)  # id of a clip that was left out -> its part
 
     def parts(self) -> dict[str, list[Clip]]:
@@ -39,7 +38,7 @@ class Split:
         return {"train": self.train, "val": self.val, "test": self.test}
 
     def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:
-        """The inner folds as they were dealt: clips to train on and to validate with in each, by id."""
+        """The inner folds: the clips to train on and to validate with in each, sorted by id."""
         clips = sorted([*self.train, *self.val], key=lambda clip: clip.id)
         return [
             (
@@ -50,9 +49,9 @@ class Split:
         ]
 
     def record(self) -> dict[str, Any]:
-        """What JSON keeps of it: the method, and of each clip its part, its fold and its inner fold, if it has any.
+        """The split as JSON: the method, and for each clip its part and its folds, if it has any.
 
-        Clips that were left out have their part, too.
+        It includes the parts of clips that were left out.
         """
         part_of = {clip.id: name for name, part in self.parts().items() for clip in part} | self.unusable
         clips: dict[str, dict[str, Any]] = {clip: {"part": part_of[clip]} for clip in sorted(part_of)}
@@ -63,7 +62,7 @@ class Split:
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any], clips: Sequence[Clip], notes: list[str]) -> "Split":
-        """The split that `record` gave, of the same clips, in their order; none are left out yet."""
+        """Restore the split of the same clips from what `record` returned, without leaving any out."""
         known: dict[str, dict[str, Any]] = record["clips"]
         train, val, test = ([c for c in clips if known[c.id]["part"] == name] for name in ("train", "val", "test"))
         fold_of = {clip: row["fold"] for clip, row in known.items() if "fold" in row}
@@ -72,25 +71,25 @@ class Split:
 
 
 def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[str, list[str]] | None = None) -> Split:
-    """Part the clips by `split.method`; the same clips and settings give the same parts, in any order of clips.
+    """Split the clips by `split.method`; the same clips in any order, with the same settings, give the same parts.
 
-    `dev_groups` (`Corpus.dev_groups`) says which groups validate for a test fold, where the corpus's protocol names
-    them. Raises ValueError, which begins with the setting at fault, when groups would cross parts, when training or
-    validation would be empty or training without a class, and when the corpus lacks what the method needs.
+    `dev_groups` (`Corpus.dev_groups`) are the groups that validate for each test fold, if the corpus's protocol names
+    them. Raises ValueError, which begins with the wrong setting, if a group would be in two parts, if training or
+    validation would be empty, if training would lack a class, or if the corpus lacks what the method needs.
     """
     method = choose_method(clips, settings)
     notes: list[str] = []
     fold_of: dict[str, str] = {}
     if method == "column":
         part_of = {clip.id: clip.split or "" for clip in clips}
-    elif method in folds.METHODS:
-        fold_of = folds.folds_of(clips, method, settings, notes)
+    elif method in kfold.METHODS:
+        fold_of = kfold.folds_of(clips, method, settings, notes)
         published = dev_groups if method == "folds" and dev_groups is not None else {}
-        part_of = folds.by_folds(clips, fold_of, settings, published, notes)
+        part_of = kfold.by_folds(clips, fold_of, settings, published, notes)
     elif method == "grouped":
-        part_of = shares.by_groups(clips, settings)
+        part_of = holdout.by_groups(clips, settings)
     else:
-        part_of = shares.at_random(clips, settings, notes)
+        part_of = holdout.at_random(clips, settings, notes)
     train, val, test = ([c for c in clips if part_of[c.id] == name] for name in ("train", "val", "test"))
     split = Split(train, val, test, method, notes, fold_of)
     parts = split.parts()
@@ -108,7 +107,7 @@ def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[
 
 
 def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
-    """The method in use: what is asked for, or the first that the clips allow. Raises ValueError."""
+    """The method of the settings, or for `auto` the first one that the clips allow. Raises ValueError if none fits."""
     grouped = all(clip.group is not None for clip in clips)
     has = {
         "column": all(clip.split is not None for clip in clips),
@@ -125,7 +124,7 @@ def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
         method = "folds" if named else possible[0]
     if not has[method]:
         raise ValueError(f"split.method: '{method}' needs {NEEDS[method]}")
-    if named and method not in folds.METHODS:
+    if named and method not in kfold.METHODS:
         raise ValueError(
             f"split.{named[0]}: only for split.method=folds, group_folds or leave_one_group_out, got method '{method}'"
         )
@@ -133,10 +132,10 @@ def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
 
 
 def partition_of(clips: list[Clip], split: Split) -> dict[str, str]:
-    """The partition of each clip by its id: clips of two partitions never share a shard.
+    """The partition of each clip by its id: a shard holds clips of one partition only.
 
-    Each fold is a partition, so that searches which seal one fold after the other share their shards; without folds
-    each part is one. No partition mixes test clips with others.
+    With folds each fold is a partition, so that searches with different test folds share their shards. Otherwise each
+    part is one. So test clips are never in a shard with others.
     """
     if split.folds:
         return {clip.id: f"fold-{split.folds[clip.id]}" for clip in clips}
@@ -144,9 +143,9 @@ def partition_of(clips: list[Clip], split: Split) -> dict[str, str]:
 
 
 def without(split: Split, dropped: Iterable[str]) -> Split:
-    """The split without some clips, such as the quarantined, which stand in its `unusable` then.
+    """The split without some clips, such as the quarantined ones, which are added to its `unusable`.
 
-    Raises ValueError when training or validation is left empty, or training without a class.
+    Raises ValueError if training or validation becomes empty, or training lacks a class.
     """
     gone = set(dropped)
     left_out = {clip.id: name for name, part in split.parts().items() for clip in part if clip.id in gone}
@@ -163,13 +162,13 @@ def without(split: Split, dropped: Iterable[str]) -> Split:
 def inner_folds(split: Split, settings: SplitSettings) -> Split:
     """The split with its training and validation clips dealt into `split.inner_folds` for a cross-validation.
 
-    Each of these clips validates exactly once; whole groups, each fold with its share of every class or quadrant; the
-    test is untouched. Raises ValueError, which begins with the setting, for fewer groups than folds, and when a fold
-    has no clips of a class to train on.
+    Folds are whole groups, stratified by class or quadrant, and each clip validates once. The test is unchanged. Raises
+    ValueError, which begins with the setting, for fewer groups than folds, and if a fold has no clips of a class to
+    train on.
     """
     assert settings.inner_folds is not None
     setting, clips = "split.inner_folds", [*split.train, *split.val]
-    dealt = folds.deal(clips, settings.inner_folds, settings.seed, setting, settings.quadrants)
+    dealt = kfold.deal(clips, settings.inner_folds, settings.seed, setting, settings.quadrants)
     split = replace(split, inner=dealt)
     for number, (train, val) in enumerate(split.inner_parts(), start=1):
         parts, where = {"train": train, "val": val, "test": split.test}, f"{setting}: inner fold {number}"
@@ -180,12 +179,12 @@ def inner_folds(split: Split, settings: SplitSettings) -> Split:
 
 
 def dealt_by_sklearn(method: str, settings: SplitSettings) -> bool:
-    """Whether scikit-learn decides who is where: then another version of it may decide otherwise."""
+    """Whether scikit-learn makes the split, so that another version of it may make another one."""
     return method in ("group_folds", "random") or settings.inner_folds is not None
 
 
 def check_duplicates(split: Split, digests: Mapping[str, str]) -> None:
-    """Raise ValueError when the same recording, by content, stands in two parts; clips without digest pass."""
+    """Raise ValueError if a recording, by its content, is in two parts; clips without a digest are not checked."""
     first: dict[str, tuple[str, str]] = {}
     for name, part in split.parts().items():
         for clip in part:
@@ -219,7 +218,7 @@ def _check_filled(parts: Mapping[str, Sequence[Clip]], where: str) -> None:
 
 
 def _check_classes(parts: Mapping[str, Sequence[Clip]], names: Sequence[str], where: str) -> list[str]:
-    """Notes on classes that a part lacks. Raises ValueError when it is training."""
+    """Notes on classes that a part lacks. Raises ValueError if training lacks one."""
     notes = []
     for part, clips in parts.items():
         present = {clip.label for clip in clips}

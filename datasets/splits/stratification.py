@@ -1,4 +1,4 @@
-"""What the parts of a split are kept alike in: classes, or the quadrants of two targets."""
+"""The strata of a split: classes, or the quadrants of two targets."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from tuning.datasets.corpus import Clip
 
 
 def classes_of(clips: Sequence[Clip]) -> list[str]:
-    """The distinct classes, sorted; empty where clips have numbers."""
+    """The distinct classes, sorted; empty if the clips have numbers as targets."""
     return sorted({clip.label for clip in clips if clip.label is not None})
 
 
 def strata(clips: Sequence[Clip], meet: str = "median") -> list[int]:
-    """What to keep alike, as a small number for each clip: its class, else its quadrant."""
+    """The stratum of each clip as an index: its class if it has one, else its quadrant."""
     if clips and all(clip.label is not None for clip in clips):
         index_of = {name: index for index, name in enumerate(classes_of(clips))}
         return [index_of[str(clip.label)] for clip in clips]
@@ -19,9 +19,9 @@ def strata(clips: Sequence[Clip], meet: str = "median") -> list[int]:
 
 
 def quadrants(clips: Sequence[Clip], meet: str = "median") -> list[int]:
-    """Quadrant of each clip's first two targets: 0 to 3 (0 or 1 with one target).
+    """The quadrant of each clip's first two targets: 0 to 3 (0 or 1 with one target).
 
-    They meet at the medians or at zero (`split.quadrants`); a target just there is on the upper side.
+    Quadrants meet at the medians or at zero (`split.quadrants`); a target on the border belongs to the upper side.
     """
     import numpy as np
 

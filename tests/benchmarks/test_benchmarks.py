@@ -22,7 +22,7 @@ from tuning.experiment.directory import SearchFolder
 from tuning.experiment.recorded import space_of
 from tuning.models.lstm import LSTM
 from tuning.training.tasks import task_of
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 from tuning.training.trial import build_model
 
 FRAMES, FEATURES = 16, 5
@@ -58,7 +58,7 @@ def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int, se
     rows: list[dict] = []
     torch.manual_seed(config.seed)
     model = build_model(config, FEATURES)
-    Training(model, data.crop(frames, "masked", segment), task_of(config), config, "min").run(rows.append)
+    Trainer(model, data.crop(frames, "masked", segment), task_of(config), config, "min").fit(rows.append)
     losses = bare.train(config, bare.normalised(data, frames, segment))
     assert losses == [row["val_loss"] for row in rows]
     assert len(set(losses)) == 4

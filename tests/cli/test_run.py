@@ -114,7 +114,9 @@ def test_a_signal_ends_in_good_order_and_the_same_command_goes_on(ray_session, t
     progress = tmp_path / "cut" / "trials" / "0001" / "progress.csv"
     wait_until(lambda: progress.exists() and len(progress.read_text().splitlines()) > 3, process)
     second = run(*arguments, code=2)
-    assert "name: expected a search that nobody works on, got 'cut'" in second and f"process {process.pid}" in second
+    assert (
+        "name: expected a search that no process is running, got 'cut'" in second and f"process {process.pid}" in second
+    )
     process.send_signal(number)
     output, errors = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and "Traceback" not in errors

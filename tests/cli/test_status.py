@@ -18,8 +18,7 @@ from rich.console import Console
 from tests.helpers.waiting import PATIENCE, wait_until
 from tuning.cli import status
 from tuning.data.plan import make_plan
-from tuning.experiment import bucket_sync as mirror
-from tuning.experiment import locking as lease
+from tuning.experiment import bucket_sync, locking
 from tuning.experiment.bucket_sync import open_folder
 from tuning.experiment.directory import SIGN_SECONDS, SearchFolder, TrialRecord, write_json, write_text
 from tuning.search.callbacks.progress_table import Standing, draw
@@ -151,8 +150,8 @@ def test_another_machine_is_judged_by_its_signs_of_life(folder, capsys):
 
 def test_a_bucket_is_read_without_the_lease(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.2)
-    monkeypatch.setattr(mirror, "INTERVAL", 0.05)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.2)
+    monkeypatch.setattr(bucket_sync, "INTERVAL_SECONDS", 0.05)
     bucket = f"file://{tmp_path}/bucket"
     with open_folder(bucket, "s") as folder:
         write_search(folder)

@@ -61,8 +61,13 @@ def alive(address):
 
 
 def test_the_cluster_grows_with_the_search_and_shrinks_after_it(tmp_path):
-    autoscaling = tmp_path / "autoscaling.yaml"
-    environment = {"RAY_AUTH_MODE": "disabled", "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    autoscaling = tmp_path / "ray_bootstrap_config.yaml"  # where `ray up` puts it, in the home of the search
+    environment = {
+        "HOME": str(tmp_path),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_FAKE_CLUSTER": "1",
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
     # The provider reports its head under this name, and the file is read while the head starts.
     environment |= {"RAY_OVERRIDE_NODE_ID_FOR_TESTING": "f" * 51 + "00000"}
     (tmp_path / "own_model.py").write_text(MODEL)

@@ -5,6 +5,7 @@ import os
 import stat
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -15,7 +16,7 @@ from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, parse_config
 from tuning.search import cluster
-from tuning.search.cluster import autoscaler_file, capacity_of, full_capacity, guard_token, runtime_env
+from tuning.search.cluster import capacity_of, full_capacity, guard_token, runtime_env
 
 HEAD, WORKER = {"CPU": 0, "GPU": 0}, {"CPU": 8, "GPU": 1}
 
@@ -55,20 +56,15 @@ def test_the_size_of_the_file_that_ray_up_writes():
     assert capacity_of(prepare_config(config), []) == {"CPU": 64, "GPU": 8}
 
 
-def test_the_autoscaler_of_this_cluster_and_no_other(tmp_path):
-    def process(number, *words):
-        folder = tmp_path / "proc" / str(number)
-        folder.mkdir(parents=True)
-        (folder / "cmdline").write_bytes(b"".join(word.encode() + b"\0" for word in words))
+def test_the_head_reads_the_file_that_ray_up_left_there(ray_session, tmp_path, monkeypatch):
+    import ray
 
-    monitor = "/site-packages/ray/autoscaler/v2/monitor.py"
-    process(7, "python", "train.py", "--gcs-address=10.0.0.1:6379", "--autoscaling-config=/wrong")
-    process(8, "python", "-u", monitor, "--gcs-address=10.0.0.2:6379", "--autoscaling-config=/other.yaml")
-    process(9, "python", "-u", monitor, "--gcs-address=10.0.0.1:6379", "--autoscaling-config=/ours.yaml")
-    process(10, "python", "-u", monitor, "--gcs-address=10.0.0.3:6379")
-    (tmp_path / "proc" / "11").mkdir()
-    found = [autoscaler_file(f"10.0.0.{n}:6379", tmp_path / "proc") for n in (1, 2, 3, 4)]
-    assert [str(file) for file in found] == ["/ours.yaml", "/other.yaml", "None", "None"]
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("TUNING_CLUSTER_CAPACITY", raising=False)
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(autoscaler(head=(HEAD, 0), gpu=(WORKER, 8))))
+    assert full_capacity() == {"CPU": 64, "GPU": 8}
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.255.0.9:6379"))
+    assert full_capacity() == {}, "the head is another machine"
 
 
 def test_a_declared_size_is_believed_and_checked(monkeypatch):

@@ -300,7 +300,7 @@ def test_an_older_search_goes_on_where_the_same_split_is_dealt(tmp_path, argumen
 
 def test_older_inner_folds_that_were_dealt_around_the_medians_are_not_taken_for_those_around_zero(tmp_path):
     _, go_on = older(tmp_path, "split.inner_folds=3", "split.quadrants=zero", release=SKLEARN)
-    with pytest.raises(UserError, match=r"inner folds are recorded or dealt with split.quadrants=median"):
+    with pytest.raises(UserError, match=r"inner folds are recorded or made with split.quadrants=median"):
         go_on()
 
 

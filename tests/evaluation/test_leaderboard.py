@@ -4,8 +4,9 @@ import csv
 
 import pytest
 
-from tuning.evaluation.leaderboard import print_leaderboard, rank, write_leaderboard
+from tuning.evaluation.leaderboard import print_leaderboard, write_leaderboard
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_json
+from tuning.experiment.ranking import rank
 
 
 def record(number, value=None, status="done", **params):

@@ -14,7 +14,7 @@ import pytest
 
 from tests.helpers.written_search import write_search
 from tuning.cli.report import main
-from tuning.evaluation.leaderboard import rank, write_leaderboard
+from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.report.figures import value_range
 from tuning.evaluation.report.gather import gather
@@ -23,6 +23,7 @@ from tuning.evaluation.report.study import make_study, short_names
 from tuning.evaluation.report.timeline import UNKNOWN, bars_of
 from tuning.experiment import timeline as times
 from tuning.experiment.directory import write_json, write_text
+from tuning.experiment.ranking import rank
 
 LIMIT = 8_000_000
 
@@ -156,7 +157,7 @@ def test_a_search_that_hardly_began(tmp_path, count):
     folder, _ = write_search(tmp_path, "space=crnn", count=count)
     (folder.path / "baseline.json").unlink()
     page = Page(write_report(folder))
-    assert len(board(page)) == count if count else "No trial was begun" in page.texts["leaderboard"]
+    assert len(board(page)) == count if count else "No trial has started" in page.texts["leaderboard"]
     assert "too few" in page.texts["importance"] or "no setting has two values" in page.texts["importance"]
 
 

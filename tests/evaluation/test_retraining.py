@@ -20,8 +20,8 @@ from tuning.evaluation.repeated_seeds import Replicate
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.schedules import base_rates
-from tuning.training.trainer import Training
-from tuning.training.trial import make_training, train
+from tuning.training.trainer import Trainer
+from tuning.training.trial import make_trainer, train
 
 FOLDS = folds_in_memory()
 FOLD = FOLDS.fold(0)
@@ -46,7 +46,7 @@ def split_of(data):
 def searched(storage, config, data=FOLD, number=1):
     """A training as a search records it."""
     rows = []
-    make_training(config, data, None).run(rows.append)
+    make_trainer(config, data, None).fit(rows.append)
     return recorded(storage, rows, number)
 
 
@@ -64,7 +64,7 @@ def recorded(storage, rows, number=1, folds=None):
 
 def rates_of(config, course):
     """The learning rate at the end of each epoch of a retraining."""
-    rates, train_epoch = [], Training.train_epoch
+    rates, train_epoch = [], Trainer.train_epoch
 
     def looked_at(training):
         row = train_epoch(training)
@@ -72,7 +72,7 @@ def rates_of(config, course):
         return row
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "train_epoch", looked_at)
+        patch.setattr(Trainer, "train_epoch", looked_at)
         retrain(config, WHOLE, course)
     return rates
 
@@ -167,14 +167,14 @@ def test_inner_folds_with_warm_up_are_replayed_once(tmp_path):
 
 def start_rates_of(config, data, train_it):
     """The learning rate of the first step of each epoch that a training makes."""
-    rates, train_epoch = [], Training.train_epoch
+    rates, train_epoch = [], Trainer.train_epoch
 
     def looked_at(training):
         rates.append(training.schedule(training.steps, training.base_rate))
         return train_epoch(training)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Training, "train_epoch", looked_at)
+        patch.setattr(Trainer, "train_epoch", looked_at)
         train_it()
     return rates
 
@@ -185,7 +185,7 @@ def test_an_exponential_schedule_stands_at_each_epochs_begin_where_the_searchs_s
         "optim.schedule=exponential", f"optim.decay_steps={decay_steps}", "optim.decay_rate=0.5",
         "optim.staircase=false", "training.keep=last",
     )  # fmt: skip
-    expected = start_rates_of(config, FOLD, lambda: make_training(config, FOLD, None).run(lambda row: None))
+    expected = start_rates_of(config, FOLD, lambda: make_trainer(config, FOLD, None).fit(lambda row: None))
     course = course_of(config, [searched(tmp_path, config)], split_of(FOLD))
     assert course.steps != WHOLE.num_batches(4)
     found = start_rates_of(config, WHOLE, lambda: retrain(config, WHOLE, course))

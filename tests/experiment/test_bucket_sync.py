@@ -11,8 +11,7 @@ from tests.helpers.waiting import PATIENCE, wait_until
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
 from tuning.datasets import storage
-from tuning.experiment import bucket_sync as mirror
-from tuning.experiment import locking as lease
+from tuning.experiment import bucket_sync, locking
 from tuning.experiment.bucket_changes import scan
 from tuning.experiment.bucket_sync import Mirror, mirror_root, open_folder, refuse_mirror, split_location
 from tuning.experiment.directory import SearchFolder, write_json, write_text
@@ -23,7 +22,7 @@ from tuning.experiment.locking import Lease
 def bucket(tmp_path, monkeypatch):
     """URI of a storage; the mirrors lie beside it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(mirror, "INTERVAL", 0.05)
+    monkeypatch.setattr(bucket_sync, "INTERVAL_SECONDS", 0.05)
     return f"file://{tmp_path}/bucket"
 
 
@@ -104,7 +103,7 @@ def test_after_a_kill_this_machines_last_moment_counts(bucket, monkeypatch):
     """What a killed driver wrote and did not upload is uploaded by the next one here, unless another went on."""
     with open_folder(bucket, "s") as folder:
         begin(folder)
-        monkeypatch.setattr(mirror.Mirror, "_push", lambda self: None)  # a kill: nothing more goes up
+        monkeypatch.setattr(bucket_sync.Mirror, "_push", lambda self: None)  # a kill: nothing more goes up
         run_a_trial(folder)
     assert not any(name.startswith("trials") for name in content(bucket))
     monkeypatch.undo()
@@ -118,7 +117,7 @@ def test_a_kill_between_any_two_uploads_leaves_no_trial_without_its_study(bucket
     """Each prefix of the uploads is a state that a search can go on from."""
     written = []
     upload = storage.write_bytes
-    monkeypatch.setattr(mirror, "INTERVAL", 1e6)
+    monkeypatch.setattr(bucket_sync, "INTERVAL_SECONDS", 1e6)
     with open_folder(bucket, "s") as folder:
         begin(folder)
         run_a_trial(folder)
@@ -208,7 +207,7 @@ def test_an_archiving_that_is_cut_off_has_archived_or_will(bucket, monkeypatch):
             raise KeyboardInterrupt
 
         with monkeypatch.context() as cut:
-            cut.setattr(mirror.storage, "delete_folder", killed)
+            cut.setattr(bucket_sync.storage, "delete_folder", killed)
             with pytest.raises(KeyboardInterrupt):
                 folder.archive()
         (archived,) = (name for name in storage.list_folder(bucket) if name.startswith("s-archived"))
@@ -245,11 +244,11 @@ def test_other_files_are_no_search(bucket):
 
 
 def test_a_second_driver_on_another_machine_is_refused(bucket, tmp_path, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.2)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.2)
     with open_folder(bucket, "s"):
         monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
         with (
-            pytest.raises(UserError, match=r"nobody works on, got 's', which process \d+ on "),
+            pytest.raises(UserError, match=r"no process is running, got 's', which process \d+ on "),
             open_folder(bucket, "s"),
         ):
             pass
@@ -258,7 +257,7 @@ def test_a_second_driver_on_another_machine_is_refused(bucket, tmp_path, monkeyp
 
 
 def test_a_dead_drivers_lease_expires(bucket, monkeypatch):
-    monkeypatch.setattr(lease, "EXPIRY_SECONDS", 3.0)
+    monkeypatch.setattr(locking, "EXPIRY_SECONDS", 3.0)
     storage.write_bytes(f"{bucket}/.s.lease", "gone.clock", b"-")  # it was killed while it looked at the time
     Lease(f"{bucket}/.s.lease", "gone", "s").renew()
     said = []
@@ -268,7 +267,7 @@ def test_a_dead_drivers_lease_expires(bucket, monkeypatch):
 
 
 def test_of_two_that_begin_at_once_at_most_one_goes_on(bucket, monkeypatch):
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.02)
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.02)
     won = [contest(f"{bucket}/.{attempt}.lease") for attempt in range(30)]
     assert max(won) <= 1
 
@@ -300,15 +299,15 @@ def contest(location):
 def test_a_driver_that_slept_gives_way(bucket, monkeypatch):
     """Another took over while this one gave no sign of life: it uploads nothing more and says so."""
     told = threading.Event()
-    monkeypatch.setattr(lease, "RENEWAL_SECONDS", 0.02)
-    monkeypatch.setattr(mirror.os, "kill", lambda *_: told.set())  # it would interrupt pytest
+    monkeypatch.setattr(locking, "RENEWAL_SECONDS", 0.02)
+    monkeypatch.setattr(bucket_sync.os, "kill", lambda *_: told.set())  # it would interrupt pytest
     folder = open_folder(bucket, "s").__enter__()
     begin(folder)
     folder.flush()
     Lease(folder._lease.location, "other", "s").renew()
     assert told.wait(PATIENCE)
     write_text(folder.path / "config.yaml", "seed: 9\n")
-    with pytest.raises(UserError, match="another process that took it over"):
+    with pytest.raises(UserError, match="got another one that took it over"):
         folder.__exit__()
     assert storage.read_bytes(folder.remote, "config.yaml") == b"seed: 0\n"
 

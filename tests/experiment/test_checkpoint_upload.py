@@ -7,11 +7,11 @@ import torch
 
 from tests.helpers.folds import folds_in_memory, plan_of
 from tuning.datasets import storage
-from tuning.experiment import checkpoint_upload as uploads
+from tuning.experiment import checkpoint_upload
 from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 from tuning.training.trial import train
 
 
@@ -33,7 +33,7 @@ def test_a_cross_validation_goes_on_on_another_machine(tmp_path, monkeypatch, ca
     """Killed once an epoch is saved and not uploaded: in fold 1, at the begin of fold 2, within it, at the end."""
     folds, whole = folds_in_memory(), []
     train(spec_of(tmp_path / "whole", tmp_path / "other"), folds, whole.append)
-    save, calls, rows = Training.save, [], []
+    save, calls, rows = Trainer.save, [], []
 
     def killed(*arguments, **named):
         save(*arguments, **named)
@@ -41,7 +41,7 @@ def test_a_cross_validation_goes_on_on_another_machine(tmp_path, monkeypatch, ca
         if len(calls) == call:
             raise KilledError
 
-    monkeypatch.setattr(Training, "save", killed)
+    monkeypatch.setattr(Trainer, "save", killed)
     with pytest.raises(KilledError):
         train(spec_of(tmp_path / "here", tmp_path / "bucket"), folds, rows.append)
     assert without_seconds(rows) == without_seconds(whole[: (call - 1) // 3])
@@ -63,7 +63,7 @@ def test_weights_are_never_two_rows_ahead(tmp_path, monkeypatch, caplog):
             raise OSError("out of reach")
         write(location, name, content)
 
-    monkeypatch.setattr(uploads.storage, "write_bytes", sometimes)
+    monkeypatch.setattr(checkpoint_upload.storage, "write_bytes", sometimes)
     kept = TrialUploads(tmp_path / "here", place)
     report = kept.begin(lambda row: None)
     faults = [set(), {"rows.json"}, {"rows.json"}, set(), {"last.pt"}, {"last.pt"}, {"rows.json"}, {"rows.json"}, set()]
@@ -86,6 +86,6 @@ def test_a_trial_that_another_process_goes_on_with_uploads_nothing_more(tmp_path
     report({"epoch": 1})
     TrialUploads(tmp_path / "there", place).begin(lambda row: None)
     (orphan.folder / "last.pt").write_text("2")
-    with pytest.raises(SupersededError, match="another process goes on with this trial"):
+    with pytest.raises(SupersededError, match="another process has resumed this trial"):
         report({"epoch": 2})
     assert storage.read_bytes(place, "last.pt") == b"1"

@@ -7,7 +7,7 @@ import numpy as np
 
 from tuning.data.plan import make_plan
 from tuning.experiment.directory import SearchFolder, TrialRecord, is_metric, write_json, write_text
-from tuning.training.tasks import better
+from tuning.training.ranking import better
 
 BEGAN = datetime.datetime(2026, 3, 1, 8, 0, tzinfo=datetime.UTC)
 SLOTS = [("node-a", 0), ("node-a", 1), ("node-b", 0), ("node-b", 1)]

@@ -86,7 +86,7 @@ def test_a_killed_worker_s_trial_goes_on_from_its_checkpoint(ray_session, tmp_pa
     assert trained(folder, 2) == list(range(1, EPOCHS + 1)), "no epoch is trained again"
     assert not (folder.trial(2) / "error.txt").exists()
     assert study_of(folder).trials[1].state.name == "COMPLETE"
-    assert capsys.readouterr().out.count("trial 2 goes on from its last checkpoint: its worker died") == 2
+    assert capsys.readouterr().out.count("trial 2 resumes from its last checkpoint: its worker died") == 2
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_a_worker_that_is_killed_again_and_again_is_given_up(ray_session, tmp_pa
     faults = {1: {"how": "killed", "epoch": 2, "times": 99}}
     folder, records = search(tmp_path, faults, "search.num_trials=2", "resources.max_restarts=1")
     assert records[1].status == "failed" and records[2].status == "done"
-    assert records[1].reason == "its worker died (killed, perhaps for want of memory) after 1 restart"
+    assert records[1].reason == "its worker died (killed, perhaps for lack of memory) after 1 restart"
     assert (folder.trial(1) / "error.txt").exists()
     assert len((folder.trial(1) / "checkpoints" / "starts").read_text().splitlines()) == 2
 
@@ -135,7 +135,7 @@ def judge(error, share=0.0, max_restarts=1, workers=1):
     trial = FakeTrial(share)
     decisions = []
     while len(decisions) < 6:
-        decisions.append(failures.goes_on(trial, error))
+        decisions.append(failures.retries(trial, error))
         if not decisions[-1]:
             break
     return decisions, trial, stopped
@@ -148,7 +148,7 @@ def test_short_memory_on_a_share_of_a_gpu_leads_to_a_larger_one_up_to_the_whole(
     assert decisions == [True, True, False]
     assert trial.config["gpus_per_worker"] == 1.0
     assert trial.placement_group_factory.required_resources == {"CPU": 2.0, "GPU": 1.0}
-    assert trial.config["note"] == "out of memory on 0.6 of a GPU, went on with 1"
+    assert trial.config["note"] == "out of memory on 0.6 of a GPU, resumed with 1"
     assert trial.why_failed.startswith("out of memory: ")
 
 

@@ -370,7 +370,7 @@ def kill(searcher, plan, folder, number, where):
         if number <= len(searcher.points):
             searcher.study.enqueue_trial({path: _encode(v) for path, v in searcher.points[number - 1].items()})
         if where == "drawing":
-            searcher._take_sampler(number)
+            searcher._set_sampler(number)
             asked = searcher.study.ask()
             first = searcher.order[0]
             _suggest(asked, first, searcher.distributions[first])

@@ -20,8 +20,9 @@ from tuning.data.keys import data_key
 from tuning.data.plan import make_plan
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.loaders.kfold import ResidentFolds, StreamedFolds, open_folds
-from tuning.evaluation.leaderboard import rank, write_leaderboard
+from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
+from tuning.experiment.ranking import rank
 from tuning.search.callbacks.progress_table import Standing
 from tuning.search.resources import Resources
 from tuning.search.tuner import run_search

@@ -23,7 +23,7 @@ from tuning.models.ser import SER
 from tuning.models.ser_settings import SERSettings
 from tuning.search.trainable import worker_error
 from tuning.training.tasks import task_of
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 
 MODELS = {
     "crnn": lambda: CRNN(
@@ -41,7 +41,7 @@ MODELS = {
 def training(name, rank=0, world_size=1, folder=None):
     torch.manual_seed(0)
     config = config_of(training__epochs=4, training__patience=None, optim__clip_norm=0.5)
-    run = Training(
+    run = Trainer(
         MODELS[name](), Clips(), task_of(config), config, "min", rank=rank, world_size=world_size, checkpoints=folder
     )
     return run
@@ -68,7 +68,7 @@ def dropping(rank=0, world_size=1, folder=None):
     """Batches of 4 clips, so that both workers have 2 of each."""
     torch.manual_seed(0)
     config = config_of(training__epochs=4, training__patience=None, training__batch_size=4)
-    return Training(
+    return Trainer(
         Dropped(), Clips(), task_of(config), config, "min", rank=rank, world_size=world_size, checkpoints=folder
     )
 
@@ -94,7 +94,7 @@ def worker(rank, folder):
                 raise CutOffError
 
         try:
-            training(name, rank, 2, Path(folder) / name).run(cut)
+            training(name, rank, 2, Path(folder) / name).fit(cut)
         except CutOffError:
             found["rest"] = rows_of(training(name, rank, 2, Path(folder) / name))
         torch.save(found, f"{folder}/{name}-{rank}.pt")
@@ -183,7 +183,7 @@ def test_a_search_with_groups_stops_trials_survives_a_lost_worker_and_leaves_no_
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=PATIENCE)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     found = json.loads(next(line for line in reversed(done.stdout.splitlines()) if line.startswith("{")))
-    assert found["killed"] == 1 and "goes on from its last checkpoint: its worker died" in done.stdout
+    assert found["killed"] == 1 and "resumes from its last checkpoint: its worker died" in done.stdout
     # One at a time: what follows a stopped trial trains on the CPUs that its group gave back.
     assert list(found["status"].values()) == ["done", "stopped", "done", "done"]
     for number, epochs in found["epochs"].items():

@@ -13,7 +13,8 @@ from tuning.config.schema import Config, LossSettings, TaskSettings
 from tuning.data.plan import make_plan
 from tuning.training.class_metrics import calibration_error, classification_metrics, confusion, softmax
 from tuning.training.losses import cross_entropy
-from tuning.training.tasks import Classification, ranking_metrics, task_of
+from tuning.training.ranking import ranking_metrics
+from tuning.training.tasks import Classification, task_of
 
 CLASSES = ["angry", "happy", "neutral", "sad"]
 RNG = np.random.default_rng(0)

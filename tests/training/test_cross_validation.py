@@ -15,7 +15,7 @@ from tuning.datasets.store.reader import Part, Versions
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.cross_validation import FoldResults, mean_and_std, median_rates, rounded_mean
 from tuning.training.tasks import task_of
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 from tuning.training.trial import build_model, train
 
 
@@ -46,7 +46,7 @@ def best_rows(folds, config):
         torch.manual_seed(config.seed)
         rows = []
         data = ResidentData(*parts, normal, 16)
-        Training(build_model(config, 40), data, task_of(config), config, "min").run(rows.append)
+        Trainer(build_model(config, 40), data, task_of(config), config, "min").fit(rows.append)
         best.append(min(rows, key=lambda row: row["val_loss"]))
     return best
 
@@ -92,17 +92,17 @@ class KilledError(Exception):
 @pytest.mark.parametrize(
     ("owner", "method", "call"),
     [
-        (Training, "save", 5),  # in fold 2, its epoch saved but not told
+        (Trainer, "save", 5),  # in fold 2, its epoch saved but not told
         (FoldResults, "add", 5),  # in fold 2, its epoch told
         (FoldResults, "add", 6),  # after fold 2, before its row
-        (Training, "train_epoch", 4),  # in the first epoch of fold 2
+        (Trainer, "train_epoch", 4),  # in the first epoch of fold 2
     ],
 )
 def test_a_trial_that_was_cut_off_goes_on_with_its_fold(tmp_path, monkeypatch, owner, method, call):
     folds = folds_in_memory()
     whole = without_seconds(rows_of(folds, tmp_path / "whole"))
     original, calls, trained = getattr(owner, method), [], []
-    epoch = Training.train_epoch
+    epoch = Trainer.train_epoch
 
     def counted(*arguments):
         trained.append(1)
@@ -115,7 +115,7 @@ def test_a_trial_that_was_cut_off_goes_on_with_its_fold(tmp_path, monkeypatch, o
             raise KilledError
         return result
 
-    monkeypatch.setattr(Training, "train_epoch", counted)
+    monkeypatch.setattr(Trainer, "train_epoch", counted)
     monkeypatch.setattr(owner, method, killed)
     rows = []
     spec = spec_of(plan_of().config, tmp_path / "cut")

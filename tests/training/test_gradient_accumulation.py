@@ -12,7 +12,7 @@ from tuning.models.crnn import CRNN
 from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.gradient_accumulation import Parts, is_out_of_memory
 from tuning.training.tasks import task_of
-from tuning.training.trainer import Training
+from tuning.training.trainer import Trainer
 
 NO_DROPOUT = {"conv_dropout": [0.0], "lstm_dropout": 0.0, "recurrent_dropout": 0.0, "dense_dropout": 0.0}
 CRNN_PLAIN = CRNNSettings(
@@ -50,8 +50,8 @@ def test_gradients_of_parts_add_up_to_the_whole_batch_s(clips, data):
     config = config_of(training__batch_size=12, optim__clip_norm=None)
     batch = next(iter(data().train_batches(1, 12, 0)))
     batch = {k: v.double() if torch.is_tensor(v) and v.is_floating_point() else v for k, v in batch.items()}
-    whole = Training(model, data(), task_of(config), config, "min")
-    parts = Training(copy.deepcopy(model), data(), task_of(config), config, "min", clips_at_once=clips)
+    whole = Trainer(model, data(), task_of(config), config, "min")
+    parts = Trainer(copy.deepcopy(model), data(), task_of(config), config, "min", clips_at_once=clips)
     assert [len(part["features"]) for part in parts.parts.of(batch)] != [12]
     whole.forward.train(), parts.forward.train()
     for expected, found in zip(gradients(whole, batch), gradients(parts, batch), strict=True):
@@ -64,7 +64,7 @@ def test_a_step_in_parts_moves_the_weights_as_one_step_of_the_whole_batch():
     model = CRNN(CRNN_PLAIN, 4, 2)
     config = config_of(training__batch_size=12, optim__clip_norm=0.1, training__epochs=3)
     runs = [
-        Training(copy.deepcopy(model), Clips(), task_of(config), config, "min", clips_at_once=clips)
+        Trainer(copy.deepcopy(model), Clips(), task_of(config), config, "min", clips_at_once=clips)
         for clips in (None, 5)
     ]
     one, other = (rows_of(run) for run in runs)
@@ -103,7 +103,7 @@ def test_running_out_of_memory_leads_to_parts_a_note_and_the_same_losses(tmp_pat
     def run(room, folder=None, val_room=100):
         torch.manual_seed(0)
         model = Narrow(CRNN(CRNN_PLAIN, 4, 2), room, val_room)
-        training = Training(model, Clips(), task_of(config), config, "min", checkpoints=folder)
+        training = Trainer(model, Clips(), task_of(config), config, "min", checkpoints=folder)
         return model, rows_of(training)
 
     _, whole = run(100)
@@ -125,11 +125,11 @@ def test_a_training_that_goes_on_knows_what_fits(tmp_path):
 
     torch.manual_seed(0)
     with pytest.raises(KeyboardInterrupt):
-        Training(Narrow(CRNN(CRNN_PLAIN, 4, 2), 4), Clips(), task_of(config), config, "min", checkpoints=tmp_path).run(
+        Trainer(Narrow(CRNN(CRNN_PLAIN, 4, 2), 4), Clips(), task_of(config), config, "min", checkpoints=tmp_path).fit(
             kill
         )
     again = Narrow(CRNN(CRNN_PLAIN, 4, 2), 4)
-    Training(again, Clips(), task_of(config), config, "min", checkpoints=tmp_path).run(lambda row: None)
+    Trainer(again, Clips(), task_of(config), config, "min", checkpoints=tmp_path).fit(lambda row: None)
     assert {size for training, size in again.sizes if training} == {3}
 
 
@@ -143,7 +143,7 @@ def test_a_training_that_goes_on_knows_what_fits(tmp_path):
 )
 def test_what_does_not_fit_in_parts_either_is_an_error(room, settings, options):
     config = config_of(training__batch_size=12)
-    run = Training(Narrow(CRNN(settings, 4, 2), room), Clips(), task_of(config), config, "min", **options)
+    run = Trainer(Narrow(CRNN(settings, 4, 2), room), Clips(), task_of(config), config, "min", **options)
     with pytest.raises(torch.OutOfMemoryError):
         rows_of(run)
 
@@ -173,7 +173,7 @@ def test_batch_norm_sees_the_parts():
     batch = {k: v.double() if torch.is_tensor(v) else v for k, v in batch.items()}
     found = []
     for clips in (None, 6):
-        run = Training(copy.deepcopy(model), Clips(), task_of(config), config, "min", clips_at_once=clips)
+        run = Trainer(copy.deepcopy(model), Clips(), task_of(config), config, "min", clips_at_once=clips)
         run.forward.train()
         found.append(gradients(run, batch))
     assert any(not torch.allclose(a, b, rtol=1e-4) for a, b in zip(*found, strict=True))

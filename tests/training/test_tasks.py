@@ -11,7 +11,8 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config, LossSettings, TaskSettings, nested
 from tuning.data.plan import make_plan
 from tuning.training.losses import emotion_aware, huber, mse, weighted_mse
-from tuning.training.tasks import IN_TRAINING_ALONE, Regression, ranking_metrics, task_of
+from tuning.training.ranking import IN_TRAINING_ALONE, ranking_metrics
+from tuning.training.tasks import Regression, task_of
 
 SEARCHED = {
     "loss.name": "{choice: [mse, huber]}",

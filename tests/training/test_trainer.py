@@ -15,7 +15,7 @@ from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.models.crnn import CRNN
 from tuning.training.metrics import rmse
 from tuning.training.tasks import task_of
-from tuning.training.trainer import RECENT, Training
+from tuning.training.trainer import RECENT, Trainer
 
 
 class Clips:
@@ -64,12 +64,12 @@ def config_of(**settings):
 def training(config, data=None, folder=None, mode="min"):
     torch.manual_seed(config.seed)
     model = CRNN(config.model, 4, 2)
-    return Training(model, data or Clips(), task_of(config), config, mode, checkpoints=folder)
+    return Trainer(model, data or Clips(), task_of(config), config, mode, checkpoints=folder)
 
 
 def rows_of(run):
     rows = []
-    run.run(rows.append)
+    run.fit(rows.append)
     return rows
 
 
@@ -107,7 +107,7 @@ def test_a_cut_off_training_goes_on_as_if_nothing_had_happened(tmp_path, name, o
             raise KilledError
 
     with pytest.raises(KilledError):
-        training(config(), folder=tmp_path).run(kill_at_three)
+        training(config(), folder=tmp_path).fit(kill_at_three)
     torch.manual_seed(999)  # another process's random state
     rest = rows_of(training(config(), folder=tmp_path))
     assert without_seconds(rest) == without_seconds(whole)  # the latest epochs are said again, then it goes on
@@ -295,7 +295,7 @@ def test_the_model_is_told_which_frames_are_valid():
     config = config_of(training__epochs=1)
     padded = Padded()
     for data in (padded, Clips()):
-        Training(Spy(), data, task_of(config), config, "min").run(lambda row: None)
+        Trainer(Spy(), data, task_of(config), config, "min").fit(lambda row: None)
     assert [(training, len(frames)) for training, _, frames in seen[:4]] == [
         (True, 5), (True, 5), (True, 2), (False, 12),
     ]  # fmt: skip
@@ -351,7 +351,7 @@ def test_a_training_that_another_process_goes_on_with_writes_no_more(tmp_path):
     second.resume()
     assert second.epoch == 1
     before = (tmp_path / "last.pt").read_bytes()
-    with pytest.raises(SupersededError, match="another process goes on"):
+    with pytest.raises(SupersededError, match="another process has resumed"):
         first.one_epoch()
     assert (tmp_path / "last.pt").read_bytes() == before
     assert second.one_epoch()["epoch"] == 2
@@ -361,7 +361,7 @@ def test_a_training_that_another_process_goes_on_with_writes_no_more(tmp_path):
 
 @pytest.mark.parametrize("name", ["adam", "rmsprop", "sgd"])
 def test_weights_that_were_taken_over_are_trained_with_the_trial_s_own_settings(tmp_path, name):
-    training(scheduled("constant", optim__name=name, optim__weight_decay=0.5), folder=tmp_path).run(lambda row: None)
+    training(scheduled("constant", optim__name=name, optim__weight_decay=0.5), folder=tmp_path).fit(lambda row: None)
     other = training(scheduled("constant", optim__name=name, optim__weight_decay=0.25), folder=tmp_path)
     other.resume()
     assert {group["weight_decay"] for group in other.optimizer.param_groups} == {0.25}

@@ -19,7 +19,7 @@ from tuning.models.vit import ViT
 from tuning.training.optimizers import parameter_groups
 from tuning.training.schedules import make_schedule
 from tuning.training.tasks import task_of
-from tuning.training.trainer import RECENT, Training
+from tuning.training.trainer import RECENT, Trainer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "vit_rates.json"
 GUIDE = {
@@ -53,7 +53,7 @@ def config_of(folder, **settings):
 def training(config, place=None, mode="min", **options):
     torch.manual_seed(config.seed)
     model = ViT(config.model, 4, 2)
-    return Training(model, Clips(8), task_of(config), config, mode, checkpoints=place, **options)
+    return Trainer(model, Clips(8), task_of(config), config, mode, checkpoints=place, **options)
 
 
 def trained(model):
@@ -201,7 +201,7 @@ def test_cut_off_in_any_stage_it_goes_on_to_the_last_bit(folder, tmp_path, optim
                 raise KilledError
 
         with pytest.raises(KilledError):
-            training(config(), place).run(kill)
+            training(config(), place).fit(kill)
         torch.manual_seed(999)  # another process's random state
         run = training(config(), place)
         assert without_seconds(rows_of(run)) == rows[max(0, cut - RECENT) :]
@@ -212,7 +212,7 @@ def test_cut_off_in_any_stage_it_goes_on_to_the_last_bit(folder, tmp_path, optim
 def test_a_retraining_goes_through_the_same_stages(folder, monkeypatch):
     """As after a search: epoch by epoch, without validation or checkpoints."""
     config = config_of(folder, **SHORT)
-    monkeypatch.setattr("tuning.evaluation.final_test.make_training", lambda config, data, **_: training(config))
+    monkeypatch.setattr("tuning.evaluation.final_test.make_trainer", lambda config, data, **_: training(config))
     found = retrain(config, Clips(), Course(4, [], steps=1))
     expected = training(config)
     for _ in range(4):

@@ -78,7 +78,7 @@ class LossSettings(Settings):
 
 
 class OptimSettings(Settings):
-    """How the weights move, and how the step size changes. Defaults are those of Keras (guide part 8)."""
+    """Optimiser and learning-rate schedule. The defaults are those of Keras."""
 
     name: Annotated[Literal["adam", "rmsprop", "sgd"], OR_OWN] = Field("adam", description="optimiser")
     learning_rate: float = Field(0.001, gt=0, description="step size; where a schedule begins")

@@ -19,7 +19,7 @@ from tuning.datasets.loaders.generated import CURVES, PROVENANCE, QUALITY, Gener
 from tuning.datasets.store.reader import FeatureStatistics, Part, valid_frames
 from tuning.training.gan import plots
 from tuning.training.gan.metrics import band, compare, score, sub_scores
-from tuning.training.gan.trainer import GANTraining
+from tuning.training.gan.trainer import GANTrainer
 
 STATE = "state.pt"
 LIMIT = 3.0  # standard deviations from the mean at which the GAN's values are -1 and 1
@@ -87,9 +87,9 @@ def sample_conditions(part: Part, count: int, seed: int) -> tuple[np.ndarray, np
     return np.clip(noisy, targets.min(axis=0), targets.max(axis=0)).astype(np.float32), part.num_frames[rows]
 
 
-def train(folder: str, config: Config, real: Part, device: torch.device) -> GANTraining:
+def train(folder: str, config: Config, real: Part, device: torch.device) -> GANTrainer:
     """Train the GAN to its last epoch; its state is saved after each, from which an interrupted training resumes."""
-    training = GANTraining(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
+    training = GANTrainer(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
         raw = io.BytesIO(storage.read_bytes(folder, STATE))
         training.load_state_dict(torch.load(raw, map_location=device, weights_only=True))
@@ -115,7 +115,7 @@ def _label_text(config: Config, values: np.ndarray) -> str:
 def _write_plots(
     folder: str,
     config: Config,
-    training: GANTraining,
+    training: GANTrainer,
     statistics: FeatureStatistics,
     sets: Any,
     pairs: Any,
@@ -137,7 +137,7 @@ def _write_plots(
             storage.write_bytes(folder, file.name, file.read_bytes())
 
 
-def _write_emotions(path: Path, config: Config, training: GANTraining, statistics: FeatureStatistics) -> None:
+def _write_emotions(path: Path, config: Config, training: GANTrainer, statistics: FeatureStatistics) -> None:
     """Write a WAV file of each of `TEST_EMOTIONS`, as long as the median training clip."""
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     frames = max(2, int(np.median(training.clips.num_frames)))

@@ -19,7 +19,7 @@ from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
 from tuning.models.encoder_shapes import check_speech_encoder
 from tuning.training.encoders import check_encoders, image_variants, reads_text
-from tuning.training.tasks import Mode, check_metric
+from tuning.training.ranking import Mode, check_metric
 
 # Planned configurations that are checked before the search; further ones are checked when their trials begin.
 MAX_CHECKED_POINTS = 500

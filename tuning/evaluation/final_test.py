@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
@@ -33,20 +34,22 @@ from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
-from tuning.training.tasks import check_metric, task_of
-from tuning.training.trainer import Training
-from tuning.training.trial import make_training
+from tuning.training.ranking import check_metric
+from tuning.training.schedules import base_rates
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Trainer
+from tuning.training.trial import make_trainer
 
 
 @dataclass(frozen=True)
 class Course:
-    """How a model is trained without validation clips.
+    """The plan of a training without validation clips.
 
     Args:
-        epochs: how many.
-        base_rates: what the schedule begins each epoch with, where a plateau lowered it by looking at validation clips;
-            else empty.
-        steps: of an epoch in the search, which was over fewer clips; the mean over inner folds.
+        epochs: number of epochs.
+        base_rates: learning rate of each epoch before warm-up, for a plateau schedule, which needs validation clips to
+            choose it; else empty.
+        steps: number of steps in an epoch of the search, which had fewer clips; the mean over inner folds.
     """
 
     epochs: int
@@ -55,8 +58,8 @@ class Course:
 
 
 @dataclass(frozen=True)
-class Member:
-    """A retrained model, saved and tested: N clips, labels [N, targets], outputs [N, K]."""
+class TestedModel:
+    """The test of a retrained model on N clips: labels [N, targets], outputs [N, K]."""
 
     number: int  # of the trial
     seed: int
@@ -68,7 +71,7 @@ class Member:
     num_parameters: int
 
     def outputs_for(self, ids: list[str]) -> np.ndarray:
-        """Its outputs for these clips, in their order."""
+        """The model's outputs for these clips, in their order."""
         row_of = {clip: row for row, clip in enumerate(self.ids)}
         return self.outputs[[row_of[clip] for clip in ids]]
 
@@ -76,15 +79,23 @@ class Member:
 def finalize(
     folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
 ) -> dict[str, float]:
-    """Retrain the winner, or the best `ensemble` configurations, test, write `best/`; the test's metrics.
+    """Retrain the winner of a search, test it once, and write `best/`.
 
-    The winner is the best trial's configuration, or of the `top` best ones, each repeated with `seeds` other seeds,
-    that with the best mean; trials of equal settings are one configuration. Several are one predictor:
-    the mean of their outputs, of classes of their probabilities.
+    Args:
+        folder: of the search.
+        again: whether the test clips may be used a second time.
+        ensemble: number of the best configurations to retrain; they predict together by the mean of their outputs, for
+            classes of their probabilities.
+        top: number of the best configurations to repeat with other seeds; the winner is the one with the best mean.
+            Trials of equal settings are one configuration.
+        seeds: number of other seeds.
+
+    Returns:
+        The metrics of the test.
 
     Raises:
-        UserError: an unfinished search, fewer trials than asked for, another corpus than the
-            search's, no test clips, or a second look at them.
+        UserError: the search is not finished, has fewer trials than asked for, another corpus or no test clips, or its
+            test clips were used before.
     """
     recover_folder(folder.path / "best")
     looks_file = folder.path / "test_looks.json"
@@ -101,7 +112,7 @@ def finalize(
     if not known.split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
 
-    # What a configuration's course is learnt from: its training in the search, or its replicates where there are any.
+    # The trainings from which a configuration's course is derived: the one in the search, or its replicates.
     runs = {candidate.number: [Replicate(candidate.record, folder)] for candidate in chosen}
     repeated = None
     if top > 1:
@@ -120,7 +131,7 @@ def finalize(
         alone = {f"test_{name}": value for name, value in task.metrics(targets, first.outputs).items()}
         numbers = [candidate.number for candidate in chosen]
         looks.append({"when": _now(), "trial": winner.number, "ensemble": numbers, "metrics": metrics})
-        # Recorded before anything is shown: a look counts even if what follows fails.
+        # Recorded before anything is shown, so that it counts even if a later step fails.
         write_json(looks_file, looks)
         folder.flush()
         constant = {f"test_{name.removeprefix('val_')}": value for name, value in first.constant.items()}
@@ -133,7 +144,7 @@ def finalize(
         write_test(best, config, winner, trained, tested, repeated)
         draw(best, config, winner, folder.trial(winner.number), tested)
         write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
-    # Only now: a terminal that went away must not cost the model of a look that counts.
+    # Printed last: if the terminal is gone, the model is already saved.
     times = "once" if len(looks) == 1 else f"{len(looks)} times"
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
     print_scores(config, winner, tested)
@@ -145,7 +156,7 @@ def finalize(
 def _repeat(
     folder: SearchFolder, chosen: list[Candidate], seeds: int, known: DataModule
 ) -> tuple[list[Candidate], dict[int, list[Replicate]], dict[str, Any]]:
-    """The candidates by the mean of their replicates, best first; the replicates by number; both for the record."""
+    """Train replicates; return the candidates, best mean first, their replicates by number, and both for the record."""
     config = known.space.fixed()
     mode = check_metric(known.space, config)
     plan = Plan(RunSettings(name=folder.name), known.space, config, mode, {}, 0)
@@ -160,7 +171,7 @@ def _now() -> str:
 
 
 def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
-    """The best different configurations of the trials, best first."""
+    """The best distinct configurations of the trials, best first."""
     found = candidates(folder, space)
     running = [record.number for record in folder.records() if not record.is_final]
     if running or not found:
@@ -179,13 +190,16 @@ def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[C
 
 def train_members(
     best: Path, chosen: Sequence[Candidate], courses: Mapping[int, Course], known: DataModule
-) -> dict[Path, Member]:
-    """Retrain, save and test the chosen configurations, by folder: the first in `best`, the others in best/members/.
+) -> dict[Path, TestedModel]:
+    """Retrain, save and test the chosen configurations, the first in `best`, the others in best/members/.
 
-    One that differs only by settings without effect gets another seed, since an ensemble of the same network twice is
-    that network.
+    A configuration that differs only by settings without effect is trained with another seed, since an ensemble needs
+    different networks.
+
+    Returns:
+        The tests by folder.
     """
-    found: dict[Path, Member] = {}
+    found: dict[Path, TestedModel] = {}
     for candidate in chosen:
         place = best / "members" / f"{candidate.number:04d}" if found else best
         course, config = courses[candidate.number], candidate.config
@@ -202,46 +216,44 @@ def train_members(
 
 def _train_member(
     place: Path, number: int, config: Config, course: Course, known: DataModule, seed: int | None = None
-) -> Member:
-    """Train, save, and test what was saved; another `seed` begins with other weights, on the same data."""
+) -> TestedModel:
+    """Train a model, save it, and test the saved one. Another `seed` changes the weights, not the data."""
     data = known.for_test(config, when_needed(config))
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {data.num_train} clips", flush=True)
-    training = retrain(config, data, course)
-    heard: Any = training.data
-    write_model(place, config, training.model, heard.statistics, data.frames)
+    trainer = retrain(config, data, course)
+    loader: Any = trainer.data
+    write_model(place, config, trainer.model, loader.statistics, data.frames)
     saved = load_best(place)
-    outputs = np.concatenate([outputs_of(saved, batch) for batch in heard.val_batches(CLIPS_PER_BATCH)])
-    return Member(
+    outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
+    return TestedModel(
         number,
         config.seed,
         course.epochs,
         data.val_ids.tolist(),
         data.val_targets,
         outputs,
-        training.task.constant_baseline(data.train_targets, data.val_targets),
-        sum(p.numel() for p in training.model.parameters() if p.requires_grad),
+        trainer.task.constant_baseline(data.train_targets, data.val_targets),
+        sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     )
 
 
-def retrain(config: Config, data: TrialData, course: Course) -> Training:
-    """A training that has run its course; no clip decided when to stop."""
-    import torch
-
-    # The exponential schedule counts steps, of which an epoch over more clips, or on one worker, has more.
+def retrain(config: Config, data: TrialData, course: Course) -> Trainer:
+    """Train for the whole course, without validation clips."""
+    # The exponential schedule counts steps, and an epoch over more clips, or on one worker, has more of them.
     steps = steps_per_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    training = make_training(config, data, checkpoints=None, device=device, longer=steps / course.steps)
-    training.follow(course.epochs, course.base_rates)
-    return training
+    trainer = make_trainer(config, data, checkpoints=None, device=device, longer=steps / course.steps)
+    trainer.follow(course.epochs, course.base_rates)
+    return trainer
 
 
 def _rates_of(run: Replicate, rows: Sequence[Mapping[str, str]], config: Config) -> list[float]:
-    """The learning rates of a training's epochs, for the learning rate of a configuration.
+    """The learning rates of a training's epochs, scaled to the learning rate of a configuration.
 
-    They were recorded for that, but for a trial of a population that had others before it took over.
+    Only a trial of a population may have had another learning rate in earlier epochs.
     """
     rates, path = [float(row["learning_rate"]) for row in rows], run.folder.trial(run.record.number)
     if not exploits(path):
@@ -252,13 +264,11 @@ def _rates_of(run: Replicate, rows: Sequence[Mapping[str, str]], config: Config)
 
 
 def course_of(config: Config, runs: Sequence[Replicate], split: Split) -> Course:
-    """How a configuration is retrained, from the records of its trainings.
+    """Derive the course of a configuration's retraining from the records of its trainings; each inner fold is one.
 
-    For as many epochs as their best ones took, in the mean, a half rounded up; at the learning rate that they had in
-    each epoch, in the median, one that had ended counting with its last. Each inner fold is a training.
+    The number of epochs is the mean of their best epochs, a half rounded up. The learning rate of each epoch is the
+    median of theirs; a training that had ended counts with its last one.
     """
-    from tuning.training.schedules import base_rates
-
     best_epochs, curves = [], []
     for run in runs:
         path = run.folder.trial(run.record.number)

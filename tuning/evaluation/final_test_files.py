@@ -1,34 +1,31 @@
-"""What stands in best/: the retrained model, its names and figures, and what it says of the test clips.
+"""Write the files of best/: the retrained model, its metrics, and its predictions for the test clips.
 
 config.yaml model.safetensors labels.json features.json metrics.json history.png test_predictions.csv
-of classification: confusion.csv confusion.png errors.csv; of regression: scatter.png
+classification: confusion.csv confusion.png errors.csv; regression: scatter.png
 """
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from omegaconf import OmegaConf
+from safetensors.torch import save_file
+from torch import nn
 
 from tuning.config.schema import Config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE
 from tuning.evaluation.table import make_console, make_table
-from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_text
+from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import save_encoder
 
-if TYPE_CHECKING:
-    from torch import nn
-
-
-# Metrics that are printed, beginning with these words (regression) or in full (classification); metrics.json has all.
+# Metrics that are printed: prefixes for regression, whole names for classification. metrics.json has all.
 PRINTED = {
     "regression": ("rmse", "r2", "ccc", "pearson"),
     "classification": ("uar", "accuracy", "f1", "calibration_error"),
@@ -37,7 +34,7 @@ PRINTED = {
 
 @dataclass(frozen=True)
 class Tested:
-    """The test clips and what came of them: N clips, labels [N, targets], outputs [N, K], metrics as `test_<name>`."""
+    """The result of a test on N clips: labels [N, targets], outputs [N, K], metrics named `test_<name>`."""
 
     ids: list[str]
     groups: list[str | None]
@@ -45,7 +42,7 @@ class Tested:
     outputs: np.ndarray
     metrics: dict[str, float]
     constant: dict[str, float]
-    trials: list[int]  # those that predict together, the winner first
+    trials: list[int]  # of the models that predict together, the winner first
     winner_alone: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups
     num_groups: int
@@ -54,13 +51,10 @@ class Tested:
 def write_model(
     best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
 ) -> None:
-    """What it takes to predict: settings, weights, the names of the outputs, the normalisation.
+    """Write all that prediction needs: settings, weights, the names of the outputs, the normalisation.
 
-    `prepared_frames`: the length that features are made at, before each trial cuts its own.
+    `prepared_frames` is the length of prepared features, of which the model takes a part.
     """
-    from omegaconf import OmegaConf
-    from safetensors.torch import save_file
-
     best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
@@ -86,10 +80,15 @@ def write_test(
     tested: Tested,
     repeated: dict[str, Any] | None = None,
 ) -> None:
-    """Metrics and a line for each test clip; of classification also the confusions and the errors.
+    """Write metrics and a line for each test clip; for classification also the confusion matrix and the errors.
 
-    `trained` has trial, seed and epochs of each retrained model, the winner first; `repeated` what repetitions of the
-    best trials said, if there were any.
+    Args:
+        best: the folder to write to.
+        config: of the winner.
+        winner: its record in the search.
+        trained: trial, seed and epochs of each retrained model, the winner first.
+        tested: the result of the test.
+        repeated: the scores of the best trials with other seeds, if they were repeated.
     """
     figures: dict[str, Any] = {**trained[0], "validation": winner.metrics}
     if len(tested.trials) > 1:
@@ -103,20 +102,20 @@ def write_test(
         targets = config.task.targets
         header = ["clip", "group", *targets, *(f"predicted_{target}" for target in targets)]
         values = zip(tested.ids, tested.groups, tested.targets.tolist(), tested.outputs.tolist(), strict=True)
-        _write_table(best / "test_predictions.csv", header, [[clip, group, *t, *o] for clip, group, t, o in values])
+        write_table(best / "test_predictions.csv", header, [[clip, group, *t, *o] for clip, group, t, o in values])
         return
     classes = config.task.classes or []
     header = ["clip", "group", "label", "predicted", "confidence"]
     rows = class_rows(tested, classes)
-    _write_table(best / "test_predictions.csv", [*header, *(f"p_{name}" for name in classes)], rows)
+    write_table(best / "test_predictions.csv", [*header, *(f"p_{name}" for name in classes)], rows)
     wrong = sorted((row[: len(header)] for row in rows if row[2] != row[3]), key=lambda row: -row[4])
-    _write_table(best / "errors.csv", header, wrong)
+    write_table(best / "errors.csv", header, wrong)
     table = confusions(tested, len(classes)).tolist()
-    _write_table(best / "confusion.csv", ["true", *classes], [[c, *row] for c, row in zip(classes, table, strict=True)])
+    write_table(best / "confusion.csv", ["true", *classes], [[c, *row] for c, row in zip(classes, table, strict=True)])
 
 
 def class_rows(tested: Tested, classes: Sequence[str]) -> list[list[Any]]:
-    """Clip, group, label, predicted class, its probability, and the probability of each class."""
+    """A row for each clip: id, group, label, predicted class, its probability, and the probability of each class."""
     rows: list[list[Any]] = []
     probabilities = softmax(tested.outputs)
     for clip, group, label, found, each in zip(
@@ -127,14 +126,14 @@ def class_rows(tested: Tested, classes: Sequence[str]) -> list[list[Any]]:
 
 
 def confusions(tested: Tested, num_classes: int) -> np.ndarray:
-    """Clips by true class (rows) and predicted class (columns)."""
+    """The number of clips by true class (rows) and predicted class (columns)."""
     return confusion(tested.targets[:, 0], tested.outputs.argmax(axis=1), num_classes)
 
 
 def draw(best: Path, config: Config, winner: TrialRecord, trial: Path, tested: Tested) -> None:
-    """The winner's curves from its folder, and its test: a confusion matrix, or true against predicted values."""
+    """Draw the winner's learning curves, and its confusion matrix or its true against its predicted values."""
     clips = f"{len(tested.ids)} test clips"
-    title = f"trial {winner.number} while it was searched"
+    title = f"trial {winner.number} in the search"
     plots.draw_history(best / "history.png", read_progress(trial), config.search.metric, winner.best_epoch, title)
     if config.task.name == "classification":
         classes = config.task.classes or []
@@ -146,9 +145,9 @@ def draw(best: Path, config: Config, winner: TrialRecord, trial: Path, tested: T
 
 
 def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
-    """The task's metrics on validation and test clips, beside what a constant has on the test."""
+    """Print the task's metrics on validation and test clips, with those of a constant predictor on the test."""
     printed = PRINTED[config.task.name]
-    whole = config.task.name == "classification"  # f1, but not f1_happy
+    is_whole = config.task.name == "classification"  # f1, but not f1_happy
     names = [name.removeprefix("test_") for name in tested.metrics]
     if len(tested.trials) > 1:
         print(f"ensemble  trials {', '.join(map(str, tested.trials))} predict together")
@@ -156,7 +155,7 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
     together = len(tested.trials) > 1
     columns = ["validation", *(["test, winner"] if together else []), "test", "95 % interval", "constant"]
     for name in names:
-        if (name if whole else name.split("_")[0]) in printed:
+        if (name if is_whole else name.split("_")[0]) in printed:
             cells = (
                 winner.metrics.get(f"val_{name}"),
                 *([tested.winner_alone.get(f"test_{name}")] if together else []),
@@ -169,11 +168,3 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
             rows.append([name, *shown, "" if constant is None else f"{constant:.4f}"])
     make_console().print(make_table(["metric", *columns], rows))
     print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
-
-
-def _write_table(file: Path, header: list[str], rows: list[list[Any]]) -> None:
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    write_text(file, stream.getvalue())

@@ -1,4 +1,4 @@
-"""Predict what saved models say of recordings."""
+"""Predict recordings with saved models."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from tuning.training.tasks import task_of
 
 
 class Heard(NamedTuple):
-    """What one model hears: its `config.features.num_frames` frames, or all there are, from the frame `first` on."""
+    """The input of one model: at most `config.features.num_frames` frames of a waveform, from the frame `first` on."""
 
-    waveform: np.ndarray  # [samples] at its rate, that frames are made of: at most those of its prepared length
+    waveform: np.ndarray  # [samples] at the model's sample rate, at most as long as prepared features
     first: int
 
 
 @dataclass
 class Window:
-    """A stretch of a recording and what the models say of it together; no outputs [K] where it is silent."""
+    """A stretch of a recording and the common prediction of the models, outputs [K]; None if it is silent."""
 
     file: Path
     start_seconds: float
     end_seconds: float
-    heard: list[Heard]  # by each model; none where silent
+    heard: list[Heard]  # the input of each model; empty if silent
     text: str = ""
     outputs: np.ndarray | None = field(default=None)
 
@@ -57,18 +57,18 @@ class Predictor:
         self.is_classes = self.config.task.name == "classification"
 
     def windows(self, file: Path, step_seconds: float | None) -> Iterator[Window]:
-        """The stretches of a recording that are judged: the one that it was prepared with, or one every `step_seconds`.
+        """Iterate over the windows of a recording: one, cut as in training, or one every `step_seconds`.
 
-        Start and end are what the models hear: without steps together, as each heard it in training; with steps each
-        of them, the stretch being as long as the shortest that one hears. The first begins where all models' trimming
-        (`features.trim_db`) lets the recording begin, the last ends where it ends.
+        Without steps, start and end enclose what any of the models hears. With steps every model hears the whole
+        window, which is as long as the shortest input of a model. The first window starts, and the last one ends, where
+        the recording does after all models' trimming (`features.trim_db`).
 
         Raises:
             ValueError: the recording can't be used.
         """
         raw = file.read_bytes()
         if step_seconds is None:
-            # Each model hears what it heard in training: where a cut begins decides how it is resampled.
+            # The start of a cut affects how it is resampled, so each model gets the cut that it had in training.
             spans, heard = zip(*map(as_prepared, self.models, self._excerpts(raw, whole=False)), strict=True)
             yield Window(file, min(start for start, _ in spans), max(end for _, end in spans), list(heard))
             return
@@ -84,48 +84,48 @@ class Predictor:
         for offset in _starts(end - begin, length, step_seconds):
             start, stop = begin + offset, min(begin + offset + length, end)
             first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
-            first = min(first, len(whole[0].waveform) - 1)  # of another rate's window, which may round beyond this end
+            first = min(first, len(whole[0].waveform) - 1)  # rounding at another rate may exceed this end
             silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
             heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
             yield Window(file, start, stop, [] if silent else heard)
 
     @property
     def window_seconds(self) -> float:
-        """Seconds of a window, as long as the shortest that a model hears."""
+        """Length of a window in seconds: that of the shortest input of a model."""
         settings = [model.config.features for model in self.models]
         return min(num_samples(each.num_frames, each) / each.sample_rate_hz for each in settings)
 
     def check_lyrics(self, files: Sequence[Path], folder: Path | None) -> None:
-        """Refuse recordings that would get one another's lyrics.
+        """Check that no two recordings would be predicted with the same lyrics.
 
         Raises:
-            UserError: two recordings, one text.
+            UserError: two recordings have one text.
         """
         if not any(needs_text(model.config) for model in self.models):
             return
         read_by: dict[Path, Path] = {}
         for file in files:
-            place = _lyrics_of(file, folder)
-            other = read_by.setdefault(place, file)
+            text = _lyrics_of(file, folder)
+            other = read_by.setdefault(text, file)
             if other.resolve() != file.resolve():
-                raise UserError(f"lyrics: expected a text for each recording, got {place} for both {other} and {file}")
+                raise UserError(f"lyrics: expected a text for each recording, got {text} for both {other} and {file}")
 
     def text_of(self, file: Path, folder: Path | None) -> str:
-        """The lyrics of a recording: what stands in its .txt file beside it, or in a folder; none if no model reads.
+        """Read the lyrics of a recording from the .txt file next to it or from a folder; empty if no model needs them.
 
         Raises:
-            ValueError: no such file, or no text in it.
+            ValueError: there is no such file, or no text in it.
         """
         if not any(needs_text(model.config) for model in self.models):
             return ""
-        place = _lyrics_of(file, folder)
+        lyrics = _lyrics_of(file, folder)
         try:
-            return decode_text(place.read_bytes())
+            return decode_text(lyrics.read_bytes())
         except FileNotFoundError:
-            raise ValueError(f"expected its lyrics in {place} (lyrics=FOLDER), got no such file") from None
+            raise ValueError(f"expected its lyrics in {lyrics} (lyrics=FOLDER), got no such file") from None
 
     def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
-        """What each model's frames are made of, as in preparation, or the whole recording without its silent ends."""
+        """Decode for each model the excerpt of which its features are made, or the whole trimmed recording."""
         made: dict[tuple[Any, ...], Excerpt] = {}
         excerpts = []
         for model in self.models:
@@ -146,15 +146,15 @@ class Predictor:
         step_seconds: float | None = None,
         lyrics: str | Path | None = None,
     ) -> pd.DataFrame:
-        """What the models say of recordings: a row for each stretch that is judged, as the command prints them.
+        """Predict recordings; return a table with a row for each window, as the command prints it.
 
         Args:
-            files: recordings, or one.
-            step_seconds: a window every so many seconds, in place of one for each recording.
-            lyrics: folder of the texts, where models read them; beside the recordings unless given.
+            files: one or more recordings.
+            step_seconds: predict a window every so many seconds, in place of one for each recording.
+            lyrics: folder of the texts, for models that read them; without it they are next to the recordings.
 
         Raises:
-            UserError: a recording that can't be used, by name.
+            UserError: a recording can't be used; the message names it.
         """
         if isinstance(files, (str, os.PathLike)):
             files = [Path(files)]
@@ -171,10 +171,10 @@ class Predictor:
     def listen(
         self, files: Sequence[Path], step_seconds: float | None, lyrics: Path | None
     ) -> tuple[list[Window], list[str]]:
-        """The stretches of recordings that are judged, not judged yet; and, by name, why others can't be.
+        """Read recordings; return their windows without outputs, and a line for each recording that can't be used.
 
         Raises:
-            UserError: two recordings, one text.
+            UserError: two recordings have one text.
         """
         self.check_lyrics(files, lyrics)
         windows: list[Window] = []
@@ -188,12 +188,12 @@ class Predictor:
         return windows, problems
 
     def table(self, windows: Sequence[Window]) -> tuple[list[str], list[list[Any]]]:
-        """Names of columns, and a row for each window: file, start and end, and what `values` gives."""
+        """The names of columns and a row for each window: file, start, end, and its `values`."""
         rows = [[str(w.file), round(w.start_seconds, 3), round(w.end_seconds, 3), *self.values(w)] for w in windows]
         return ["file", "start_seconds", "end_seconds", *self.columns()], rows
 
     def judge(self, windows: list[Window]) -> None:
-        """Fill in the windows' outputs."""
+        """Compute the outputs of windows that are not silent."""
         heard = [window for window in windows if window.heard]
         for start in range(0, len(heard), CLIPS_PER_BATCH):
             batch = heard[start : start + CLIPS_PER_BATCH]
@@ -204,13 +204,13 @@ class Predictor:
                 window.outputs = values
 
     def columns(self) -> list[str]:
-        """What `values` gives of a window."""
+        """The names of the `values` of a window."""
         if self.is_classes:
             return ["predicted", "confidence", *(f"p_{label}" for label in self.labels)]
         return self.labels
 
     def values(self, window: Window) -> list[Any]:
-        """The window's predictions; None throughout where it is silent."""
+        """The predictions for a window; each is None if it is silent."""
         if window.outputs is None:
             return [None] * len(self.columns())
         if not self.is_classes:
@@ -221,7 +221,7 @@ class Predictor:
 
 
 def _lyrics_of(file: Path, folder: Path | None) -> Path:
-    """Where a recording's lyrics are looked for: song.txt beside it, or below a folder, as deep as song.mp3 or flat."""
+    """The text file of a recording: next to it, in `folder`, or in a subfolder of the recording's folder name."""
     if folder is None:
         return file.with_suffix(".txt")
     below = folder / file.parent.name / f"{file.stem}.txt"
@@ -229,7 +229,7 @@ def _lyrics_of(file: Path, folder: Path | None) -> Path:
 
 
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
-    """What a model heard in training of what its frames are made of: start and end in the recording, in seconds."""
+    """The input that a model had in training from an excerpt, and its start and end in the recording in seconds."""
     features, length = model.config.features, len(found.waveform)
     num_frames = features.num_frames
     first = segment_slice(frames_in(length, features), num_frames, features.segment).start
@@ -240,15 +240,16 @@ def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard
 
 
 def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
-    """What a model hears for a stretch of a whole recording: the stretch in the middle, further in at either end.
+    """The input of a model for a window of a whole recording, with the window in its middle except near both ends.
 
-    Frames are made of as much beyond as in preparation, which decides what the outer ones and an encoder's know.
+    Frames are made of as much sound around the input as in preparation, since it affects the outer frames, and all
+    frames of an encoder.
     """
     features, hop = model.config.features, hop_samples(model.config.features)
     size, length = num_samples(features.num_frames, features), len(found.waveform)
     centre = ((start + stop) / 2 - found.start_seconds) * features.sample_rate_hz
     begin = max(0, min(round(centre - size / 2), length - size))
-    # Frames of the prepared length that are not heard: as many before as in preparation, if the recording has them.
+    # Frames that are prepared but not part of the input: as many before it as in preparation, if there are so many.
     surplus = model.num_frames - features.num_frames
     before, after = begin // hop, max(0, length - begin - size) // hop
     wanted = segment_slice(model.num_frames, features.num_frames, features.segment).start
@@ -258,7 +259,7 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
 
 
 def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
-    """Outputs [N, K] of one model for what it hears, and the texts that belong to that."""
+    """Outputs [N, K] of one model for its inputs and their texts."""
     features = model.config.features
     rows = []
     for index, (waveform, first) in enumerate(given):
@@ -273,7 +274,7 @@ def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
 
 
 def _starts(seconds: float, length: float, step: float) -> list[float]:
-    """Where windows begin: every `step`, and one that ends with the recording."""
+    """The starts of windows: every `step` seconds, and one for a window that ends with the recording."""
     last = max(0.0, seconds - length)
     starts = [number * step for number in range(int(last / step + 1e-9) + 1)]
     return starts if last - starts[-1] < 1e-6 else [*starts, last]

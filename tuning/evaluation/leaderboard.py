@@ -1,9 +1,7 @@
-"""Trials -> ranking -> CSV, Markdown and the table that is printed."""
+"""The leaderboard of a search: as rows, as CSV and Markdown files, and as the table that is printed."""
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
@@ -14,41 +12,24 @@ from tuning.config.distributions import plain
 from tuning.config.schema import COSTS
 from tuning.config.space import Space
 from tuning.evaluation.table import make_console, make_table
-from tuning.experiment.directory import SearchFolder, TrialRecord, write_text
-from tuning.training.tasks import Mode, check_metric
+from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
+from tuning.experiment.ranking import rank
+from tuning.training.ranking import Mode, check_metric
 
-# How many ranks are printed; the files have all.
-PRINTED = 10
-# Metrics that a terminal has room for, beside the one that ranks; those of the task are shown.
+PRINTED = 10  # trials that are printed; the files have all
+# Metrics that are printed in addition to the ranking one, as far as the task has them.
 SHOWN = ("val_loss", "val_rmse", "val_r2", "val_uar", "val_f1")
 
 
-def rank(records: list[TrialRecord], metric: str, mode: Mode) -> list[TrialRecord]:
-    """Best first by each trial's best epoch; failed trials and those without a value last, by number.
-
-    A trial with fewer inner folds than it should have comes after those with all, whatever its mean: folds differ in
-    how hard they are, and it was stopped for being poor or is not done.
-    """
-    sign = 1 if mode == "min" else -1
-
-    def key(record: TrialRecord) -> tuple[bool, bool, float, int]:
-        value = record.metrics.get(metric)
-        if value is None or record.status == "failed":
-            return (True, False, 0.0, record.number)
-        return (False, not record.is_whole, sign * value, record.number)
-
-    return sorted(records, key=key)
-
-
 def second_metric(records: Sequence[TrialRecord]) -> str | None:
-    """The cost that a search's trials were measured by, if any."""
+    """The cost that the trials of a search have as a second metric, if any."""
     return next((name for record in records for name in COSTS if name in record.metrics), None)
 
 
 def pareto_front(records: Sequence[TrialRecord], metric: str, mode: Mode, second: str) -> set[int]:
-    """Numbers of the trials that no other beats in one of the two metrics without being worse in the other.
+    """The numbers of the trials on the Pareto front: no other trial is better in one metric and as good in the other.
 
-    Trials that failed, or lack inner folds, are left out. Of two equal ones both are on the front.
+    Trials that failed, or lack inner folds, are left out. Equal trials are on the front together.
     """
     sign = 1 if mode == "min" else -1
     points = sorted(
@@ -66,16 +47,19 @@ def pareto_front(records: Sequence[TrialRecord], metric: str, mode: Mode, second
 
 
 def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[str, Any]]:
-    """The leaderboard's rows; a cell is None where nothing was measured."""
+    """The rows of the leaderboard, best trial first; None stands for what was not measured.
+
+    The columns are the same in every row.
+    """
     found = sorted({name for record in records for name in record.metrics})
     metrics = dict.fromkeys([metric, *(name for name in found if name == f"{metric}_std"), *found])
     paths = dict.fromkeys(path for record in records for path in record.params)
     second = second_metric(records)
     front = pareto_front(records, metric, mode, second) if second else set()
     rows = []
-    for place, record in enumerate(rank(records, metric, mode), start=1):
+    for position, record in enumerate(rank(records, metric, mode), start=1):
         row: dict[str, Any] = {
-            "rank": place,
+            "rank": position,
             "trial": record.number,
             "status": record.status,
             "reason": record.reason,
@@ -92,21 +76,20 @@ def as_rows(records: list[TrialRecord], metric: str, mode: Mode) -> list[dict[st
 
 
 def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: dict[str, float]) -> list[TrialRecord]:
-    """Write `leaderboard.csv` and `leaderboard.md`; the trials in order of rank."""
+    """Write `leaderboard.csv` and `leaderboard.md`; return the trials in order of rank."""
     records = folder.records()
     rows = as_rows(records, metric, mode)
-    stream = io.StringIO()
     if rows:
-        writer = csv.DictWriter(stream, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({name: _cell(value) for name, value in row.items()} for row in rows)
-    write_text(folder.path / "leaderboard.csv", stream.getvalue())
+        values = [[_as_csv(value) for value in row.values()] for row in rows]
+        write_table(folder.path / "leaderboard.csv", list(rows[0]), values)
+    else:
+        write_text(folder.path / "leaderboard.csv", "")
     folds = next((record.folds for record in records if record.folds), None)
     write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds))
     return rank(records, metric, mode)
 
 
-def _cell(value: Any) -> Any:
+def _as_csv(value: Any) -> Any:
     return json.dumps(value) if isinstance(value, (list, dict, bool)) else value
 
 
@@ -114,35 +97,35 @@ def _markdown(
     name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float], folds: int | None
 ) -> str:
     direction = "lower" if mode == "min" else "higher"
-    measured, where = "of each trial's best epoch", "split"
+    measured, clips = "of each trial's best epoch", "split"
     if folds is not None:
         measured = f"as the mean over {folds} inner folds (`epochs`: folds done; with fewer, after the others)"
-        where = "folds"
+        clips = "folds"
     lines = [f"# {name}", "", f"Ranked by `{metric}` {measured}; {direction} is better.", ""]
-    lines += [f"Constant predictor on the same validation {where}: {describe_baseline(baseline, metric)}.", ""]
+    lines += [f"Constant predictor on the same validation {clips}: {describe_baseline(baseline, metric)}.", ""]
     if rows:
         lines.append("| " + " | ".join(rows[0]) + " |")
         lines.append("|" + " --- |" * len(rows[0]))
         for row in rows:
-            cells = ("" if value is None else plain(value).replace("|", "\\|") for value in row.values())
-            lines.append("| " + " | ".join(cells) + " |")
+            texts = ("" if value is None else plain(value).replace("|", "\\|") for value in row.values())
+            lines.append("| " + " | ".join(texts) + " |")
     return "\n".join(lines) + "\n"
 
 
 def describe_baseline(baseline: dict[str, float], metric: str) -> str:
-    """The constant predictor's figures in words, the ranking metric first."""
+    """The constant predictor's metrics in words, the ranking metric first."""
     names = dict.fromkeys([metric, *SHOWN])
     return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
 
 
 def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
-    """Print the first ranks, and every failed trial in one line."""
+    """Print the best trials as a table, and each failed trial in one line."""
     console = make_console()
     shown = [record for record in ranked if record.status != "failed"][:PRINTED]
     paths = list(dict.fromkeys(path for record in ranked for path in record.params))
     table = _table(shown, metric, baseline, paths)
     unbounded = console.options.update_width(10_000)
-    if console.measure(table, options=unbounded).maximum > console.width:  # columns would be cut to nothing
+    if console.measure(table, options=unbounded).maximum > console.width:  # columns would be too narrow to read
         console.print(_table(shown, metric, baseline, []))
         for record in shown[:1]:
             settings = "  ".join(f"{path}={plain(value)}" for path, value in record.params.items())
@@ -162,25 +145,25 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     costs = [name for name in (second_metric(shown),) if name]
     metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
     headings = ["rank", "trial", "status", "folds" if any(record.folds for record in shown) else "epoch"]
-    # Two lines of heading leave room for more columns on a terminal.
+    # Headings of two lines leave room for more columns on a terminal.
     headings += [name.replace("_", "_\n", 1) for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]]
-    figures = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
-    rows = [["", "", "constant", "", *figures, *[""] * len(paths)]]
-    for place, record in enumerate(shown, start=1):
-        values = [_figure(name, record.metrics[name]) if name in record.metrics else "" for name in metrics]
+    constant = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
+    rows = [["", "", "constant", "", *constant, *[""] * len(paths)]]
+    for position, record in enumerate(shown, start=1):
+        values = [_formatted(name, record.metrics[name]) if name in record.metrics else "" for name in metrics]
         params = [plain(record.params[path]) if path in record.params else "" for path in paths]
         epoch = f"{record.best_epoch}/{record.folds or record.epochs}" if record.best_epoch else ""
-        rows.append([str(place), str(record.number), record.status, epoch, *values, *params])
+        rows.append([str(position), str(record.number), record.status, epoch, *values, *params])
     return make_table(headings, rows, left=[headings.index("status")], styles={0: "dim"})
 
 
-def _figure(name: str, value: float) -> str:
+def _formatted(name: str, value: float) -> str:
     return f"{value:.6g}" if name in COSTS else f"{value:.4f}"
 
 
 def with_results(folder: SearchFolder, space: Space) -> list[TrialRecord]:
-    """The trials that came to a value of the ranking metric, best first."""
+    """The trials that have a value of the ranking metric, best first."""
     shared = space.fixed()
     metric = shared.search.metric
     ranked = rank(folder.records(), metric, check_metric(space, shared))
-    return [record for record in ranked if record.status != "failed" and metric in record.metrics]
+    return [record for record in ranked if record.value(metric) is not None]

@@ -1,4 +1,4 @@
-"""MODEL_CARD.md: what a finalised model is, what it was trained on, how sure its figures are, and how to use it."""
+"""Write MODEL_CARD.md: what a finalised model is, how it was trained and tested, and how to use it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_card(
     repeated: dict[str, Any] | None,
     num_parameters: int,
 ) -> None:
-    """Write MODEL_CARD.md of a search's best/ into the folder `best`, after the model and its test."""
+    """Write MODEL_CARD.md into `best`, the folder that becomes the search's best/."""
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
     lines += ["## What it is", "", *_what(config, tested, num_parameters), ""]
@@ -53,7 +53,7 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
     part = "beginning" if features.segment == "start" else "middle"
     length = "" if features.name == "encoder" else f", about {seconds:.1f} s, the {part} of a longer recording"
     lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {features.num_frames} frames of {features.name}{length}."]
-    lines.append(f"- {num_parameters:,} trainable parameters; every setting stands in `config.yaml`.")
+    lines.append(f"- {num_parameters:,} trainable parameters; every setting is in `config.yaml`.")
     if len(tested.trials) > 1:
         lines.append(f"- {len(tested.trials)} models predict together (trials {', '.join(map(str, tested.trials))}).")
     return lines
@@ -61,11 +61,11 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
 
 def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated: dict[str, Any] | None) -> list[str]:
     metric = config.search.metric
-    in_the_mean = " in the repetitions, in the mean" if repeated is not None else ""
+    in_the_mean = " in the repetitions, on average" if repeated is not None else ""
     lines = [
         f"- Trial {winner.number} of {len(folder.records())} ({config.search.algorithm}, scheduler "
         f"{config.search.scheduler}), chosen by {metric} on validation: {winner.metrics[metric]:.4f}. The test clips "
-        "lay in files that the search never opened.",
+        "were in files that the search never opened.",
         f"- Retrained on training and validation clips for as many epochs as its best took{in_the_mean}.",
     ]
     if repeated is not None:
@@ -93,6 +93,6 @@ def _test(config: Config, tested: Tested) -> list[str]:
 def _limits(tested: Tested) -> list[str]:
     lines = ["- The figures hold for recordings like the test clips; other rooms, languages or styles were not tested."]
     if tested.num_groups < 10:
-        lines.append(f"- {tested.num_groups} test speakers or artists are few: the intervals are rather too narrow.")
-    lines.append("- Emotion as raters or actors showed it, not what a person feels.")
+        lines.append(f"- {tested.num_groups} test speakers or artists are few: the intervals are probably too narrow.")
+    lines.append("- The labels are emotions that raters perceived or actors showed, not what a person feels.")
     return lines

@@ -1,4 +1,4 @@
-"""Write a saved model as ONNX, and compare what onnxruntime says with PyTorch."""
+"""Export a saved model to ONNX, and compare the outputs of onnxruntime with those of PyTorch."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import copy
 import json
 import logging
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
 
 from tuning.config.errors import UserError
 from tuning.data.plan import read_corpus
@@ -22,27 +24,23 @@ from tuning.evaluation.saved_model import Best, load_best
 from tuning.models import MODELS
 from tuning.training.encoders import reads_text
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-
 FILE = "model.onnx"
 OPSET = 20
-# Largest difference between onnxruntime's and PyTorch's outputs, in parts of the largest output (at least 1).
+# Largest difference between onnxruntime's and PyTorch's outputs, relative to the largest output (at least 1).
 TOLERANCE = 1e-4
-# Clips of the corpus that are compared, beside shorter and padded ones of the same.
-COMPARED = 8
-# A summary over time takes changes over up to 16 frames: fewer make another graph.
-LONGEST_LAG = 16
-# A bound lets the exporter decide comparisons of lengths that it else leaves open.
-MOST_FRAMES = 100_000
+COMPARED = 8  # clips of the corpus that are compared, also shortened and padded
+LONGEST_LAG = 16  # frames over which a summary over time takes changes; fewer frames need another graph
+MAX_FRAMES = 100_000  # an upper bound lets the exporter decide comparisons of lengths
 
 
 def export(folder: Path) -> tuple[float, str, str]:
-    """Write `model.onnx` into a folder best/ and compare; the largest difference, and clips and lengths in words.
+    """Write `model.onnx` into a folder best/ and compare its outputs.
+
+    Returns:
+        The largest difference, and descriptions of the compared clips and of the lengths that the model takes.
 
     Raises:
-        UserError: a model that can't be read or exported, or whose outputs differ; then no file is left.
+        UserError: the model can't be read or exported, or its outputs differ. No file is then left.
     """
     try:
         best = load_best(folder)
@@ -84,22 +82,20 @@ def export(folder: Path) -> tuple[float, str, str]:
 
 
 def _program(best: Best) -> tuple[Any, int | None]:
-    """The exported program, and the fewest frames that it takes, None where it takes those of training alone."""
-    import torch
-
+    """Export the model; return the program and the fewest frames that it takes, None if their number is fixed."""
     frames = best.config.features.num_frames
     num_features = len(best.features.mean)
     model = copy.deepcopy(best.model)
     graph = Graph(model, best.features.mean, best.features.std, best.config.task.name == "classification").eval()
     fewest = max(1, model.min_frames)
     batch = torch.export.Dim("batch", min=1)
-    # Lengths that make another graph are left out: one frame after pooling, too few for a lag; at last all but one.
+    # Short lengths may need another graph: one frame after pooling, too few for a lag. At last the length is fixed.
     lowest = [low for low in (LONGEST_LAG + 1, (LONGEST_LAG + 1) * fewest) if low < frames]
     for low in [*lowest, None]:
         inputs = (torch.zeros(3, frames, num_features), torch.tensor([frames, frames, max(1, frames // 2)]))
         shape: dict[int, Any] = {0: batch}
         if low is not None:
-            shape[1] = torch.export.Dim("frames", min=low, max=MOST_FRAMES)
+            shape[1] = torch.export.Dim("frames", min=low, max=MAX_FRAMES)
         try:
             with _quiet(), torch.no_grad():
                 exported = torch.export.export(
@@ -111,7 +107,7 @@ def _program(best: Best) -> tuple[Any, int | None]:
                     dynamo=True, verbose=False,
                 )  # fmt: skip
             return program, low
-        except Exception as error:  # of torch, which has no one class for what it can't trace
+        except Exception as error:  # torch has no common class for errors of its exporter
             last = error
     reason = " ".join(str(last).split())[:300]
     raise UserError(f"{best.config.model.name}: expected a model that can be exported, got: {reason}")
@@ -119,7 +115,7 @@ def _program(best: Best) -> tuple[Any, int | None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says of its own future and of packages that it would know, too."""
+    """A context without the warnings of torch's exporter about its future and about other packages."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -134,7 +130,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(program: Any, best: Best, shortest: int | None, file: Path) -> None:
-    """The graph with what it takes to use it: metadata as text, lists and settings as JSON."""
+    """Write the graph with metadata that tell how to use it; lists and settings are JSON."""
     import onnx
 
     config = best.config
@@ -165,7 +161,7 @@ Clips = list[tuple["np.ndarray", int]]  # unnormalised frames [frames, features]
 
 
 def _clips(best: Best) -> tuple[Clips, str]:
-    """Some training clips of the corpus, or where it is not at hand, noise like its features; and which in words."""
+    """Some training clips, or noise of the same mean and deviation if the corpus can't be read; with a description."""
     config, features, frames = best.config, best.config.features, best.config.features.num_frames
     samples = num_samples(best.num_frames, features)
     found: Clips = []
@@ -190,9 +186,8 @@ def _clips(best: Best) -> tuple[Clips, str]:
 
 
 def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tuple[float, float]:
-    """Largest difference of all outputs, and the largest output, at least 1."""
+    """The largest difference of all outputs, and the largest output, at least 1."""
     import onnxruntime
-    import torch
 
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     difference, scale = 0.0, 1.0
@@ -212,7 +207,7 @@ def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tupl
 
 
 def _batches(clips: Clips, shortest: int | None) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """All clips together, one alone, all cut short within their padding, and where allowed, of other lengths."""
+    """Batches to compare: all clips, one clip, shortened clips, and other lengths if the model takes them."""
     features = np.stack([row for row, _ in clips])
     num_frames = np.array([count for _, count in clips], dtype=np.int64)
     frames = features.shape[1]

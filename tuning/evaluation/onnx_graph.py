@@ -1,4 +1,4 @@
-"""A model as it goes into ONNX: normalisation in front, LSTMs as ONNX's own operator."""
+"""Prepare a model for ONNX: put the normalisation in front, and replace LSTMs by ONNX's own operator."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from tuning.models.pooling import Pool
 
 
 class Graph(nn.Module):
-    """Unnormalised features [B, T, F] and num_frames [B] -> outputs [B, K]; of classes logits and probabilities.
+    """Unnormalised features [B, T, F], num_frames [B] -> outputs [B, K], for classes logits and probabilities.
 
-    Takes the model over: its LSTMs and adaptive poolings are replaced.
+    Replaces the LSTMs and adaptive poolings within the model that it is given.
     """
 
     mean: Tensor
@@ -29,13 +29,13 @@ class Graph(nn.Module):
 
     def forward(self, features: Tensor, num_frames: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         num_frames = num_frames.clamp(1, features.shape[1])
-        # As batches are made: padding is 0 after normalisation.
+        # As in batches of training, padding is 0 after normalisation.
         outputs: Tensor = self.model(zero_padding((features - self.mean) * self.scale, num_frames), num_frames)
         return (outputs, outputs.softmax(1)) if self.is_classes else outputs
 
 
 def normalised(features: np.ndarray, num_frames: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:
-    """The batch that a model is trained on, of unnormalised features: a literal copy, to compare with."""
+    """Normalise features as in training, written independently of `Graph` to compare with."""
     batch = torch.zeros(features.shape)
     for row, values, count in zip(batch, features, num_frames.tolist(), strict=True):
         row[:count] = torch.from_numpy((values[:count] - mean) * (1 / std))
@@ -43,7 +43,7 @@ def normalised(features: np.ndarray, num_frames: np.ndarray, mean: np.ndarray, s
 
 
 class OnnxLSTM(nn.Module):
-    """An LSTM whose graph is the one operator of ONNX. torch's export would unroll its frames, whose number it fixes.
+    """An LSTM that is exported as one ONNX operator; torch's export would unroll a fixed number of frames.
 
     ONNX has the gates in the order i, o, f, g. Source: ONNX operators, LSTM-14.
     """
@@ -60,7 +60,7 @@ class OnnxLSTM(nn.Module):
         self.register_buffer("bias", torch.cat([_reordered(lstm.bias), torch.zeros(1, 4 * lstm.units)], 1))
 
     def forward(self, sequence: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """The states of all frames [B, T, units], as of `LSTM`."""
+        """The states of all frames [B, T, units], equal to those of `LSTM`."""
         batch, frames, _ = sequence.shape
         states = torch.onnx.ops.symbolic(
             "LSTM",
@@ -78,7 +78,7 @@ def _reordered(weight: Tensor) -> Tensor:
 
 
 class AdaptiveWindows(Pool):
-    """Adaptive pooling window by window, which ONNX has no operator for; the number of frames is then fixed."""
+    """Adaptive pooling window by window, since ONNX has no operator for it; it fixes the number of frames."""
 
     def _windows(self, image: Tensor) -> Tensor:
         count, frames = self.adaptive_frames, image.shape[3]
@@ -88,7 +88,7 @@ class AdaptiveWindows(Pool):
 
 
 def replace_layers(model: nn.Module) -> None:
-    """Put what ONNX has in the place of each of our LSTMs and adaptive poolings, within the model."""
+    """Replace each of our LSTMs and adaptive poolings within a model by what ONNX has."""
     for name, child in model.named_children():
         if isinstance(child, LSTM):
             setattr(model, name, OnnxLSTM(child))

@@ -1,33 +1,32 @@
-"""Pictures of a search's winner, as PNG. Matplotlib is imported where it draws, without a display."""
+"""Draw pictures of a search's winner: confusion matrix, learning curves, true against predicted values."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from tuning.experiment.pictures import BEST_COLOUR, TRAIN_COLOUR, VAL_COLOUR, picture
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-SHARES_UP_TO = 16  # classes; cells are too small for more than the count beyond
-LOG_ABOVE = 30.0  # largest loss over smallest, beyond which a straight axis shows the first epoch alone
+SHARES_UP_TO = 16  # classes; with more, a cell has room for the count alone
+LOG_ABOVE = 30.0  # largest over smallest loss; beyond it a linear axis would show little but the first epoch
 LONGEST_NAME = 24
 
 
 def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: float, clips: str) -> None:
-    """Heat map of counts by true class (rows) and predicted class (columns), coloured by the share of the row.
+    """Draw counts by true class (rows) and predicted class (columns), coloured by the share of the row.
 
     Args:
-        file: where the picture goes.
+        file: to write to.
         table: counts [K, K].
         classes: names of the K classes.
         uar: unweighted average recall, for the title.
-        clips: what was counted, for the title.
+        clips: a description of the clips, for the title.
     """
     total = table.sum(axis=1, keepdims=True)
     shares = np.divide(table, total, out=np.zeros(table.shape), where=total > 0)
@@ -56,19 +55,17 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
 
 
 def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_epoch: int | None, title: str) -> None:
-    """Losses, and the ranking metric below them where it is another, over the epochs of a trial.
+    """Draw the losses of a trial over its epochs, and the ranking metric below them if it is another one.
 
-    A trial of inner folds has a point per fold, the mean over the folds so far, and no best one.
+    A trial with inner folds has a point for each fold, the mean over the folds so far, and no best epoch.
 
     Args:
-        file: where the picture goes.
-        rows: the trial's `progress.csv`; cells may be empty.
-        metric: what ranks the trials.
-        best_epoch: marked in both.
-        title: above the picture.
+        file: to write to.
+        rows: the trial's `progress.csv`; values may be empty.
+        metric: that ranks the trials.
+        best_epoch: to mark in both plots.
+        title: of the picture.
     """
-    from matplotlib.ticker import MaxNLocator
-
     panels = 1 if metric == "val_loss" else 2
     folds = any(row.get("fold") for row in rows)
     with picture(file, (7, 1.2 + 2.8 * panels)) as figure:
@@ -117,15 +114,15 @@ def _mark_best(axes: Axes, rows: Sequence[dict[str, str]], metric: str, epoch: i
 def draw_scatter(
     file: Path, targets: np.ndarray, outputs: np.ndarray, names: Sequence[str], scores: dict[str, float], title: str
 ) -> None:
-    """True against predicted values, a panel per target, with the diagonal on which they would be equal.
+    """Draw true against predicted values in a panel for each target, with the diagonal where they are equal.
 
     Args:
-        file: where the picture goes.
+        file: to write to.
         targets: labels [N, K].
         outputs: predictions [N, K].
         names: of the K targets.
-        scores: `test_r2_<target>` and the like, for the panels' titles.
-        title: above the picture.
+        scores: metrics such as `test_r2_<target>`, for the titles of the panels.
+        title: of the picture.
     """
     columns = min(len(names), 3)
     lines = math.ceil(len(names) / columns)

@@ -1,4 +1,4 @@
-"""How often a long recording is judged. Imports nothing heavy, so that a step that is none is refused at once."""
+"""Check the step between two windows of a recording. Imports nothing heavy, so that errors come at once."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ SHORTEST_STEP = 0.01  # seconds between two windows
 
 
 def checked_step(value: float | str) -> float:
-    """Seconds between two windows, from a number or its text.
+    """Convert a number or its text to the seconds between two windows.
 
     Raises:
-        UserError: no number, or one that is too small or infinite.
+        UserError: it is no number, too small or infinite.
     """
     try:
         seconds = float(value)

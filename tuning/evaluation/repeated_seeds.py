@@ -1,4 +1,4 @@
-"""The best trials of a search repeated with other seeds, as trials of a search of their own: replicates/."""
+"""Repeat the best trials of a search with other seeds, as trials of a search of its own in replicates/."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tuning.experiment.recorded import config_of
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.search.tuner import run_search
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 FOLDER = "replicates"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A configuration that may win, as its best trial has it.
+    """A configuration that may win the search.
 
     Args:
-        record: the trial.
+        record: of its best trial.
         config: its settings.
-        repeats: numbers of the other trials with the same settings and so, the seed being the same, the same network.
+        repeats: numbers of other trials with the same settings, and the same seed, so the same network.
     """
 
     record: TrialRecord
@@ -48,14 +48,14 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Replicate:
-    """One training of a candidate with a seed of its own: its record, and the folder that it lies in."""
+    """One training of a candidate with another seed: its record, and the folder of its search."""
 
     record: TrialRecord
     folder: SearchFolder
 
 
 def candidates(folder: SearchFolder, space: Space) -> list[Candidate]:
-    """The different configurations of the trials with a result, best first."""
+    """The distinct configurations of the trials that have a result, best first."""
     found: dict[str, Candidate] = {}
     for record in with_results(folder, space):
         config = config_of(folder, record.number)
@@ -66,12 +66,12 @@ def candidates(folder: SearchFolder, space: Space) -> list[Candidate]:
 
 
 def _identity(config: Config) -> str:
-    """What makes two trainings the same one: every setting, but for how the search proceeds and where it runs."""
+    """A text that is equal for equal trainings: all settings except how the search proceeds and where it runs."""
     return json.dumps(identifying(flattened(config.model_dump(mode="json", exclude={"search"}))), sort_keys=True)
 
 
 def replicate_space(space: Space, chosen: Sequence[Candidate], seeds: list[int]) -> Space:
-    """A space whose only trials are the chosen ones with each of the seeds."""
+    """A space whose trials are the chosen configurations with each of the seeds."""
     points = [candidate.record.params | {"seed": seed} for candidate in chosen for seed in seeds]
     search = {
         "search.algorithm": "random",
@@ -85,7 +85,7 @@ def replicate_space(space: Space, chosen: Sequence[Candidate], seeds: list[int])
 
 
 def other_seeds(config: Config, count: int) -> list[int]:
-    """Seeds that the search did not train with."""
+    """Seeds other than that of the search."""
     return [config.seed + number for number in range(1, count + 1)]
 
 
@@ -96,9 +96,9 @@ def replicate(
     num_seeds: int,
     data: DataModule,
 ) -> list[list[Replicate]]:
-    """Train each of the chosen configurations with `num_seeds` seeds that the search did not use: replicates [k][n].
+    """Train each of k configurations with n = `num_seeds` seeds that the search did not use; return replicates [k][n].
 
-    Interrupted, the same call goes on; what was trained is not trained again.
+    After an interruption the same call resumes; what was trained is not trained again.
 
     Raises:
         UserError: a replicate failed, or they were stopped.
@@ -108,8 +108,8 @@ def replicate(
     count = len(chosen) * num_seeds
     wanted = [[_identity(space.config(each.record.params | {"seed": seed})) for seed in seeds] for each in chosen]
     planned = {_identity(space.config(point)) for point in planned_points(space, space.fixed())}
-    assert planned == {each for row in wanted for each in row}, "every repetition is one that was asked for"
-    # Named by what is trained, so that replicates of other settings are never taken for these.
+    assert planned == {each for row in wanted for each in row}, "the planned replicates are those asked for"
+    # The name contains a hash of the settings, so that replicates of others are never taken for these.
     names = "-".join(str(candidate.number) for candidate in chosen)
     name = f"trials-{names}-seeds-{num_seeds}-{digest_of(*(each for row in wanted for each in row))[:8]}"
     with SearchFolder(folder.path / FOLDER, name) as own:
@@ -124,22 +124,22 @@ def replicate(
             if reason := run_search(
                 own, replace(plan, space=space, config=space.fixed(), total=count), shared, resources
             ):
-                raise UserError(f"{own.path}: stopped ({reason}); the same command goes on")
+                raise UserError(f"{own.path}: stopped ({reason}); the same command resumes")
         trained = _trained(own, config.search.metric)
         return [[trained[identity] for identity in row] for row in wanted]
 
 
 def _trained(own: SearchFolder, metric: str) -> dict[str, Replicate]:
-    """The replicates by what was trained, their settings and seed.
+    """The replicates by the identity of their training.
 
     Raises:
-        UserError: one failed.
+        UserError: one of them failed.
     """
     found = {}
     for record in own.records():
         if metric not in record.metrics or record.status == "failed":
             raise UserError(
-                f"{own.trial(record.number)}: expected every repetition to come to a result, got a failed one "
+                f"{own.trial(record.number)}: expected a result of every repetition, got a failed one "
                 f"({record.reason}); choose fewer trials (top=), so that this one is not among them"
             )
         found[_identity(config_of(own, record.number))] = Replicate(record, own)
@@ -147,14 +147,14 @@ def _trained(own: SearchFolder, metric: str) -> dict[str, Replicate]:
 
 
 def choose(chosen: Sequence[Candidate], replicates: list[list[Replicate]], metric: str, mode: Mode) -> Decision:
-    """Decide between the configurations by their replicates, and say how sure that is."""
+    """Choose between the configurations by their replicates, and print the confidence of the choice."""
     decision = decide([[each.record.metrics[metric] for each in row] for row in replicates], mode)
     n = decision.num_scores
-    for place, index in enumerate(decision.order, start=1):
+    for position, index in enumerate(decision.order, start=1):
         half = f" ± {decision.half_widths[index]:.4f}" if decision.half_widths else ""
         then = chosen[index].record.metrics[metric]
         print(
-            f"  {place}. trial {chosen[index].number}: {metric} {decision.means[index]:.4f}{half} "
+            f"  {position}. trial {chosen[index].number}: {metric} {decision.means[index]:.4f}{half} "
             f"over {counted(n, 'seed')} (in the search {then:.4f})"
         )
     winner, others = chosen[decision.winner].number, [chosen[index].number for index in decision.not_told_apart]
@@ -168,14 +168,14 @@ def choose(chosen: Sequence[Candidate], replicates: list[list[Replicate]], metri
 
 
 def listed(numbers: Sequence[int]) -> str:
-    """Trials in words: "trial 3", "trials 1, 3"."""
+    """Trials as text: "trial 3", "trials 1, 3"."""
     return f"trial{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def written(
     chosen: Sequence[Candidate], replicates: list[list[Replicate]], decision: Decision, config: Config
 ) -> dict[str, Any]:
-    """The replicates for the record."""
+    """The scores of the replicates for `metrics.json`."""
     metric = config.search.metric
     return {
         "metric": metric,

@@ -14,15 +14,15 @@ from tuning.experiment.recorded import config_of, space_of
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.lazy_start import when_needed
 
-COMPARED = ("train_loss", "penalty", "learning_rate")  # and everything of the validation
+COMPARED = ("train_loss", "penalty", "learning_rate")  # and all values of the validation
 
 
 class _Enough(Exception):  # noqa: N818
-    """As many rows as were recorded."""
+    """As many rows were trained as were recorded."""
 
 
 def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
-    """The trial by its number, or the best one."""
+    """The record of the trial with that number, or of the best one. Raises UserError if there is none."""
     if number is not None:
         records = folder.records()
         found = next((record for record in records if str(record.number) == number), None)
@@ -32,11 +32,12 @@ def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
         return found
     ranked = with_results(folder, space_of(folder))
     if not ranked:
-        raise UserError(f"{folder.path}: expected a search with a trial that came to a result, got none")
+        raise UserError(f"{folder.path}: expected a search with a trial that has a result, got none")
     return ranked[0]
 
 
 def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, str]]:
+    """The rows of a trial's progress. Raises UserError if there are none."""
     rows = read_progress(folder.trial(record.number))
     if not rows:
         raise UserError(f"{folder.trial(record.number)}: expected a trial with a finished epoch, got none")
@@ -44,7 +45,7 @@ def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, s
 
 
 def say_what_changed(folder: SearchFolder) -> None:
-    """Versions of packages that are not those of the search: the usual reason for another score."""
+    """Print which packages have other versions than in the search, the usual reason for another score."""
     then = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
     now = environment()
     changed = [
@@ -59,12 +60,12 @@ def say_what_changed(folder: SearchFolder) -> None:
 
 
 def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dict[str, Any]]:
-    """Train a trial's configuration anew for `count` epochs, or inner folds; its rows.
+    """Train a trial's configuration again for `count` epochs or inner folds; return its rows.
 
     Raises:
-        UserError: another corpus than the search's.
+        UserError: the corpus is not that of the search.
     """
-    # Only now, so that what is refused is refused at once.
+    # Imported after the command line was checked, so that errors come at once.
     import torch
 
     from tuning.data.data_module import DataModule
@@ -96,9 +97,9 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
 def compare(
     folder: SearchFolder, record: TrialRecord, recorded: list[dict[str, str]], rows: list[dict[str, Any]]
 ) -> bool:
-    """Whether rows are those recorded, to the bit; prints the ranking metric of both and the largest difference."""
+    """Compare rows with the recorded ones and print the largest difference; return whether all bits are equal."""
     metric = config_of(folder, record.number).search.metric
-    largest, where, count = 0.0, "", 0
+    largest, description, count = 0.0, "", 0
     missing: list[int] = []
     now_of = {row["epoch"]: row for row in rows}
     for old in recorded:
@@ -113,7 +114,7 @@ def compare(
             found = new.get(name)
             difference = abs(float(value) - found) if found is not None else float("inf")
             if difference > largest:
-                largest, where = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
+                largest, description = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
     recorded_of = {int(row["epoch"]): row for row in recorded}
     best = max(recorded_of) if record.folds else record.best_epoch or max(recorded_of)
     print(f"recorded  {metric} {recorded_of[best][metric]} in {record.unit} {best}")
@@ -123,7 +124,7 @@ def compare(
         print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now{without}")
         return False
     if largest:
-        print(f"differ    at most by {largest:.3g}, {where}")
+        print(f"differ    at most by {largest:.3g}, {description}")
         return False
     print(f"equal     to the last bit: {count} values of {counted(len(rows), record.unit)}")
     return True

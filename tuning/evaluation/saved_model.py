@@ -1,13 +1,18 @@
-"""Models that finalize left in best/, read back: `load_best("results/NAME/best")`; and what they say of a batch."""
+"""Load models that finalize saved, `load_best("results/NAME/best")`, and compute their outputs."""
 
 from __future__ import annotations
 
 import json
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from omegaconf import OmegaConf
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from tuning.config.errors import validation_message
 from tuning.config.schema import Config, parse_config
@@ -17,39 +22,32 @@ from tuning.training.encoders import with_saved_encoder
 from tuning.training.trainer import model_inputs
 from tuning.training.trial import build_model
 
-if TYPE_CHECKING:
-    import torch
-
-
-# Clips that a saved model judges at a time, in its test and in every prediction: sums of other sizes may differ in the
-# last bit.
+# Clips in a batch of a saved model, in its test and in every prediction: other sizes may change the last bit.
 CLIPS_PER_BATCH = 64
 
 
 class Best(NamedTuple):
-    """A trained model and what it takes to use it."""
+    """A trained model with all that prediction needs."""
 
-    model: Any  # for inference: without dropout, on the CPU
-    config: Config  # config.features says how frames are made
-    labels: list[str]  # names of the outputs, in order: classes, or targets
-    features: FeatureStatistics  # mean and standard deviation that valid frames are normalised with
-    num_frames: int  # that frames are made at, before config.features.num_frames of them are cut
+    model: Any  # in evaluation mode, on the CPU
+    config: Config  # config.features describes how frames are made
+    labels: list[str]  # names of the outputs in order: classes, or targets
+    features: FeatureStatistics  # mean and standard deviation for the normalisation of valid frames
+    num_frames: int  # the length of prepared features, of which the model takes config.features.num_frames
 
 
 def load_best(path: str | Path) -> Best:
-    """The model, its settings, the names of its outputs and its normalisation from a folder best/.
+    """Load the model, its settings, the names of its outputs and its normalisation from a folder best/.
 
-    Without names of classes in `labels.json` they are called "0", "1", ... with a warning. Runs no code that the
-    folder brings. Raises ValueError with the path when a file is missing, can't be read, or does not fit the others.
+    Runs no code from the folder. If `labels.json` does not name the classes, they are called "0", "1", ..., with a
+    warning. Raises ValueError with the path if a file is missing, can't be read, or does not fit the others.
     """
-    import torch
-
     path = Path(path)
     config = with_saved_encoder(_config(path / "config.yaml"), path)
     statistics, num_frames = _features(path / "features.json", config)
     weights = _weights(path / "model.safetensors")
     num_features = len(statistics.mean)
-    # Fresh weights are drawn and thrown away; the caller's random numbers stay as they are.
+    # Building the model draws random weights, which must not change the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         if config.task.name == "classification" and config.task.classes is None:
             config = _with_classes(config, _num_outputs(path, config, num_features, weights))
@@ -60,17 +58,16 @@ def load_best(path: str | Path) -> Best:
 
 
 def member_folders(best: Path) -> list[Path]:
-    """Folders of the models in a folder best/ that predict together, in the order in which they are averaged."""
+    """The folders of all models of a folder best/ that form an ensemble, in the order in which they are averaged."""
     return [best, *sorted(path.parent for path in best.glob("members/*/config.yaml"))]
 
 
 def outputs_of(best: Best, batch: Batch) -> np.ndarray:
-    """Outputs float32 [B, K] of a saved model for a batch of at most CLIPS_PER_BATCH clips, on the CPU.
+    """Compute the outputs float32 [B, K] of a saved model for a batch of at most CLIPS_PER_BATCH clips, on the CPU.
 
-    The same for the same batch in any process: on as many threads as in training, since each adds up a part.
+    It uses as many threads as the training did, since each of them sums a part. So the outputs of a batch are the same
+    in any process.
     """
-    import torch
-
     threads = torch.get_num_threads()
     torch.set_num_threads(best.config.resources.cpus_per_worker)
     try:
@@ -82,9 +79,6 @@ def outputs_of(best: Best, batch: Batch) -> np.ndarray:
 
 
 def _config(file: Path) -> Config:
-    from omegaconf import OmegaConf
-    from pydantic import ValidationError
-
     try:
         tree = OmegaConf.to_container(OmegaConf.load(file))
         if not isinstance(tree, dict):
@@ -94,12 +88,12 @@ def _config(file: Path) -> Config:
         raise ValueError(f"{file}: expected the settings of a model that finalize saved, got no such file") from None
     except ValidationError as error:
         raise ValueError(f"{file}: {validation_message(error)}") from None
-    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+    except Exception as error:  # OmegaConf also raises the errors of the YAML parser
         raise ValueError(f"{file}: expected settings in YAML, got: {' '.join(str(error).split())}") from None
 
 
 def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
-    """The normalisation, and the length that frames are made at."""
+    """The normalisation, and the length of prepared features."""
     found = _json(file)
     settings = config.features.model_dump(mode="json")
     for name, value in settings.items():
@@ -116,9 +110,6 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
@@ -148,7 +139,7 @@ def _with_classes(config: Config, num_classes: int) -> Config:
 
 
 def _num_outputs(path: Path, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
-    """How many classes weights have whose settings name none: the size of what grows with their number."""
+    """Find the number of classes of a model whose settings do not name them, from the shapes of its weights."""
     two, three = (build_model(_with_classes(config, k), num_features).state_dict() for k in (2, 3))
     for name, tensor in two.items():
         for axis, size in enumerate(tensor.shape):

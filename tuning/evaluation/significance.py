@@ -10,7 +10,7 @@ import numpy as np
 from scipy import optimize, stats
 
 from tuning.evaluation.intervals import CONFIDENCE
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 POWER = 0.8
 

@@ -1,4 +1,4 @@
-"""What of a search's folder goes into an object store, and in which order."""
+"""Decide which files of a search's folder are uploaded to an object store, and in which order."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from pathlib import Path
 
 from tuning.experiment.faults import whole_lines
 
-# Appended to line by line: a line that is being written is left for the next upload.
+# Suffixes of files that grow line by line; an unfinished line waits for the next upload.
 LINES = (".csv", ".journal", ".log")
 
-# In the order of upload. A search exists with its configuration and never has trials that its study does not know, nor
-# a result without the rows that led to it. Files are looked at and read in the opposite order, so that what goes up
-# later is never newer than what it needs.
+# The order of upload ("" stands for all other files): so a search in the bucket has a configuration, no trial that its
+# study does not know, and no result without its rows. Files are listed and read in the opposite order, so that a file
+# is never newer than those it refers to.
 ORDER = ("", "config.yaml", "study.journal", "params.json", "progress.csv", "result.json")
 
 
 def scan(path: Path) -> list[tuple[str, list[int]]]:
-    """Every file to upload with what tells whether it changed, those that go up last first."""
+    """List every file to upload with its time and size, by which a change is seen; the last ones to upload first."""
     trials = sorted(trial for trial in (path / "trials").glob("[0-9]*") if trial.is_dir())
     found: list[tuple[str, list[int]]] = []
-    for folder in [*trials, path]:  # the search's own files are listed once the trials' were
-        names = sorted(_walk(path, folder), key=rank, reverse=True)
+    for folder in [*trials, path]:  # the search's own files after those of the trials
+        names = sorted(_walk(path, folder), key=upload_step, reverse=True)
         for name in names:
             with contextlib.suppress(FileNotFoundError):
                 stat = (path / name).lstat()
@@ -33,24 +33,27 @@ def scan(path: Path) -> list[tuple[str, list[int]]]:
 
 
 def _walk(root: Path, folder: Path) -> Iterator[str]:
-    """Files below a folder by their path within the root, but for hidden, half-written and lock files and links."""
-    for place, folders, files in os.walk(folder):
-        within = os.path.relpath(place, root)
+    """Paths within the root of all files below a folder, without hidden, partial and lock files and links."""
+    for directory, folders, files in os.walk(folder):
+        within = os.path.relpath(directory, root)
         skipped = {"checkpoints"} if folder != root else {"trials"} if within == "." else set()
         folders[:] = [name for name in folders if name not in skipped and not name.startswith(".")]
         for name in files:
             hidden = name.startswith(".") or name.endswith((".partial", ".lock"))
-            if not hidden and not os.path.islink(os.path.join(place, name)):
+            if not hidden and not os.path.islink(os.path.join(directory, name)):
                 yield name if within == "." else f"{within}/{name}"
 
 
-def kept_by_trial(name: str) -> bool:
-    """Whether a trial keeps the file in step itself."""
+def is_uploaded_by_trial(name: str) -> bool:
+    """Whether the trial itself uploads the file."""
     return re.match(r"trials/\d+/checkpoints", name) is not None
 
 
-def rank(name: str) -> int:
-    """When a file goes up: its place in ORDER, one that is not named there before the configuration or the result."""
+def upload_step(name: str) -> int:
+    """The step in which a file is uploaded: its index in ORDER.
+
+    A file that is not named there comes before the configuration, one of a trial before the trial's result.
+    """
     last = name.rpartition("/")[2]
     if last in ORDER:
         return ORDER.index(last)
@@ -58,7 +61,7 @@ def rank(name: str) -> int:
 
 
 def read(file: Path) -> bytes | None:
-    """A file's content, of one that grows by lines its whole lines; None for a file that went away."""
+    """A file's content, without an unfinished last line if it grows line by line; None if it was deleted."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:

@@ -1,8 +1,8 @@
-"""A search in an object store (`storage=s3://bucket/prefix`): a folder on this machine that is kept in step with it.
+"""Keep a search in an object store (`storage=s3://bucket/prefix`) by a mirror, a folder on this machine.
 
-Everything that works on a search's folder works on the mirror; a thread uploads what changed. The trials, which may
-run anywhere, upload their checkpoints themselves (`tuning.experiment.checkpoint_upload`). Whatever instant the driver
-or the machine is lost at, the bucket holds a search that the same command goes on with, on this machine or another.
+All code that works on a search's folder works on the mirror, and a thread uploads what changed. The trials, which may
+run on any machine, upload their checkpoints themselves (`tuning.experiment.checkpoint_upload`). Whenever the driver or
+its machine is lost, the same command resumes the search from the bucket, on this machine or another.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 from tuning.config.errors import UserError
 from tuning.datasets import storage
 from tuning.experiment import locking
-from tuning.experiment.bucket_changes import kept_by_trial, rank, read, scan
+from tuning.experiment.bucket_changes import is_uploaded_by_trial, read, scan, upload_step
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
 from tuning.experiment.periodic import Repeated
@@ -34,32 +34,31 @@ from tuning.experiment.recorded import not_a_search
 
 log = logging.getLogger("tuning.search")
 
-# Seconds between two uploads; a slow one is followed by a pause of several times its own length.
-INTERVAL = 1.0
+INTERVAL_SECONDS = 1.0  # between two uploads; after a slow one the pause is several times its own length
 CONNECTIONS = 16
 
 STATE, SESSION = ".mirror.json", ".session"
 
 
 def open_folder(location: str, name: str) -> SearchFolder:
-    """A search's folder on disk, or the mirror of one in an object store."""
+    """Open a search's folder on disk, or the mirror of one in an object store."""
     return Mirror(location, name) if storage.is_uri(location) else SearchFolder(location, name)
 
 
 def split_location(location: str) -> tuple[str, str]:
-    """Storage and name of a search from where it lies, a folder or a URI."""
-    base, mark, options = location.partition("?") if storage.is_uri(location) else (location, "", "")
+    """Split the path or URI of a search into storage and name."""
+    base, question, options = location.partition("?") if storage.is_uri(location) else (location, "", "")
     parent, _, name = base.rstrip("/").rpartition("/")
-    return (parent or ".") + mark + options, name
+    return (parent or ".") + question + options, name
 
 
-def open_location(place: str) -> SearchFolder:
-    """The search at a path or a URI, as `open_folder` gives it.
+def open_location(path: str) -> SearchFolder:
+    """Open the search at a path or a URI, as `open_folder` does.
 
     Raises:
-        UserError: there is none, or it is this machine's mirror of one in an object store.
+        UserError: there is none, or it is this machine's mirror of a search in an object store.
     """
-    location = place if storage.is_uri(place) else str(Path(place))
+    location = path if storage.is_uri(path) else str(Path(path))
     try:
         found = storage.exists(location, "config.yaml")
     except (OSError, ValueError) as error:
@@ -72,11 +71,13 @@ def open_location(place: str) -> SearchFolder:
 
 
 class Mirror(SearchFolder):
-    """The folder of a search in an object store; `with` holds its lock and lease, fetches, and uploads to the end.
+    """The folder of a search in an object store, and a context that downloads it and uploads every change.
+
+    The context holds the lock of the mirror and the lease of the search in the store.
 
     Raises:
-        UserError: on entering, when another driver works on the search or the store can't be used; on leaving, when
-            the search was taken over or could not be uploaded.
+        UserError: on entering, if another driver runs the search or the store can't be used; on leaving, if another
+            driver took the search over or it could not be uploaded.
     """
 
     def __init__(self, location: str, name: str) -> None:
@@ -87,7 +88,7 @@ class Mirror(SearchFolder):
         self._session, self._lost = "", False
         self._pushing = threading.RLock()
         self._uploads = Repeated("uploads", self._push_or_log)
-        # Apart from the uploads, which may take longer than a lease lasts.
+        # In a thread of its own, since an upload may take longer than a lease lasts.
         self._renewals = Repeated("lease", self._renew_or_end)
 
     def __enter__(self) -> Mirror:
@@ -123,12 +124,12 @@ class Mirror(SearchFolder):
             super().__exit__(*raised)
         if self._lost:
             raise UserError(
-                f"storage: expected to be the only one on '{self.name}', got another process that took it over while "
-                f"this one gave no sign of life; it goes on, and what was not uploaded here is left in {self.path}"
+                f"storage: expected to be the only process that runs '{self.name}', got another one that took it over "
+                f"while this one gave no sign of life; it continues, and what was not uploaded is left in {self.path}"
             )
 
     def archive(self) -> str:
-        """Move the whole search aside in the object store; the new place. Its mirror goes."""
+        """Move the whole search aside in the object store, delete its mirror, and return the new location."""
         with self._pushing:
             return self._archive()
 
@@ -138,7 +139,7 @@ class Mirror(SearchFolder):
         target = storage.below(self.location, f"{self.name}-archived-{moment}")
         files = [file for file in storage.list_files(self._uri) if file != SESSION]
         storage.copy_within(self._uri, target, files)
-        # First, here and there: without them there is no search, whatever of the rest a kill leaves.
+        # These first: without them there is no search, whatever else a kill leaves behind.
         (self.path / STATE).unlink()
         storage.delete(self._uri, "config.yaml")
         self._leave_nothing()
@@ -146,21 +147,21 @@ class Mirror(SearchFolder):
         return target
 
     def flush(self) -> None:
-        """Upload what changed, now. Raises UserError when the store can't be reached."""
+        """Upload what changed now. Raises UserError if the store can't be reached."""
         for attempt in range(3):
             try:
                 self._push()
                 return
             except OSError as error:
                 reason = " ".join(str(error).split())
-                time.sleep(attempt)  # a store that is out of reach for a moment
+                time.sleep(attempt)  # the store may be out of reach for a moment
         raise UserError(
-            f"storage: expected to upload to '{self._uri}', got: {reason}; everything lies in {self.path}, and the "
+            f"storage: expected to upload to '{self._uri}', got: {reason}; everything is in {self.path}, and the "
             "same command on this machine uploads it"
         )
 
     def _pull(self) -> None:
-        """Make the mirror the search's latest state: its own, if nobody else has written since, else the bucket's."""
+        """Bring the mirror up to date from the bucket, unless no other process has written there since."""
         remote = [name for name in storage.list_files(self._uri) if not name.startswith(".ray/")]
         state = json.loads((self.path / STATE).read_text(encoding="utf-8")) if (self.path / STATE).exists() else {}
         theirs = storage.read_bytes(self._uri, SESSION).decode() if SESSION in remote else ""
@@ -168,16 +169,16 @@ class Mirror(SearchFolder):
             raise UserError(f"name: expected an earlier search or nothing at '{self._uri}', got other files")
         if theirs and state.get("session") == theirs and self.exists:
             self._uploaded = state["uploaded"]
-            # Written by trials, perhaps on other machines.
-            self._fetch([name for name in remote if kept_by_trial(name) and not name.endswith(".pt")])
+            # Trials wrote these, perhaps on other machines.
+            self._fetch([name for name in remote if is_uploaded_by_trial(name) and not name.endswith(".pt")])
         elif theirs and "config.yaml" not in remote:
-            self._leave_nothing()  # a beginning, or an archiving, that was cut off
+            self._leave_nothing()  # it was killed while it began or was archived
         elif remote:
             shutil.rmtree(self.path, ignore_errors=True)
             self._fetch([name for name in remote if not name.endswith(".pt") and name != SESSION])
             self._uploaded = {name: stamp for name, stamp in scan(self.path) if name in remote}
         elif self.path.exists():
-            shutil.rmtree(self.path)  # of a search that the bucket no longer has
+            shutil.rmtree(self.path)  # the bucket no longer has this search
         self._begin_session()
 
     def _leave_nothing(self) -> None:
@@ -186,7 +187,7 @@ class Mirror(SearchFolder):
         self._uploaded = {}
 
     def _begin_session(self) -> None:
-        # In the bucket first: after a kill between the two the bucket counts, which has all but the last moment.
+        # In the bucket first: after a kill between the two, the bucket's state is taken, which is nearly the newest.
         self._session = uuid.uuid4().hex
         storage.write_bytes(self._uri, SESSION, self._session.encode())
         self._write_state()
@@ -209,13 +210,13 @@ class Mirror(SearchFolder):
             self._push()
         except OSError as error:
             log.warning("not uploaded, tried again: %s", error)
-        return max(INTERVAL, 4 * (time.monotonic() - began))
+        return max(INTERVAL_SECONDS, 4 * (time.monotonic() - began))
 
     def _renew_or_end(self) -> float:
-        with contextlib.suppress(OSError):  # out of reach for a moment; nobody else can begin then, either
+        with contextlib.suppress(OSError):  # if the store is out of reach, no other driver can take over, either
             self._lost = self._lost or not self._lease.keep()
         if self._lost:
-            log.error("another process took the search over; this one ends")
+            log.error("another process took the search over: this one ends")
             os.kill(os.getpid(), signal.SIGINT)
             return math.inf
         return locking.RENEWAL_SECONDS / 3
@@ -228,38 +229,38 @@ class Mirror(SearchFolder):
             found = dict(scan(self.path))
             changed = [name for name, stamp in found.items() if self._uploaded.get(name) != stamp]
             contents = {name: content for name in changed if (content := read(self.path / name)) is not None}
-            # Unless the mirror itself was deleted: what it held is not to be lost with it.
+            # If the mirror itself was deleted, the bucket keeps everything.
             gone = [name for name in self._uploaded if name not in found] if "config.yaml" in found else []
             for name in gone:
                 storage.delete(self._uri, name)
                 del self._uploaded[name]
-            for place in sorted({rank(name) for name in contents}):
-                step = [name for name in contents if rank(name) == place]
+            for step in sorted({upload_step(name) for name in contents}):
+                names = [name for name in contents if upload_step(name) == step]
                 with ThreadPoolExecutor(CONNECTIONS) as pool:
-                    list(pool.map(lambda name: storage.write_bytes(self._uri, name, contents[name]), step))
-                self._uploaded |= {name: found[name] for name in step}
+                    list(pool.map(lambda name: storage.write_bytes(self._uri, name, contents[name]), names))
+                self._uploaded |= {name: found[name] for name in names}
             if contents or gone:
                 self._write_state()
 
 
 def mirror_root(location: str) -> Path:
-    """Where this machine keeps the mirrors of a storage's searches."""
+    """The folder in which this machine keeps the mirrors of a storage's searches."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    # The same bucket name at another endpoint is another bucket.
-    mark = hashlib.sha256(f"{location} {os.environ.get('AWS_ENDPOINT_URL', '')}".encode()).hexdigest()[:8]
+    # A bucket of the same name at another endpoint is another bucket.
+    digest = hashlib.sha256(f"{location} {os.environ.get('AWS_ENDPOINT_URL', '')}".encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.partition("?")[0]).strip("-")
-    return cache / "audio-emotion-tuning" / f"{words}-{mark}"
+    return cache / "audio-emotion-tuning" / f"{words}-{digest}"
 
 
 def refuse_mirror(path: Path) -> None:
-    """Raise UserError for a folder that is but the mirror of a search in a bucket, naming that."""
+    """Raise UserError for a folder that is only the mirror of a search in a bucket."""
     if (path / STATE).exists():
-        where = json.loads((path / STATE).read_text(encoding="utf-8"))["of"]
-        raise UserError(f"{path}: expected the search itself, got this machine's mirror of it; it is {where}")
+        uri = json.loads((path / STATE).read_text(encoding="utf-8"))["of"]
+        raise UserError(f"{path}: expected the search itself, got this machine's mirror of it; it is {uri}")
 
 
 def _owner(root: Path) -> str:
-    """This machine's name in leases. The lock of the mirror keeps a second process here out."""
+    """This machine's name in leases; the lock of the mirror excludes a second process on this machine."""
     file = root / ".owner"
     if not file.exists():
         write_text(file, uuid.uuid4().hex)

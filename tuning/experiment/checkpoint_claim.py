@@ -1,7 +1,7 @@
-"""Who may write a trial's checkpoints: the process that began last. Imports nothing heavy.
+"""Let only the process that started last write a trial's checkpoints.
 
-A driver that is killed leaves trials behind for a moment, on another machine for longer. They must not write over the
-checkpoints of those that go on in their place.
+The trials of a killed driver live on for a moment, on another machine for longer. They must not overwrite the
+checkpoints of the processes that have resumed these trials.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from pathlib import Path
 
 
 class SupersededError(RuntimeError):
-    """Another process goes on with this trial."""
+    """Another process has resumed this trial."""
 
 
 class Claim:
-    """The right to write in a folder of checkpoints, until another process takes it.
+    """The right to write to a folder of checkpoints, until another process claims it.
 
-    No lock that is held: a trial that waits in its process may go on in another one.
+    It is not a lock, because a trial that is paused in one process may be resumed in another.
 
     Args:
-        folder: of the checkpoints; what earlier processes left half written there is deleted.
+        folder: of the checkpoints; partial files of earlier processes are deleted.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,19 +33,19 @@ class Claim:
 
     @property
     def is_held(self) -> bool:
-        """Whether no other process took it."""
+        """Whether no other process has claimed the folder since."""
         try:
             return self.file.read_text(encoding="utf-8") == self.token
         except OSError:
             return False
 
     def check(self) -> None:
-        """Raise SupersededError where another process took it."""
+        """Raise SupersededError if another process has claimed the folder since."""
         if not self.is_held:
-            raise SupersededError(f"{self.file.parent}: another process goes on with this trial")
+            raise SupersededError(f"{self.file.parent}: another process has resumed this trial")
 
     def release(self) -> None:
-        """Give it back, unless another process took it."""
+        """Give the claim up, unless another process has claimed the folder since."""
         if self.is_held:
             with suppress(OSError):
                 self.file.unlink()

@@ -1,8 +1,8 @@
-"""What a trial leaves in an object store: its checkpoints and rows, uploaded before each row is reported.
+"""Upload a trial's checkpoints and rows to an object store before each row is reported.
 
-A trial may go on on another machine than it began on, so the bucket is the truth: what a machine's disk has from
-before is thrown away. The rows are kept beside the checkpoints and said again first, because the last ones may not
-have reached the search's own record when its driver was lost.
+A trial may resume on another machine, so the bucket's state counts, and what is left on a machine's disk is deleted.
+The rows are stored with the checkpoints and reported again when the trial resumes, because the last ones may not have
+reached the search's own record when its driver was lost.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+
 from tuning.datasets import storage
 from tuning.experiment.checkpoint_claim import SupersededError
 
@@ -22,20 +24,19 @@ log = logging.getLogger("tuning.experiment.checkpoint_upload")
 
 ROWS = "rows.json"
 
-# As on disk (`tuning.experiment.checkpoint_claim`): some trials of a killed driver live on for a moment, and must not
-# write over those that go on in their place.
+# Holds a token of the process that may write, as on disk (`tuning.experiment.checkpoint_claim`).
 CLAIM = ".claim"
 
 Report = Callable[[dict[str, Any]], None]
 
 
 class TrialUploads:
-    """A trial's folder of checkpoints, kept in step with an object store.
+    """A trial's folder of checkpoints and its copy in an object store.
 
     Args:
-        folder: on this machine; emptied, then filled from the bucket.
+        folder: on this machine; it is emptied, then filled from the bucket.
         location: URI of the same folder in the bucket.
-        rank: of this worker; the first alone uploads, each of the others has a folder of its own beside the first's.
+        rank: of this worker. Only worker 0 uploads; each of the others uses a local folder of its own.
     """
 
     def __init__(self, folder: Path, location: str, rank: int = 0) -> None:
@@ -46,9 +47,9 @@ class TrialUploads:
         self.failed, self.token = False, uuid.uuid4().hex.encode()
 
     def begin(self, report: Report) -> Report:
-        """Fetch, and report again what was reported before; a report function that uploads first and keeps the rows.
+        """Download, report the earlier rows again, and return a report function that uploads before it reports.
 
-        Raises OSError when the bucket can't be read.
+        Raises OSError if the bucket can't be read.
         """
         self._fetch()
         if self.rank == 0:
@@ -58,7 +59,7 @@ class TrialUploads:
         ended = self.rows[-1]["epoch"] if self.rows else 0
 
         def keep_and_report(row: dict[str, Any]) -> None:
-            if row["epoch"] <= ended:  # a training that was cut off says its last epoch again
+            if row["epoch"] <= ended:  # a training that was cut off reports its last epoch again
                 return
             self.rows.append(row)
             self.upload()
@@ -67,7 +68,7 @@ class TrialUploads:
         return keep_and_report
 
     def after(self, report: Report) -> Report:
-        """A report function that uploads after the one given, for rows that are no rows of the trial."""
+        """Return a report function that calls `report`, then uploads; for the rows within an inner fold."""
 
         def report_and_upload(row: dict[str, Any]) -> None:
             report(row)
@@ -76,17 +77,17 @@ class TrialUploads:
         return report_and_upload
 
     def upload(self) -> None:
-        """Upload what changed: the best weights, the last ones, then the rows.
+        """Upload what changed: the best weights, the last weights, then the rows.
 
-        A failure is logged and the next epoch tries again, then with the rows first: weights may be older than the
-        rows, since a training that goes on from them repeats epochs, but newer by one epoch at most, whose row a
-        checkpoint holds itself.
+        A failure is logged, and the next epoch tries again with the rows first. Weights in the bucket may be older than
+        the rows, since a training that resumes from them repeats epochs. They may be newer by one epoch only, whose row
+        is also in the checkpoint.
         """
         if self.rank != 0:
             return
         try:
             if storage.read_bytes(self.location, CLAIM) != self.token:
-                raise SupersededError(f"{self.location}: another process goes on with this trial")
+                raise SupersededError(f"{self.location}: another process has resumed this trial")
             if self.rows:
                 (self.folder / ROWS).write_text(json.dumps(self.rows), encoding="utf-8")
             found = [file for file in self.folder.rglob("*") if file.is_file() and not file.name.startswith(".")]
@@ -101,11 +102,11 @@ class TrialUploads:
             log.warning("%s: not uploaded, tried again after the next epoch: %s", self.location, error)
 
     def _fetch(self) -> None:
-        """Make the folder hold what the bucket holds."""
+        """Make the local folder equal to that of the bucket."""
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         for name in storage.list_files(self.location):
-            if name.rpartition("/")[2] in ("best.pt", CLAIM):  # nothing reads them here
+            if name.rpartition("/")[2] in ("best.pt", CLAIM):  # not needed here
                 continue
             file = self.folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -121,9 +122,7 @@ def _stamp(file: Path) -> tuple[int, int]:
 
 
 def _mapped(file: Path) -> Any:
-    """The file's content without a copy in memory."""
-    import pyarrow as pa
-
+    """Map the file's content instead of reading it into memory."""
     if not file.stat().st_size:
         return b""
     with pa.memory_map(str(file)) as source:

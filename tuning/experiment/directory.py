@@ -1,4 +1,4 @@
-"""What a search leaves on disk: its identity, its lock and one folder per trial. Knows no Ray.
+"""The folder of a search on disk: its identity, its lock, and a folder for each trial.
 
 results/<name>/
   config.yaml overrides.yaml environment.json fingerprint.json split.json study.journal run.json search.log
@@ -18,6 +18,7 @@ import os
 import platform
 import socket
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -42,30 +43,26 @@ from tuning.experiment.periodic import Repeated
 FINAL = ("done", "stopped", "failed")
 
 SPLIT, SKLEARN = "split.json", "scikit-learn"
-NAMED = 3  # clips of a changed corpus that a refusal names
-
-# What the last row of a trial says that its scheduler stopped.
-STOPPED = "scheduler"
-
-# Between two signs of life of who works on a search.
-SIGN_SECONDS = 5.0
+NAMED = 3  # clips of a changed corpus that an error names
+STOPPED = "scheduler"  # in the last row of a trial that the scheduler stopped
+SIGN_SECONDS = 5.0  # between two signs of life of the process that runs a search
 
 
 @dataclass
 class TrialRecord:
-    """One trial as its folder tells it.
+    """The record of one trial, as its folder has it.
 
     Args:
         number: from 1, in order of proposal.
-        status: done, stopped (by the scheduler), failed, or running (cut off before its end).
-        reason: why it ended so.
-        metrics: the row of the best epoch; empty where no epoch was finished.
+        params: searched settings by dotted path.
+        status: done, stopped (by the scheduler), failed, or running (also if it was cut off before its end).
+        reason: why it ended.
         best_epoch: from 1, or None.
         epochs: number of finished epochs.
         seconds: wall-clock seconds.
-        params: searched settings by dotted path.
-        folds: number of inner folds of a trial that is a cross-validation. Its epochs are then folds, and its metrics
-            always those of its last row, the means over finished folds.
+        metrics: those of the best epoch; empty if no epoch was finished.
+        folds: number of inner folds, if the trial is a cross-validation. Its epochs are then folds, and its metrics are
+            the means over the finished folds.
     """
 
     number: int
@@ -80,12 +77,12 @@ class TrialRecord:
 
     @property
     def is_whole(self) -> bool:
-        """Whether its metrics are those of all its folds, where it has folds."""
+        """Whether all its folds are finished; True for a trial without folds."""
         return self.folds is None or self.epochs >= self.folds
 
     @property
     def unit(self) -> str:
-        """What its rows are."""
+        """What a row of its progress is: an epoch or a fold."""
         return "epoch" if self.folds is None else "fold"
 
     @property
@@ -93,20 +90,23 @@ class TrialRecord:
         """Whether the trial need not run again."""
         return self.status in FINAL
 
+    def value(self, metric: str) -> float | None:
+        """Its value of a ranking metric; None if it failed or has none yet."""
+        return None if self.status == "failed" else self.metrics.get(metric)
+
     def written(self) -> dict[str, Any]:
         """The content of `result.json`."""
         return {name: value for name, value in asdict(self).items() if name not in ("params", "folds")}
 
 
 class SearchFolder:
-    """The folder of one search; `with` holds its lock.
+    """The folder of one search, and a context that holds its lock.
 
     Raises:
-        UserError: on entering, when another process works on the same search.
+        UserError: on entering, if another process runs the search.
     """
 
-    # URI of a search that lies in an object store.
-    remote: str | None = None
+    remote: str | None = None  # URI of a search in an object store
 
     def __init__(self, storage: str | Path, name: str) -> None:
         self.name = name
@@ -121,7 +121,7 @@ class SearchFolder:
         except filelock.Timeout:
             who = self.holder.read_text(encoding="utf-8") if self.holder.exists() else "another process"
             raise UserError(
-                f"name: expected a search that nobody works on, got '{self.name}', which {who} runs; "
+                f"name: expected a search that no process is running, got '{self.name}', which {who} runs; "
                 f"wait for it, or choose another name=..."
             ) from None
         except OSError as error:
@@ -140,11 +140,14 @@ class SearchFolder:
 
     @property
     def holder(self) -> Path:
-        """Who holds the lock, as text; its time is the last sign of life, for those who see but the storage."""
+        """A file that names the process with the lock; its time is that process's last sign of life.
+
+        It is for machines that share nothing but the storage.
+        """
         return self.storage / f".{self.name}.holder"
 
     def _show_life(self) -> float:
-        with suppress(OSError):  # a disk out of reach for a moment; what has to be written says so itself
+        with suppress(OSError):  # a disk that stays out of reach fails the search's own writes
             os.utime(self.holder)
         return SIGN_SECONDS
 
@@ -163,19 +166,19 @@ class SearchFolder:
         return self.trials / f"{number:04d}"
 
     def flush(self) -> None:
-        """Nothing: on disk, what is written is kept."""
+        """Do nothing: what is written to disk is kept."""
 
     def remote_checkpoints(self, number: int) -> str | None:
-        """URI of a trial's checkpoints, where the search lies in an object store."""
+        """URI of a trial's checkpoints, if the search is in an object store."""
         return storage.below(self.remote, "trials", f"{number:04d}", "checkpoints") if self.remote else None
 
     @property
     def scratch(self) -> str:
-        """Where Ray keeps what all machines of a trial have to see, while the search runs."""
+        """A folder for Ray's own files while the search runs, which all machines of a trial can read."""
         return storage.below(self.remote, ".ray") if self.remote else str((self.path / ".ray").resolve())
 
     def archive(self) -> Path | str:
-        """Move the whole search aside; the new place."""
+        """Move the whole search aside and return the new location."""
         moment = datetime.datetime.now(datetime.UTC).strftime("%Y%m%d-%H%M%S")
         target = self.storage / f"{self.name}-archived-{moment}"
         self.path.rename(target)
@@ -184,10 +187,13 @@ class SearchFolder:
     def create(
         self, space: Space, overrides: dict[str, Any], identity: dict[str, Any], split: Split | None = None
     ) -> None:
-        """Write what identifies the search, `config.yaml` last: with it the search exists.
+        """Write what identifies the search. `config.yaml` comes last: with it the search exists.
 
-        `identity` is `DataModule.identity()`; `split` the one that it trains on, none where no clips
-        are read.
+        Args:
+            space: that is searched.
+            overrides: settings of the command line.
+            identity: what `DataModule.identity` returned.
+            split: that the search trains on; None if no clips are read.
         """
         from omegaconf import OmegaConf
 
@@ -201,9 +207,12 @@ class SearchFolder:
         write_text(self.path / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
 
     def begin_run(self, total: int, ended: int, resources: str) -> None:
-        """Say how large the search is now and since when it runs, for who looks on from another process.
+        """Write `run.json`, by which other processes know the size of the search and when this run began.
 
-        `ended`: trials that came to their end before. `resources` in words.
+        Args:
+            total: number of trials of the whole search.
+            ended: number of trials that had ended before.
+            resources: what a trial takes and how many run at once, in words.
         """
         began = time.time()
         write_json(
@@ -211,13 +220,17 @@ class SearchFolder:
         )
 
     def split_begun_with(self, space: Space, identity: dict[str, Any], corpus: Corpus, dealt: Split) -> Split:
-        """The split that the search was begun with, from its record, once its identity is found to be the same.
+        """Check the search's identity, and return the split that it was begun with.
 
-        `dealt` is the split that is dealt now: of a search from before there were records, where it is the same.
+        Args:
+            space: that is searched now.
+            identity: what `DataModule.identity` returned now.
+            corpus: as it is now.
+            dealt: the split as it is made now. It is returned for an older search without a record of its split.
 
         Raises:
-            UserError: as `check_identity`; the record is damaged or gone; an older search whose split another version
-                of scikit-learn dealt.
+            UserError: as `check_identity`; the record is damaged or gone; an older search whose split was made by
+                another version of scikit-learn.
         """
         self.check_identity(space, identity)
         expected = self._fingerprint().get("split")
@@ -237,20 +250,20 @@ class SearchFolder:
         return digest_of(file.read_bytes()) if file.exists() else ""
 
     def _check_dealt_alike(self, space: Space, dealt: Split) -> None:
-        """Refuse an older search without a record of its split where what is dealt now may be another one."""
+        """Raise UserError for a search without a record of its split if the split may be another one now."""
         config, now = space.fixed(), versions.installed(SKLEARN)
         settings, numbers = config.split, config.task.name == "regression"
         then = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["packages"].get(SKLEARN)
         if dealt_by_sklearn(dealt.method, settings) and then != now:
             raise UserError(
-                f"{self.path}: expected {SKLEARN} {then}, which dealt the split that is not recorded there, got {now}, "
-                f"which may deal another one; install it (pip install {SKLEARN}=={then}), or choose another name=... "
+                f"{self.path}: expected {SKLEARN} {then}, which made the split that is not recorded there, got {now}, "
+                f"which may make another one; install it (pip install {SKLEARN}=={then}), or choose another name=... "
                 "to begin anew"
             )
         if settings.inner_folds is not None and settings.quadrants == "zero" and numbers:
             raise UserError(
-                f"{self.path}: expected a search whose inner folds are recorded or dealt with split.quadrants=median, "
-                "got one from before they were dealt with zero; choose another name=... to begin anew"
+                f"{self.path}: expected a search whose inner folds are recorded or made with split.quadrants=median, "
+                "got one from before they were made with zero; choose another name=... to begin anew"
             )
 
     def _fingerprint(self) -> dict[str, Any]:
@@ -258,10 +271,10 @@ class SearchFolder:
         return found
 
     def check_identity(self, space: Space, identity: dict[str, Any]) -> None:
-        """Compare with what the search was begun with; what an older one did not record yet is not compared.
+        """Compare space and data with those that the search was begun with, as far as it recorded them.
 
         Raises:
-            UserError: another space or corpus under the same name, other encoders or libraries, with every difference.
+            UserError: another space or corpus, other encoders or libraries; the message lists every difference.
         """
         old = identifying(read_recorded(self.path / "config.yaml").written())
         new = identifying(space.written())
@@ -272,7 +285,7 @@ class SearchFolder:
             for path in {**old, **new}
             if path not in unread and plain(old.get(path)) != plain(new.get(path))
         ]
-        differences += [f"  {difference}" for difference in _read_otherwise(self._fingerprint(), identity)]
+        differences += [f"  {difference}" for difference in _data_differences(self._fingerprint(), identity)]
         if differences:
             raise UserError(
                 f"name: expected the space and corpus that '{self.name}' was begun with, got others:\n"
@@ -281,24 +294,24 @@ class SearchFolder:
             )
 
     def records(self) -> list[TrialRecord]:
-        """Every trial that was begun, by number."""
+        """The records of all trials that have started, by number."""
         folders = sorted(path for path in self.trials.glob("[0-9]*") if (path / "params.json").exists())
         return [read_record(path) for path in folders]
 
     def is_written(self, record: TrialRecord) -> bool:
-        """Whether a trial's end is in its `result.json`; a kill may have come before."""
+        """Whether `result.json` of a trial that has ended was written before a kill."""
         return record.is_final and (self.trial(record.number) / "result.json").exists()
 
 
 def is_metric(name: str) -> bool:
-    """Whether a column of a trial's rows is kept as its result: what validation gave, and what its model costs."""
+    """Whether a column of a trial's rows is part of its result: a validation metric, or a cost of its model."""
     return name.startswith("val_") or name in COSTS
 
 
 def read_record(folder: Path) -> TrialRecord:
-    """One trial from its folder: `result.json`, or `progress.csv` where it was cut off, perhaps after its last row.
+    """Read a trial from its folder: from `result.json`, or from `progress.csv` if it was cut off.
 
-    Settings that a population changed on the way are those of the best epoch, as the metrics are.
+    If a population changed the trial's settings, those of its best epoch are returned, to which its metrics belong.
     """
     params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
     folds = params["config"].get("split", {}).get("inner_folds")
@@ -322,12 +335,12 @@ def read_record(folder: Path) -> TrialRecord:
 
 
 def read_progress(folder: Path) -> list[dict[str, str]]:
-    """The rows of a trial's `progress.csv`, a line cut off by a kill left out."""
+    """Read the rows of a trial's `progress.csv`, without a line that a kill cut off."""
     return list(csv.DictReader(io.StringIO(_whole_lines(folder / "progress.csv").decode())))
 
 
 def repair_progress(folder: Path) -> list[str]:
-    """Cut off what a kill left of a line, so that the next row is a line of its own; the columns, if any are there."""
+    """Remove a line that a kill cut off from a trial's `progress.csv`, and return the columns of the file."""
     file = folder / "progress.csv"
     cut_to_lines(file)
     header = _whole_lines(file).decode().splitlines()[:1]
@@ -335,7 +348,7 @@ def repair_progress(folder: Path) -> list[str]:
 
 
 def cut_to_lines(file: Path) -> None:
-    """Take away the end of a file that is appended to line by line, where a kill came within a line."""
+    """Remove an unfinished last line from a file."""
     whole = len(_whole_lines(file))
     if file.exists() and whole < file.stat().st_size:
         os.truncate(file, whole)
@@ -346,18 +359,27 @@ def _whole_lines(file: Path) -> bytes:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write whole or not at all."""
+    """Write a text file, whole or not at all."""
     with whole_or_absent(file) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
+def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write a CSV file, whole or not at all. None becomes an empty cell."""
+    stream = io.StringIO()
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    write_text(file, stream.getvalue())
+
+
 def write_json(file: Path, content: Any) -> None:
-    """Write whole or not at all, NaN refused."""
+    """Write a JSON file, whole or not at all. Raises ValueError for NaN."""
     write_text(file, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine, for the record."""
+    """Versions of packages and a description of this machine."""
     packages = (
         "ray", "torch", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", SKLEARN, "soundfile", "soxr",
         "transformers",
@@ -371,8 +393,8 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What trials would read that is not what it was, in words, each with what to do; as far as both know it."""
+def _data_differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Describe every difference in what trials read, and what to do about it, as far as both fingerprints have it."""
     found = []
     if then["corpus"] != now["corpus"]:
         counts = f"{then['num_clips']} clips -> {now['num_clips']} clips"
@@ -387,7 +409,7 @@ def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
     for name, old, new in _changed(then, now, "libraries"):
         package = f"the soundfile of environment.json, with its {name}" if name == "libsndfile" else f"{name}=={old}"
         found.append(f"{name} {old} -> {new}: its numbers are in what was prepared; install {package}")
-    # A search of before there were versions of our own methods has the first ones.
+    # A search that recorded no versions of our own methods used the first ones.
     methods = then.get("methods", dict.fromkeys(now.get("methods", {}), "1"))
     for name, old, new in _changed({"methods": methods}, now, "methods"):
         found.append(f"{name}: made by version {old} of our method, now by {new}; new trials would not compare")
@@ -395,7 +417,7 @@ def _read_otherwise(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
 
 
 def _changed_clips(then: dict[str, Any], now: dict[str, Any], words: dict[str, str]) -> str:
-    """The first clips that are not what they were, and in what; empty where an older search did not record them."""
+    """Name the first clips that have changed, and how; empty if an older search did not record its clips."""
     old, new = then.get("clips", {}), now.get("clips", {})
     if not old:
         return ""
@@ -409,7 +431,7 @@ def _changed_clips(then: dict[str, Any], now: dict[str, Any], words: dict[str, s
 
 
 def _changed(then: dict[str, Any], now: dict[str, Any], entry: str) -> list[tuple[str, str, str]]:
-    """Names in a table of both whose values are known and differ, with both values."""
+    """Names in a table of both fingerprints whose values are known and differ, with both values."""
     old, new = then.get(entry, {}), now.get(entry, {})
     both = [name for name in old if old[name] and new.get(name)]
     return [(name, old[name], new[name]) for name in both if old[name] != new[name]]

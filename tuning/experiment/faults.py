@@ -1,4 +1,4 @@
-"""Faults of a machine in place of a trial: a full or read-only disk. Imports nothing heavy."""
+"""Handle full and read-only disks, and write files so that a kill or such a fault leaves them whole."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-# What the operating system says when results can't be written although the program is right.
+# Errors of the operating system that say that results can't be written, through no fault of the program.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
-# Where Ray's errors hold those that they stand for.
+# Attributes of Ray's errors that hold the error that they wrap.
 _WRAPPED = ("cause", "_base_exc", "controller_failure", "health_check_failure")
 
 _IN_TEXT = re.compile(r"\[[Ee]rrno (\d+)\] (.*)")
 
 
 class StorageError(Exception):
-    """Results can't be written any more; what was written before is whole. The message has the path and the reason."""
+    """Results can't be written any more. What was written before is whole; the message has the path and the reason."""
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and every one behind it, through Ray's wrappers and those of its worker groups."""
+    """Iterate over an error and all errors that caused it, also those inside of Ray's wrappers and worker groups."""
     waiting: list[Any] = [error]
     seen: set[int] = set()
     while waiting:
@@ -39,15 +39,15 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def storage_fault(error: BaseException) -> str:
-    """Path and reason where storage is behind an error, such as `/data/last.pt: No space left on device`, else empty.
+    """Describe the storage fault behind an error, such as `/data/last.pt: No space left on device`; empty if none.
 
-    The path is missing where the operating system did not name it.
+    The path is missing if the operating system did not name it.
     """
     for found in causes(error):
         if isinstance(found, OSError) and found.errno in STORAGE_ERRORS:
             path = f"{os.fspath(found.filename)}: " if isinstance(found.filename, (str, Path)) else ""
             return f"{path}{os.strerror(found.errno)}"
-    for found in causes(error):  # Ray passes on some errors as text alone
+    for found in causes(error):  # Ray passes some errors on as text
         for number, _ in _IN_TEXT.findall(str(found)):
             if int(number) in STORAGE_ERRORS:
                 return os.strerror(int(number))
@@ -55,18 +55,18 @@ def storage_fault(error: BaseException) -> str:
 
 
 def whole_lines(content: bytes) -> bytes:
-    """Without what a kill, or a writer who is not done, left of a last line."""
+    """The content up to its last line break: without a line that is still being written, or that a kill cut off."""
     return content[: content.rfind(b"\n") + 1]
 
 
 @contextmanager
 def whole_or_absent(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` at the end; a kill or a full disk leaves the earlier file.
+    """A context with a path to write to, which replaces `file` at the end; a kill or an error leaves the earlier file.
 
     Raises:
-        OSError: with the file's path; what was written of it is deleted, since it may be what fills the disk.
+        OSError: with the file's path. What was written is deleted, since it may be what fills the disk.
     """
-    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # not that of a process which is about to die
+    partial = file.with_name(f"{file.name}.{os.getpid()}.partial")  # a dying process may still write to its own
     try:
         with faults_name(file):
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +79,7 @@ def whole_or_absent(file: Path) -> Iterator[Path]:
 
 
 def recover_folder(folder: Path) -> None:
-    """Put an earlier folder back where a kill came between the two renamings of `folder_anew`."""
+    """Restore the earlier folder if a kill came between the two renamings of `folder_anew`."""
     earlier = folder.with_name(f".{folder.name}.earlier")
     if earlier.exists() and not folder.exists():
         earlier.rename(folder)
@@ -87,9 +87,9 @@ def recover_folder(folder: Path) -> None:
 
 @contextmanager
 def folder_anew(folder: Path) -> Iterator[Path]:
-    """An empty folder to fill that takes the place of `folder` at the end, with nothing of an earlier one left.
+    """A context with an empty folder to fill, which replaces `folder` at the end.
 
-    An error, or a kill, leaves the earlier one as it was.
+    An error or a kill leaves the earlier folder as it was.
     """
     fresh, earlier = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "earlier"))
     recover_folder(folder)
@@ -109,9 +109,9 @@ def folder_anew(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def faults_name(file: Path) -> Iterator[None]:
-    """Within, an error of the storage is an OSError that names the file, which the operating system does not always.
+    """A context in which a storage fault is an OSError that names the file.
 
-    torch, too, has an error of its own for what the disk said.
+    The operating system does not always name it, and torch raises an error of its own.
     """
     try:
         yield
@@ -123,24 +123,24 @@ def faults_name(file: Path) -> Iterator[None]:
 
 
 class QuietFile:
-    """A text stream that drops what its disk does not take: a log must not be what ends a search."""
+    """A text stream that drops what can't be written: a full disk must not end a search through its log."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
 
     def write(self, text: str) -> int:
-        """Write, or not."""
+        """Write if possible."""
         with suppress(OSError, ValueError):
             self.stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        """Flush, or not."""
+        """Flush if possible."""
         with suppress(OSError, ValueError):
             self.stream.flush()
 
     def close(self) -> None:
-        """Close; what was not written is lost."""
+        """Close the stream; what could not be written is lost."""
         with suppress(OSError):
             self.stream.close()
 

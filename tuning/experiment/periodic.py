@@ -1,4 +1,4 @@
-"""Work that is done again and again beside a search."""
+"""Repeat a function in a thread while a search runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Repeated:
-    """Something done again and again in a thread until it is stopped; it returns the seconds to the next time."""
+    """A thread that calls a function again and again until it is stopped; the function returns the pause in seconds."""
 
     def __init__(self, name: str, work: Callable[[], float]) -> None:
         self._work, self._ended = work, threading.Event()
@@ -20,6 +20,6 @@ class Repeated:
             pause = self._work()
 
     def stop(self) -> None:
-        """Let it finish what it does, and no more."""
+        """Wait for a call in progress, and end the thread."""
         self._ended.set()
         self._thread.join()

@@ -1,4 +1,4 @@
-"""Draw with matplotlib in one style, without a display; a picture is written whole or not at all."""
+"""Draw with matplotlib in one style, without a display."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ TRAIN_COLOUR, VAL_COLOUR, BEST_COLOUR = "tab:blue", "tab:orange", "0.35"
 
 @contextmanager
 def picture(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure of so many inches, in one style, that is written at the end, whole or not at all."""
+    """A context with a figure of the given size in inches, which is written as PNG at the end, whole or not at all."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -33,5 +33,5 @@ def picture(file: Path, size: tuple[float, float]) -> Iterator[Figure]:
         figure = Figure(figsize=size, layout="constrained")
         yield figure
         with whole_or_absent(file) as partial, warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in other scripts: boxes, no more
+            warnings.filterwarnings("ignore", "Glyph .* missing", UserWarning)  # names in other scripts become boxes
             figure.savefig(partial, format="png", dpi=130, bbox_inches="tight", pad_inches=0.15)

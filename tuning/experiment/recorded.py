@@ -1,4 +1,4 @@
-"""A search as its folder has it, for the commands that come after it."""
+"""Read a search back from its folder: its space and the configurations of its trials."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tuning.experiment.directory import SearchFolder, read_record
 
 
 def folder_of(place: str | Path) -> SearchFolder:
-    """A search on disk by its path.
+    """The folder of a search on disk.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no search at that path.
     """
     path = Path(place)
     if not (path / "config.yaml").exists():
@@ -24,17 +24,17 @@ def folder_of(place: str | Path) -> SearchFolder:
 
 
 def not_a_search(place: str | Path, got: str = "") -> UserError:
-    """The error for a place that is no search."""
+    """The error for a path or URI that is not a search."""
     return UserError(f"{place}: expected the folder of a search{f', got: {got}' if got else ' (with its config.yaml)'}")
 
 
 def space_of(folder: SearchFolder) -> Space:
-    """The space as it was searched: a whole one, so that no corpus default is laid over it."""
+    """The space that was searched. It is complete, so no defaults of the corpus are added."""
     return read_recorded(folder.path / "config.yaml")
 
 
 def config_of(folder: SearchFolder, number: int) -> Config:
-    """A trial's configuration; of one that a population changed on the way, that of its best epoch."""
+    """The configuration of a trial; that of its best epoch if a population changed it."""
     params = json.loads((folder.trial(number) / "params.json").read_text(encoding="utf-8"))
     best = read_record(folder.trial(number)).params
     if best == params["searched"]:

@@ -1,7 +1,7 @@
-"""When and where a trial ran: `times.csv`, a line as it begins, after each row and at its end.
+"""Record when and where a trial ran: `times.csv` gets a line when it starts, after each row and at its end.
 
-Lines are appended, so a kill loses nothing that came before it; a trial that was cut off and continued keeps both
-stretches. Nothing of it says what a trial is worth: a search that went on ranks as one that was never disturbed.
+Lines are appended, so a kill loses nothing that was written before, and a trial that was interrupted keeps both
+stretches. The times have no effect on the ranking.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ BEGAN, ROW, ENDED = "began", "row", "ended"
 
 @dataclass(frozen=True)
 class Stretch:
-    """A time without interruption, UTC, on one machine.
+    """A time in which a trial ran without interruption on one machine, in UTC.
 
     Args:
-        began: when the trial was started, or went on.
-        seen: when it last gave a sign: its last row, or its end.
-        worker: name of the machine; empty where no row came from it.
-        ended: whether the trial came to its end or was stopped in good order, rather than lost.
+        began: when the trial started or resumed.
+        seen: when it wrote its last line, for its last row or its end.
+        worker: name of the machine; empty if no row came from it.
+        ended: whether the trial ended or was stopped, rather than lost.
     """
 
     began: datetime.datetime
@@ -46,7 +46,7 @@ def note(folder: Path, event: str, worker: str = "") -> None:
 
 
 def read_stretches(folder: Path) -> list[Stretch]:
-    """The stretches of the trial in `folder`, in order; none of a trial that an earlier version ran."""
+    """The stretches of the trial in `folder`, in order; none if an earlier version ran it."""
     file = folder / FILE
     if not file.exists():
         return []

@@ -1,4 +1,4 @@
-"""What a trial is told: one value from the proposal to the process that trains it."""
+"""Describe a trial by one value, from its proposal to the process that trains it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class TrialSpec:
         number: from 1.
         params: its searched settings by path.
         search: name of the search.
-        remote: URI of its checkpoints, where the search lies in an object store.
-        scratch: folder for Ray Train, which all machines see.
-        encoder: where its pretrained encoder lies, found from any folder.
-        gpus_per_worker: whole GPUs, or a part of one.
-        note: what its last row says of how it came about.
-        clips_at_once: most clips that fit into memory together, or None for a whole batch.
+        remote: URI of its checkpoints, if the search is in an object store.
+        scratch: a folder for Ray Train that all machines see.
+        encoder: absolute location of its pretrained encoder, if it has one.
+        gpus_per_worker: a number of GPUs, or a share of one.
+        note: a remark for its last row.
+        clips_at_once: the most clips that fit into memory together, or None for a whole batch.
     """
 
     config: dict[str, Any]
@@ -38,9 +38,9 @@ class TrialSpec:
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> TrialSpec:
-        """The spec that `as_dict` gave, as Ray Tune hands it on."""
+        """Make the spec of the plain values that `as_dict` returned."""
         return cls(**{each.name: content[each.name] for each in fields(cls) if each.name in content})
 
     def as_dict(self) -> dict[str, Any]:
-        """The plain values, for Ray Tune."""
+        """The spec as plain values, which Ray Tune can copy and change."""
         return asdict(self)

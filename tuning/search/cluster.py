@@ -1,4 +1,4 @@
-"""What a search needs on a cluster that it does not need on one machine: our code, the token, the full size."""
+"""What a search needs on a cluster and not on one machine: our code on every node, a safe token, the full size."""
 
 from __future__ import annotations
 
@@ -12,32 +12,37 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 
 OUR_PACKAGE = "tuning"
 
-# A cluster that has to start a machine first is silent for minutes: neither preparation nor a group of workers
-# may give up meanwhile.
+# A cluster that has to start a machine first is silent for minutes. Neither preparation nor a group of workers may
+# give up before.
 CLUSTER_ENVIRONMENT = {
     "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "1800",
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "900",
 }
 
-# For clusters whose size can't be read off (an operator's, as on Kubernetes): {"CPU": 56, "GPU": 7}.
+# The size of a cluster that `ray up` did not start, such as {"CPU": 56, "GPU": 7}. On Kubernetes the operator knows it.
 CAPACITY_VARIABLE = "TUNING_CLUSTER_CAPACITY"
+
+# Where `ray up` puts the completed cluster file on the head, for its autoscaler.
+AUTOSCALER_FILE = Path("~/ray_bootstrap_config.yaml")
 
 
 def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
-    """Our package as this process sees it, and the user's own modules, for every worker of a cluster.
+    """Ray's runtime environment that sends our package and the user's own modules to every worker.
 
-    A worker could import an older copy of our package, or another one of its name; what is sent goes before what is
-    installed there. Of a submitted job's own runtime environment nothing is touched, because Ray refuses two values
-    for one field.
+    What is sent takes precedence over what is installed on a node, which may be an older copy or another package of the
+    same name. Fields that a submitted job has set in its own runtime environment are left out, because Ray refuses two
+    values for one field.
 
     Args:
         config: names the user's own model, corpus and functions, if any.
-        variables: names of environment variables that workers get as they are here.
+        variables: names of environment variables to pass on to workers.
     """
     named = (config.model.name, config.data.corpus, *(path for _, path in config.own))
     own = [path.partition(":")[0] for path in named if ":" in path]
@@ -49,7 +54,7 @@ def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
 
 
 def _place_of(module: str) -> str | None:
-    """The folder or file of a top-level module; None for one from a package index, which every node installs."""
+    """The folder or file of a top-level module; None for an installed package, which every node has."""
     spec = importlib.util.find_spec(module)
     if spec is None:
         return None
@@ -62,10 +67,10 @@ def _place_of(module: str) -> str | None:
 
 
 def guard_token(create: bool) -> None:
-    """Make the cluster's token readable by its owner alone: who has it runs code here.
+    """Make the cluster's token readable by its owner alone: whoever has it can run code here.
 
-    Ray 2.60 writes it with the umask's rights, for everyone to read. With `create` a missing one is written here
-    instead, as Ray is about to do.
+    Ray 2.60 writes it with the rights of the umask, for everyone to read. With `create` a missing token is written
+    here, before Ray does.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
     if mode != "token" or os.environ.get("RAY_AUTH_TOKEN"):
@@ -86,26 +91,23 @@ def guard_token(create: bool) -> None:
 
 
 def full_capacity() -> dict[str, float]:
-    """CPUs and GPUs of the connected cluster once it has grown as far as it may; empty where it can't grow.
+    """CPUs and GPUs of the connected cluster once it has grown as far as it may; empty where that is not known.
 
-    Known by the first of: TUNING_CLUSTER_CAPACITY; what the cluster reports about itself; the file that its
-    autoscaler was started with, where this process runs on the head.
+    Taken from TUNING_CLUSTER_CAPACITY if it is set, else from the file that `ray up` leaves on the head, if this
+    process runs there. Ray has no public call for it (ray#52033, ray#37838): its internal one answers with nothing,
+    since only hosted clusters report their limits.
 
     Raises:
         UserError: TUNING_CLUSTER_CAPACITY is no such table.
     """
-    import ray
-    import yaml
-
-    from tuning.search.ray_internals import largest_cluster
-
     declared = os.environ.get(CAPACITY_VARIABLE)
     if declared:
         return _declared(declared)
-    if reported := largest_cluster():
-        return reported
-    file = autoscaler_file(ray.get_runtime_context().gcs_address)
-    if file is None:
+    import ray  # late, since this module is read before a refusal, too
+
+    file = AUTOSCALER_FILE.expanduser()
+    head = ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    if head not in ("127.0.0.1", ray.util.get_node_ip_address()) or not file.exists():
         return {}
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return capacity_of(yaml.safe_load(file.read_text(encoding="utf-8")), nodes)
@@ -118,29 +120,15 @@ def _declared(text: str) -> dict[str, float]:
         raise UserError(f'{CAPACITY_VARIABLE}: expected a table such as {{"CPU": 56, "GPU": 7}}, got {text}') from None
 
 
-def autoscaler_file(gcs_address: str, processes: Path = Path("/proc")) -> Path | None:
-    """The configuration that the autoscaler of this cluster was started with, if it runs on this machine."""
-    for file in processes.glob("[0-9]*/cmdline"):
-        # Processes end while they are listed.
-        with suppress(OSError):
-            words = file.read_bytes().decode(errors="replace").split("\0")
-            options = dict(word.partition("=")[::2] for word in words if word.startswith("--"))
-            script = next((word for word in words if word.endswith("monitor.py")), "")
-            if "autoscaler" in script and options.get("--gcs-address") == gcs_address:
-                found = options.get("--autoscaling-config")
-                return Path(found).expanduser() if found else None
-    return None
-
-
 def capacity_of(autoscaler: Mapping[str, Any], alive: list[dict[str, float]]) -> dict[str, float]:
-    """CPUs and GPUs of the head and of as many workers as an autoscaler's configuration allows.
+    """Sum up CPUs and GPUs of the head and of as many workers as an autoscaler's configuration allows.
+
+    A type of unknown size (on-premises hosts) counts as the largest node that has joined. Too many trials would only
+    wait; too few would leave hosts idle for the whole search.
 
     Args:
-        autoscaler: as `ray up` writes it.
-        alive: resources of the nodes that are there.
-
-    A type of unknown size (on-premises hosts) counts as the largest node that is there: too many trials wait,
-    too few would leave hosts idle for the whole search.
+        autoscaler: the cluster file as `ray up` completes it.
+        alive: resources of the nodes that have joined.
     """
     largest = max(alive, key=_by_size, default={})
     types = autoscaler.get("available_node_types", {})

@@ -34,7 +34,7 @@ from tuning.datasets.storage import is_uri
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.training.early_stopping import earliest_end, first_stop
 from tuning.training.encoders import encoder_of, located
-from tuning.training.trial import make_training
+from tuning.training.trial import make_trainer
 
 # Trials that are probed: so many, or as many as run at once, up to a most.
 PROBED, MOST_PROBED = 8, 16
@@ -276,25 +276,25 @@ def probe(config: Config, parts: list[Any], num_train: int, num_val: int) -> Pro
     torch.set_num_threads(config.resources.cpus_per_worker)
     device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as checkpoints:
-        training = make_training(config, fetch(parts), Path(checkpoints), device)
-        data: Any = training.data
+        trainer = make_trainer(config, fetch(parts), Path(checkpoints), device)
+        data: Any = trainer.data
         # The last epochs of a model that is unfrozen in stages take longest.
-        training.enter_epoch(config.training.epochs)
+        trainer.enter_epoch(config.training.epochs)
         batches = itertools.chain.from_iterable(
             data.train_batches(epoch, config.training.batch_size, config.seed, 0, config.resources.workers_per_trial)
             for epoch in itertools.count(1)
         )
-        float(training.step(next(batches)))
+        float(trainer.step(next(batches)))
         first_step = started = time.perf_counter()
         steps: list[tuple[float, int]] = []
         while len(steps) < STEPS or started - first_step < SECONDS:
             batch = next(batches)
-            float(training.step(batch))  # float waits for the GPU
+            float(trainer.step(batch))  # float waits for the GPU
             steps.append((time.perf_counter() - started, batch["num_clips"]))
             started += steps[-1][0]
-        training.validate()
+        trainer.validate()
         validation = time.perf_counter() - started
-        training.keep({"epoch": 1}, improved=True)
+        trainer.keep({"epoch": 1}, improved=True)
         ended = time.perf_counter()
     clips = num_train * (1 + config.augment.synthetic_share)
     per_clip = [seconds / count for seconds, count in steps]

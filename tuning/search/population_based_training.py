@@ -28,7 +28,7 @@ from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.exploits import FILE, current_params, exploits
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 from tuning.training.trainer import write_checkpoint
 
 log = logging.getLogger("tuning.search")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Callable
 
@@ -11,7 +9,7 @@ from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import searched_effects
 from tuning.datasets.store.build import Prepared
-from tuning.experiment.directory import SearchFolder, write_text
+from tuning.experiment.directory import SearchFolder, write_table
 from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import describe_parts
 from tuning.training.encoders import reads_text
@@ -98,10 +96,6 @@ def _say_split(data: DataModule) -> None:
 
 def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:
     found = dict(entry for variant in data.variants for entry in variant.quarantine)
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["clip", "reason"])
-    writer.writerows(found.items())
-    write_text(folder.path / "quarantine.csv", stream.getvalue())
+    write_table(folder.path / "quarantine.csv", ["clip", "reason"], found.items())
     if found:
         print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")

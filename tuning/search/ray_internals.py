@@ -1,4 +1,4 @@
-"""All that is used of Ray beyond its documented interface, each with what would make it unnecessary. For Ray 2.60."""
+"""Use Ray 2.60 beyond its documented interface; each function names the Ray issue that would make it unnecessary."""
 
 from __future__ import annotations
 
@@ -6,28 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-# An internal package of Ray Tune's loop: its errors of actors are put right below.
+import ray
+from ray._private.state import state
+from ray._raylet import PlacementGroupID
+
+# An internal package of Ray Tune's loop, whose handling of dead actors is corrected below.
 from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.core.generated.gcs_pb2 import PlacementGroupTableData
 from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
-
-
-def largest_cluster() -> dict[str, float]:
-    """CPUs, GPUs, ... that the cluster says it may grow to; empty where it says nothing.
-
-    Ray has no public call for it; `ray.autoscaler.sdk` only asks for resources.
-    """
-    import ray
-
-    reported = ray._private.state.state.get_max_resources_from_cluster_config()
-    return {name: float(value) for name, value in (reported or {}).items()}
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 
 
 def complete_cluster_file(content: dict[str, Any]) -> dict[str, Any]:
-    """A cluster file as `ray up` completes it, checked as `ray up` does before it starts anything.
+    """Complete and check a cluster file as `ray up` does before it starts anything.
 
-    Raises what Ray raises. There is no `ray up --dry-run`.
+    Raises what Ray raises. Ray has no public way to check a file without starting machines, nor a known issue that asks
+    for one.
     """
     from ray.autoscaler._private.util import prepare_config, validate_config
 
@@ -37,17 +33,11 @@ def complete_cluster_file(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def release_orphans() -> int:
-    """Remove this job's placement groups that were made by an actor which is dead; the number of others by actors.
+    """Remove this job's placement groups whose creating actor is dead; return the number that living actors made.
 
-    The public table of placement groups does not say who made them. Unnecessary once Ray Train's own watcher is
-    reliable without a dashboard (ray#54305).
+    The public table of placement groups does not name their creators. Unnecessary once a placement group ends with the
+    actor that created it (ray#65881), or Ray Train's cleaner works without a dashboard (ray#54305).
     """
-    import ray
-    from ray._private.state import state
-    from ray._raylet import PlacementGroupID
-    from ray.core.generated.gcs_pb2 import PlacementGroupTableData
-    from ray.util.placement_group import PlacementGroup, remove_placement_group
-
     job = ray.get_runtime_context().get_job_id()
     living = 0
     for written in state._connect_and_get_accessor().get_placement_group_table():
@@ -63,10 +53,10 @@ def release_orphans() -> int:
 
 
 def trainer_without_watcher() -> type[Any]:
-    """`TorchTrainer` without a process that watches its placement group, 600 MB for each trial.
+    """`TorchTrainer` without Ray Train's placement group cleaner, a process of 600 MB for each trial.
 
-    `tuning.search.worker_groups` does better what it is for. Unnecessary once all runs share one watcher (ray#65443)
-    that needs no dashboard (ray#54305).
+    `tuning.search.worker_groups` takes its place. Unnecessary once all runs share one cleaner (ray#65443) that needs no
+    dashboard (ray#54305).
     """
     from ray.train.torch import TorchTrainer
     from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
@@ -79,39 +69,41 @@ def trainer_without_watcher() -> type[Any]:
     return Trainer
 
 
-def judged_trial(goes_on: Callable[[Any, BaseException], bool]) -> type[Trial]:
-    """The class that a trial of Tune gets, so that `goes_on(trial, error)` says whether it is retried after an error.
+def retrying_trial(retries: Callable[[Any, BaseException], bool]) -> type[Trial]:
+    """A class of Tune trials for which `retries(trial, error)` decides whether a failed trial is run again.
 
-    Tune retries after every failure, up to a number, or after none; it does not ask which failure it was.
+    Tune counts every failure but preemption (ray#41285) and retries up to a number, whatever the failure was. No issue
+    of Ray asks for more. Without this class a trial would have to catch its own errors and report them as a last row.
+    Tune would then give the process, perhaps with a broken CUDA context, to the next trial.
     """
 
-    class JudgedTrial(Trial):
+    class RetryingTrial(Trial):
         def handle_error(self, exc: Any = None) -> None:
             super().handle_error(exc)
-            self.goes_on = goes_on(self, exc)
+            self.is_retried = retries(self, exc)
 
         def should_recover(self) -> bool:
-            return self.goes_on
+            return self.is_retried
 
-    return JudgedTrial
+    return RetryingTrial
 
 
-def judge(trial: Any, kind: type[Trial]) -> None:
-    """Give a trial that Tune made the class of `judged_trial`: Tune makes its trials itself."""
+def set_trial_class(trial: Any, kind: type[Trial]) -> None:
+    """Give a trial that Tune has made the class of `retrying_trial`: Tune can't be told to make trials of it."""
     trial.__class__ = kind
 
 
 @contextmanager
-def losses_end_trials_alone() -> Iterator[None]:
-    """Two faults of Tune's loop put right while a search runs: a lost worker is its trial's loss and nobody else's.
+def lost_workers_handled() -> Iterator[None]:
+    """Correct two faults of Tune while a search runs, so that a lost worker fails its own trial at most.
 
-    Ray's memory monitor kills a worker, and Tune ends the whole search with 'Caught unexpected exception': its actor
-    manager knows errors of actors and of tasks, and `ray.exceptions.OutOfMemoryError` is neither. And an actor that
-    dies while it is made ready for its next trial is told twice, the second time of a trial that is being retried,
-    which would end it. No issue of Ray is known for either.
+    When Ray's memory monitor kills a worker, Tune may end the whole search with 'Caught unexpected exception': its
+    actor manager expects errors of actors and of tasks, and `ray.exceptions.OutOfMemoryError` is neither. And when an
+    actor dies while it is reset for its next trial, Tune handles the failure twice; the second time the trial is
+    already being retried, and ends. No issue of Ray is known for either.
     """
     task_failed, trial_failed = RayActorManager._actor_task_failed, TuneController._trial_task_failure
-    told: dict[str, BaseException] = {}
+    handled: dict[str, BaseException] = {}
 
     def as_actor_error(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
         if not isinstance(exception, (RayActorError, RayTaskError)):
@@ -122,8 +114,8 @@ def losses_end_trials_alone() -> Iterator[None]:
 
     def once(self: Any, trial: Any, exception: Exception) -> None:
         self._resetting_trials.discard(trial)
-        if told.get(trial.trial_id) is not exception:
-            told[trial.trial_id] = exception
+        if handled.get(trial.trial_id) is not exception:
+            handled[trial.trial_id] = exception
             trial_failed(self, trial, exception)
 
     RayActorManager._actor_task_failed, TuneController._trial_task_failure = as_actor_error, once

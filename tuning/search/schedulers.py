@@ -26,7 +26,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.training.early_stopping import first_stop
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 # By trial number its best metric up to each epoch (with inner folds its mean up to each fold), from the first on;
 # the larger the better.

@@ -1,7 +1,8 @@
-"""Who proposes the trials: a grid, random draws, or Optuna's samplers. Every trial is recorded in an Optuna study.
+"""Propose trials from a grid, random draws, or Optuna's samplers, and record them in an Optuna study.
 
-A grid and random draws are lists known beforehand; known-good points stand at the head of any of them. Optuna is
-asked when the list is used up. So there is one searcher, and every search leaves a study that Optuna's tools open.
+A grid and random draws are lists that are known beforehand, and known-good points come first in any of them. When the
+list is used up, Optuna's sampler is asked. So one searcher serves all algorithms, and Optuna's tools can open the study
+of every search. Optuna's `BruteForceSampler` is not used for a grid: its order is random, and another one after a kill.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from tuning.config.space import Space
 from tuning.data.plan import planned_points
 from tuning.experiment.directory import SearchFolder, TrialRecord, cut_to_lines, read_progress
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
 
 def optuna_distribution(distribution: Distribution) -> BaseDistribution:
-    """The same distribution in Optuna's terms; values that are no scalars travel as JSON text."""
+    """Convert a distribution to Optuna's; values that are not scalars become JSON text."""
     if distribution.kind in LISTED:
         return CategoricalDistribution([_encode(value) for value in distribution.values])
     low, high = distribution.values
@@ -54,7 +55,7 @@ def _suggest(trial: optuna.Trial, path: str, distribution: BaseDistribution) -> 
 
 
 def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
-    """Optuna's sampler by name."""
+    """Make Optuna's sampler of that name."""
     samplers = optuna.samplers
     makers: dict[str, Callable[..., optuna.samplers.BaseSampler]] = {
         "tpe": functools.partial(samplers.TPESampler, multivariate=True, group=True, constant_liar=True),
@@ -63,13 +64,13 @@ def make_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         "random": samplers.RandomSampler,
         "cmaes": samplers.CmaEsSampler,
     }
-    with warnings.catch_warnings():  # several of them, and TPE's groups, count as experimental
+    with warnings.catch_warnings():  # several samplers, and TPE's groups, count as experimental
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         return makers[name](seed=seed)
 
 
 def name_values(study: optuna.Study, names: list[str]) -> None:
-    """Call the study's values by their metrics, as Optuna's pages show them."""
+    """Set the names of the study's values, which Optuna's dashboard shows."""
     if study.metric_names is None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
@@ -77,10 +78,10 @@ def name_values(study: optuna.Study, names: list[str]) -> None:
 
 
 def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) -> optuna.Study:
-    """The search's study, kept in a journal file beside its trials; only for a process that holds the search's lock.
+    """Open or create the search's study in its journal file, for the process that holds the search's lock.
 
-    With a second metric, which is to be small, it has two objectives. What a kill left of a line is cut off, and the
-    lock of the killed process removed: nobody else may hold one.
+    With a second metric, which is minimised, the study has two objectives. A line that a kill cut off is removed, and
+    so is the journal's lock, which no other process can hold.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("optuna").setLevel(logging.ERROR)
@@ -100,12 +101,12 @@ def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) 
 def reconcile(
     study: optuna.Study, folder: SearchFolder, records: list[TrialRecord], metric: str, second: str | None = None
 ) -> None:
-    """Tell the study what ended after it was last told: the trials' folders are the truth."""
+    """Tell the study of trials that ended without its knowledge, from the trials' folders."""
     frozen = study.get_trials(deepcopy=False)
     for record in records:
         if not record.is_final or record.number > len(frozen) or frozen[record.number - 1].state.is_finished():
             continue
-        trial = _trial_again(study, frozen[record.number - 1])
+        trial = _reopened(study, frozen[record.number - 1])
         for row in read_progress(folder.trial(record.number)):
             if second is None and int(row["epoch"]) not in frozen[record.number - 1].intermediate_values:
                 trial.report(float(row[metric]), int(row["epoch"]))
@@ -115,10 +116,10 @@ def reconcile(
             study.tell(trial, state=TrialState.PRUNED if record.status == "stopped" else TrialState.FAIL)
 
 
-def _trial_again(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
-    """A trial of the study that an earlier process asked for, without a new proposal for it."""
+def _reopened(study: optuna.Study, frozen: FrozenTrial) -> optuna.Trial:
+    """The trial object of a trial that an earlier process asked for, without a new proposal."""
     sampler = study.sampler
-    study.sampler = optuna.samplers.RandomSampler()  # others propose when a trial object is made
+    study.sampler = optuna.samplers.RandomSampler()  # other samplers propose as soon as a trial object is made
     try:
         return optuna.Trial(study, frozen._trial_id)
     finally:
@@ -130,17 +131,17 @@ def _sampler_seed(seed: int, number: int) -> int:
 
 
 class StudySearcher(Searcher):
-    """Ray Tune's searcher over an Optuna study.
+    """A searcher for Ray Tune that proposes trials of an Optuna study.
 
     Args:
-        space: what is searched.
+        space: that is searched.
         config: plain settings of the search.
-        study: where trials are asked for and told.
+        study: that records the trials.
         total: number of trials of the whole search.
-        ended: numbers of the trials that an earlier run brought to their end; others that it began come first.
-        make_spec: number and parameters -> the trial.
-        limit: most trials proposed and not yet ended.
-        waiting: how many of them wait for others, and so do not count.
+        ended: numbers of the trials that ended in an earlier run; its unfinished ones are proposed first.
+        make_spec: a function of a number and parameters that returns the trial.
+        limit: the most trials that are proposed and have not ended.
+        waiting: a function that returns how many of these wait for others, and so do not count.
     """
 
     def __init__(
@@ -164,51 +165,52 @@ class StudySearcher(Searcher):
         self.begun = len(study.get_trials(deepcopy=False))
         self.unfinished = [number for number in range(1, min(self.begun, total) + 1) if number not in ended]
         self.live: dict[str, optuna.Trial | None] = {}
-        self.told: dict[str, set[int]] = {}  # epochs by trial: one that was cut off says its last epoch again
+        # Epochs that the study has, by trial: a trial that was cut off reports its last epoch again.
+        self.reported: dict[str, set[int]] = {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
-        """Metric and mode are the search's own; Tune may not set a space."""
+        """Take metric and mode; refuse a space of Tune's own."""
         self._metric, self._mode = metric, mode
         return not config
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial's specification, None while enough are running, FINISHED at the end."""
+        """Return the next trial's specification, None while enough trials run, FINISHED at the end."""
         if len(self.live) - self.waiting() >= self.limit:
             return None
         if self.unfinished:
-            return self._again(trial_id, self.unfinished.pop(0))
+            return self._resume(trial_id, self.unfinished.pop(0))
         if self.begun >= self.total:
             return Searcher.FINISHED
         if self.begun < len(self.points):
             point = self.points[self.begun]
             self.study.enqueue_trial({path: _encode(value) for path, value in point.items()})
-        self._take_sampler(self.begun + 1)
+        self._set_sampler(self.begun + 1)
         trial = self.live[trial_id] = self.study.ask()
-        self.told[trial_id] = set()
+        self.reported[trial_id] = set()
         self.begun += 1
         return self.make_spec(self.begun, self._draw(trial)).as_dict()
 
-    def _again(self, trial_id: str, number: int) -> dict[str, Any]:
-        """A trial that an earlier run began; it may have been killed while its settings were drawn."""
+    def _resume(self, trial_id: str, number: int) -> dict[str, Any]:
+        """Propose a trial of an earlier run again, which may have been killed while its settings were drawn."""
         frozen = self.study.get_trials(deepcopy=False)[number - 1]
-        self.told[trial_id] = set(frozen.intermediate_values)
+        self.reported[trial_id] = set(frozen.intermediate_values)
         params = {path: self._decode(path, frozen.params[path]) for path in self.order if path in frozen.params}
-        # A trial that was told but not recorded runs again, and is not told twice.
+        # A trial that ended in the study but not in its folder runs again; the study is not told a second time.
         self.live[trial_id] = None
         if not frozen.state.is_finished():
-            whole = all(path in params or not self.space.is_active(path, params) for path in self.order)
-            if whole and frozen.state == TrialState.RUNNING:
-                self.live[trial_id] = _trial_again(self.study, frozen)
-            else:  # what was drawn before the kill stays, also where a point was waiting to be asked for
-                self._take_sampler(number)
-                waits = frozen.state == TrialState.WAITING
-                trial = self.study.ask() if waits else optuna.Trial(self.study, frozen._trial_id)
+            is_complete = all(path in params or not self.space.is_active(path, params) for path in self.order)
+            if is_complete and frozen.state == TrialState.RUNNING:
+                self.live[trial_id] = _reopened(self.study, frozen)
+            else:  # settings that were drawn before the kill stay, also those of an enqueued point
+                self._set_sampler(number)
+                is_enqueued = frozen.state == TrialState.WAITING
+                trial = self.study.ask() if is_enqueued else optuna.Trial(self.study, frozen._trial_id)
                 assert trial.number == number - 1, "points are enqueued one at a time"
                 self.live[trial_id], params = trial, self._draw(trial)
         return self.make_spec(number, params).as_dict()
 
-    def _take_sampler(self, number: int) -> None:
-        """A sampler for this trial alone: one that lived on would begin its random numbers anew after a kill."""
+    def _set_sampler(self, number: int) -> None:
+        """Give the study a sampler for this trial alone, so that a kill does not restart its random numbers."""
         if self.search.algorithm == "optuna":
             self.study.sampler = make_sampler(self.search.sampler, _sampler_seed(self.seed, number))
 
@@ -227,17 +229,17 @@ class StudySearcher(Searcher):
         return value
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Tell the study each epoch's value, unless it has two objectives, which Optuna knows no epochs of."""
-        trial = self.live.get(trial_id)
-        if trial is not None and self.search.second_metric is None and result["epoch"] not in self.told[trial_id]:
-            self.told[trial_id].add(result["epoch"])
-            trial.report(result[self.search.metric], result["epoch"])
+        """Tell the study an epoch's value, unless it has two objectives: Optuna then takes no intermediate values."""
+        trial, epoch = self.live.get(trial_id), result["epoch"]
+        if trial is not None and self.search.second_metric is None and epoch not in self.reported[trial_id]:
+            self.reported[trial_id].add(epoch)
+            trial.report(result[self.search.metric], epoch)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell the study the best epoch's value; a trial that the scheduler stopped counts as pruned."""
+        """Tell the study the value of the best epoch; a trial that the scheduler stopped counts as pruned."""
         row = result or {}
         if row and not error:
-            self.on_trial_result(trial_id, row)  # the row after which a trial is stopped comes here alone
+            self.on_trial_result(trial_id, row)  # Tune passes the row after which a trial is stopped only here
         trial = self.live.pop(trial_id, None)
         best = row.get(f"{self.search.metric}_best")
         if trial is None:
@@ -251,11 +253,11 @@ class StudySearcher(Searcher):
             self.study.tell(trial, state=TrialState.PRUNED)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, for Tune's own snapshot: a search goes on from the study's journal."""
+        """Keep nothing in Tune's own snapshot: a search resumes from the study's journal."""
         return {}
 
     def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's journal is the state."""
+        """Do nothing: the study's journal is the state."""
 
     def restore(self, checkpoint_path: str) -> None:
-        """Nothing: the study's journal is the state."""
+        """Do nothing: the study's journal is the state."""

@@ -27,7 +27,7 @@ from tuning.experiment import locking
 from tuning.experiment.bucket_sync import CONNECTIONS, refuse_mirror, split_location
 from tuning.experiment.directory import SIGN_SECONDS, SearchFolder
 from tuning.search.callbacks.progress_table import Standing
-from tuning.training.tasks import check_metric
+from tuning.training.ranking import check_metric
 
 # A driver that gave no sign of life for so long has ended: a few signs were missed, and clocks may differ a little.
 SILENCE_SECONDS = 4 * SIGN_SECONDS

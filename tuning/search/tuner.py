@@ -30,14 +30,14 @@ from tuning.search.callbacks.results import Recorder, settle
 from tuning.search.callbacks.tensorboard import write_experiment
 from tuning.search.fault_tolerance import Failures
 from tuning.search.population_based_training import Population
-from tuning.search.ray_internals import losses_end_trials_alone
+from tuning.search.ray_internals import lost_workers_handled
 from tuning.search.resources import Resources
 from tuning.search.schedulers import make_scheduler, recorded_curves
 from tuning.search.searcher import StudySearcher, name_values, open_study, reconcile
 from tuning.search.trainable import run_trial
 from tuning.search.worker_groups import orphans_released
 from tuning.training.encoders import encoder_of
-from tuning.training.tasks import ranking_metrics
+from tuning.training.ranking import ranking_metrics
 
 log = logging.getLogger("tuning.search")
 
@@ -197,7 +197,7 @@ def _spec(folder: SearchFolder, space: Space, resources: Resources, number: int,
 def _fit(tuner: tune.Tuner, folder: SearchFolder, request: StopRequest) -> None:
     """Run the trials. An error of the disk, here or in a trial, ends the search in good order."""
     try:
-        with _ray_speaks_to(folder.path / "search.log"), losses_end_trials_alone():
+        with _ray_speaks_to(folder.path / "search.log"), lost_workers_handled():
             tuner.fit()
     except Exception as error:  # of Tune, which wraps what its callbacks raise
         fault = storage_fault(error)

@@ -1,32 +1,23 @@
-"""What is predicted: outputs -> loss and metrics, and which metric ranks the trials in which direction.
-
-Torch is imported where it computes, because the check of `search.metric` comes before it.
-"""
+"""What is predicted, numbers or a class: the loss and the metrics of a model's outputs."""
 
 from __future__ import annotations
 
 import functools
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
 
-from tuning.config.errors import UserError, nearest
+import numpy as np
+import torch
+
+from tuning.config.errors import UserError
 from tuning.config.own_functions import chosen, imported, options
-from tuning.config.schema import Config, LossSettings, TaskSettings
-from tuning.config.space import Space
-from tuning.training.class_metrics import class_metric_modes, classification_metrics, softmax
-from tuning.training.metrics import has_both_sides, metric_modes, regression_metrics
+from tuning.config.schema import Config, LossSettings
+from tuning.training.class_metrics import classification_metrics, softmax
+from tuning.training.losses import LOSSES, cross_entropy
+from tuning.training.metrics import has_both_sides, regression_metrics
+from tuning.training.ranking import check_weights
 
-if TYPE_CHECKING:
-    import numpy as np
-    import torch
-
-Mode = Literal["min", "max"]
-
-# All other settings of the loss are contained in the validation loss, whose scale differs with them.
-IN_TRAINING_ALONE = ("loss.label_smoothing", "loss.class_weights")
-LossPerClip = Callable[["torch.Tensor", "torch.Tensor"], "torch.Tensor"]
+LossPerClip = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -47,7 +38,7 @@ class Regression:
     accuracy_threshold: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_weights(self.loss.name, self.loss.weights, self.targets)
+        check_weights(self.loss.name, self.loss.weights, self.targets)
 
     @property
     def num_outputs(self) -> int:
@@ -60,8 +51,6 @@ class Regression:
 
     def loss_per_clip(self) -> LossPerClip:
         """The loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
-        from tuning.training.losses import LOSSES
-
         return _with_settings(chosen("loss.name", self.loss.name, LOSSES), self.loss)
 
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
@@ -70,8 +59,6 @@ class Regression:
 
     def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
         """What several models say together: the mean of their outputs [N, K]."""
-        import numpy as np
-
         found: np.ndarray = np.mean(members, axis=0)
         return found
 
@@ -96,9 +83,6 @@ class Regression:
         Raises:
             UserError: the loss can't be used with these labels.
         """
-        import numpy as np
-        import torch
-
         self.check_labels(train_targets)
         outputs = np.broadcast_to(train_targets.mean(axis=0), val_targets.shape).astype(np.float64)
         losses = self.loss_per_clip()(
@@ -128,10 +112,6 @@ class Classification:
 
     def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
         """What training minimises, as a function of logits [B, K] and class indices [B, 1] -> [B]."""
-        import torch
-
-        from tuning.training.losses import cross_entropy
-
         if self.loss.name != "cross_entropy":
             return _with_settings(imported("loss.name", self.loss.name), self.loss)
         smoothing, inverse = self.loss.label_smoothing, self.loss.class_weights == "inverse"
@@ -145,8 +125,6 @@ class Classification:
 
     def class_weights(self, train_targets: np.ndarray) -> np.ndarray:
         """Inverse frequencies [K] whose mean over the training clips is 1; 0 for a class without clips."""
-        import numpy as np
-
         counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes)).astype(np.float64)
         present = counts > 0
         found: np.ndarray = np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
@@ -154,8 +132,6 @@ class Classification:
 
     def loss_per_clip(self) -> LossPerClip:
         """The plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
-        from tuning.training.losses import cross_entropy
-
         return cross_entropy
 
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
@@ -164,8 +140,6 @@ class Classification:
 
     def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
         """What several models say together: the logarithm of their mean probability, from logits [N, K]."""
-        import numpy as np
-
         probabilities = np.mean([softmax(logits) for logits in members], axis=0)
         found: np.ndarray = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
         return found
@@ -176,9 +150,6 @@ class Classification:
 
     def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
         """Validation metrics of the training split's class frequencies, predicted for every clip: the majority."""
-        import numpy as np
-        import torch
-
         counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes))
         # A class that training lacks gets half a clip, so that its logit is finite.
         logits = np.log(np.maximum(counts, 0.5) / counts.sum())
@@ -199,42 +170,6 @@ def task_of(config: Config) -> Task:
     return Regression(config.task.targets, config.loss, config.task.accuracy_threshold)
 
 
-def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
-    """Every validation metric that may rank trials, with its direction."""
-    known = class_metric_modes(task.classes or []) if task.name == "classification" else metric_modes(task.targets)
-    modes: dict[str, Mode] = {"val_loss": "min"}
-    return modes | {f"val_{name}": mode for name, mode in known.items()}
-
-
-def check_metric(space: Space, config: Config) -> Mode:
-    """The direction of `search.metric`.
-
-    Raises:
-        UserError: a loss that does not fit the targets, an unknown metric, or `val_loss` where the trials' losses
-            are not comparable.
-    """
-    classes = config.task.name == "classification"
-    if not classes:
-        losses, weights = (space.values(path) for path in ("loss.name", "loss.weights"))
-        for loss, each in itertools.product(losses, weights):
-            _check_weights(loss, each, config.task.targets)
-    metric = config.search.metric
-    modes = ranking_metrics(config.task)
-    if classes and config.task.classes is None and metric.startswith(("val_recall_", "val_f1_")):
-        return "max"  # whether there is such a class is seen when the corpus is read
-    if metric not in modes:
-        raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
-    # The validation loss of classes is the plain cross-entropy, whatever is trained.
-    contained = [path for path in space.fields if path.startswith("loss.") and path not in IN_TRAINING_ALONE]
-    varied = [] if classes else [path for path in contained if space.dependencies(path)]
-    if metric == "val_loss" and varied:
-        raise UserError(
-            f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
-            f"{', '.join(varied)} (searched); use val_rmse or val_ccc"
-        )
-    return modes[metric]
-
-
 def _with_settings(function: Callable[..., torch.Tensor], settings: LossSettings) -> LossPerClip:
     """A loss with its keyword-only parameters at the settings of the same names.
 
@@ -252,13 +187,3 @@ def _with_settings(function: Callable[..., torch.Tensor], settings: LossSettings
         return losses
 
     return checked
-
-
-def _check_weights(loss: str, weights: list[float], targets: list[str]) -> None:
-    if loss == "weighted_mse" and len(weights) != len(targets):
-        raise UserError(f"loss.weights: expected one weight per target ({len(targets)}), got {len(weights)}")
-
-
-def better(mode: Mode, value: float, than: float | None) -> bool:
-    """Whether a value beats another in a metric's direction."""
-    return than is None or (value < than if mode == "min" else value > than)

@@ -19,8 +19,9 @@ from tuning.experiment.faults import whole_or_absent
 from tuning.training.early_stopping import next_wait, why_ended
 from tuning.training.gradient_accumulation import Batch, Parts, has_batch_norm
 from tuning.training.optimizers import make_optimizer, parameter_groups
+from tuning.training.ranking import Mode, better
 from tuning.training.schedules import make_plateau, make_schedule
-from tuning.training.tasks import Mode, Task, better
+from tuning.training.tasks import Task
 
 # Clips per validation batch: memory, not results, depends on it.
 VALIDATION_BATCH = 128
@@ -60,7 +61,7 @@ class Data(Protocol):
         ...
 
 
-class Training:
+class Trainer:
     """Train one configuration.
 
     Args:
@@ -130,7 +131,7 @@ class Training:
         if world_size > 1:
             self.forward = nn.parallel.DistributedDataParallel(model)
 
-    def run(self, report: Callable[[dict[str, Any]], None]) -> None:
+    def fit(self, report: Callable[[dict[str, Any]], None]) -> None:
         """Train to the end, from the last checkpoint if there is one; `report` gets a row after each epoch.
 
         A row has: `epoch`, from 1; `train_loss` and `penalty`; `val_loss` without penalties; the task's metrics as

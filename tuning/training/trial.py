@@ -15,8 +15,9 @@ from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.complexity import cost_of
 from tuning.training.cross_validation import FoldResults
 from tuning.training.encoders import located, reads_text
-from tuning.training.tasks import ranking_metrics, task_of
-from tuning.training.trainer import Training, model_inputs
+from tuning.training.ranking import ranking_metrics
+from tuning.training.tasks import task_of
+from tuning.training.trainer import Trainer, model_inputs
 
 
 def build_model(config: Config, num_features: int) -> Any:
@@ -60,9 +61,9 @@ def train(
     if config.split.inner_folds is not None:
         train_folds(config, data, report, checkpoints, device, uploads, splits)
         return
-    make_training(
+    make_trainer(
         config, data, checkpoints, device, rank, world_size, splits=splits, clips_at_once=spec.clips_at_once
-    ).run(report)
+    ).fit(report)
 
 
 def _noting(report: Any, note: str) -> Any:
@@ -103,7 +104,7 @@ def cropped_data(data: Any, config: Config) -> Any:
     return augment_data(cropped, features, config.augment)
 
 
-def make_training(
+def make_trainer(
     config: Config,
     data: Any,
     checkpoints: Path | None,
@@ -111,10 +112,10 @@ def make_training(
     rank: int = 0,
     world_size: int = 1,
     **options: Any,
-) -> Training:
+) -> Trainer:
     """Return a training whose model has the initial weights of the configuration's seed.
 
-    `options` are `splits`, `clips_at_once` and `longer` of `Training`.
+    `options` are `splits`, `clips_at_once` and `longer` of `Trainer`.
     """
     import torch
 
@@ -123,7 +124,7 @@ def make_training(
     model = build_model(config, cropped.num_features)
     task = task_of(config)
     task.check_labels(cropped.train_targets)
-    return Training(
+    return Trainer(
         model,
         cropped,
         task,
@@ -162,7 +163,7 @@ def train_folds(
     for number in range(results.num_finished, len(folds)):
         of_fold = checkpoints / f"fold-{number + 1}" if checkpoints else None
         try:
-            make_training(config, folds.fold(number), of_fold, device, splits=splits).run(add)
+            make_trainer(config, folds.fold(number), of_fold, device, splits=splits).fit(add)
         except FloatingPointError as error:
             raise FloatingPointError(f"inner fold {number + 1}: {error}") from error
         report(results.row())

@@ -31,7 +31,7 @@ from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.datasets.store.worker import PLAIN
 from tuning.datasets.store.worker import _extract as prepared_rows
-from tuning.evaluation import saved_model as checkpoint
+from tuning.evaluation import saved_model
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.inference import Predictor
 from tuning.training.trial import build_model
@@ -215,7 +215,7 @@ def write_best(folder, kind, prepared):
 @pytest.fixture
 def listen(monkeypatch):
     """What models are given: batches of features, in the order of the calls."""
-    batches, judge = [], checkpoint.outputs_of
+    batches, judge = [], saved_model.outputs_of
 
     def listening(best, batch):
         batches.append(batch)
@@ -377,7 +377,7 @@ def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, membe
     for hop, heard, surplus, segment, trim_db in members:
         features = {"name": "mel", "hop_samples": hop, "num_frames": heard, "segment": segment, "trim_db": trim_db}
         config = parse_config({"features": features})
-        predictor.models.append(checkpoint.Best(None, config, [], None, heard + surplus))
+        predictor.models.append(saved_model.Best(None, config, [], None, heard + surplus))
     predictor.config = predictor.models[0].config
     sizes = [(heard - 1) * hop for hop, heard, *_ in members]
     begins = [round(sound_span(trim_db, ramp)[0] * RATE) for *_, trim_db in members]

@@ -117,7 +117,7 @@ def test_the_thread_logs_to_the_end(uri, folder):
 
 
 def test_a_server_that_is_gone_is_one_note(folder, monkeypatch):
-    monkeypatch.setattr("tuning.search.callbacks.mlflow.AFTER_FAILURE", 0.05)
+    monkeypatch.setattr("tuning.search.callbacks.mlflow.FAILURE_PAUSE_SECONDS", 0.05)
     write_search(folder)
     notes = []
     with Tracking("http://127.0.0.1:9", folder, notes.append):

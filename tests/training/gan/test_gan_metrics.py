@@ -9,7 +9,7 @@ from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.gan_settings import GANSettings
 from tuning.training.gan.metrics import band, compare, embed, frechet_distance, score, sub_scores
-from tuning.training.gan.trainer import GANTraining
+from tuning.training.gan.trainer import GANTrainer
 
 FEATURES = FeatureSettings(name="mel", window_samples=1024, num_mels=32)
 
@@ -165,7 +165,7 @@ def test_score_ranks_real_then_trained_then_noise(pieces):
     clips, labels = pieces
     settings = GANSettings(channels=[32, 16, 16, 8], discriminator_channels=[8, 16, 16, 32], learning_rate=2e-3)
     ends = np.full(len(clips), clips.shape[1])
-    training = GANTraining(settings, clips, labels, ends, seed=0)
+    training = GANTrainer(settings, clips, labels, ends, seed=0)
     untrained = score(compare(clips, training.generate(labels, ends, 0)))
     for _ in range(10):
         training.one_epoch()

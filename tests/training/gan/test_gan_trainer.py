@@ -10,7 +10,7 @@ import torch
 
 from tuning.models.gan_settings import GANSettings
 from tuning.training.gan import trainer as gan_training
-from tuning.training.gan.trainer import Clips, GANTraining, Judgement, discriminator_steps
+from tuning.training.gan.trainer import Clips, GANTrainer, Judgement, discriminator_steps
 
 SMALL = GANSettings(
     latent_dim=6,
@@ -32,7 +32,7 @@ def data(clips=12, frames=16, features=18, ends=None):
 
 
 def make(settings=SMALL, seed=0, **sizes):
-    return GANTraining(settings, *data(**sizes), seed=seed)
+    return GANTrainer(settings, *data(**sizes), seed=seed)
 
 
 def weights(network):
@@ -136,13 +136,13 @@ def test_the_rule_of_balance():
 def test_scripted_accuracies_make_the_steps(monkeypatch, when_strong, steps):
     training = make(SMALL.model_copy(update={"when_strong": when_strong}))
     script = iter([(0.4, 0.7), None, None, (0.7, 0.9), (0.96, 1.0)])  # None: the weak one's further steps
-    judge = GANTraining.judge
+    judge = GANTrainer.judge
 
     def scripted(self, *arguments):
         accuracies = next(script) or (0.0, 0.0)
         return Judgement(judge(self, *arguments).loss, *accuracies)
 
-    monkeypatch.setattr(GANTraining, "judge", scripted)
+    monkeypatch.setattr(GANTrainer, "judge", scripted)
     row = training.one_epoch()
     assert (row["discriminator_steps"], row["generator_steps"]) == steps
     assert row["accuracy_real"] == pytest.approx((0.4 + 0.7 + 0.96) / 3)
@@ -151,8 +151,8 @@ def test_scripted_accuracies_make_the_steps(monkeypatch, when_strong, steps):
 
 def test_a_skipped_discriminator_stays_and_has_no_norm(monkeypatch):
     training = make(SMALL)
-    judge = GANTraining.judge
-    monkeypatch.setattr(GANTraining, "judge", lambda *arguments: Judgement(judge(*arguments).loss, 1.0, 1.0))
+    judge = GANTrainer.judge
+    monkeypatch.setattr(GANTrainer, "judge", lambda *arguments: Judgement(judge(*arguments).loss, 1.0, 1.0))
     before = weights(training.discriminator)
     row = training.one_epoch()
     assert changed(before, training.discriminator) == set()
@@ -219,7 +219,7 @@ def test_generated_clips_depend_on_seed_and_labels_alone():
 
 def test_the_discriminator_sees_real_and_generated_clips_end_at_the_same_frames():
     ends = np.array([16, 5, 9, 16, 1, 12, 3, 7, 16, 2, 11, 4])
-    training = GANTraining(SMALL, *data(ends=ends), seed=0)
+    training = GANTrainer(SMALL, *data(ends=ends), seed=0)
     order = torch.cat(gan_training._batches(12, 4, gan_training._stream(0, 1))).tolist()
     seen = []
     training.discriminator.register_forward_hook(lambda network, given, logits: seen.append(given[0].detach()))

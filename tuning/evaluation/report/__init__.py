@@ -1,33 +1,31 @@
-"""One HTML page of a search: ranking, curves, what mattered, what ran when and where, and the test.
+"""Write one HTML page of a search: ranking, learning curves, effects of settings, timeline and test.
 
-gather.py   the folder -> plain data           study.py    records -> an Optuna study in memory
-figures.py  what the trials scored             settings.py what the settings did (Optuna's own plots)
-timeline.py when and where they ran            tables.py   rows and cells
-page.py     all of it -> page.html.jinja, page.css, page.js -> report.html
+gather.py    reads the folder into plain data    study.py     makes an Optuna study of the records
+figures.py   plots the trials' scores            settings.py  plots the effects of settings (by Optuna)
+timeline.py  plots when and where trials ran     tables.py    makes rows and cells
+page.py      fills page.html.jinja, page.css and page.js
 """
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from tuning.experiment.directory import SearchFolder
+from tuning.experiment.directory import SearchFolder, write_text
 
 FILE = "report.html"
 
 
 def write_report(folder: SearchFolder) -> Path:
-    """Write a search's `report.html`, finished or not; its path.
+    """Write `report.html` of a search, finished or not, and return its path.
 
     Raises:
         UserError: the search's configuration can't be read.
         OSError: the page can't be written.
     """
+    # Imported here, since Plotly and Optuna take a second and every search imports this package.
     from tuning.evaluation.report.gather import gather
     from tuning.evaluation.report.page import render
-    from tuning.experiment.directory import write_text
 
     file = folder.path / FILE
     write_text(file, render(gather(folder)))
@@ -35,10 +33,10 @@ def write_report(folder: SearchFolder) -> Path:
 
 
 def write_or_note(folder: SearchFolder) -> Path | None:
-    """Write the page; where that fails, one line says so: a search is not worth less without it."""
+    """Write the page, or print one line if that fails: it must not fail the search."""
     try:
         return write_report(folder)
-    except Exception as error:  # whatever it is, the ranking and the model are written
+    except Exception as error:  # the ranking and the model are written all the same
         logging.getLogger("tuning.evaluation.report").exception("no report.html")
         reason = " ".join(str(error).split()) or type(error).__name__
         print(f"note: no {folder.path / FILE} could be written ({reason})")

@@ -1,4 +1,4 @@
-"""What the trials scored, one after the other and epoch by epoch."""
+"""Plot the trials' scores in order and epoch by epoch, and the Pareto front."""
 
 from __future__ import annotations
 
@@ -12,18 +12,16 @@ from tuning.evaluation.leaderboard import pareto_front
 from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.style import BLUE, COLOURS, DASHES, GREY, ORANGE, PURPLE, SYMBOLS, laid_out
 from tuning.experiment.directory import TrialRecord
-from tuning.training.tasks import Mode, better
+from tuning.training.ranking import Mode, better
 
-# Curves that are drawn one by one; the others are a band.
-CURVES = 30
-# Share of the values, the poorest, that an axis may leave out.
-LEFT_OUT = 0.03
+CURVES = 30  # trials whose curves are drawn one by one; the others are a band
+LEFT_OUT = 0.03  # share of the values, the poorest, that an axis may leave out
 
 
 def value_range(values: Sequence[float], mode: Mode) -> tuple[float, float] | None:
-    """An axis that a few very poor values don't squash; None where all values fit.
+    """The range of an axis without a few very poor values; None to show all values.
 
-    The poorest 3 % are left out if they lie further from the others than these from each other.
+    The poorest 3 % are left out if they are further from the others than the others are from each other.
     """
     finite = np.array([value for value in values if np.isfinite(value)])
     if len(finite) < 10:
@@ -37,7 +35,7 @@ def value_range(values: Sequence[float], mode: Mode) -> tuple[float, float] | No
 
 
 def draw_history(search: Gathered) -> go.Figure:
-    """Every trial's value by its number, the best so far and the constant predictor."""
+    """Plot every trial's value by its number, the best so far and the constant predictor."""
     figure = go.Figure()
     scored = sorted(search.scored, key=lambda record: record.number)
     for status in COLOURS:
@@ -72,7 +70,7 @@ def draw_history(search: Gathered) -> go.Figure:
 
 
 def draw_front(search: Gathered, second: str) -> go.Figure:
-    """Every trial's value by what its model costs; a line along those that nobody beats in both."""
+    """Plot every trial's value by the cost of its model, with a line along the Pareto front."""
     figure = go.Figure()
     front = pareto_front(search.comparable, search.metric, search.mode, second)
     on = sorted((record for record in search.comparable if record.number in front), key=lambda r: r.metrics[second])
@@ -101,7 +99,7 @@ def draw_front(search: Gathered, second: str) -> go.Figure:
 
 def _failed_marks(figure: go.Figure, search: Gathered) -> None:
     failed = [record for record in search.ranked if record.status == "failed"]
-    if failed:  # no value: they stand on the axis
+    if failed:  # they have no value, so they are drawn on the axis
         figure.add_scatter(
             x=[record.number for record in failed],
             y=[0.02] * len(failed),
@@ -124,13 +122,13 @@ def _constant(figure: go.Figure, search: Gathered) -> None:
 
 
 def draw_curves(search: Gathered) -> go.Figure:
-    """The ranking metric by epoch or fold: the best trials one by one, all others as a band."""
+    """Plot the ranking metric by epoch or fold: the best trials one by one, all others as a band."""
     figure = go.Figure()
     with_curve = [record for record in search.ranked if search.curves[record.number]]
     shown, others = with_curve[:CURVES], with_curve[CURVES:]
     _band(figure, [search.curves[record.number] for record in others])
-    for place, record in reversed(list(enumerate(shown, start=1))):
-        _curve(figure, search, place, record)
+    for position, record in reversed(list(enumerate(shown, start=1))):
+        _curve(figure, search, position, record)
     for status in dict.fromkeys(record.status for record in shown):
         line = {"dash": DASHES[status], "color": GREY, "width": 1.5}
         figure.add_scatter(x=[None], y=[None], mode="lines", line=line, name=status, showlegend=True)
@@ -143,9 +141,9 @@ def draw_curves(search: Gathered) -> go.Figure:
     return laid_out(figure, 440)
 
 
-def _curve(figure: go.Figure, search: Gathered, place: int, record: TrialRecord) -> None:
+def _curve(figure: go.Figure, search: Gathered, position: int, record: TrialRecord) -> None:
     x, y = zip(*search.curves[record.number], strict=True)
-    first = place == 1
+    first = position == 1
     figure.add_scatter(
         x=x,
         y=y,
@@ -155,7 +153,7 @@ def _curve(figure: go.Figure, search: Gathered, place: int, record: TrialRecord)
         opacity=1.0 if first else 0.75,
         marker={"symbol": SYMBOLS[record.status], "color": BLUE if first else GREY},
         line={"color": BLUE if first else GREY, "width": 3 if first else 1, "dash": DASHES[record.status]},
-        hovertemplate=f"rank {place}: trial {record.number}, {record.status}<br>%{{x}}: %{{y:.4f}}<extra></extra>",
+        hovertemplate=f"rank {position}: trial {record.number}, {record.status}<br>%{{x}}: %{{y:.4f}}<extra></extra>",
     )
     if first and record.best_epoch in x:
         best = {"symbol": "star", "size": 13, "color": ORANGE, "line": {"color": "#000", "width": 1}}
@@ -165,7 +163,7 @@ def _curve(figure: go.Figure, search: Gathered, place: int, record: TrialRecord)
 
 
 def _band(figure: go.Figure, curves: list[list[tuple[int, float]]]) -> None:
-    """Median and the middle 80 % of the trials that came as far, for each epoch."""
+    """Plot the median and the middle 80 % of the trials that reached each epoch."""
     columns: dict[int, list[float]] = {}
     for curve in curves:
         for epoch, value in curve:

@@ -1,4 +1,4 @@
-"""What the page shows of a search, read from its folder; whatever is not there yet is left empty."""
+"""Read all that the page shows from a search's folder; what does not exist yet stays empty."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
+from optuna.storages.journal import JournalFileBackend
+
 from tuning.config.schema import Config
 from tuning.config.space import Space
-from tuning.evaluation.leaderboard import rank
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.faults import whole_lines
+from tuning.experiment.ranking import rank
 from tuning.experiment.recorded import space_of
 from tuning.experiment.timeline import Stretch, read_stretches
-from tuning.training.tasks import Mode, check_metric
+from tuning.training.ranking import Mode, check_metric
 
-# Of a failed trial's traceback so many lines are shown.
-ERROR_LINES = 25
+ERROR_LINES = 25  # of a failed trial's traceback
 
 
 @dataclass(frozen=True)
@@ -29,20 +31,20 @@ class Gathered:
     Args:
         name: of the search.
         path: its folder.
-        space: as it was searched.
-        config: plain settings of the search; searched ones stand at their first or lowest value.
+        space: that was searched.
+        config: plain settings of the search; searched ones have their first or lowest value.
         mode: direction of the ranking metric.
-        ranked: all trials that were begun, best first.
-        baseline: figures of the constant predictor.
-        curves: by trial, (epoch or fold, value of the ranking metric).
-        stretches: by trial, when and where it ran.
-        errors: by trial, the end of its traceback.
-        quarantine: (recording, why it can't be used).
+        ranked: all trials that have started, best first.
+        baseline: metrics of the constant predictor.
+        curves: of each trial, pairs of epoch or fold and value of the ranking metric.
+        stretches: of each trial, when and where it ran.
+        errors: of each failed trial, the end of its traceback.
+        quarantine: pairs of a recording and the reason why it can't be used.
         environment: versions and machine.
         fingerprint: of the corpus.
-        texts: files that are shown as they are, by name.
+        texts: files that are shown unchanged, by name.
         test: `best/metrics.json`, if the winner was tested.
-        looks: every look at the test clips.
+        looks: every use of the test clips.
     """
 
     name: str
@@ -64,17 +66,17 @@ class Gathered:
 
     @property
     def metric(self) -> str:
-        """What ranks the trials."""
+        """The ranking metric."""
         return self.config.search.metric
 
     @property
     def unit(self) -> str:
-        """What a trial's rows are, in the plural."""
+        """What the rows of a trial are: "epochs" or "folds"."""
         return "folds" if self.config.split.inner_folds else "epochs"
 
     def value(self, record: TrialRecord) -> float | None:
-        """What ranks a trial; None where it failed or nothing was measured."""
-        return None if record.status == "failed" else record.metrics.get(self.metric)
+        """A trial's value of the ranking metric; None if it failed or has none yet."""
+        return record.value(self.metric)
 
     @property
     def scored(self) -> list[TrialRecord]:
@@ -83,7 +85,7 @@ class Gathered:
 
     @property
     def comparable(self) -> list[TrialRecord]:
-        """Of those, the ones whose values are means over all their folds, where they have folds."""
+        """Trials with a value of all their folds, best first; without folds, all trials with a value."""
         return [record for record in self.scored if record.is_whole]
 
 
@@ -106,7 +108,7 @@ def gather(folder: SearchFolder) -> Gathered:
         mode=mode,
         ranked=ranked,
         baseline=_json(path / "baseline.json") or {},
-        curves={number: _curve(place, config.search.metric) for number, place in folders.items()},
+        curves={number: _curve(path, config.search.metric) for number, path in folders.items()},
         stretches=_stretches(folder, folders),
         errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
         quarantine=_quarantine(path / "quarantine.csv"),
@@ -123,14 +125,11 @@ def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
 
 
 def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list[Stretch]]:
-    """When each trial ran; of one that an earlier version ran, what the study knows: its beginning and its end."""
-    found = {number: read_stretches(place) for number, place in folders.items()}
+    """When each trial ran. Start and end of trials that an earlier version ran are taken from the study."""
+    found = {number: read_stretches(path) for number, path in folders.items()}
     journal = folder.path / "study.journal"
     if all(found.values()) or not journal.exists():
         return found
-    import optuna
-    from optuna.storages.journal import JournalFileBackend
-
     storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     for frozen in optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False):

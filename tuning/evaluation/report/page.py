@@ -1,4 +1,4 @@
-"""The page: figures and tables in one HTML file that asks nothing of a network."""
+"""Render figures and tables as one HTML file that needs no network."""
 
 from __future__ import annotations
 
@@ -21,11 +21,10 @@ from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.settings import AXES, DRAWS, LINES, Settings
 from tuning.evaluation.report.timeline import draw_timeline
 
-# Lines of a long list that the page has.
-LISTED = 200
-ERRORS = 20
+LISTED = 200  # lines of a long list that are shown
+ERRORS = 20  # failed trials whose traceback is shown
 
-# What the page lets the browser do. Plotly sets styles as it draws; Optuna 4's parallel coordinates compile code.
+# The content security policy. Plotly sets styles while it draws; Optuna 4's parallel coordinates compile code.
 POLICY = (
     "default-src 'none'; script-src 'nonce-{nonce}' 'unsafe-eval'; style-src 'unsafe-inline'; img-src data: blob:; "
     "font-src data:; base-uri 'none'; form-action 'none'"
@@ -34,7 +33,7 @@ POLICY = (
 
 @dataclass
 class Section:
-    """A heading, figures or the reason why there are none, and how to read them."""
+    """A section of the page: a title, figures or the reason why there are none, and a note on how to read them."""
 
     id: str
     title: str
@@ -44,13 +43,13 @@ class Section:
     why_not: str = ""
 
     def add(self, figure: go.Figure) -> None:
-        """Take a figure as data for the page's script."""
+        """Add a figure as data for the page's script."""
         self.figures.append(_as_data(figure))
         self.heights.append(int(figure.layout.height))
 
 
 def render(search: Gathered) -> str:
-    """The whole page."""
+    """Render the whole page as HTML."""
     files = importlib.resources.files("tuning.evaluation.report")
     environment = jinja2.Environment(
         autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
@@ -85,19 +84,19 @@ def _sections(search: Gathered) -> list[Section]:
     )
     curves = Section("curves", "Learning curves")
     timeline = Section("timeline", "When and where trials ran")
-    nothing = "no trial came to a value yet" if search.ranked else "no trial was begun"
+    nothing = "no trial has a value yet" if search.ranked else "no trial has started"
     _fill(history, lambda: draw_history(search) if search.scored else None, nothing)
     has_curves = any(search.curves.values())
     _fill(curves, lambda: draw_curves(search) if has_curves else None, nothing)
     kind = "means over the folds done so far" if search.unit == "folds" else "each epoch on validation clips"
     curves.note = (
-        f"{search.metric}, {kind}: the {CURVES} best trials one by one, all others as a band of those that came as "
-        "far. Dashed: stopped by the scheduler; dotted: failed; dash and dot: not ended."
+        f"{search.metric}, {kind}: the {CURVES} best trials one by one, all others as a band of those that reached "
+        "the epoch. Dashed: stopped by the scheduler; dotted: failed; dash and dot: not ended."
     )
     _fill(timeline, lambda: draw_timeline(search), "no times were recorded")
     timeline.note = (
-        "A lane is a worker's machine and a place on it. The number is the trial's; … follows it where the trial was "
-        "not over: cut off and continued, or not ended. A trial that failed before its first epoch left no machine."
+        "A lane is one of the trials that run at once on a machine. The number is the trial's; … after it means that "
+        "the trial was interrupted, or has not ended. A trial that failed before its first epoch has no known machine."
     )
     return [history, curves, *_of_costs(search), *_of_settings(search), timeline]
 
@@ -108,7 +107,7 @@ def _of_costs(search: Gathered) -> list[Section]:
         return []
     front = Section("front", f"{search.metric} and {second}")
     _fill(front, lambda: draw_front(search, second), "")
-    front.note = "The line joins the trials that no other beats in one without being worse in the other."
+    front.note = "The line joins the trials that no other one beats in one metric without being worse in the other."
     return [front]
 
 
@@ -130,34 +129,34 @@ def _of_settings(search: Gathered) -> list[Section]:
         coordinates.add(settings.draw_coordinates())
         for figure in settings.draw_slices():
             slices.add(figure)
-    except Exception as error:  # of Optuna's plots: the rest of the page is worth having
+    except Exception as error:  # of Optuna's plots; the rest of the page is shown
         for section in found:
             if not section.figures:
                 section.why_not = section.why_not or f"could not be drawn: {type(error).__name__}: {error}"
         return found
     count = len(settings.records)
     importance.note = (
-        f"An estimate from {count} trials (Optuna's PED-ANOVA): how much each setting tells the best tenth of the "
-        f"trials from all. The whiskers are the least and the most that {DRAWS} draws of four fifths of them gave; "
-        "settings whose whiskers overlap are not told apart. It is no effect size, and a search that learns has looked "
-        "at good settings more often."
+        f"An estimate from {count} trials (Optuna's PED-ANOVA): how much each setting distinguishes the best tenth "
+        f"of the trials from all. The whiskers are the least and the most of {DRAWS} draws of four fifths of them; "
+        "settings whose whiskers overlap can't be ranked. It is no effect size, and a search that learns has tried "
+        "good settings more often."
     )
     which = "that mattered most" if settings.importance else "that come first"
     more = f" The {AXES} of {len(settings.ordered)} settings {which}." if len(settings.ordered) > AXES else ""
     half = LINES // 2
     thin = f" The {half} best trials and {half} evenly from the other {count - half}." if count > LINES else ""
-    beyond = " Poorer values than the axis has are drawn at its end." if settings.range else ""
+    beyond = " Values beyond the axis are drawn at its end." if settings.range else ""
     coordinates.note = f"A line is a trial; dark is good.{more}{thin}{beyond}"
-    slices.note = "A point is a trial, the later the darker. Stopped trials count with their best epoch."
+    slices.note = "A point is a trial; later ones are darker. Stopped trials count with their best epoch."
     if len(search.comparable) < len(search.scored):
-        slices.note += " Trials without all their folds are left out here and above: their values don't compare."
+        slices.note += " Trials without all their folds are left out here and above: their values can't be compared."
     return found
 
 
 def _fill(section: Section, draw: Callable[[], go.Figure | None], nothing: str) -> None:
     try:
         figure = draw()
-    except Exception as error:  # of one figure: the rest of the page is worth having
+    except Exception as error:  # of one figure; the rest of the page is shown
         section.why_not = f"could not be drawn: {type(error).__name__}: {error}"
         return
     if figure is None:
@@ -167,7 +166,7 @@ def _fill(section: Section, draw: Callable[[], go.Figure | None], nothing: str) 
 
 
 def _as_data(figure: go.Figure) -> markupsafe.Markup:
-    """A figure as JSON that no text in it can end."""
+    """A figure as JSON whose texts can't end the script element."""
     content: dict[str, Any] = json.loads(figure.to_json())
     content["layout"].pop("template", None)
     content["layout"]["template"] = TEMPLATE
@@ -175,7 +174,7 @@ def _as_data(figure: go.Figure) -> markupsafe.Markup:
     return markupsafe.Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-# Of plotly_white what these figures need; whole, it is 7 kB in each.
+# The part of plotly_white that these figures need; all of it would be 7 kB in each.
 TEMPLATE = {
     "layout": {
         "paper_bgcolor": "white",

@@ -1,4 +1,4 @@
-"""What the settings did: Optuna's parallel coordinates, slices, and its estimate of what mattered."""
+"""Plot the effects of settings: Optuna's parallel coordinates, slices, and importance."""
 
 from __future__ import annotations
 
@@ -16,19 +16,17 @@ from tuning.evaluation.report.study import Drawn, make_study, short_names
 from tuning.evaluation.report.style import BLUE, GREY, laid_out, shortened, wrapped
 from tuning.experiment.directory import TrialRecord
 
-# Fewer trials say little of what mattered: PED-ANOVA looks at the best tenth.
-MIN_TRIALS = 20
-DRAWS = 10
-# Axes and lines that a page's width has room for.
-AXES, LINES = 10, 200
+MIN_TRIALS = 20  # for importance, which PED-ANOVA estimates from the best tenth
+DRAWS = 10  # of four fifths of the trials, for the spread of importance
+AXES, LINES = 10, 200  # that parallel coordinates have room for
 SLICES_PER_ROW = 4
 
 
 class Settings:
-    """The searched settings that varied, what mattered among them, and the plots of that.
+    """The searched settings that varied, their importance, and their plots.
 
     Args:
-        search: its comparable trials count, those that were stopped with their best epoch.
+        search: its comparable trials are used; those that were stopped count with their best epoch.
     """
 
     def __init__(self, search: Gathered) -> None:
@@ -43,19 +41,19 @@ class Settings:
         self.range = value_range([search.value(record) or 0.0 for record in self.records], search.mode)
         self.study = make_study(self.records, search.value, search.mode, search.space.distributions)
         self.importance, self.why_not = self._importance()
-        # The most important first, where that is known.
+        # The most important first, if importance is known.
         weight = {name: bounds[0] for name, bounds in self.importance.items()}
         self.ordered = sorted(self.varied, key=lambda name: -weight.get(name, 0.0))
 
     def _value(self, record: TrialRecord) -> float | None:
-        """The value, of one beyond the axis its end."""
+        """The value, limited to the range of the axis."""
         value = self.search.value(record)
         if value is None or self.range is None:
             return value
         return min(max(value, self.range[0]), self.range[1])
 
     def _importance(self) -> tuple[dict[str, tuple[float, float, float]], str]:
-        """Share of each setting, with the least and the most over parts of the trials; or why there is none."""
+        """The importance of each setting with its least and most over parts of the trials; or why there is none."""
         if len(self.varied) < 2:
             return {}, "fewer than two settings varied"
         if len(self.records) < MIN_TRIALS:
@@ -71,11 +69,11 @@ class Settings:
             own = [share.get(name, 0.0) for share in again]
             found[name] = (shares.get(name, 0.0), min(own), max(own))
         if not any(share for share, _, _ in found.values()):
-            return {}, "no setting told the best tenth of the trials from the others"
+            return {}, "no setting distinguishes the best tenth of the trials from the others"
         return dict(sorted(found.items(), key=lambda item: -item[1][0])), ""
 
     def draw_importance(self) -> go.Figure:
-        """Each setting's share as a bar, the most important on top."""
+        """Plot the importance of each setting as a bar, the most important on top."""
         names = list(self.importance)[::-1]
         shares = [self.importance[name][0] for name in names]
         above = [max(0.0, self.importance[name][2] - self.importance[name][0]) for name in names]
@@ -90,11 +88,11 @@ class Settings:
             marker={"color": BLUE},
             hovertemplate="%{y}: %{x:.2f}<extra></extra>",
         )
-        figure.update_xaxes(title="share of what told the best tenth of the trials from all", rangemode="tozero")
+        figure.update_xaxes(title="share of what distinguishes the best tenth of the trials", rangemode="tozero")
         return laid_out(figure, 110 + 26 * len(names), showlegend=False)
 
     def draw_coordinates(self) -> go.Figure:
-        """Trials as lines over the settings, the best drawn last."""
+        """Plot trials as lines over the settings, the best drawn last."""
         records = list(reversed(thinned(self.records, LINES)))
         names = {name for record in records for name in (self.names[path] for path in record.params)}
         axes = [name for name in self.ordered if name in names][:AXES]
@@ -109,14 +107,14 @@ class Settings:
         return laid_out(figure, 460, margin={"l": 50, "r": 90, "t": 70, "b": 20}, hovermode="closest")
 
     def draw_slices(self) -> list[go.Figure]:
-        """Value over each setting, at most four in a row."""
+        """Plot the value over each setting, at most four settings in a row."""
         rows = np.array_split(self.ordered, math.ceil(len(self.ordered) / SLICES_PER_ROW))
         return [self._row(row.tolist()) for row in rows]
 
     def _row(self, names: list[str]) -> go.Figure:
         figure = optuna.visualization.plot_slice(self.study, params=names, target_name=self.search.metric)
         for axis in figure.select_xaxes():
-            if axis.categoryarray:  # Optuna shows categories as Python would
+            if axis.categoryarray:  # Optuna shows the `repr` of categories
                 array = list(axis.categoryarray)
                 axis.update(tickmode="array", tickvals=array, ticktext=[shortened(label.strip("'")) for label in array])
             axis.update(title={"standoff": 8}, tickfont={"size": 11}, nticks=6)
@@ -129,7 +127,7 @@ class Settings:
 
 
 def _recolour(figure: go.Figure, is_high_good: bool) -> None:
-    """Dark is good, from Cividis: Optuna's palest blues can't be seen on paper."""
+    """Draw good trials dark, in the colours of Cividis: Optuna's palest blues can't be seen on paper."""
     scale = {"colorscale": "Cividis", "reversescale": is_high_good}
     for trace in figure.data:
         if trace.type == "parcoords":  # of Optuna 4, drawn by WebGL
@@ -138,11 +136,11 @@ def _recolour(figure: go.Figure, is_high_good: bool) -> None:
             place = 1 - trace.y[0] if is_high_good else trace.y[0]
             trace.update(line={"color": sample_colorscale("Cividis", [place])[0], "width": 1.4}, opacity=0.75)
         else:
-            trace.update(visible=False)  # the colour bar says what the first axis does
+            trace.update(visible=False)  # the colour bar repeats the first axis
 
 
 def _shares(study: optuna.Study, names: list[str]) -> dict[str, float]:
-    """Optuna's PED-ANOVA importance of each setting, adding up to 1; it draws nothing at random."""
+    """Optuna's PED-ANOVA importance of each setting; they add up to 1, and nothing is random."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         evaluator = optuna.importance.PedAnovaImportanceEvaluator()
@@ -155,7 +153,7 @@ def _shares(study: optuna.Study, names: list[str]) -> dict[str, float]:
 
 
 def thinned(ranked: list[TrialRecord], most: int) -> list[TrialRecord]:
-    """The better half of `most`, and of all others every so many, in order."""
+    """At most `most` of the trials: half of them the best, the others evenly from the rest, in order."""
     if len(ranked) <= most:
         return ranked
     best = most // 2

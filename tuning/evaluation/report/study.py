@@ -1,7 +1,7 @@
-"""Records -> an Optuna study in memory, for Optuna's plots and its estimate of what mattered.
+"""Make an Optuna study in memory from the trials' records, for Optuna's plots and importance.
 
-Not the study in the search's folder: there a trial that was stopped has its last value, which is not what ranks it, and
-trials are numbered from 0. Here every value is the leaderboard's, and trial 7 is trial 7.
+The study in the search's folder is not used: there a stopped trial has its last value, which does not rank it, and
+trials are numbered from 0. Here values and numbers are those of the leaderboard.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from tuning.config.distributions import LISTED, Distribution, plain
 from tuning.experiment.directory import TrialRecord
-from tuning.training.tasks import Mode
+from tuning.training.ranking import Mode
 
-# Last parts of a path that say nothing by themselves.
+# Last parts of a path that say nothing alone.
 VAGUE = ("name",)
 
 
 def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Names for figures: the last part of each dotted path, or all of it where that would not tell which is meant."""
+    """Names for figures: the last part of each dotted path, or the whole path if the last part is ambiguous."""
     paths = list(dict.fromkeys(paths))
     last = {path: path.rpartition(".")[2] for path in paths}
     count = Counter(last.values())
@@ -32,9 +32,9 @@ def short_names(paths: Iterable[str]) -> dict[str, str]:
 
 
 def distribution_of(searched: Distribution | None, values: list[Any]) -> BaseDistribution:
-    """What a setting was drawn from, in Optuna's terms, wide enough for all `values` that trials had.
+    """Optuna's distribution of a setting, wide enough for all `values` that trials had.
 
-    Values that are no numbers or words travel as text. A population may leave the range that it began in.
+    Values that are neither numbers nor words become text. A population may leave the range of its first settings.
     """
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     if searched is None or searched.kind in LISTED or len(numbers) < len(values):

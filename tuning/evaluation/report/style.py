@@ -1,13 +1,12 @@
-"""Colours, dashes and layout that the figures share; every status has a shape of its own beside its colour."""
+"""The common colours, dashes and layout of figures; every status has its own shape as well as its own colour."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+import plotly.graph_objects as go
 
-# Okabe and Ito's palette, told apart by all common kinds of colour vision.
+# The palette of Okabe and Ito, for all common kinds of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#767676"
 
 COLOURS = {"done": BLUE, "stopped": ORANGE, "failed": RED, "running": GREEN}
@@ -20,7 +19,7 @@ FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 
 
 def laid_out(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
-    """The figure as wide as the page, in the page's type."""
+    """Lay a figure out as wide as the page, in the page's font."""
     figure.update_layout(
         template="plotly_white",
         title=None,
@@ -40,7 +39,7 @@ def laid_out(figure: go.Figure, height: int, **layout: Any) -> go.Figure:
 
 
 def wrapped(name: str, width: int = 10) -> str:
-    """A setting's name in lines of about so many letters, broken after `_` and `.`."""
+    """Break a setting's name after `_` and `.` into lines of about `width` letters."""
     lines = [""]
     for part in name.replace("_", "_\0").replace(".", ".\0").split("\0"):
         if lines[-1] and len(lines[-1] + part) > width:
@@ -50,5 +49,5 @@ def wrapped(name: str, width: int = 10) -> str:
 
 
 def shortened(label: str, most: int = 24) -> str:
-    """A label that leaves room for the figure; what is left out stands in the ranking."""
+    """Shorten a label to leave room for the figure; the ranking has the whole text."""
     return label if len(label) <= most else label[: most - 1] + "…"

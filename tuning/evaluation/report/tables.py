@@ -1,4 +1,4 @@
-"""Rows and cells of the page's tables, as plain text and numbers: the template escapes them."""
+"""Make the rows and cells of the page's tables as plain text and numbers, which the template escapes."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from tuning.evaluation.report.style import wrapped
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell: what is shown, and the whole value where that says more; sorting goes by it."""
+    """A cell: the text that is shown, and the whole value if that says more; columns are sorted by it."""
 
     text: str
     value: str = ""
 
     @classmethod
     def of(cls, value: Any, digits: str = "") -> Cell:
-        """The cell of a value, a number with so many digits."""
+        """Make the cell of a value; `digits` is the format of a number."""
         if value is None:
             return cls("")
         if isinstance(value, float):
@@ -33,7 +33,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """A column of the leaderboard: its name, that in two lines, whether it is shown at first, whether it is text."""
+    """A column of the leaderboard: its name, the lines of its heading, whether it is hidden at first, and text."""
 
     name: str
     lines: list[str]
@@ -42,7 +42,7 @@ class Column:
 
 
 def leaderboard(search: Gathered) -> tuple[list[Column], list[list[Cell]]]:
-    """The leaderboard's columns and rows, as leaderboard.csv has them but for the reason, which stands last."""
+    """The columns and rows of leaderboard.csv, with the reason as the last column."""
     rows = as_rows(search.ranked, search.metric, search.mode)
     if not rows:
         return [], []
@@ -64,14 +64,14 @@ def leaderboard(search: Gathered) -> tuple[list[Column], list[list[Cell]]]:
 
 
 def summary(search: Gathered) -> list[tuple[str, str]]:
-    """The search in a few lines: how many trials, which is the best, and what a constant would have scored."""
+    """Summarise the search: number of trials, the best one, the constant predictor, corpus and time."""
     counts = Counter(record.status for record in search.ranked)
     shown = ", ".join(
         f"{counts[status]} {status}" for status in ("done", "stopped", "failed", "running") if counts[status]
     )
     direction = "lower" if search.mode == "min" else "higher"
     measured = f"mean over {search.config.split.inner_folds} inner folds" if search.unit == "folds" else "best epoch"
-    lines = [("Trials", f"{len(search.ranked)} ({shown})" if shown else "none was begun")]
+    lines = [("Trials", f"{len(search.ranked)} ({shown})" if shown else "none has started")]
     lines.append(("Ranked by", f"{search.metric}, {direction} is better; {measured} on validation clips"))
     if search.scored:
         best = search.scored[0]
@@ -101,7 +101,7 @@ def _duration(seconds: float) -> str:
 
 
 def test_rows(search: Gathered) -> list[tuple[str, str, str, str, str]]:
-    """Metric, validation, test, interval, constant: of the winner's test; none before it."""
+    """Rows of the winner's test: metric, validation, test, interval, constant predictor; none before the test."""
     if search.test is None:
         return []
     intervals, constant = search.test.get("bootstrap", {}).get("intervals", {}), search.test.get("constant", {})

@@ -1,4 +1,4 @@
-"""When and where the trials ran: a bar for each stretch, in a lane of its worker."""
+"""Plot when and where trials ran: a bar for each stretch, in a lane of its machine."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from tuning.evaluation.report.style import COLOURS, PATTERNS, TEXTS, laid_out
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.timeline import Stretch
 
-# Bars that leave no room for lines between them.
-MANY = 200
+MANY = 200  # bars, which leave no room for lines between them
 UNKNOWN = "machine not recorded"
 
 
@@ -30,12 +29,12 @@ class Bar:
 
     @property
     def is_cut(self) -> bool:
-        """Whether the trial was not over at its end."""
+        """Whether the trial had not ended at the end of the bar."""
         return self.part < self.parts or not self.record.is_final
 
 
 def bars_of(search: Gathered) -> list[Bar]:
-    """Every recorded stretch, packed into as few lanes per worker as trials ran there at once."""
+    """Put every recorded stretch into a lane; a machine has as many lanes as trials ran on it at once."""
     by_worker: dict[str, list[tuple[Stretch, TrialRecord, int, int]]] = {}
     for record in search.ranked:
         stretches = search.stretches[record.number]
@@ -43,7 +42,7 @@ def bars_of(search: Gathered) -> list[Bar]:
             by_worker.setdefault(stretch.worker or UNKNOWN, []).append((stretch, record, part, len(stretches)))
     bars = []
     for worker, found in sorted(by_worker.items()):
-        free: list[int] = []  # lanes that nobody uses, the lowest first
+        free: list[int] = []  # unused lanes, the lowest first
         busy: list[tuple[datetime.datetime, int]] = []
         num_lanes = 0
         for stretch, record, part, parts in sorted(found, key=lambda each: (each[0].began, each[1].number)):
@@ -59,7 +58,7 @@ def bars_of(search: Gathered) -> list[Bar]:
 
 
 def draw_timeline(search: Gathered) -> go.Figure | None:
-    """The bars by status; None where no times were recorded."""
+    """Plot the bars by status; None if no times were recorded."""
     bars = bars_of(search)
     if not bars:
         return None
@@ -103,7 +102,7 @@ def draw_timeline(search: Gathered) -> go.Figure | None:
 
 
 def _mark_failures(figure: go.Figure, bars: list[Bar]) -> None:
-    """A cross where a trial failed: it may have lived too briefly for a bar that can be seen."""
+    """Mark failures by a cross, since the bar of a trial that failed at once can't be seen."""
     failed = [bar for bar in bars if bar.record.status == "failed" and bar.part == bar.parts]
     if failed:
         figure.add_scatter(

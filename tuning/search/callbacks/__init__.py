@@ -1,1 +1,1 @@
-"""What is written and shown while trials run: records, TensorBoard, MLflow, progress."""
+"""Write and show what happens while trials run: records, TensorBoard, MLflow, progress."""

@@ -1,4 +1,4 @@
-"""What a search's GANs made, in its folder and for TensorBoard: curves, quality, pictures and sounds."""
+"""Copy what a search's GANs made into its folder, with TensorBoard events: curves, quality, pictures and sounds."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import soundfile
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -23,22 +24,25 @@ SHOWN = (".png", ".wav", ".json")
 
 
 def show_generated(search: Path, folders: Sequence[str]) -> None:
-    """Copy what was made of each GAN into the search's folder, gan/<fingerprint>/, with an event file. Once."""
+    """Copy the results of each GAN into the search's folder, gan/<fingerprint>/, with an event file.
+
+    A GAN that was copied before is skipped.
+    """
     for folder in folders:
-        place = search / FOLDER / folder.rpartition("/")[2]
-        if (place / PROVENANCE).exists():
+        target = search / FOLDER / folder.rpartition("/")[2]
+        if (target / PROVENANCE).exists():
             continue
-        place.mkdir(parents=True, exist_ok=True)
+        target.mkdir(parents=True, exist_ok=True)
         kept = (name for name in storage.list_names(folder) if name.endswith(SHOWN) and not name.startswith(SHARD))
         contents = {name: storage.read_bytes(folder, name) for name in sorted(kept)}
-        _write_events(place, contents, quality_of(folder))
+        _write_events(target, contents, quality_of(folder))
         for name in sorted(contents, key=lambda name: name == PROVENANCE):
-            storage.write_bytes(str(place), name, contents[name])
+            storage.write_bytes(str(target), name, contents[name])
 
 
-def _write_events(place: Path, contents: dict[str, bytes], quality: dict[str, Any]) -> None:
+def _write_events(target: Path, contents: dict[str, bytes], quality: dict[str, Any]) -> None:
     rows = json.loads(contents[CURVES])
-    events = EventFile(place)
+    events = EventFile(target)
     for row in rows:
         values = {f"gan/{name}": value for name, value in row.items() if name != "epoch" and value is not None}
         _add(events, [Summary.Value(tag=tag, simple_value=float(value)) for tag, value in values.items()], row["epoch"])
@@ -59,14 +63,12 @@ def _add(events: EventFile, values: list[Any], step: int) -> None:
 
 
 def _image(content: bytes) -> Any:
-    # Width and height stand in the first chunk of a PNG.
+    # The first chunk of a PNG has its width and height.
     width, height = int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")
     return Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=content)
 
 
 def _audio(content: bytes) -> Any:
-    import soundfile
-
     info = soundfile.info(io.BytesIO(content))
     return Summary.Audio(
         sample_rate=info.samplerate,

@@ -1,4 +1,8 @@
-"""A search in MLflow, beside what its folder holds: one run for each trial, written by a thread that only reads."""
+"""Log a search to MLflow, one run for each trial, from a thread that reads the search's folder.
+
+Ray's `MLflowLoggerCallback` is not used: it knows nothing of the runs that an earlier process of the search began, and
+a server that is out of reach delays the search for minutes, or ends it.
+"""
 
 from __future__ import annotations
 
@@ -16,30 +20,30 @@ from tuning.experiment.exploits import first_params
 
 log = logging.getLogger("tuning.search")
 
-# Between two looks at the trials' folders, and after a failure; seconds that the end of a search waits for the last.
-SECONDS, AFTER_FAILURE, LAST_SECONDS = 2.0, 30.0, 20.0
-# Of one request, for which MLflow's own defaults wait for minutes; and nobody is told that it is used.
+PAUSE_SECONDS = 2.0  # between two looks at the trials' folders
+FAILURE_PAUSE_SECONDS = 30.0  # before another attempt after a failure
+CLOSING_SECONDS = 20.0  # that the end of a search waits for the last values to be logged
+# MLflow's own defaults wait for minutes, and report its use to its makers.
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
 }  # fmt: skip
 STATUS = {"done": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
-# Columns of progress.csv that are no figures of an epoch.
-EVERY_ROW = "seconds"  # stands in every row
-NO_METRICS = ("epoch", "fold", "finished", "fold_epochs")
+EVERY_ROW = "seconds"  # a column of progress.csv that has a value in every row
+NO_METRICS = ("epoch", "fold", "finished", "fold_epochs")  # columns of progress.csv that are not metrics
 # MLflow refuses more in one request.
-MOST_METRICS, LONGEST_PARAM = 1000, 500
+MAX_METRICS, MAX_LETTERS = 1000, 500
 
 
 class Tracking:
-    """Brings MLflow up to what the folder says, again and again; `with` starts and ends it.
+    """A context in which a thread logs to MLflow whatever is new in the search's folder.
 
-    What was logged is asked of MLflow itself where an earlier process may have been killed, so nothing is logged twice.
-    A failure is said once, tried again later, and never ends or holds up the search.
+    MLflow itself is asked what an earlier process has logged, so that nothing is logged twice. A failure is shown once
+    and tried again later; it never ends or delays the search.
 
     Args:
         uri: of the tracking server or store; None to do nothing.
-        folder: the search's.
-        say: shows a note.
+        folder: the search's folder.
+        say: shows a line to the user.
     """
 
     def __init__(self, uri: str | None, folder: SearchFolder, say: Callable[[str], None]) -> None:
@@ -60,17 +64,17 @@ class Tracking:
     def __exit__(self, *_: object) -> None:
         if self.uri:
             self._stop.set()
-            # A daemon: what hangs beyond that ends with the process, and the next run of the search makes it good.
-            self._thread.join(LAST_SECONDS)
+            # A daemon: one that still hangs ends with the process, and the next run of the search logs the rest.
+            self._thread.join(CLOSING_SECONDS)
 
     def _work(self) -> None:
         last = False
         while True:
-            pause = SECONDS
+            pause = PAUSE_SECONDS
             try:
                 self.bring_up_to_date(closing=last)
-            except Exception as error:  # of MLflow, its store or the network: whatever it is, the search goes on
-                pause = AFTER_FAILURE
+            except Exception as error:  # of MLflow, its store or the network: none of them may end the search
+                pause = FAILURE_PAUSE_SECONDS
                 log.warning("mlflow: %s", error)
                 if not self._said:
                     self._said = True
@@ -81,18 +85,18 @@ class Tracking:
             last = self._stop.wait(pause)
 
     def bring_up_to_date(self, closing: bool = False) -> None:
-        """Log what is new in the trials' folders. `closing`: trials that have not ended are cut off."""
+        """Log what is new in the trials' folders; with `closing`, end the runs of unfinished trials as killed."""
         self._connect()
         for record in self.folder.records():
             if record.number in self.ended:
                 continue
-            # The end first: rows that come after it was read are logged at the next look.
+            # Read first whether the trial ended: rows that are written after that are logged at the next look.
             final = self.folder.is_written(record)
             self._log_trial(record)
             if final or closing:
                 self._client.set_terminated(self.runs[record.number], STATUS.get(record.status, "KILLED"))
                 self._client.set_tag(self.runs[record.number], "status", record.status)
-                self._client.set_tag(self.runs[record.number], "reason", record.reason[:LONGEST_PARAM])
+                self._client.set_tag(self.runs[record.number], "reason", record.reason[:MAX_LETTERS])
             if final:
                 self.ended.add(record.number)
 
@@ -103,7 +107,7 @@ class Tracking:
             os.environ.setdefault(name, value)
         import mlflow
 
-        for name in ("mlflow", "alembic"):  # a new store's tables are not the search's news
+        for name in ("mlflow", "alembic"):  # else they tell of every table that they make in a new store
             logging.getLogger(name).setLevel(logging.WARNING)
         client = mlflow.MlflowClient(tracking_uri=self.uri)
         found = client.get_experiment_by_name(self.folder.name)
@@ -119,7 +123,7 @@ class Tracking:
         self._experiment, self._search, self._client = experiment, search, client
 
     def _take_over(self, client: Any, run: Any) -> None:
-        """A run that an earlier process began: how many rows it has, and whether it ended."""
+        """Continue a run of an earlier process: find out how many rows it has, and whether it ended."""
         number = int(run.data.tags["trial"])
         self.runs[number] = run.info.run_id
         if run.data.tags.get("status") in STATUS:
@@ -130,7 +134,7 @@ class Tracking:
             self.rows[number] = max(entry.step for entry in client.get_metric_history(run.info.run_id, EVERY_ROW))
 
     def _identity(self) -> str:
-        """Of this search, so that another of the same name is not taken for it."""
+        """The search's own identifier, which tells it from another search of the same name."""
         file = self.folder.path / "mlflow.json"
         if not file.exists():
             write_json(file, {"search_id": uuid.uuid4().hex})
@@ -144,25 +148,25 @@ class Tracking:
             tags = {"search": self.folder.name, "search_id": self._search, "trial": str(number)}
             name = f"{self.folder.name}-{number:04d}"
             self.runs[number] = self._client.create_run(self._experiment, tags=tags, run_name=name).info.run_id
-            began = first_params(self.folder.trial(number), record.params)
-            params = [Param(path, plain(value)[:LONGEST_PARAM]) for path, value in began.items()]
+            initial = first_params(self.folder.trial(number), record.params)
+            params = [Param(path, plain(value)[:MAX_LETTERS]) for path, value in initial.items()]
             self._client.log_batch(self.runs[number], params=params)
         start = self._client.get_run(self.runs[number]).info.start_time
         for row in read_progress(self.folder.trial(number)):
             step = int(row["epoch"])
             if step <= self.rows.get(number, 0):
                 continue
-            cells = {name: cell for name, cell in row.items() if name not in NO_METRICS and cell}
-            figures = {name: float(cell) for name, cell in cells.items() if _is_number(cell)}
-            metrics = [Metric(name, value, start + step, step) for name, value in figures.items()]
-            for first in range(0, len(metrics), MOST_METRICS):
-                self._client.log_batch(self.runs[number], metrics=metrics[first : first + MOST_METRICS])
+            texts = {name: text for name, text in row.items() if name not in NO_METRICS and text}
+            values = {name: float(text) for name, text in texts.items() if _is_number(text)}
+            metrics = [Metric(name, value, start + step, step) for name, value in values.items()]
+            for first in range(0, len(metrics), MAX_METRICS):
+                self._client.log_batch(self.runs[number], metrics=metrics[first : first + MAX_METRICS])
             self.rows[number] = step
 
 
-def _is_number(cell: str) -> bool:
+def _is_number(text: str) -> bool:
     try:
-        float(cell)
+        float(text)
     except ValueError:
         return False
     return True

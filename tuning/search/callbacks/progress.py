@@ -1,4 +1,4 @@
-"""What a search says while it runs: one quiet live panel on a terminal, plain lines elsewhere."""
+"""Show the progress of a running search: one live panel on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tuning.search.callbacks.progress_table import Standing, draw, where
 
 
 class View:
-    """Shows how a search stands, as its trials' news come in."""
+    """A context that shows a search's progress with every event of its trials."""
 
     def __init__(self, standing: Standing) -> None:
         self.standing = standing
         self.began = time.monotonic()
-        # Held, because Tune's own printing is led elsewhere while it runs.
+        # Kept, because `sys.stdout` is redirected while Tune runs.
         self.out = sys.stdout
         self.console = Console(file=self.out, highlight=False)
         self.live: Live | None = None
@@ -35,7 +35,7 @@ class View:
             self.live.stop()
 
     def update(self, record: TrialRecord, event: str) -> None:
-        """Take a trial's news; off a terminal, one line per trial at its end."""
+        """Take the record of a trial after an event; off a terminal, print one line when the trial ends."""
         standing = self.standing
         standing.records[record.number] = record
         if event != "ended" or record.status == "running" or self.live is not None:
@@ -49,7 +49,7 @@ class View:
         print(line, file=self.out, flush=True)
 
     def say(self, note: str) -> None:
-        """Show what is going on beside the trials, such as the stop of the search."""
+        """Show a line that is not about one trial, such as that the search is stopping."""
         self.standing.note = note
         if self.live is None:
             print(note, file=self.out, flush=True)

@@ -1,36 +1,36 @@
-"""How a search stands, drawn on one screen: for the live view of its own process and for one that looks on."""
+"""Draw the progress of a search on one screen, for its own process and for `tuning status`."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.text import Text
 
 from tuning.config.distributions import plain
 from tuning.experiment.directory import TrialRecord
-from tuning.training.tasks import Mode, better
+from tuning.experiment.ranking import rank
+from tuning.training.ranking import Mode
 
-if TYPE_CHECKING:
-    from rich.console import Group
-
-BAR = 24
+BAR_LETTERS = 24
 
 
 @dataclass
 class Standing:
-    """How a search stands.
+    """The progress of a search.
 
     Args:
-        name: the search's.
+        name: of the search.
         total: number of trials of the whole search.
-        metric: what ranks the trials.
+        metric: that ranks the trials.
         mode: its direction.
-        epochs: most epochs of a trial whose number of epochs is not searched itself.
+        epochs: the most epochs of a trial, if their number is not searched itself.
         resources: what a trial takes and how many run at once, in words.
-        records: the trials that were begun, by number.
-        earlier: number of trials that an earlier run brought to their end.
-        elapsed: seconds since this run of the search began; None where nobody works on it.
-        note: what is going on beside the trials.
+        records: of the trials that have started, by number.
+        earlier: number of trials that had ended before this run of the search.
+        elapsed: seconds since this run of the search began; None if no process is running it.
+        note: a line that is not about one trial.
     """
 
     name: str
@@ -45,41 +45,32 @@ class Standing:
     note: str = ""
 
     def trials(self) -> list[TrialRecord]:
-        """The trials that were begun: a list of its own, since another thread may add to the records."""
+        """The records as a new list, since another thread may add to them."""
         return list(self.records.values())
 
     @property
     def ended(self) -> int:
-        """Number of trials that came to their end."""
+        """Number of trials that have ended."""
         return sum(record.is_final for record in self.trials())
 
     def best(self) -> TrialRecord | None:
-        """The leading trial so far; one with all its folds leads one with fewer."""
-        leader: TrialRecord | None = None
-        for record in self.trials():
-            if record.status == "failed" or self.metric not in record.metrics:
-                continue
-            if leader is not None and record.is_whole != leader.is_whole:
-                leader = record if record.is_whole else leader
-            elif better(self.mode, record.metrics[self.metric], leader.metrics[self.metric] if leader else None):
-                leader = record
-        return leader
+        """The best trial so far; None before one has a value."""
+        ranked = rank(self.trials(), self.metric, self.mode)
+        return ranked[0] if ranked and ranked[0].value(self.metric) is not None else None
 
     def trials_per_hour(self) -> float | None:
-        """Trials that ended in this run, by its time; None before the first."""
+        """Trials that ended in this run, for each hour of it; None before the first."""
         ended = self.ended - self.earlier
         return ended / self.elapsed * 3600 if ended and self.elapsed else None
 
     def seconds_left(self) -> float | None:
-        """Time to the end at the same pace; None before the first trial ended in this run."""
+        """Seconds to the end of the search at the same pace; None before the first trial of this run has ended."""
         pace = self.trials_per_hour()
         return (self.total - self.ended) / pace * 3600 if pace else None
 
 
 def draw(standing: Standing, height: int = 24) -> Group:
-    """At most `height` lines, none of which wraps: trials, time and throughput, resources, the best, those that run."""
-    from rich.console import Group
-    from rich.text import Text
+    """Draw at most `height` lines, none of which wraps: trials, time, resources, the best and the running trials."""
 
     def line(*parts: str | tuple[str, str], style: str = "") -> Text:
         return Text.assemble(*parts, style=style, no_wrap=True, overflow="ellipsis")
@@ -87,10 +78,10 @@ def draw(standing: Standing, height: int = 24) -> Group:
     working = standing.elapsed is not None
     records = standing.trials()
     states = Counter("ended" if record.status in ("done", "stopped") else record.status for record in records)
-    filled = round(BAR * standing.ended / max(standing.total, 1))
+    filled = round(BAR_LETTERS * standing.ended / max(standing.total, 1))
     lines = [
         line((f"{standing.name}  {standing.ended}/{standing.total} trials", "bold"), _counts(states, working)),
-        line("█" * filled + "░" * (BAR - filled), style="green"),
+        line("█" * filled + "░" * (BAR_LETTERS - filled), style="green"),
     ]
     if working:
         lines.append(line(_times(standing)))
@@ -103,7 +94,7 @@ def draw(standing: Standing, height: int = 24) -> Group:
         lines += [line(f"{best}, {where(leader)}", style="bold green"), line(f"     {params}", style="dim")]
     running = [_progress(standing, record) for record in records if record.status == "running"]
     failed = [f"trial {record.number:4d}  failed: {record.reason}" for record in records if record.status == "failed"]
-    # Of what there may be many of, as much as the screen has room for; one line is the cursor's.
+    # Running and failed trials get what room the screen has left; one line is for the cursor.
     room = max(2, height - len(lines) - bool(standing.note) - 1)
     shown_failed = failed[-min(3, room // 2) :]
     room -= len(shown_failed)
@@ -116,14 +107,14 @@ def draw(standing: Standing, height: int = 24) -> Group:
 
 
 def where(record: TrialRecord) -> str:
-    """Which epoch, or how many folds, a trial's figures are of."""
+    """Say which epoch, or how many folds, a trial's metrics are from."""
     if record.folds is None:
         return f"in epoch {record.best_epoch}"
     return f"as the mean over {record.epochs} of {record.folds} folds"
 
 
 def clock(seconds: float) -> str:
-    """`1:02:03`, or `2:03`."""
+    """Write seconds as `1:02:03`, or `2:03`."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

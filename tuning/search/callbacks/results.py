@@ -1,4 +1,4 @@
-"""Writes each trial's folder while the search runs: parameters, progress, result, error and TensorBoard events."""
+"""Write each trial's folder while the search runs: parameters, progress, result, error and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tuning.experiment.directory import (
 )
 from tuning.experiment.faults import faults_name, whole_or_absent
 from tuning.search.callbacks.tensorboard import TrialEvents
-from tuning.training.tasks import Mode, better
+from tuning.training.ranking import Mode, better
 
 log = logging.getLogger("tuning.search")
 
-# Columns of progress.csv that stand first, where present; the metrics follow, then whatever else a training reports.
+# The first columns of progress.csv, as far as they are reported; metrics follow, then whatever else is reported.
 LEADING = (
     "epoch",
     "fold",
@@ -45,34 +45,34 @@ LEADING = (
     "fold_epochs",
     "finished",
 )
-# Begins the names of the rates of what is unfrozen in stages, which follow, too.
+# Prefix of the learning rates of layers that are unfrozen in stages; these columns come after the leading ones.
 STAGE_RATES = "learning_rate_"
-# What Tune adds to a row: no columns. Of what a training reports, only the running best of the ranking metric is none,
-# being the metric in the row that `best_epoch` names.
-OF_TUNE = frozenset((*AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_ID))
-# Of the leading ones, what TensorBoard's step or the trial's end says.
+# What Tune adds to a report, which is not recorded. Nor is the running best of the ranking metric: it is the metric in
+# the row of `best_epoch`.
+ADDED_BY_TUNE = frozenset((*AUTO_RESULT_KEYS, DONE, EXPERIMENT_TAG, RESULT_DUPLICATE, SHOULD_CHECKPOINT, TRIAL_ID))
+# Leading columns that are no curves in TensorBoard.
 NO_CURVES = ("fold", "finished")
 
 
 def settle(folder: SearchFolder, records: list[TrialRecord]) -> None:
-    """Write the results of trials whose last row was recorded and whose end was not: a kill came between."""
+    """Write `result.json` of trials that were killed after their last row and before their result was written."""
     for record in records:
         if record.is_final and not folder.is_written(record):
             path = folder.trial(record.number)
             write_json(path / "result.json", record.written())
             TrialEvents(path, record).close(record.status)
-            log.info("trial %d %s (%s), as its last row says", record.number, record.status, record.reason)
+            log.info("trial %d %s (%s), according to its last row", record.number, record.status, record.reason)
 
 
 class Recorder(Callback):
-    """Ray Tune's events -> the search's folder and the live view.
+    """A callback of Tune that writes its events into the search's folder.
 
     Args:
         folder: the search's folder.
-        metric: what ranks the trials.
+        metric: that ranks the trials.
         mode: its direction.
-        on_change: called after every event with the trial's record; draws the view.
-        stopping: numbers of the trials that the scheduler ends with the row that they have just reported.
+        on_change: called after every event with the trial's record and the event, "began", "epoch" or "ended".
+        stopping: numbers of the trials that the scheduler stops after the row that they have just reported.
     """
 
     def __init__(
@@ -91,12 +91,12 @@ class Recorder(Callback):
         self.columns: dict[str, list[str]] = {}
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing, for Tune's own snapshot: a search goes on from the trials' folders."""
+        """Keep nothing in Tune's own snapshot: a search resumes from the trials' folders."""
         return {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Write the parameters and open the event file."""
-        if trial.trial_id in self.records:  # paused, and perhaps given other settings, which its next epochs have
+        if trial.trial_id in self.records:  # it was paused, and may resume with other settings
             timeline.note(self.folder.trial(trial.config["number"]), timeline.BEGAN)
             return
         spec = trial.config
@@ -116,22 +116,23 @@ class Recorder(Callback):
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Append the epoch, or the fold: there each row is a mean over more folds, and the last one counts."""
+        """Append the row of an epoch, or of an inner fold, which holds means over the folds so far."""
         record = self.records[trial.trial_id]
-        if result["epoch"] <= record.epochs:  # a trial that was cut off repeats its last epoch
+        if result["epoch"] <= record.epochs:  # a trial that was cut off reports its last epoch again
             return
-        told = {name: value for name, value in result.items() if name not in OF_TUNE and name != self._best}
-        metrics = {name: value for name, value in told.items() if is_metric(name)}
-        # The row says by itself that it is the last one, and why: a kill may come before the result is written.
-        end = told.get("finished") or (STOPPED if record.number in self.stopping else "")
-        rates = {name: value for name, value in told.items() if name.startswith(STAGE_RATES)}
-        row = {name: told[name] for name in LEADING if name in told} | {"finished": end} | rates | metrics
-        row |= {name: value for name, value in told.items() if name not in row}
+        left_out = {*ADDED_BY_TUNE, f"{self.metric}_best"}
+        reported = {name: value for name, value in result.items() if name not in left_out}
+        metrics = {name: value for name, value in reported.items() if is_metric(name)}
+        # The last row says why it is the last, because a kill may come before the result is written.
+        end = reported.get("finished") or (STOPPED if record.number in self.stopping else "")
+        rates = {name: value for name, value in reported.items() if name.startswith(STAGE_RATES)}
+        row = {name: reported[name] for name in LEADING if name in reported} | {"finished": end} | rates | metrics
+        row |= {name: value for name, value in reported.items() if name not in row}
         self._append(trial.trial_id, record, row)
         timeline.note(self.folder.trial(record.number), timeline.ROW, str(result.get("hostname", "")))
-        # The row says so where the last epoch is kept, whether or not it is better.
-        kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
-        improved = kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
+        # With `training.keep=last` the last epoch counts as the best one, whether or not it is better.
+        is_kept = record.folds is not None or result.get("best_epoch") == result["epoch"]
+        improved = is_kept or better(self.mode, row[self.metric], record.metrics.get(self.metric))
         if improved:
             record.metrics, record.best_epoch, record.params = metrics, result["epoch"], trial.config["params"]
         record.epochs = result["epoch"]
@@ -139,14 +140,10 @@ class Recorder(Callback):
         self.events[trial.trial_id].epoch(shown, metrics if improved else {})
         self.on_change(record, "epoch")
 
-    @property
-    def _best(self) -> str:
-        return f"{self.metric}_best"
-
     def _append(self, trial_id: str, record: TrialRecord, row: dict[str, Any]) -> None:
-        """Add a row to `progress.csv`; with a name that has no column yet, in a file written anew, whole or not at all.
+        """Add a row to `progress.csv`; if it has a new column, rewrite the file, whole or not at all.
 
-        A metric is undefined in some epochs, perhaps in the first.
+        A new column comes when a metric was undefined in the first epochs.
         """
         path = self.folder.trial(record.number)
         file, known = path / "progress.csv", self.columns[trial_id]
@@ -162,7 +159,7 @@ class Recorder(Callback):
         self.columns[trial_id] = columns
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write the result: done where the training ended by itself, else stopped by the scheduler."""
+        """Write the result: done if the training ended by itself, else stopped by the scheduler."""
         reason = (trial.last_result or {}).get("finished", "")
         if self.records[trial.trial_id].epochs == 0:
             self._finish(trial.trial_id, "failed", "ended without a result")
@@ -171,7 +168,7 @@ class Recorder(Callback):
         _forget(trial)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Write the traceback, and its last line as the reason."""
+        """Write the traceback, and its last line as the reason of the failure."""
         if trial.trial_id not in self.records:
             self.on_trial_start(iteration, trials, trial)
         text = Path(trial.error_file).read_text(encoding="utf-8") if trial.error_file else "no traceback\n"
@@ -182,7 +179,7 @@ class Recorder(Callback):
         _forget(trial)
 
     def cut_off(self, reason: str) -> None:
-        """Say of the trials in flight that the search ended before them."""
+        """Record that the search ended before the running trials."""
         for trial_id in [trial_id for trial_id in self.events if not self.records[trial_id].is_final]:
             self._finish(trial_id, "running", reason)
 
@@ -198,7 +195,7 @@ class Recorder(Callback):
 
 
 def _forget(trial: Any) -> None:
-    """Let go of what Tune keeps of an ended trial for its own tables, which nobody sees: 60 kB each."""
+    """Free what Tune keeps of an ended trial for its own tables, which are not shown: 60 kB each."""
     trial.config = {"number": trial.config["number"]}
     trial.evaluated_params, trial.experiment_tag = {}, ""
     known = trial.run_metadata

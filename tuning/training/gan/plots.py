@@ -85,7 +85,7 @@ def draw_training(file: Path, rows: Sequence[dict[str, Any]], weak: float, stron
 
     Args:
         file: where the picture goes.
-        rows: of `GANTraining.rows`.
+        rows: of `GANTrainer.rows`.
         weak: accuracy below which the discriminator makes more steps.
         strong: accuracy above which it makes fewer, or the generator more.
     """

@@ -38,7 +38,7 @@ def discriminator_steps(accuracy: float, settings: GANSettings) -> tuple[int, in
     """Steps of discriminator and generator on a batch, by the share that the discriminator gets right.
 
     Below `weak_accuracy` the discriminator makes `most_discriminator_steps`, above `strong_accuracy` what `when_strong`
-    says, else one. The guide asks for "down to 1" there, which is what it does anyway. Source: guide, section 3.
+    says, otherwise one. "Down to 1", as documented for that case, is what it does anyway.
     """
     if accuracy < settings.weak_accuracy:
         return settings.most_discriminator_steps, 1
@@ -47,7 +47,7 @@ def discriminator_steps(accuracy: float, settings: GANSettings) -> tuple[int, in
     return 1, 1
 
 
-class GANTraining:
+class GANTrainer:
     """The training of one GAN on the clips of a training split.
 
     Weights, order of the clips and noise follow from the seed; each epoch has a stream of random numbers of its own, so

@@ -1,0 +1,68 @@
+"""Which metric ranks the trials, and in which direction. Imports no torch, since a search is checked with it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Literal
+
+from tuning.config.errors import UserError, nearest
+from tuning.config.schema import Config, TaskSettings
+from tuning.config.space import Space
+from tuning.training.class_metrics import class_metric_modes
+from tuning.training.metrics import metric_modes
+
+Mode = Literal["min", "max"]
+
+# All other settings of the loss are contained in the validation loss, whose scale differs with them.
+IN_TRAINING_ALONE = ("loss.label_smoothing", "loss.class_weights")
+
+
+def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
+    """Every validation metric that may rank trials, with its direction."""
+    known = class_metric_modes(task.classes or []) if task.name == "classification" else metric_modes(task.targets)
+    modes: dict[str, Mode] = {"val_loss": "min"}
+    return modes | {f"val_{name}": mode for name, mode in known.items()}
+
+
+def check_metric(space: Space, config: Config) -> Mode:
+    """The direction of `search.metric`.
+
+    Raises:
+        UserError: a loss that does not fit the targets, an unknown metric, or `val_loss` where the trials' losses
+            are not comparable.
+    """
+    classes = config.task.name == "classification"
+    if not classes:
+        losses, weights = (space.values(path) for path in ("loss.name", "loss.weights"))
+        for loss, each in itertools.product(losses, weights):
+            check_weights(loss, each, config.task.targets)
+    metric = config.search.metric
+    modes = ranking_metrics(config.task)
+    if classes and config.task.classes is None and metric.startswith(("val_recall_", "val_f1_")):
+        return "max"  # whether there is such a class is seen when the corpus is read
+    if metric not in modes:
+        raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
+    # The validation loss of classes is the plain cross-entropy, whatever is trained.
+    contained = [path for path in space.fields if path.startswith("loss.") and path not in IN_TRAINING_ALONE]
+    varied = [] if classes else [path for path in contained if space.dependencies(path)]
+    if metric == "val_loss" and varied:
+        raise UserError(
+            f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "
+            f"{', '.join(varied)} (searched); use val_rmse or val_ccc"
+        )
+    return modes[metric]
+
+
+def check_weights(loss: str, weights: list[float], targets: list[str]) -> None:
+    """Check that a weighted loss has a weight for each target.
+
+    Raises:
+        UserError: it has not.
+    """
+    if loss == "weighted_mse" and len(weights) != len(targets):
+        raise UserError(f"loss.weights: expected one weight per target ({len(targets)}), got {len(weights)}")
+
+
+def better(mode: Mode, value: float, than: float | None) -> bool:
+    """Whether a value beats another in a metric's direction."""
+    return than is None or (value < than if mode == "min" else value > than)
