@@ -89,7 +89,7 @@ def test_another_search_prepares_nothing_and_a_changed_feature_prepares_anew(ray
     both = ("features.num_mfcc={choice: [20, 40]}", "search.num_trials=2")
     assert "240 recordings prepared, 0 reused" in run(*common, "name=one", "search.num_trials=1")
     output = run(*common, "name=both", *both)
-    assert "240 recordings prepared, 240 reused" in output
+    assert "240 recordings prepared in 2 variants, 240 reused" in output
     assert {row["features.num_mfcc"] for row in ranking(tmp_path / "both")} <= {"20", "40"}
     output = run(*common, "name=again", *both)
     assert "nothing to prepare: all 480 recordings in 2 variants are reused" in output

@@ -11,6 +11,11 @@ from tests.helpers.command import TINY, run
 
 pytestmark = pytest.mark.slow
 AT_ONCE = "search.max_concurrent=2"
+# Networks of half the documented widths, whose statistics catch up within few epochs.
+LEARNS = (
+    "model.conv_filters=[32, 64]", "model.lstm_units=[64, 32]", "model.dense_l2=0.0001", "model.lstm_dropout=0.3",
+    "model.bn_momentum=0.9", "training.batch_size=16", "training.epochs=12",
+)  # fmt: skip
 
 
 def command(folder, *arguments):
@@ -50,7 +55,10 @@ def test_real_music_is_ranked_and_something_is_learnt(tmp_path, recordings):
         "split.test_fold=1",
         "features.hop_samples=2400",
         "features.num_frames=200",
-        "search.num_trials=2",
+        *LEARNS,
+        "optim.learning_rate={grid: [0.001, 0.002]}",
+        "search.algorithm=grid",
+        "search.num_trials=null",
     )
     folder = tmp_path / "results" / "crnn"
     rows = ranking(folder)
