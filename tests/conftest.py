@@ -77,4 +77,4 @@ def figures(monkeypatch):
 def no_page(request, monkeypatch):
     """Searches within a test leave report.html out: it takes a second, and its own tests write it."""
     if "report" not in request.module.__name__:
-        monkeypatch.setattr("tuning.evaluation.report.write_or_note", lambda folder: None)
+        monkeypatch.setattr("tuning.api.write_or_note", lambda folder: None)

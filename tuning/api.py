@@ -8,7 +8,7 @@
     api.load(found.path / "best").predict(["song.mp3"])
 
 Input that a command refuses raises `UserError` with the same message. Lines that the commands print are printed here,
-too. Torch, Ray, pandas and plotly are imported by the functions that need them, so that help and refusals are instant.
+too. Torch, Ray, pandas and plotly are imported by the functions that need them, so that help and refusals do not wait.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.config.errors import UserError
 from tuning.config.space import Space
 from tuning.data.balance import Balance, read_balance
-from tuning.data.plan import Plan, make_plan, print_corpus_defaults, read_corpus, with_classes
+from tuning.data.plan import Plan, make_plan, print_corpus_defaults, print_unread_settings, read_corpus, with_classes
 from tuning.datasets.storage import is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
 from tuning.evaluation.reproduce import reproduce as train_again
 from tuning.experiment.bucket_sync import open_folder, open_location
-from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
+from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
 from tuning.experiment.recorded import folder_of, space_of
 from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
@@ -88,6 +88,11 @@ class Search:
     def folder(self) -> SearchFolder:
         """The reader of its files."""
         return folder_of(self.path)
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether `finalize` has looked at the test clips."""
+        return (self.folder.path / TEST_LOOKS).exists()
 
     @property
     def metric(self) -> str:
@@ -183,6 +188,7 @@ def _as_plain(value: Any) -> Any:
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
     print_corpus_defaults(plan)
+    print_unread_settings(plan)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
     from tuning.data.data_module import DataModule
@@ -429,11 +435,11 @@ def balance(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> 
 
 
 def split(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> pd.DataFrame:
-    """Counts of `balance` as a table: `part`, `label` (class or quadrant), `clips`, `share`, `groups`."""
-    import pandas as pd
-
-    counts = balance(space, overrides).counts
-    return pd.DataFrame([astuple(count) for count in counts], columns=["part", "label", "clips", "share", "groups"])
+    """Count the clips and groups of each part, and of each class in it where there are classes."""
+    table = corpus(space, overrides)
+    by = ["part", "label"] if "label" in table else ["part"]
+    counted = table.groupby(by, sort=False).agg(clips=("clip", "size"), groups=("group", "nunique"))
+    return counted.reset_index()
 
 
 def estimate(space: str = "crnn", overrides: Mapping[str, Any] | None = None) -> Estimate:

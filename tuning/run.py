@@ -49,8 +49,9 @@ def _run(options: Namespace) -> int:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
         print(f"stopped   {search.stopped}: not all trials ended; to resume: {_command(options.settings)}")
-    elif has_result:
-        print(f"next      tuning finalize {search.remote or search.path}  (retrains the best trial and tests it once)")
+    elif has_result and not search.is_tested:
+        where = shlex.quote(str(search.remote or search.path))
+        print(f"next      tuning finalize {where}  (retrains the best trial and tests it once)")
     if search.stopped == "interrupted":
         return INTERRUPTED
     return DONE if has_result else FAILED

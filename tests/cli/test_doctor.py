@@ -259,7 +259,7 @@ def test_the_projects_own_cluster_files(name, tmp_path, capfd):
     ("there", "wrong", "message"),
     [
         ("InstanceType: g5", "InstanceTyp: g5", "gpu.node_config.InstanceTyp: no such setting; did you mean"),
-        ("VolumeSize: 150", "VolumeSize: big", "BlockDeviceMappings[0].Ebs.VolumeSize: expected int, got 'big'"),
+        ("VolumeSize: 150", "VolumeSize: big", "BlockDeviceMappings[0].Ebs.VolumeSize: expected integer, got big"),
         ("IamInstanceProfile: {Name: ", "IamInstanceProfile: {Nam: ", "IamInstanceProfile.Nam: no such setting"),
         ("upscaling_speed:", "upscaling_sped:", "'upscaling_sped' was unexpected); did you mean 'upscaling_speed'?"),
         ("max_workers: 8\nup", "max_workers: many\nup", "max_workers: 'many' is not of type 'integer'"),

@@ -48,7 +48,12 @@ PARSER.place("best", "a folder best/ and recordings", BEST)
 PARSER.place("files", "", "recordings: WAV, FLAC, OGG, MP3 and what else soundfile reads", nargs="*", type=Path)
 PARSER.option("step_seconds", str, "S", "judge a window every S seconds")
 PARSER.option("lyrics", _lyrics, "FOLDER", "texts of the recordings, where the model reads them")
-PARSER.option("format", one_of(FORMATS), "|".join(FORMATS), "of the predictions (table; with out= by the file's name)")
+PARSER.option(
+    "format",
+    one_of(FORMATS),
+    "|".join(FORMATS),
+    "of the predictions: table, or with out= JSON for a file *.json and CSV for others",
+)
 PARSER.option("out", _out, "FILE", "write the predictions there")
 
 

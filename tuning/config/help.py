@@ -17,7 +17,7 @@ USAGE = """\
 python -m tuning.run [space=NAME] [setting=VALUE ...] [--dry-run] [--help]
 
 Searches hyperparameters of an audio emotion model and ranks the trials. Runs on a built-in demo corpus
-unless data.corpus= and data.root= name another. The same command again goes on with an unfinished search,
+unless data.corpus= and data.root= name another. The same command again resumes an unfinished search,
 and prints the ranking of a finished one.
 
   --dry-run   print the trials and what each takes, run nothing

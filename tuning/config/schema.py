@@ -199,7 +199,7 @@ class SearchSettings(Settings):
         description="no trial is stopped before this epoch (with split.inner_folds: before the end of the first fold)",
     )
     reduction_factor: Annotated[float, Only("scheduler", "asha", "hyperband")] = Field(
-        3.0, gt=1, description="one trial in so many goes on at each rung"
+        3.0, gt=1, description="one trial in so many continues at each rung"
     )
     brackets: Annotated[int, Only("scheduler", "hyperband")] = Field(
         3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit"
@@ -226,7 +226,7 @@ class ResourceSettings(Settings):
         None, ge=0, description="GPUs of a worker, whole or a fraction (default: 1 if any)"
     )
     max_restarts: int = Field(
-        3, ge=0, description="how often a trial goes on from its last checkpoint after its worker or node died"
+        3, ge=0, description="how often a trial is resumed from its last checkpoint after its worker or node died"
     )
     price_per_hour: float | None = Field(
         None, gt=0, description="what a machine costs an hour, for the estimate of --dry-run probe=true (their mean)"

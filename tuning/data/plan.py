@@ -10,7 +10,7 @@ from typing import Any
 from tuning.config.distributions import LISTED, plain
 from tuning.config.errors import UserError, nearest
 from tuning.config.population import check_population
-from tuning.config.schema import Config, RunSettings
+from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, flatten, load
 from tuning.data.text import text_variants
 from tuning.datasets.corpus import Corpus, load_classes, load_corpus
@@ -217,3 +217,10 @@ def print_corpus_defaults(plan: Plan) -> None:
     ]
     if changed:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(changed)}")
+
+
+def print_unread_settings(plan: Plan) -> None:
+    """Print the searched settings of a space file that no trial reads, since the command line made another choice."""
+    for path, (needed, got) in without_effect(plan.space.written()).items():
+        if path in plan.space.distributions:
+            print(f"note      {path} is searched in vain: it counts only with {needed}, and this is {got}")

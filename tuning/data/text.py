@@ -50,7 +50,7 @@ def text_variants(space: Space) -> dict[str, Config]:
 
 def prepare_texts(
     corpus: Corpus,
-    cells: Mapping[str, str],
+    partitions: Mapping[str, str],
     config: Config,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Prepared:
@@ -70,9 +70,9 @@ def prepare_texts(
     digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
     reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
     encoder = encoder_of(config)
-    mark = _fingerprint(encoder, settings)
-    index = ShardIndex.read(storage.below(prepared, "texts", mark))
-    wanted = wanted_shards(cells, digests, CLIPS_PER_SHARD)
+    fingerprint = _fingerprint(encoder, settings)
+    index = ShardIndex.read(storage.below(prepared, "texts", fingerprint))
+    wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
     asked = {"encoder": encoder, "max_tokens": settings.max_tokens, "input": settings.text_input}
     extracted = make_missing(
         corpus.root,
@@ -86,10 +86,19 @@ def prepare_texts(
     )
     shape = (settings.max_tokens, 1)
     found = collected(
-        corpus, cells, config.data, index, f"texts-{mark}", wanted, digests, reasons, extracted[PLAIN], shape
+        corpus,
+        partitions,
+        config.data,
+        index,
+        f"texts-{fingerprint}",
+        wanted,
+        digests,
+        reasons,
+        extracted[PLAIN],
+        shape,
     )
     # No digests: songs with the same words are not the same recording.
-    return replace(found, fingerprint=mark, digests={})
+    return replace(found, fingerprint=fingerprint, digests={})
 
 
 def text_of(clip: Clip) -> str:

@@ -28,7 +28,7 @@ from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
-from tuning.experiment.directory import SearchFolder, read_progress, write_json
+from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_progress, write_json
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
@@ -98,7 +98,7 @@ def finalize(
             test clips were used before.
     """
     recover_folder(folder.path / "best")
-    looks_file = folder.path / "test_looks.json"
+    looks_file = folder.path / TEST_LOOKS
     looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
     if looks and not again:
         raise UserError(

@@ -166,5 +166,7 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
             shown = ["" if cell is None else f"{cell:.4f}" for cell in cells]
             shown += [f"{low_high[0]:.4f} to {low_high[1]:.4f}" if low_high else ""]
             rows.append([name, *shown, "" if constant is None else f"{constant:.4f}"])
-    make_console().print(make_table(["metric", *columns], rows))
+    console = make_console()
+    console.width = max(console.width, 100)  # a terminal wraps lines, but figures are not cut
+    console.print(make_table(["metric", *columns], rows))
     print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")

@@ -32,7 +32,10 @@ def make_table(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number, heading in enumerate(headings):
         side: Literal["left", "right"] = "left" if number in left else "right"
-        table.add_column(heading, justify=side, no_wrap=number not in wrapped, overflow="fold")
+        is_wrapped = number in wrapped
+        # A figure that is cut has to look like one.
+        overflow: Literal["fold", "ellipsis"] = "fold" if is_wrapped else "ellipsis"
+        table.add_column(heading, justify=side, no_wrap=not is_wrapped, overflow=overflow)
     style_of = {number % len(rows): style for number, style in (styles or {}).items() if rows}
     for number, row in enumerate(rows):
         table.add_row(*row, style=style_of.get(number))

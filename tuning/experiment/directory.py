@@ -43,6 +43,7 @@ from tuning.experiment.periodic import Repeated
 FINAL = ("done", "stopped", "failed")
 
 SPLIT, SKLEARN = "split.json", "scikit-learn"
+TEST_LOOKS = "test_looks.json"
 NAMED = 3  # clips of a changed corpus that an error names
 STOPPED = "scheduler"  # in the last row of a trial that the scheduler stopped
 SIGN_SECONDS = 5.0  # between two signs of life of the process that runs a search

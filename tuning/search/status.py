@@ -20,6 +20,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tuning.config.errors import UserError
+from tuning.config.schema import without_effect
 from tuning.config.space import read_recorded
 from tuning.data.plan import planned_points
 from tuning.datasets import storage
@@ -100,7 +101,9 @@ class StatusReader:
         file = self.folder.path / "overrides.yaml"
         found = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
         given: dict[str, Any] = {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
-        given = {name: value for name, value in given.items() if name not in ("fresh", "probe")}
+        # Older versions took settings that no trial reads.
+        left_out = {"fresh", "probe", *without_effect(read_recorded(self.folder.path / "config.yaml").written())}
+        given = {name: value for name, value in given.items() if name not in left_out}
         if "search.num_trials" in given:
             given["search.num_trials"] = self._run().get("total", given["search.num_trials"])
         words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]

@@ -117,14 +117,25 @@ def check_node_configs(content: dict[str, Any]) -> Iterator[Finding]:
         yield ok("node_config", f"{', '.join(types)}: every name is one of EC2's RunInstances")
 
 
+# Python's types, of which botocore speaks.
+WORDS = {
+    "str": "text",
+    "int": "integer",
+    "bool": "true or false",
+    "dict": "mapping",
+    "tuple": "list",
+    "float": "number",
+}
+
+
 def _in_words(line: str, where: str) -> str:
     """A line of botocore's report with the setting's path, the expectation and the nearest name."""
     if unknown := re.fullmatch('Unknown parameter in (.*): "(.*)", must be one of: (.*)', line):
         inner = "" if unknown[1] == "input" else f"{unknown[1]}."
         return f"{where}.{inner}{unknown[2]}: no such setting{nearest(unknown[2], unknown[3].split(', '))}"
     if other := re.fullmatch("Invalid type for parameter (.*), value: (.*), type: .*, valid types: (.*)", line):
-        types = " or ".join(re.findall(r"'(\w+)'", other[3]))
-        return f"{where}.{other[1]}: expected {types}, got '{other[2]}'"
+        types = dict.fromkeys(WORDS.get(name, name) for name in re.findall(r"'(\w+)'", other[3]))
+        return f"{where}.{other[1]}: expected {' or '.join(types)}, got {other[2]}"
     return f"{where}: {line}"
 
 

@@ -44,7 +44,7 @@ def check_packages() -> Iterator[Finding]:
 
 def _wanted() -> tuple[str, list[Requirement]]:
     """Version range of Python and requirements: of the source tree or, without one, of the installed project."""
-    file = Path(__file__).parents[2] / "pyproject.toml"
+    file = Path(__file__).parents[3] / "pyproject.toml"
     if file.exists():
         project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
         return project["requires-python"], [Requirement(line) for line in project["dependencies"]]
