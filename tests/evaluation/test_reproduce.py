@@ -30,11 +30,10 @@ def folds(searches, prepared):
 
 @pytest.mark.slow
 def test_the_best_trial_of_inner_folds_is_equal_to_the_last_bit(searches, folds, capsys):
-    test_the_best_trial_is_equal_to_the_last_bit(searches, "folds", capsys)
+    test_the_best_trial_is_equal_to_the_last_bit(searches, capsys, "folds")
 
 
-@pytest.mark.parametrize("name", ["asha"])
-def test_the_best_trial_is_equal_to_the_last_bit(searches, name, capsys):
+def test_the_best_trial_is_equal_to_the_last_bit(searches, capsys, name="asha"):
     before = {path: path.read_bytes() for path in (searches / name).rglob("*") if path.is_file()}
     assert reproduce.main([str(searches / name)]) == 0
     assert "equal     to the last bit" in capsys.readouterr().out
