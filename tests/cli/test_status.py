@@ -251,9 +251,9 @@ def test_what_is_refused(tmp_path, capsys, arguments, message):
 
 
 def test_the_command_that_resumes_leaves_out_what_no_trial_reads(tmp_path):
-    folder, _ = write_search(tmp_path, "search.num_trials=2")
-    write_text(
-        folder / "overrides.yaml", "space: crnn\nloss.delta: 2.0\noptim.learning_rate: 0.01\n"
-    )  # of an older version
+    folder = SearchFolder(tmp_path, "older")
+    write_search(folder)
+    # As an earlier version took it.
+    write_text(folder.path / "overrides.yaml", "space: crnn\nloss.delta: 2.0\noptim.learning_rate: 0.01\n")
     command = StatusReader(str(folder.path)).command()
     assert "loss.delta" not in command and "optim.learning_rate=0.01" in command
