@@ -22,6 +22,7 @@ from tuning.experiment import bucket_sync, locking
 from tuning.experiment.bucket_sync import open_folder
 from tuning.experiment.directory import SIGN_SECONDS, SearchFolder, TrialRecord, write_json, write_text
 from tuning.search.callbacks.progress_table import Standing, draw
+from tuning.search.status import StatusReader
 
 HOLD = """
 import sys, time
@@ -247,3 +248,12 @@ def test_no_ray_and_no_torch(folder):
 def test_what_is_refused(tmp_path, capsys, arguments, message):
     assert status.main([argument.format(tmp=tmp_path) for argument in arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_command_that_resumes_leaves_out_what_no_trial_reads(tmp_path):
+    folder = SearchFolder(tmp_path, "older")
+    write_search(folder)
+    # As an earlier version took it.
+    write_text(folder.path / "overrides.yaml", "space: crnn\nloss.delta: 2.0\noptim.learning_rate: 0.01\n")
+    command = StatusReader(str(folder.path)).command()
+    assert "loss.delta" not in command and "optim.learning_rate=0.01" in command

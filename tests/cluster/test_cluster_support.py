@@ -62,6 +62,9 @@ def test_the_head_reads_the_file_that_ray_up_left_there(ray_session, tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("TUNING_CLUSTER_CAPACITY", raising=False)
     (tmp_path / "ray_bootstrap_config.yaml").write_text(yaml.safe_dump(autoscaler(head=(HEAD, 0), gpu=(WORKER, 8))))
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert full_capacity() == {}, "a Ray of its own is not the cluster"
+    monkeypatch.setenv("RAY_ADDRESS", "auto")
     assert full_capacity() == {"CPU": 64, "GPU": 8}
     monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(gcs_address="10.255.0.9:6379"))
     assert full_capacity() == {}, "the head is another machine"

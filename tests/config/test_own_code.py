@@ -12,6 +12,7 @@ from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
 from tuning.config.schema import parse_config
 from tuning.data.plan import make_plan
+from tuning.training.early_stopping import first_stop
 from tuning.training.optimizers import make_optimizer
 from tuning.training.schedules import make_schedule
 from tuning.training.tasks import task_of
@@ -53,7 +54,9 @@ def load(data, targets):
 
 # Each is one function in the user's file, and one setting that names it.
 FUNCTIONS = """
-from typing import Annotated
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 from pydantic import Field
@@ -68,7 +71,11 @@ def focal(outputs, targets, *, gamma: float = 2.0):
     return -((1 - chosen.exp()) ** gamma) * chosen
 
 
-def total(outputs, targets):
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def total(outputs: Tensor, targets: Tensor):
     return (outputs - targets).square().mean()
 
 
@@ -84,6 +91,22 @@ def best_only(curves, number, *, grace_epochs=1, margin: float = 0.0):
     epoch = len(curves[number])
     others = [curve[epoch - 1] for n, curve in curves.items() if n != number and len(curve) >= epoch]
     return epoch >= grace_epochs and curves[number][-1] < max(others, default=float("-inf")) - margin
+
+
+def at_once(curves, number):
+    return True
+
+
+def smoothed(outputs, targets, *, label_smoothing: float = 0.0):
+    return power(outputs, targets) * (1 - label_smoothing)
+
+
+def unread(outputs, targets, *, scale: Tensor = 1.0):
+    return power(outputs, targets)
+
+
+def untyped(outputs, targets, *, scale=None):
+    return power(outputs, targets)
 
 
 def needy(outputs, targets, *, exponent):
@@ -164,6 +187,12 @@ def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entrop
     )
 
 
+def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder):
+    config = parse_config({"search": {"scheduler": "own_functions:at_once"}})
+    assert first_stop(config, 50) == 1
+    assert first_stop(parse_config({"search": {"scheduler": "own_functions:best_only"}}), 50) == 5
+
+
 def test_a_loss_of_another_shape_is_refused_before_any_trial(folder):
     config = parse_config({"loss": {"name": "own_functions:total"}})
     expected = r"loss.name: expected one value per clip from own_functions:total, shape \[4\], got \[\]"
@@ -198,6 +227,14 @@ def test_a_loss_of_another_shape_is_refused_before_any_trial(folder):
         (
             ["loss.name=own_functions:needy"],
             "loss.name: expected a default for every setting of own_functions:needy, got none for 'exponent'",
+        ),
+        (["loss.name=own_functions:unread"], "loss.name: expected a type for 'scale' of own_functions:unread"),
+        (["loss.name=own_functions:untyped"], "loss.name: expected a type for 'scale' of own_functions:untyped"),
+        (["loss.name=.:f"], "loss.name: expected a function as package.module:name, got '.:f'"),
+        (["model.name=:f"], "model.name: expected a class as package.module:name, got ':f'"),
+        (
+            ["loss.name=own_functions:smoothed", "loss.label_smoothing={uniform: [0, 0.5]}"],
+            "got val_loss, which contains loss.label_smoothing (searched)",
         ),
         (
             ["optim.name=own_functions:signs", "optim.beta_1=0.5"],

@@ -344,6 +344,17 @@ def test_numbers_are_still_read_as_numbers():
     assert spaces.load(["name=007"])[0].name == "007"
 
 
+def test_a_setting_counts_where_its_choice_may_be_made(tmp_path):
+    file = tmp_path / "own.yaml"
+    conditional = "optim: {name: {choice: [sgd], when: {model.attention: [true]}}}"
+    file.write_text(f"{conditional}\nmodel: {{attention: {{choice: [true, false]}}}}\nsearch: {{num_trials: 2}}\n")
+    assert load(f"space={file}", "optim.beta_1=0.8").settings["optim.beta_1"] == 0.8  # adam without attention
+    file.write_text("task: {name: classification}\nloss: {label_smoothing: 0.1}\nsearch: {num_trials: 2}\n")
+    assert load(f"space={file}", "task.name=regression").fixed().loss.name == "mse"  # the file's own may stay
+    with pytest.raises(UserError, match=r"loss.label_smoothing: expected only with loss.name=cross_entropy, got .*mse"):
+        load(f"space={file}", "task.name=regression", "loss.label_smoothing=0.2")
+
+
 def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
     recorded = tmp_path / "config.yaml"
     space = load("task.name=classification")

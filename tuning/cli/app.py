@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -32,6 +33,8 @@ def main(words: Sequence[str] | None = None) -> int:
     if name not in COMMANDS:
         print(f"error: {name}: no such command{nearest(name, COMMANDS)}", file=sys.stderr)
         return USER_ERROR
+    # A user's own modules are in the folder where he stands. Last, so that none takes the place of an installed one.
+    sys.path.append(os.getcwd())
     command = importlib.import_module(COMMANDS[name][0])
     return int(command.main(rest))
 

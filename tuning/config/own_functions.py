@@ -13,6 +13,7 @@ import functools
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from typing import Any, Literal, get_args
 
 from pydantic import BaseModel, create_model
@@ -24,7 +25,7 @@ from tuning.datasets.settings import Only
 GIVEN: dict[str, tuple[str, ...]] = {
     "loss.name": (),
     "optim.name": (),
-    "optim.schedule": ("total_steps", "steps_per_epoch", "restart_steps"),
+    "optim.schedule": ("total_steps", "steps_per_epoch"),
     "search.scheduler": ("longest", "seed"),
 }
 
@@ -44,6 +45,8 @@ def imported(setting: str, path: str, kind: str = "function") -> Any:
         ValueError: no such module or name.
     """
     module, _, attribute = path.partition(":")
+    if not module or module.startswith("."):
+        raise ValueError(f"{setting}: expected a {kind} as package.module:name, got '{path}'")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
     except ModuleNotFoundError as error:
@@ -65,6 +68,11 @@ def chosen(setting: str, name: str, built_in: Mapping[str, Callable[..., Any]]) 
 def options(function: Callable[..., Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """A function's keyword-only parameters among the values; those that are None keep the function's default."""
     return {name: values[name] for name in _parameters(function) if values[name] is not None}
+
+
+def takes(setting: str, name: str, parameter: str) -> bool:
+    """Say whether the user's own function has a keyword-only parameter; True for a built-in one."""
+    return ":" not in name or parameter in _parameters(imported(setting, name))
 
 
 def with_own(section: type[BaseModel], name: str, own: OwnFunctions) -> type[BaseModel]:
@@ -95,7 +103,7 @@ def _named(field: FieldInfo, path: str) -> tuple[Any, FieldInfo]:
 def _field(
     setting: str, path: str, function: Callable[..., Any], parameter: inspect.Parameter, known: FieldInfo | None
 ) -> tuple[Any, FieldInfo]:
-    """A parameter as a setting; of the section's own settings it extends for which choices they are."""
+    """A parameter as a setting. One that the section has counts for this function, too."""
     leaf = setting.partition(".")[2]
     if known is not None:
         field = copy.copy(known)
@@ -103,7 +111,15 @@ def _field(
         return field.annotation, field
     if parameter.default is parameter.empty:
         raise ValueError(f"{setting}: expected a default for every setting of {path}, got none for '{parameter.name}'")
-    annotation = inspect.get_annotations(function, eval_str=True).get(parameter.name, type(parameter.default))
+    annotation = parameter.annotation
+    if annotation is parameter.empty:
+        annotation = type(parameter.default)
+    elif isinstance(annotation, str):
+        # Those of other parameters may name what is imported for type checkers alone.
+        with suppress(NameError):
+            annotation = eval(annotation, getattr(function, "__globals__", {}))
+    if isinstance(annotation, str) or annotation is type(None):
+        raise ValueError(f"{setting}: expected a type for '{parameter.name}' of {path} that can be read, got none")
     field = FieldInfo.from_annotated_attribute(annotation, parameter.default)
     field.metadata.append(Only(leaf, path))
     field.description = field.description or f"of {path}"

@@ -202,7 +202,9 @@ class SearchSettings(Settings):
         3.0, gt=1, description="one trial in so many continues at each rung"
     )
     brackets: Annotated[int, Only("scheduler", "hyperband")] = Field(
-        3, ge=1, description="rows of rungs, each beginning one rung later; at most as many as fit"
+        3,
+        ge=1,
+        description="groups of trials; each group's first rung, where trials are stopped, is one later than the last's",
     )
     perturb_epochs: Annotated[int, Only("scheduler", "pbt")] = Field(
         5, ge=1, description="epochs after which the poorest trials take over the best ones' weights (pbt)"
@@ -472,17 +474,24 @@ def known_fields(parts: Parts = Parts()) -> dict[str, FieldInfo]:
 
 
 def without_effect(flat: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    """The settings that count only for choices that are not made, each with words for the choices and for what is made.
+    """Return the settings that no trial reads, because they count only for other choices than those of the space.
 
-    `flat`: every setting by dotted path; values may be distributions.
+    Args:
+        flat: every setting by dotted path; values may be distributions.
+
+    Returns:
+        By path the choices that the setting counts for and those that are made, as `optim.name=adam`, `optim.name=sgd`.
     """
     found = {}
-    for path, field in known_fields(Parts.of(flat)).items():
+    fields = known_fields(Parts.of(flat))
+    for path, field in fields.items():
         for only in (part for part in field.metadata if isinstance(part, Only)):
             choice = f"{path.partition('.')[0]}.{only.setting}"
             value = flat[choice]
             listed = next(iter(value.values())) if isinstance(value, dict) else value  # of a distribution
             made = listed if isinstance(listed, list | tuple) else [listed]
+            if isinstance(value, dict) and "when" in value:  # where that does not hold
+                made = [*made, *({"mse", "cross_entropy"} if choice == "loss.name" else [fields[choice].default])]
             if set(made).isdisjoint(only.choices) and not any("${" in name for name in made):
                 found[path] = tuple(f"{choice}={' or '.join(names)}" for names in (only.choices, made))
     return found

@@ -470,14 +470,16 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
 
     Args:
         space: all of it.
-        file: the settings of its file, which may stay where another choice than the file's was made since.
-        later: what was set in place of the file's settings.
-        given: of that, what the command line says.
+        file: the settings of its file, which may stay where something else has made another choice.
+        later: the settings of corpus, preset and command line.
+        given: the settings of the command line.
 
     Raises:
         UserError: such settings, with the choices that each needs.
     """
     problems = []
+    if "task.name" in later:
+        later = {*later, "loss.name"}  # whose default it decides
     for path, (needed, got) in without_effect(space.written()).items():
         if path in given or (path in file and needed.partition("=")[0] not in later):
             problems.append(f"{path}: expected only with {needed}, got {got}")

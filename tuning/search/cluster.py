@@ -94,8 +94,9 @@ def full_capacity() -> dict[str, float]:
     """CPUs and GPUs of the connected cluster once it has grown as far as it may; empty where that is not known.
 
     Taken from TUNING_CLUSTER_CAPACITY if it is set, else from the file that `ray up` leaves on the head, if this
-    process runs there. Ray has no public call for it (ray#52033, ray#37838): its internal one answers with nothing,
-    since only hosted clusters report their limits.
+    process runs there and RAY_ADDRESS connects it to that cluster: another Ray on the head is not that large. Ray has
+    no public call for it (ray#52033, ray#37838): its internal one answers with nothing, since only hosted clusters
+    report their limits.
 
     Raises:
         UserError: TUNING_CLUSTER_CAPACITY is no such table.
@@ -103,6 +104,8 @@ def full_capacity() -> dict[str, float]:
     declared = os.environ.get(CAPACITY_VARIABLE)
     if declared:
         return _declared(declared)
+    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+        return {}
     import ray  # late, since this module is read before a refusal, too
 
     file = AUTOSCALER_FILE.expanduser()

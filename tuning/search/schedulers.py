@@ -143,8 +143,8 @@ class CurveScheduler(FIFOScheduler):
         curve = self.curves.setdefault(number, [])
         if result[self.unit] <= len(curve):
             return TrialScheduler.CONTINUE
-        assert result[self.unit] == len(curve) + 1, f"row {result[self.unit]} of trial {number} after {len(curve)}"
-        curve.append(self.sign * result[self.column])
+        # Rows that a restored folder lacks count as the next one.
+        curve += [self.sign * result[self.column]] * (result[self.unit] - len(curve))
         # A trial at its end is not stopped: it would look as if it had not ended by itself.
         if result.get("finished") or not self.stops(self.curves, number):
             return TrialScheduler.CONTINUE

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from tuning.config.own_functions import takes
 from tuning.config.schema import Config, TrainingSettings
 
 # Schedulers that stop no trial.
@@ -28,7 +29,7 @@ def next_wait(wait: int, epoch: int, gained: bool, unfreezing: Collection[int]) 
 
 
 def why_ended(settings: TrainingSettings, epoch: int, wait: int, unfreezing: Collection[int]) -> str:
-    """Say why a training ends with an epoch, counted from 1; empty if it does not. It lasts until all is unfrozen."""
+    """Say why a training ends with an epoch, counted from 1; empty if it does not, as before the last unfreezing."""
     if epoch >= settings.epochs:
         return "all epochs"
     if settings.patience is not None and wait >= settings.patience and epoch >= max(unfreezing, default=1):
@@ -52,4 +53,5 @@ def first_stop(config: Config, longest: int) -> int | None:
     """
     if config.search.scheduler in STOPS_NONE:
         return None
-    return 1 if config.split.inner_folds is not None else min(config.search.grace_epochs, longest)
+    waits = takes("search.scheduler", config.search.scheduler, "grace_epochs")
+    return min(config.search.grace_epochs, longest) if waits and config.split.inner_folds is None else 1

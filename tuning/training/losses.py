@@ -24,8 +24,8 @@ def mse(outputs: Tensor, targets: Tensor) -> Tensor:
 def weighted_mse(outputs: Tensor, targets: Tensor, *, weights: Sequence[float] = (1.0, 1.2)) -> Tensor:
     """Squared errors, each target's times its weight, then the mean over outputs: [B, K], [B, K] -> [B].
 
-    The weights are not normalised: all 1 gives `mse`. Half of the documented value, which sums over its two outputs.
-
+    The weights are not normalised: all 1 gives `mse`. The documented form (docs/sources.md) sums over its two outputs,
+    and so is twice as large.
     """
     _check_shapes(outputs, targets)
     assert len(weights) == outputs.shape[1], f"{len(weights)} weights, outputs {outputs.shape}"

@@ -13,9 +13,6 @@ from tuning.training.metrics import metric_modes
 
 Mode = Literal["min", "max"]
 
-# All other settings of the loss are contained in the validation loss, whose scale differs with them.
-IN_TRAINING_ALONE = ("loss.label_smoothing", "loss.class_weights")
-
 
 def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
     """Every validation metric that may rank trials, with its direction."""
@@ -43,8 +40,8 @@ def check_metric(space: Space, config: Config) -> Mode:
     if metric not in modes:
         raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
     # The validation loss of classes is the plain cross-entropy, whatever is trained.
-    contained = [path for path in space.fields if path.startswith("loss.") and path not in IN_TRAINING_ALONE]
-    varied = [] if classes else [path for path in contained if space.dependencies(path)]
+    contained = [] if classes else [path for path in space.fields if path.startswith("loss.")]
+    varied = [path for path in contained if space.dependencies(path)]
     if metric == "val_loss" and varied:
         raise UserError(
             f"search.metric: expected a metric that is comparable across trials, got val_loss, which contains "

@@ -1,7 +1,7 @@
 """Learning-rate schedules by name, with the arithmetic of Keras's.
 
 A new one is one function and one line in `SCHEDULES`; its keyword-only parameters are settings of the section `optim`,
-or lengths that `make_schedule` gives: `total_steps`, `steps_per_epoch`, `restart_steps`.
+or lengths that `make_schedule` gives: `total_steps`, `steps_per_epoch`, and to `cosine` its `restart_steps`.
 """
 
 import functools
@@ -37,8 +37,8 @@ def cosine(
     """Half a cosine from the learning rate down to `alpha` of it at `total_steps`, and constant from there.
 
     `total_steps` is the real number of steps, batches per epoch times epochs. At each of `restart_steps`, in order, it
-    begins anew, over the steps that are left. Source: Loshchilov and
-    Hutter 2017, 'SGDR'.
+    begins anew, over the steps that are left. Source:
+    Loshchilov and Hutter 2017, 'SGDR'.
 
     >>> [round(cosine(step, 1.0, total_steps=10), 3) for step in (0, 5, 10, 11)]
     [1.0, 0.55, 0.1, 0.1]
@@ -75,22 +75,23 @@ SCHEDULES: dict[str, Callable[..., float]] = {
 def make_schedule(
     settings: OptimSettings, epochs: int, steps_per_epoch: int, unfreezing: Iterable[int] = (), longer: float = 1.0
 ) -> Callable[[int, float], float]:
-    """The schedule that the settings name, as a function of the steps done and the rate that it begins with.
+    """Return the schedule that the settings name: a function of the steps done and the rate that it begins with.
 
     In the first `warmup_epochs` the rate rises in equal parts, from 1 / steps of it at the first step to the whole at
     the last; the schedule begins after them, over the steps that are left. At the start of each epoch of `unfreezing`,
-    counted from 1, `restarts=unfreezing` begins it anew, unless the rate still rises. `longer`: by what factor an epoch
-    has more steps than where `decay_steps` was chosen, which is stretched by it.
+    counted from 1, `restarts=unfreezing` begins it anew, unless the rate still rises. `longer`: how many times as many
+    steps an epoch has as in the training that `decay_steps` was chosen for, which is stretched by it.
     """
     function = chosen("optim.schedule", settings.schedule, SCHEDULES)
     warmup = min(settings.warmup_epochs, epochs - 1) * steps_per_epoch
-    starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in unfreezing if settings.restarts == "unfreezing"]
-    lengths = {
+    lengths: dict[str, Any] = {
         "total_steps": epochs * steps_per_epoch - warmup,
         "steps_per_epoch": steps_per_epoch,
-        "restart_steps": [start for start in starts if start > 0],
         "decay_steps": settings.decay_steps * longer,
     }
+    if settings.schedule == "cosine":
+        starts = [(epoch - 1) * steps_per_epoch - warmup for epoch in unfreezing if settings.restarts == "unfreezing"]
+        lengths["restart_steps"] = [start for start in starts if start > 0]
     schedule = functools.partial(function, **options(function, settings.model_dump() | lengths))
     if not warmup:
         return schedule
@@ -98,13 +99,12 @@ def make_schedule(
 
 
 def base_rates(rates: Sequence[float], settings: OptimSettings, epochs: int) -> list[float]:
-    """The rate that the schedule began each epoch with, from the rates that ended them: without the warm-up's ramp.
+    """Return the rates that the schedule of a recorded training started its epochs from, without the warm-up.
 
-    What `Plateau` made of the learning rate, for a training that follows a recorded one: as such a base it gives these
-    rates again.
+    A training that repeats the recorded one starts its schedule from them, and so has the rates that `Plateau` chose.
 
     Args:
-        rates: of the last step of each epoch, from the first on.
+        rates: recorded at the last step of each epoch, from the first on.
         settings: of a schedule that is constant after its warm-up, as `plateau` is.
         epochs: most epochs of the training that they were recorded of.
 

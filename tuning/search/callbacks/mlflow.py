@@ -30,8 +30,7 @@ ENVIRONMENT = {
 STATUS = {"done": "FINISHED", "stopped": "FINISHED", "failed": "FAILED"}
 EVERY_ROW = "seconds"  # a column of progress.csv that has a value in every row
 NO_METRICS = ("epoch", "fold", "finished", "fold_epochs")  # columns of progress.csv that are not metrics
-# MLflow refuses more in one request.
-MAX_METRICS, MAX_LETTERS = 1000, 500
+MAX_METRICS, MAX_LETTERS = 1000, 500  # in one request, and in one text: MLflow refuses more
 
 
 class Tracking:

@@ -38,7 +38,7 @@ def discriminator_steps(accuracy: float, settings: GANSettings) -> tuple[int, in
     """Steps of discriminator and generator on a batch, by the share that the discriminator gets right.
 
     Below `weak_accuracy` the discriminator makes `most_discriminator_steps`, above `strong_accuracy` what `when_strong`
-    says, otherwise one. "Down to 1", as documented for that case, is what it does anyway.
+    says, otherwise one.
     """
     if accuracy < settings.weak_accuracy:
         return settings.most_discriminator_steps, 1
