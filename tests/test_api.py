@@ -158,6 +158,7 @@ def test_predict_refuses_steps_that_are_none(found, prepared, step):
     assert len(model.predict(str(file))) == 1
 
 
+@pytest.mark.slow
 def test_a_search_in_an_object_store_is_finalized_there(ray_session, tmp_path, prepared, monkeypatch):
     """`path` is then this machine's mirror, which is not the search itself."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))

@@ -116,7 +116,7 @@ def copied(root):
         yield Path(shutil.copytree(root, folder, dirs_exist_ok=True))
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(place=st.integers(0, 10**6), byte=st.integers(0, 10**6), bits=st.integers(1, 255))
 def test_a_changed_byte_of_any_file_that_trials_read_changes_the_fingerprint(begun, place, byte, bits):
     root, kind, before = begun
@@ -131,7 +131,7 @@ def test_a_changed_byte_of_any_file_that_trials_read_changes_the_fingerprint(beg
         assert fingerprint(copy, kind) != before
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(
     song=st.integers(0, NUM_SONGS - 1),
     what=st.sampled_from(["target", "group", "fold", "split", "text", "part", "inner"]),

@@ -151,6 +151,7 @@ def test_nothing_of_an_earlier_best_is_left(copied):
     assert not (copied / "best" / "members").exists() and not (copied / "best" / "model.onnx").exists()
 
 
+@pytest.mark.slow
 def test_settings_without_effect_do_not_make_another_member(ray_session, tmp_path, prepared, capsys):
     """No error comes near either of Huber's deltas: two of the trials are the same network."""
     space = space_file(tmp_path, "optim: {learning_rate: 0.01}\nloss: {name: huber, delta: {grid: [1000.0, 2000.0]}}")

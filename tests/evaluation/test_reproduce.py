@@ -28,17 +28,20 @@ def folds(searches, prepared):
     run("name=folds", "split.inner_folds=2", "search.num_trials=1", "training.epochs=2", *common)
 
 
+def check_reproduced(folder, capsys):
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    assert reproduce.main([str(folder)]) == 0
+    assert "equal     to the last bit" in capsys.readouterr().out
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_the_best_trial_is_equal_to_the_last_bit(searches, capsys):
+    check_reproduced(searches / "asha", capsys)
+
+
 @pytest.mark.slow
 def test_the_best_trial_of_inner_folds_is_equal_to_the_last_bit(searches, folds, capsys):
-    test_the_best_trial_is_equal_to_the_last_bit(searches, "folds", capsys)
-
-
-@pytest.mark.parametrize("name", ["asha"])
-def test_the_best_trial_is_equal_to_the_last_bit(searches, name, capsys):
-    before = {path: path.read_bytes() for path in (searches / name).rglob("*") if path.is_file()}
-    assert reproduce.main([str(searches / name)]) == 0
-    assert "equal     to the last bit" in capsys.readouterr().out
-    assert {path: path.read_bytes() for path in (searches / name).rglob("*") if path.is_file()} == before
+    check_reproduced(searches / "folds", capsys)
 
 
 def test_a_trial_that_was_stopped_is_trained_as_long_as_it_was(searches, capsys):
