@@ -15,14 +15,14 @@ Mode = Literal["min", "max"]
 
 
 def ranking_metrics(task: TaskSettings) -> dict[str, Mode]:
-    """Every validation metric that may rank trials, with its direction."""
+    """Return every validation metric that may rank trials, with its direction."""
     known = class_metric_modes(task.classes or []) if task.name == "classification" else metric_modes(task.targets)
     modes: dict[str, Mode] = {"val_loss": "min"}
     return modes | {f"val_{name}": mode for name, mode in known.items()}
 
 
 def check_metric(space: Space, config: Config) -> Mode:
-    """The direction of `search.metric`.
+    """Return the direction of `search.metric`.
 
     Raises:
         UserError: a loss that does not fit the targets, an unknown metric, or `val_loss` where the trials' losses
@@ -61,5 +61,5 @@ def check_weights(loss: str, weights: list[float], targets: list[str]) -> None:
 
 
 def better(mode: Mode, value: float, than: float | None) -> bool:
-    """Whether a value beats another in a metric's direction."""
+    """Say whether a value beats another in a metric's direction."""
     return than is None or (value < than if mode == "min" else value > than)

@@ -46,24 +46,24 @@ class Regression:
         return len(self.targets)
 
     def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
-        """What training minimises; here the loss itself."""
+        """Return what training minimises: the loss itself."""
         return self.loss_per_clip()
 
     def loss_per_clip(self) -> LossPerClip:
-        """The loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
+        """Return the loss as a function of outputs and targets [B, K] -> [B], the mean over outputs."""
         return _with_settings(chosen("loss.name", self.loss.name, LOSSES), self.loss)
 
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Metrics over a whole split; `targets`, `outputs` [N, K]. Undefined ones are left out."""
+        """Return the metrics of a whole split; `targets`, `outputs` [N, K]. Undefined ones are left out."""
         return regression_metrics(targets, outputs, self.targets, self.accuracy_threshold)
 
     def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
-        """What several models say together: the mean of their outputs [N, K]."""
+        """Return what several models predict together: the mean of their outputs [N, K]."""
         found: np.ndarray = np.mean(members, axis=0)
         return found
 
     def check_labels(self, targets: np.ndarray) -> None:
-        """Whether the loss can be used with these labels [N, K].
+        """Check that the loss can be used with these labels [N, K].
 
         Raises:
             UserError: quadrants are asked for, but a target's labels are not centred on 0.
@@ -78,7 +78,7 @@ class Regression:
                 )
 
     def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
-        """Validation metrics of the best constant in the eyes of the training split: its mean, per target.
+        """Return validation metrics of a constant prediction: the mean of the training labels, per target.
 
         Raises:
             UserError: the loss can't be used with these labels.
@@ -111,7 +111,7 @@ class Classification:
         return len(self.classes)
 
     def training_loss(self, train_targets: np.ndarray) -> LossPerClip:
-        """What training minimises, as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        """Return what training minimises, as a function of logits [B, K] and class indices [B, 1] -> [B]."""
         if self.loss.name != "cross_entropy":
             return _with_settings(imported("loss.name", self.loss.name), self.loss)
         smoothing, inverse = self.loss.label_smoothing, self.loss.class_weights == "inverse"
@@ -124,32 +124,32 @@ class Classification:
         return loss
 
     def class_weights(self, train_targets: np.ndarray) -> np.ndarray:
-        """Inverse frequencies [K] whose mean over the training clips is 1; 0 for a class without clips."""
+        """Return inverse frequencies [K] whose mean over the training clips is 1; 0 for a class without clips."""
         counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes)).astype(np.float64)
         present = counts > 0
         found: np.ndarray = np.divide(counts.sum() / present.sum(), counts, out=np.zeros_like(counts), where=present)
         return found
 
     def loss_per_clip(self) -> LossPerClip:
-        """The plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
+        """Return the plain cross-entropy as a function of logits [B, K] and class indices [B, 1] -> [B]."""
         return cross_entropy
 
     def metrics(self, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
-        """Metrics over a whole split; `targets` [N, 1], `outputs` [N, K]. Undefined ones are left out."""
+        """Return the metrics of a whole split; `targets` [N, 1], `outputs` [N, K]. Undefined ones are left out."""
         return classification_metrics(targets[:, 0], outputs, self.classes)
 
     def mean_outputs(self, members: Sequence[np.ndarray]) -> np.ndarray:
-        """What several models say together: the logarithm of their mean probability, from logits [N, K]."""
+        """Return what several models predict together: the logarithm of their mean probability, from logits [N, K]."""
         probabilities = np.mean([softmax(logits) for logits in members], axis=0)
         found: np.ndarray = np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
         return found
 
     def check_labels(self, targets: np.ndarray) -> None:
-        """Every label is a class: what came from the corpus was checked there."""
+        """Assert that every label is a class: the corpus was checked before."""
         assert targets.min() >= 0 and targets.max() < len(self.classes), "labels beyond the classes"
 
     def constant_baseline(self, train_targets: np.ndarray, val_targets: np.ndarray) -> dict[str, float]:
-        """Validation metrics of the training split's class frequencies, predicted for every clip: the majority."""
+        """Return validation metrics of a constant prediction: the class frequencies of the training labels."""
         counts = np.bincount(train_targets[:, 0].astype(np.int64), minlength=len(self.classes))
         # A class that training lacks gets half a clip, so that its logit is finite.
         logits = np.log(np.maximum(counts, 0.5) / counts.sum())
@@ -163,7 +163,7 @@ Task = Regression | Classification
 
 
 def task_of(config: Config) -> Task:
-    """The task that a configuration names."""
+    """Return the task that a configuration names."""
     if config.task.name == "classification":
         assert config.task.classes is not None, "the classes are known once the corpus was read"
         return Classification(config.task.classes, config.loss)
