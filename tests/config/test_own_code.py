@@ -1,8 +1,10 @@
 """A user's own model, corpus and functions by their dotted paths, from a folder that is nobody's package."""
 
 import csv
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -185,6 +187,18 @@ def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entrop
         task.loss_per_clip()(logits, targets),
         torch.nn.functional.cross_entropy(logits, targets[:, 0], reduction="none"),
     )
+
+
+def test_the_console_script_finds_modules_in_the_folder_where_the_user_stands(folder):
+    """A script has its own folder on Python's path and not the current one, as `-P` leaves it out here."""
+    words = ["run", "loss.name=own_functions:power", "loss.exponnet=2"]
+    script = "import sys; from tuning.cli.app import main; sys.exit(main(sys.argv[1:]))"
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", script, *words], capture_output=True, text=True, check=False, env=environment
+    )
+    assert (done.returncode, done.stderr.count("did you mean 'exponent'?")) == (2, 1), done.stderr
 
 
 def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder):
