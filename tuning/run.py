@@ -33,11 +33,11 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    space.load(options.settings)  # wrong settings are refused at once, before numpy, pyarrow and scipy are imported
+    loaded = space.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
     from tuning import api
-    from tuning.data.plan import make_plan
+    from tuning.data.plan import plan_of
 
-    plan = make_plan(options.settings)
+    plan = plan_of(*loaded)
     if options.dry_run:
         from tuning.cli.dry_run import preview  # asks torch for the GPUs
 

@@ -79,36 +79,25 @@ def with_own(section: type[BaseModel], name: str, own: OwnFunctions) -> type[Bas
     """A section's settings with those of the user's own functions that its settings name.
 
     Raises:
-        ValueError: no such function, or one with a parameter that has no default.
+        ValueError: no such function, or one with a parameter that has no default or no readable type.
     """
-    fields: dict[str, Any] = {}
+    fields = {leaf: copy.copy(field) for leaf, field in section.model_fields.items()}
     for setting, path in own:
         place, _, leaf = setting.partition(".")
-        if place == name:
-            fields |= {leaf: _named(fields.get(leaf, (None, section.model_fields[leaf]))[1], path)}
-            for parameter in _parameters(function := imported(setting, path)).values():
-                if parameter.name not in GIVEN[setting]:
-                    known = fields.get(parameter.name, (None, section.model_fields.get(parameter.name)))[1]
-                    fields[parameter.name] = _field(setting, path, function, parameter, known)
-    return create_model(section.__name__, __base__=section, **fields) if fields else section
+        if place != name:
+            continue
+        fields[leaf].annotation = Literal[(*get_args(fields[leaf].annotation), path)]  # type: ignore[assignment]
+        for parameter in _parameters(imported(setting, path)).values():
+            if known := fields.get(parameter.name):
+                known.metadata = [part.also(leaf, path) if isinstance(part, Only) else part for part in known.metadata]
+            elif parameter.name not in GIVEN[setting]:
+                fields[parameter.name] = _new_field(setting, path, parameter)
+    changed: dict[str, Any] = {leaf: (field.annotation, field) for leaf, field in fields.items()}
+    return create_model(section.__name__, __base__=section, **changed)
 
 
-def _named(field: FieldInfo, path: str) -> tuple[Any, FieldInfo]:
-    """The setting that names the function, with one more choice."""
-    field = copy.copy(field)
-    field.annotation = Literal[(*get_args(field.annotation), path)]  # type: ignore[assignment]
-    return field.annotation, field
-
-
-def _field(
-    setting: str, path: str, function: Callable[..., Any], parameter: inspect.Parameter, known: FieldInfo | None
-) -> tuple[Any, FieldInfo]:
-    """A parameter as a setting. One that the section has counts for this function, too."""
-    leaf = setting.partition(".")[2]
-    if known is not None:
-        field = copy.copy(known)
-        field.metadata = [part.also(leaf, path) if isinstance(part, Only) else part for part in field.metadata]
-        return field.annotation, field
+def _new_field(setting: str, path: str, parameter: inspect.Parameter) -> FieldInfo:
+    """A parameter of the user's own function as a setting of its section."""
     if parameter.default is parameter.empty:
         raise ValueError(f"{setting}: expected a default for every setting of {path}, got none for '{parameter.name}'")
     annotation = parameter.annotation
@@ -117,13 +106,13 @@ def _field(
     elif isinstance(annotation, str):
         # Those of other parameters may name what is imported for type checkers alone.
         with suppress(NameError):
-            annotation = eval(annotation, getattr(function, "__globals__", {}))
+            annotation = eval(annotation, getattr(imported(setting, path), "__globals__", {}))
     if isinstance(annotation, str) or annotation is type(None):
         raise ValueError(f"{setting}: expected a type for '{parameter.name}' of {path} that can be read, got none")
     field = FieldInfo.from_annotated_attribute(annotation, parameter.default)
-    field.metadata.append(Only(leaf, path))
+    field.metadata.append(Only(setting.partition(".")[2], path))
     field.description = field.description or f"of {path}"
-    return field.annotation, field
+    return field
 
 
 @functools.cache

@@ -61,7 +61,15 @@ def make_plan(arguments: list[str]) -> Plan:
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
     """
-    run, space, overrides = load(arguments)
+    return plan_of(*load(arguments))
+
+
+def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any]) -> Plan:
+    """Check that what `tuning.config.space.load` has read fits together.
+
+    Raises:
+        UserError: with path, expectation and what came.
+    """
     _check_storage(run.storage)
     if run.mlflow and not importlib.util.find_spec("mlflow"):
         raise UserError(
