@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ray import cloudpickle
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -38,6 +39,7 @@ from tuning.datasets.store.reader import scan
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.recorded import config_of, space_of
+from tuning.search.compute import compute
 from tuning.search.lazy_start import when_needed
 from tuning.training.metrics import METRICS
 from tuning.training.tasks import task_of
@@ -76,8 +78,10 @@ def read_search(place: str, storage: str) -> Search:
     return Search(folder, space, ranked[0], config_of(folder, ranked[0].number))
 
 
-def read_parts(search: Search) -> tuple[Part, Part]:
-    """Statistics and targets of the training and the validation clips, with the features of the best trial.
+def read_and_fit(search: Search) -> tuple[Part, Part, np.ndarray]:
+    """Training and validation clips with the features of the best trial, and the SVR's outputs for the latter.
+
+    On a cluster they are read, and the SVR is fitted, where trials run.
 
     Raises:
         UserError: the corpus has changed.
@@ -86,11 +90,17 @@ def read_parts(search: Search) -> tuple[Part, Part]:
     config = search.space.fixed()
     data = DataModule.of_search(search.folder, search.space)
     data.prepare_features(when_needed(config))
-    split, prepared = data.split, data.features[features_key(stored_features_of(search.config))]
+    prepared = data.features[features_key(stored_features_of(search.config))]
     features = search.config.features
-    frames, segment = checked_crop(features.num_frames, prepared.num_frames), features.segment
+    frames = checked_crop(features.num_frames, prepared.num_frames)
+    # The machines of a cluster have the installed package, and not this folder.
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    return compute(config, _read_and_fit, prepared, data.split, frames, features.segment)
+
+
+def _read_and_fit(prepared: Prepared, split: Split, frames: int, segment: Segment) -> tuple[Part, Part, np.ndarray]:
     train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))
-    return train, val
+    return train, val, svr_outputs(train, val[0])
 
 
 def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int, segment: Segment) -> Part:
@@ -130,10 +140,10 @@ def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
     return np.stack(outputs, axis=1)
 
 
-def compare(search: Search, train: Part, val: Part) -> dict[str, dict[str, float]]:
+def compare(search: Search, train: Part, val: Part, outputs: np.ndarray) -> dict[str, dict[str, float]]:
     """Validation metrics such as `val_rmse` by predictor, without undefined ones."""
     task = task_of(search.config)
-    svr = task.metrics(val[1], svr_outputs(train, val[0]))
+    svr = task.metrics(val[1], outputs)
     trial = f"best trial ({search.best.number}, epoch {search.best.best_epoch})"
     return {
         trial: search.best.metrics,
@@ -180,8 +190,8 @@ def describe(search: Search, found: dict[str, dict[str, float]], train: Part, va
 
 def _main(options: Any) -> None:
     search = read_search(options.search, options.storage)
-    train, val = read_parts(search)
-    found = compare(search, train, val)
+    train, val, outputs = read_and_fit(search)
+    found = compare(search, train, val, outputs)
     check_split(search, found["constant"])
     publish(describe(search, found, train, val), options.out)
 

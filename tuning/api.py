@@ -36,6 +36,7 @@ from tuning.experiment.bucket_sync import open_folder, open_location
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
 from tuning.experiment.recorded import folder_of, space_of
+from tuning.search.backend import choose_backend
 from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
 from tuning.search.status import Status, StatusReader
 from tuning.training.ranking import Mode, check_metric
@@ -219,12 +220,15 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     from tuning.search.preparation import prepare, prepare_generated
 
     prepare(folder, data)
+    from tuning.search.estimate import shortest_trial
     from tuning.search.tuner import run_search
 
     start_ray(plan.config)
-    resources = plan_resources(plan.config, *cluster_resources())
+    fits = plan_resources(plan.config, *cluster_resources())
     generated = prepare_generated(data)
     shared, baseline = data.share()
+    resources, why = choose_backend(plan.config, fits, lambda: shortest_trial(plan, data.split, shared, fits))
+    logging.getLogger("tuning.search").info("backend %s: %s", resources.backend, why)
     # Only now: a command that is refused must not leave a folder, whose identity a corrected command would not match.
     if not folder.exists:
         folder.create(plan.space, plan.overrides, identity, data.split)

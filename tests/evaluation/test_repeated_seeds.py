@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from tests.helpers.command import TINY, run
 from tests.helpers.written_search import write_search
 from tuning.cli import finalize, predict
+from tuning.datasets.splits.split import Split
 from tuning.evaluation.repeated_seeds import candidates, replicate_space
 from tuning.experiment.directory import SearchFolder, read_progress, write_json
 from tuning.experiment.faults import folder_anew
@@ -237,12 +238,12 @@ def test_a_member_with_another_seed_draws_from_the_searchs_gan(tmp_path, monkeyp
     class StopError(Exception):
         pass
 
-    def stop(config, data, course):
-        trained.append(config.seed)
+    def stop(config, function, number, trains, course, source):
+        trained.append(trains.seed)
         raise StopError
 
-    monkeypatch.setattr(DataModule, "for_test", lambda self, config, on_progress: asked.append(config.seed) or DATA)
-    monkeypatch.setattr(final_test, "retrain", stop)
+    monkeypatch.setattr(DataModule, "final_source", lambda self, config, on_progress: asked.append(config.seed) or DATA)
+    monkeypatch.setattr(final_test, "compute", stop)
     config = space_of(write_search(tmp_path, *LISTED, count=1, timed=False)[0]).fixed()
     known, course = DataModule(None, None, None), final_test.Course(1, [], 1)
     for seed in (None, 43):
@@ -251,7 +252,7 @@ def test_a_member_with_another_seed_draws_from_the_searchs_gan(tmp_path, monkeyp
     assert asked == [42, 42] and trained == [42, 43]
 
 
-DATA = SimpleNamespace(num_train=1)
+DATA = SimpleNamespace(split=Split([], [], [], "by hand"))
 
 
 @pytest.mark.parametrize("fails", ["first", "second"])

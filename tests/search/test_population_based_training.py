@@ -292,6 +292,7 @@ def test_only_what_can_change_while_training_may_be_searched():
         "search.perturb_epochs: expected below training.epochs": ["training.epochs=2"],
         "split.inner_folds: expected null": ["split.inner_folds=3"],
         "resources.workers_per_trial: expected 1": ["resources.workers_per_trial=2"],
+        "resources.backend: expected auto or direct": ["resources.backend=train"],
     }
     for message, arguments in cases.items():
         with pytest.raises(UserError, match=message):

@@ -11,6 +11,7 @@ from tuning.config.schema import Config
 from tuning.data.generated_clips import SYNTHETIC_SHARE
 from tuning.data.keys import data_variants, searched_effects
 from tuning.data.plan import Plan, planned_points, read_corpus
+from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
 
@@ -48,6 +49,11 @@ def preview(plan: Plan) -> None:
     cpus, gpus = _machine(config)
     resources = plan_resources(config, cpus, gpus)
     print(f"resources {resources} per trial; {resources.concurrent} at once here ({cpus:g} CPUs, {gpus:g} GPUs)")
+    if depends_on_time(config, resources):
+        print(f"backend   train if the first trial, which is probed, takes {LEAST_SECONDS:.0f} s or more, else direct")
+    else:
+        chosen, why = choose_backend(config, resources, lambda: None)
+        print(f"backend   {chosen.backend}: {why}")
     print("searched")
     for path, distribution in plan.space.distributions.items():
         print(f"  {path}: {distribution}")
@@ -78,6 +84,7 @@ def print_estimate(found: Estimate) -> None:
         parts.insert(0, f"preparation {found.preparation:.0f} s, from a few recordings")
     probed = f"{len(found.probes)} of {len(found.longest)} trials probed, {found.concurrent} at once"
     print(f"estimate  {probed}; {'; '.join(parts)}")
+    print(f"          backend {found.backend}")
     print(f"          a trial with {several} epochs: {_range(trials)} s{of_folds}; steps vary by {found.spread:.0%}")
     least, most = found.least, found.most
     print(f"          the search: at most about {_time(most)}", end="")

@@ -50,6 +50,8 @@ def check_population(space: Space, config: Config) -> None:
         )
     if config.split.inner_folds is not None:
         raise UserError(f"split.inner_folds: expected null for scheduler pbt, got {config.split.inner_folds}")
+    if config.resources.backend == "train":
+        raise UserError("resources.backend: expected auto or direct for scheduler pbt, got train")
     if config.resources.workers_per_trial > 1:
         workers = config.resources.workers_per_trial
         raise UserError(f"resources.workers_per_trial: expected 1 for scheduler pbt, got {workers}")

@@ -222,6 +222,12 @@ class SearchSettings(Settings):
 class ResourceSettings(Settings):
     """What one trial takes."""
 
+    backend: Literal["auto", "direct", "train"] = Field(
+        "auto",
+        description="how a trial trains; direct: in the process of its Ray Tune trial, which starts in a second; "
+        "train: in a worker group of Ray Train's TorchTrainer, which takes several; auto: train for several workers, "
+        "and on a GPU for trials of minutes, else direct",
+    )
     workers_per_trial: int = Field(1, ge=1, description="data-parallel workers of one trial (DDP above 1)")
     cpus_per_worker: int = Field(1, ge=1, description="CPU cores and threads of a worker")
     gpus_per_worker: float | None = Field(
@@ -236,8 +242,12 @@ class ResourceSettings(Settings):
     currency: str = Field("USD", min_length=1, description="of price_per_hour")
 
     @model_validator(mode="after")
-    def _whole_above_one(self) -> "ResourceSettings":
+    def _consistent(self) -> "ResourceSettings":
         gpus = self.gpus_per_worker
+        if self.backend == "direct" and self.workers_per_trial > 1:
+            raise ValueError(
+                f"backend: expected auto or train for {self.workers_per_trial} workers_per_trial, got direct"
+            )
         if gpus is not None and gpus > 1 and gpus != int(gpus):
             raise ValueError(f"gpus_per_worker: expected a fraction up to 1 or a whole number, got {gpus:g}")
         return self

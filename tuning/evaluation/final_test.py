@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import statistics
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule
 from tuning.data.plan import Plan
+from tuning.data.source import DataSource
 from tuning.datasets.loaders.generated import steps_per_epoch
 from tuning.datasets.loaders.in_memory import TrialData
 from tuning.datasets.splits.split import Split
@@ -32,7 +34,9 @@ from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_progress,
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
+from tuning.search.compute import assigned_device, compute
 from tuning.search.lazy_start import when_needed
+from tuning.search.resources import start_ray
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
 from tuning.training.ranking import check_metric
 from tuning.training.schedules import base_rates
@@ -111,6 +115,7 @@ def finalize(
     known.prepare_features(when_needed(space.fixed()))
     if not known.split.test:
         raise UserError(f"{folder.path}: expected clips that are sealed for the test, got none (split.method)")
+    start_ray(space.fixed())
 
     # The trainings from which a configuration's course is derived: the one in the search, or its replicates.
     runs = {candidate.number: [Replicate(candidate.record, folder)] for candidate in chosen}
@@ -218,16 +223,32 @@ def _train_member(
     place: Path, number: int, config: Config, course: Course, known: DataModule, seed: int | None = None
 ) -> TestedModel:
     """Train a model, save it, and test the saved one. Another `seed` changes the weights, not the data."""
-    data = known.for_test(config, when_needed(config))
+    source = known.final_source(config, when_needed(config))
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
-    print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {data.num_train} clips", flush=True)
-    trainer = retrain(config, data, course)
+    count = len(source.split.train)
+    print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {count} clips", flush=True)
+    found, files = compute(config, train_and_test, number, config, course, source)
+    for name, content in files.items():
+        (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(content)
+    return found
+
+
+def train_and_test(
+    number: int, config: Config, course: Course, source: DataSource
+) -> tuple[TestedModel, dict[str, bytes]]:
+    """Train a model, save it, and test the saved one, in this process; return the test and the content of its files."""
+    data = source.open()
+    trainer = retrain(config, data, course, assigned_device())
     loader: Any = trainer.data
-    write_model(place, config, trainer.model, loader.statistics, data.frames)
-    saved = load_best(place)
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder)
+        write_model(place, config, trainer.model, loader.statistics, data.frames)
+        saved = load_best(place)
+        files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
-    return TestedModel(
+    tested = TestedModel(
         number,
         config.seed,
         course.epochs,
@@ -237,14 +258,14 @@ def _train_member(
         trainer.task.constant_baseline(data.train_targets, data.val_targets),
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
     )
+    return tested, files
 
 
-def retrain(config: Config, data: TrialData, course: Course) -> Trainer:
+def retrain(config: Config, data: TrialData, course: Course, device: torch.device | None = None) -> Trainer:
     """Train for the whole course, without validation clips."""
     # The exponential schedule counts steps, and an epoch over more clips, or on one worker, has more of them.
     steps = steps_per_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     trainer = make_trainer(config, data, checkpoints=None, device=device, longer=steps / course.steps)
     trainer.follow(course.epochs, course.base_rates)
     return trainer

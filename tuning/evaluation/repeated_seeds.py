@@ -16,8 +16,9 @@ from tuning.data.plan import Plan, planned_points
 from tuning.datasets.hashing import digest_of
 from tuning.evaluation.leaderboard import with_results
 from tuning.evaluation.significance import Decision, decide
-from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.recorded import config_of
+from tuning.search.backend import choose_backend
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.search.tuner import run_search
@@ -120,7 +121,10 @@ def replicate(
             shared, _ = data.share()
             if not own.exists:
                 own.create(space, {}, data.identity(), data.split)
-            resources = plan_resources(config, *cluster_resources())
+            fits = plan_resources(config, *cluster_resources())
+            rows = [read_progress(folder.trial(each.number)) for each in chosen]
+            took = [sum(float(row["seconds"]) for row in each) for each in rows]
+            resources, _ = choose_backend(config, fits, lambda: min(took))
             if reason := run_search(
                 own, replace(plan, space=space, config=space.fixed(), total=count), shared, resources
             ):

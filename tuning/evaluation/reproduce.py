@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
+from tuning.config.schema import Config
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
 from tuning.experiment.recorded import config_of, space_of
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.search.lazy_start import when_needed
+
+if TYPE_CHECKING:
+    from tuning.data.source import DataSource
 
 COMPARED = ("train_loss", "penalty", "learning_rate")  # and all values of the validation
 
@@ -66,19 +69,27 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
         UserError: the corpus is not that of the search.
     """
     # Imported after the command line was checked, so that errors come at once.
-    import torch
-
     from tuning.data.data_module import DataModule
-    from tuning.training.trial import train
+    from tuning.search.compute import compute
+    from tuning.search.resources import start_ray
 
     space = space_of(folder)
     config = config_of(folder, record.number)
     if config.resources.workers_per_trial > 1:
         print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
-    module = DataModule.of_search(folder, space, config).prepare(when_needed(config))
-    if config.data.loading == "streamed":
-        when_needed(config)(0, 1)
-    data = module.for_config(config)
+    module = DataModule.of_search(folder, space, config)
+    start_ray(config)
+    module.prepare(lambda done, total: None)
+    unit = record.unit + ("s" if count > 1 else "")
+    print(f"train     trial {record.number} again for {count} {unit}", flush=True)
+    return compute(config, train_rows, config, module.source(config), count)
+
+
+def train_rows(config: Config, source: DataSource, count: int) -> list[dict[str, Any]]:
+    """Train a configuration in this process until it has reported `count` rows, at most to its end; return them."""
+    from tuning.search.compute import assigned_device
+    from tuning.training.trial import train
+
     rows: list[dict[str, Any]] = []
 
     def report(row: dict[str, Any]) -> None:
@@ -86,11 +97,8 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
         if len(rows) >= count:
             raise _Enough
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    unit = record.unit + ("s" if count > 1 else "")
-    print(f"train     trial {record.number} again for {count} {unit} on {device.type}", flush=True)
     with contextlib.suppress(_Enough):
-        train(TrialSpec(config.model_dump(mode="json")), data, report, device=device)
+        train(TrialSpec(config.model_dump(mode="json")), source.open(), report, device=assigned_device())
     return rows
 
 

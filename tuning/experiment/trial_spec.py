@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class TrialSpec:
         scratch: a folder for Ray Train that all machines see.
         encoder: absolute location of its pretrained encoder, if it has one.
         gpus_per_worker: a number of GPUs, or a share of one.
+        backend: whether it trains in the process of Ray Tune (direct) or in a worker group of Ray Train (train).
         note: a remark for its last row.
         clips_at_once: the most clips that fit into memory together, or None for a whole batch.
     """
@@ -33,6 +34,7 @@ class TrialSpec:
     scratch: str = ""
     encoder: str = ""
     gpus_per_worker: float = 0.0
+    backend: Literal["direct", "train"] = "direct"
     note: str = ""
     clips_at_once: int | None = None
 

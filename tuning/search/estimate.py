@@ -26,12 +26,14 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule, fetch
-from tuning.data.keys import data_key
+from tuning.data.keys import DataKey, data_key
 from tuning.data.plan import Plan, planned_points
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.datasets.storage import is_uri
-from tuning.search.resources import cluster_resources, plan_resources, start_ray
+from tuning.search.backend import choose_backend
+from tuning.search.compute import assigned_device
+from tuning.search.resources import Resources, cluster_resources, plan_resources, start_ray
 from tuning.training.early_stopping import earliest_end, first_stop
 from tuning.training.encoders import encoder_of, located
 from tuning.training.trial import make_trainer
@@ -73,6 +75,7 @@ class Estimate:
         num_machines: kept busy by the search.
         price: of a machine for an hour, or None.
         currency: of the price.
+        backend: how a trial trains, and why.
     """
 
     preparation: float
@@ -87,6 +90,7 @@ class Estimate:
     num_machines: int
     price: float | None
     currency: str
+    backend: str
 
     def trials(self, epochs: Sequence[int]) -> list[float]:
         """Seconds of each trial, given its number of epochs; those not probed take the probed ones' mean per epoch."""
@@ -176,10 +180,7 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
         preparation, module = _prepare(plan, corpus, split, scratch, int(alive.get("CPU", 1)))
         began = time.perf_counter()
         data, _ = module.share()
-        # With inner folds each model trains on all but one of the folds of these clips.
-        num_train, num_val = len(split.train), len(split.val)
-        if models > 1:
-            num_train, num_val = (num_train + num_val) * (models - 1) // models, (num_train + num_val) // models
+        num_train, num_val = clips_of_a_model(split, models)
         run = ray.remote(num_cpus=here.cpus, num_gpus=here.gpus_per_worker, max_retries=0)(probe)
         tasks: list[Any] = []
         for number, point in enumerate(points[: max(at_once, PROBED)]):
@@ -196,6 +197,8 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
     # Later trials take over the process of an ended one; what the first take longer is part of the start.
     setup = min(each.setup for each in probes.values())
     start -= makespan([setup + each.busy for each in probes.values()], at_once)
+    shortest_epoch = min(each.epoch for each in probes.values())
+    chosen, why = choose_backend(config, resources, lambda: shortest_epoch * min(shortest))
     machines, minutes = sum(node["Alive"] for node in ray.nodes()), config.search.time_budget_minutes
     return Estimate(
         preparation=preparation,
@@ -211,7 +214,33 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
         num_machines=max(machines, math.ceil(machines * resources.concurrent / max(1, here.concurrent))),
         price=config.resources.price_per_hour,
         currency=config.resources.currency,
+        backend=f"{chosen.backend}: {why}",
     )
+
+
+def clips_of_a_model(split: Split, models: int) -> tuple[int, int]:
+    """Numbers of clips that each of a trial's models trains on and validates; several share all clips as folds."""
+    num_train, num_val = len(split.train), len(split.val)
+    if models == 1:
+        return num_train, num_val
+    return (num_train + num_val) * (models - 1) // models, (num_train + num_val) // models
+
+
+def shortest_trial(plan: Plan, split: Split, data: dict[DataKey, list[Any]], resources: Resources) -> float | None:
+    """Probe the first trial: the least seconds that it trains, until anything may end it; None if it fails.
+
+    Args:
+        plan: the search.
+        split: the clips of its trials.
+        data: what `DataModule.share` returned.
+        resources: what a trial takes.
+    """
+    trial = plan.space.config(likely_points(plan)[0])
+    trial = located(trial, encoder_of(trial))
+    clips = clips_of_a_model(split, trial.split.inner_folds or 1)
+    run = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus_per_worker, max_retries=0)(probe)
+    found = _result(run.remote(trial, data[data_key(trial)], *clips))
+    return found.epoch * fewest_epochs(trial) if isinstance(found, Probe) else None
 
 
 def _result(task: Any) -> Probe | str:
@@ -268,15 +297,16 @@ def probe(config: Config, parts: list[Any], num_train: int, num_val: int) -> Pro
 
     Args:
         config: the trial's.
-        parts: what `DataModule.share` gave for it without inner folds.
+        parts: what `DataModule.share` gave for it.
         num_train: clips that each of the trial's models trains on.
         num_val: clips that each validates.
     """
     began = time.perf_counter()
     torch.set_num_threads(config.resources.cpus_per_worker)
-    device = torch.device("cuda" if ray.get_gpu_ids() and torch.cuda.is_available() else "cpu")
+    read = fetch(parts)
+    of_model = read if config.split.inner_folds is None else read.fold(0)
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = make_trainer(config, fetch(parts), Path(checkpoints), device)
+        trainer = make_trainer(config, of_model, Path(checkpoints), assigned_device())
         data: Any = trainer.data
         # The last epochs of a model that is unfrozen in stages take longest.
         trainer.enter_epoch(config.training.epochs)

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError, RayTaskError, WorkerCrashedError
 from ray.tune import Callback
 from ray.tune.execution.placement_groups import resource_dict_to_pg_factory
 
@@ -69,7 +69,7 @@ class Failures(Callback):
 
     def _may_restart(self, trial: Any, lost: BaseException) -> bool:
         number = trial.config["number"]
-        why = _describe(lost)
+        why = describe_loss(lost)
         count = self.restarts.get(number, 0)
         preempted = getattr(lost, "preempted", False)
         if count >= self.max_restarts and not preempted:
@@ -91,7 +91,7 @@ class Failures(Callback):
         larger = min(1.0, 2 * share)
         spec["gpus_per_worker"] = larger
         spec["note"] = f"out of memory on {share:g} of a GPU, resumed with {larger:g}"
-        if self.resources.workers == 1:  # the driver of a worker group asks for no GPU itself
+        if self.resources.backend == "direct":  # the driver of a worker group asks for no GPU itself
             trial.placement_group_factory = resource_dict_to_pg_factory(
                 {"CPU": float(self.resources.cpus), "GPU": larger}
             )
@@ -110,12 +110,13 @@ def _is_system(error: BaseException) -> bool:
     return (isinstance(error, RayError) and not is_own) or type(error).__name__ in _LOST_GROUP
 
 
-def _describe(lost: BaseException) -> str:
+def describe_loss(lost: BaseException) -> str:
+    """Say why a worker was lost: its node, its memory, or the process alone."""
     text = str(lost)
     if isinstance(lost, OutOfMemoryError) or "low on memory" in text:
         return "out of memory: Ray killed the worker because its machine was low on memory"
     if "node" in text and "died" in text and "process has died" not in text:
         return "its node died"
-    if isinstance(lost, RayActorError):
+    if isinstance(lost, (RayActorError, WorkerCrashedError)):
         return "its worker died (killed, perhaps for lack of memory)"
     return f"{type(lost).__name__}: {' '.join(text.split())[:200]}"

@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.experiment.machine import num_cpus
@@ -29,20 +30,21 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class Resources:
-    """CPUs and GPUs of a trial, and the number of trials at once."""
+    """CPUs and GPUs of a trial, the number of trials at once, and how they train (`tuning.search.backend`)."""
 
     cpus: int
     gpus_per_worker: float
     workers: int
     concurrent: int
+    backend: Literal["direct", "train"] = "direct"
 
     def __str__(self) -> str:
         cpus = self.cpus * self.workers
         words = [f"{cpus} CPU{'s' if cpus > 1 else ''}"]
         if self.gpus_per_worker:
             words.append(f"{self.gpus_per_worker * self.workers:g} GPU")
-        if self.workers > 1:
-            words.append(f"{self.workers} workers")
+        if self.backend == "train":
+            words.append(f"{counted(self.workers, 'worker')} of Ray Train")
         return ", ".join(words)
 
 
@@ -74,7 +76,7 @@ def plan_resources(config: Config, cpus: float, gpus: float) -> Resources:
         )
     if config.search.max_concurrent is not None:
         fits = min(fits, config.search.max_concurrent)
-    return Resources(per_cpu, per_gpu, workers, fits)
+    return Resources(per_cpu, per_gpu, workers, fits, "train" if workers > 1 else "direct")
 
 
 def check_resources(config: Config) -> None:

@@ -1,21 +1,25 @@
-"""Run a trial in Ray Tune, on one worker or on several.
+"""Run a trial in Ray Tune, within its process or in a worker group of Ray Train (`tuning.search.backend`).
 
-One worker trains within the Tune trial itself, which starts in under a second. Several workers are a TorchTrainer that
-the Tune trial starts and waits for (seven to ten seconds to the first result).
+In the process of the Tune trial a training starts in under a second. A worker group is a TorchTrainer that the Tune
+trial starts and waits for.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tuning.config.schema import Config, parse_config
 from tuning.data.data_module import fetch
 from tuning.data.keys import DataKey, data_key
 from tuning.experiment.faults import causes
 from tuning.experiment.trial_spec import TrialSpec
+from tuning.search.compute import assigned_device, limit_memory
 from tuning.training.gradient_accumulation import is_out_of_memory
 from tuning.training.trial import train
+
+if TYPE_CHECKING:
+    import torch
 
 
 def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
@@ -25,33 +29,29 @@ def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
         given: a `TrialSpec` as plain values.
         data: the references that `DataModule.share` returned, by `data_key`.
     """
-    import ray
     from ray import tune
 
     spec = TrialSpec.from_dict(given)
     config = parse_config(spec.config)
     parts = data[data_key(config)]
-    if config.resources.workers_per_trial > 1:
+    if spec.backend == "train":
         train_on_workers(spec, config, parts)
         return
-    import torch
+    device = assigned_device(spec.gpus_per_worker)
+    train(spec, fetch(parts), tune.report, device=device, splits=_splits(spec, device))
 
-    gpu = bool(ray.get_gpu_ids()) and torch.cuda.is_available()
-    device = torch.device("cuda") if gpu else torch.device("cpu")
-    share = spec.gpus_per_worker
-    if gpu and share < 1:
-        # Ray's fractions are bookkeeping: without a cap one trial could take the others' memory.
-        torch.cuda.set_per_process_memory_fraction(share)
-    # A trial on a share of a GPU can be given a larger one, and then trains as the others do.
-    train(spec, fetch(parts), tune.report, device=device, splits=not (gpu and share < 1))
+
+def _splits(spec: TrialSpec, device: torch.device) -> bool:
+    """Whether a batch that does not fit into memory is split: a trial on a share of a GPU gets a larger share."""
+    return not (device.type == "cuda" and spec.gpus_per_worker < 1)
 
 
 def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
-    """Train a trial data-parallel (DDP).
+    """Train a trial in a worker group of Ray Train, with several workers data-parallel (DDP).
 
-    A group that runs out of memory starts again from its last checkpoint with half as many clips at once: no worker
-    can split its batch alone, since the others wait for each of its steps. On a share of a GPU the error is raised
-    instead, and the search gives the trial a larger share.
+    A group of several that runs out of memory starts again from its last checkpoint with half as many clips at once:
+    no worker can split its batch alone, since the others wait for each of its steps. On a share of a GPU the error is
+    raised instead, and the search gives the trial a larger share.
 
     Args:
         spec: the trial.
@@ -70,7 +70,8 @@ def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
             return
         except TrainingFailedError as error:
             own = worker_error(error)
-            if not is_out_of_memory(own) or clips < 2 or 0 < spec.gpus_per_worker < 1:
+            alone = config.resources.workers_per_trial == 1
+            if alone or not is_out_of_memory(own) or clips < 2 or 0 < spec.gpus_per_worker < 1:
                 raise own from error
         clips = -(-clips // 2)
         spec = replace(spec, clips_at_once=clips)
@@ -121,12 +122,16 @@ def _train_worker(loop: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
-    context = ray.train.get_context()
+    context, spec = ray.train.get_context(), TrialSpec.from_dict(loop["spec"])
+    # Not that of `assigned_device`: workers on one machine see each other's GPUs.
+    device = ray.train.torch.get_device()
+    limit_memory(device, spec.gpus_per_worker)
     train(
-        TrialSpec.from_dict(loop["spec"]),
+        spec,
         fetch(loop["parts"]),
         ray.train.report,
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
-        device=ray.train.torch.get_device(),
+        device=device,
+        splits=_splits(spec, device),
     )

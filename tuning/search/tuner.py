@@ -135,7 +135,7 @@ def run_search(
         scheduler = Population(space, config, mode, folder, records, total, resources.concurrent, make_spec)
     else:
         scheduler = make_scheduler(space, config, mode, recorded_curves(folder, records, metric))
-    limit, waiting = resources.concurrent + _look_ahead(config), getattr(scheduler, "num_waiting", lambda: 0)
+    limit, waiting = resources.concurrent + _look_ahead(config, resources), getattr(scheduler, "num_waiting", lambda: 0)
     searcher = StudySearcher(space, config, study, total, ended, make_spec, limit, waiting)
     minutes = config.search.time_budget_minutes
     request = StopRequest(seconds=minutes * 60 if minutes else None)
@@ -153,7 +153,7 @@ def run_search(
             scheduler=scheduler,
             num_samples=total - len(ended),
             # Actors of TorchTrainer drivers can't be used again (2 of 6 trials failed when tried).
-            reuse_actors=resources.workers == 1,
+            reuse_actors=resources.backend == "direct",
             trial_dirname_creator=lambda trial: f"{trial.config['number']:04d}",
         )
         run_config = tune.RunConfig(
@@ -167,7 +167,7 @@ def run_search(
         )
         function = tune.with_resources(tune.with_parameters(trainable, data=data), _tune_resources(resources))
         tuner = tune.Tuner(function, tune_config=tune_config, run_config=run_config)
-        groups = orphans_released() if resources.workers > 1 else nullcontext()
+        groups = orphans_released() if resources.backend == "train" else nullcontext()
         with Tracking(plan.run.mlflow, folder, view.say), on_signals(request, view.say), groups:
             _fit(tuner, folder, request)
         _cut_off(recorder, folder, request)
@@ -191,6 +191,7 @@ def _spec(folder: SearchFolder, space: Space, resources: Resources, number: int,
         remote=folder.remote_checkpoints(number),
         scratch=folder.scratch,
         gpus_per_worker=resources.gpus_per_worker,
+        backend=resources.backend,
     )
 
 
@@ -216,14 +217,14 @@ def _cut_off(recorder: Recorder, folder: SearchFolder, request: StopRequest) -> 
         raise StorageError(f"{folder.path}: the search stopped, since results can't be written ({request.fault})")
 
 
-def _look_ahead(config: Config) -> int:
+def _look_ahead(config: Config, resources: Resources) -> int:
     """Return how many trials are proposed before there is room for them, so that the next one starts at once.
 
     0 where proposals depend on results, and where something else than resources limits what runs: the user's
     `max_concurrent`, or worker groups, whose drivers hold no CPU.
     """
     search = config.search
-    bounded = search.max_concurrent is not None or config.resources.workers_per_trial > 1
+    bounded = search.max_concurrent is not None or resources.backend == "train"
     return 0 if search.algorithm == "optuna" or bounded else 1
 
 
@@ -243,7 +244,7 @@ def _ray_speaks_to(file: Path) -> Iterator[None]:
 
 
 def _tune_resources(resources: Resources) -> dict[str, float]:
-    if resources.workers > 1:
+    if resources.backend == "train":
         # The driver of a worker group computes nothing; a CPU of its own could starve the group for ever.
         return {"node:__internal_head__": 0.001}
     gpus = {"GPU": resources.gpus_per_worker} if resources.gpus_per_worker else {}

@@ -38,7 +38,7 @@ def train(
 
     Args:
         spec: the trial.
-        data: what `DataModule.for_config` returns for its configuration.
+        data: what its `tuning.data.source.DataSource` opens.
         report: called with one row per epoch, or per fold.
         rank: number of this worker, from 0.
         world_size: number of workers.
