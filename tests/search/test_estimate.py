@@ -19,7 +19,7 @@ def made(**changes):
     values = {
         "preparation": 7.0, "start": 5.0, "setup": 1.0, "probes": {1: probe(2.0), 2: probe(4.0)}, "concurrent": 2,
         "models": 1, "longest": [10, 10, 10], "shortest": [4, 4, 4], "budget": None, "num_machines": 2, "price": 3.0,
-        "currency": "EUR",
+        "currency": "EUR", "backend": "direct: as set",
     }  # fmt: skip
     return Estimate(**{**values, **changes})
 
