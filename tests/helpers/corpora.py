@@ -138,6 +138,8 @@ CASES: dict[str, Case] = {
         known=("Actor_01", "Audio_Speech_Actors_01-24/Actor_01"),
         layouts={
             "Audio_Speech_Actors_01-24": lambda root: layout.write_ravdess(root, top="Audio_Speech_Actors_01-24/"),
+            "in lower case": lambda root: layout.write_ravdess(root, top="audio_speech_actors_01-24/"),
+            "twice": lambda root: layout.write_ravdess(layout.write_ravdess(root), top="audio_speech_actors_01-24/"),
         },
     ),
 }  # fmt: skip

@@ -131,6 +131,7 @@ def test_other_layouts_of_the_same_clips_read_alike(name, root, other, tmp_path)
         for corpus in corpora
     )
     assert first == second
+    assert load(name, f"file://{other_root}").clips == corpora[1].clips
     assert [corpus.notes for corpus in corpora] == [[], []]
 
 
