@@ -66,8 +66,8 @@ class DataSettings(Settings):
     fold_column: str | None = Field(None, description="column with the published folds, for split.test_fold")
     folds: str | None = Field(
         None,
-        description="which published folds or split of a corpus (ravdess: reslstm, emobox; merge: 70_15_15, 40_30_30; "
-        "default: the first)",
+        description="folds or split of a corpus by name (ravdess: reslstm, emobox; iemocap: sessions; merge: 70_15_15, "
+        "40_30_30; default: the first); any speech: speakers, a fold for each, or speakers_5, five folds of speakers",
     )
     split_column: str | None = Field(None, description="column with each recording's split: train, val or test")
     min_clip_seconds: float = Field(0.1, gt=0, description="shorter recordings are quarantined")
@@ -110,7 +110,9 @@ class SplitSettings(Settings):
     seed: int = Field(42, ge=0, description="seed of the splits grouped, random and group_folds, and of inner_folds")
     num_folds: int = Field(5, ge=2, description="number of folds (split.method=group_folds)")
     test_fold: str | None = Field(
-        None, description="fold that is sealed for the test; with split.method=leave_one_group_out, the group"
+        None,
+        description="fold that is sealed for the test; with split.method=leave_one_group_out, the group (default: the "
+        "first fold, if split.method=auto finds folds)",
     )
     val_fold: str | None = Field(
         None,

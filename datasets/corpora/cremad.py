@@ -3,7 +3,7 @@
 Cao, Cooper, Keutmann, Gur, Nenkova & Verma (2014), "CREMA-D: crowd-sourced emotional multimodal actors dataset",
 IEEE Transactions on Affective Computing 5(4). Layout:
 
-    AudioWAV/1001_DFA_ANG_XX.wav        actor, sentence, emotion, level
+    AudioWAV/1001_DFA_ANG_XX.wav        actor, sentence, emotion, level; or AudioMP3/, or without such a folder
 
 The class is the emotion that the actor was asked to express.
 """
@@ -16,7 +16,7 @@ from tuning.datasets.corpora import layout
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
 
-AUDIO = "AudioWAV"
+AUDIO = ("AudioWAV", "AudioMP3")
 ACTORS = [str(actor) for actor in range(1001, 1092)]
 SENTENCES = ("DFA", "IEO", "IOM", "ITH", "ITS", "IWL", "IWW", "MTI", "TAI", "TIE", "TSI", "WSI")
 LABELS = {"ANG": "angry", "DIS": "disgust", "FEA": "fearful", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
@@ -24,16 +24,17 @@ LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "none", "X": "none"} 
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Read the clips in the order of their names, with the acted emotion, and the actor as group.
+    """Read the clips in the order of their names, with the acted emotion, the actor as group, and the fold if named.
 
-    Raises ValueError naming the setting at fault: no recordings, a name that is not CREMA-D's, an actor without
-    clips.
+    Raises ValueError naming the setting at fault: no recordings, a name that is not CREMA-D's, an actor without clips,
+    unknown folds.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    folds = emotions.folds_of_speakers(data, ACTORS)
     root = layout.check_root(data)
-    folder = layout.find(root, AUDIO)
+    folder, recordings = layout.find_recordings(root, *AUDIO)
     clips: list[Clip] = []
-    for stem, path in layout.recordings(root, folder).items():
+    for stem, path in recordings.items():
         place = storage.below(root, path)
         if not re.fullmatch(r"\d+(_[A-Z]+){3}", stem):
             raise ValueError(f"data.root: expected a name such as 1001_DFA_ANG_XX.wav, got {place}")
@@ -42,6 +43,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
             raise ValueError(f"data.root: expected the actor, 1001 to 1091, got '{actor}' in {place}")
         emotions.decode(SENTENCES, sentence, "the sentence", place)
         emotions.decode(LEVELS, level, "the level", place)
-        clips.append(Clip(path, group=actor, label=emotions.decode(LABELS, emotion, "the emotion", place)))
-    emotions.check_speakers((str(clip.group) for clip in clips), ACTORS, storage.below(root, folder))
+        label = emotions.decode(LABELS, emotion, "the emotion", place)
+        clips.append(Clip(path, group=actor, fold=folds.get(actor), label=label))
+    emotions.check_speakers((str(clip.group) for clip in clips), ACTORS, layout.location(root, folder))
     return Corpus(data.corpus, root, clips)

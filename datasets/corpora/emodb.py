@@ -2,7 +2,7 @@
 
 Burkhardt, Paeschke, Rolfes, Sendlmeier & Weiss (2005), "A database of German emotional speech", Interspeech. Layout:
 
-    wav/03a01Fa.wav         speaker, sentence, emotion, version
+    wav/03a01Fa.wav         speaker, sentence, emotion, version; or in folders of classes, with wav/ or without
 """
 
 import re
@@ -28,21 +28,24 @@ LABELS = {  # by the first letter of the German word
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Read the clips in the order of their names, with their emotion, and the speaker as group.
+    """Read the clips in the order of their names, with their emotion, the speaker as group, and the fold if named.
 
-    Raises ValueError naming the setting at fault: no recordings, a name that is not EmoDB's, a speaker without clips.
+    The emotion is that of the name, whatever the folder is called. Raises ValueError naming the setting at fault: no
+    recordings, a name that is not EmoDB's, a speaker without clips, unknown folds.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    folds = emotions.folds_of_speakers(data, SPEAKERS)
     root = layout.check_root(data)
-    folder = layout.find(root, AUDIO)
+    folder, recordings = layout.find_recordings(root, AUDIO, nested=True)
     clips: list[Clip] = []
-    for stem, path in layout.recordings(root, folder).items():
+    for stem, path in sorted(recordings.items()):
         place = storage.below(root, path)
         if not (parts := re.fullmatch(r"(\d\d)([a-z]\d\d)([A-Z])[a-z]", stem)):
             raise ValueError(f"data.root: expected a name such as 03a01Fa.wav, got {place}")
         speaker, text, emotion = parts.groups()
         emotions.decode(TEXTS, text, "the sentence", place)
         group = emotions.decode(SPEAKERS, speaker, "the speaker", place)
-        clips.append(Clip(path, group=group, label=emotions.decode(LABELS, emotion, "the emotion", place)))
-    emotions.check_speakers((str(clip.group) for clip in clips), SPEAKERS, storage.below(root, folder))
+        label = emotions.decode(LABELS, emotion, "the emotion", place)
+        clips.append(Clip(path, group=group, fold=folds.get(group), label=label))
+    emotions.check_speakers((str(clip.group) for clip in clips), SPEAKERS, layout.location(root, folder))
     return Corpus(data.corpus, root, clips)

@@ -10,6 +10,7 @@ Evaluation 42(4). Layout, also below IEMOCAP_full_release/, as the archive is ca
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 
 from tuning.datasets import storage
 from tuning.datasets.corpora import labels as emotions
@@ -19,7 +20,9 @@ from tuning.datasets.settings import DataSettings
 
 SESSIONS = ("1", "2", "3", "4", "5")
 SPEAKERS = [f"Ses0{session}{letter}" for session in SESSIONS for letter in "FM"]
+FOLDS = {"sessions": {speaker: speaker[4] for speaker in SPEAKERS}}
 TOPS = ("", "IEMOCAP_full_release/")
+SUMMARY = re.compile(r"\[\s*[\d.]+\s*-\s*[\d.]+\s*\]\s+(?P<name>\S+)\s+(?P<emotion>\S+)\s+\[[^\]]*\]")
 LABELS = {
     "ang": "angry",
     "dis": "disgust",
@@ -36,13 +39,14 @@ LABELS = {
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
-    """Read the utterances in the order of the tables, with emotion, the speaker as group and the session as fold.
+    """Read the utterances in the order of the tables, with emotion, the speaker as group and the fold of `data.folds`.
 
     An utterance without recording is listed with its expected path, and preparation quarantines it; a recording without
     label is left out, with a note. Raises ValueError naming the setting at fault: a missing session or speaker, an
     unknown emotion, an utterance of another session or listed twice.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column", "folds")
+    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    folds = emotions.folds_of_speakers(data, SPEAKERS, FOLDS)
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Session1" for top in TOPS)))
     clips: dict[str, Clip] = {}
@@ -56,7 +60,8 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
             if name in places:
                 raise ValueError(f"data.root: utterance '{name}' is listed twice, at {places[name]} and {place}")
             places[name] = place
-            clips[name] = _clip(name, label, session, place, found, folder)
+            clip = _clip(name, label, session, place, found, folder)
+            clips[name] = replace(clip, fold=folds[str(clip.group)])
     emotions.check_speakers((str(clip.group) for clip in clips.values()), SPEAKERS, root)
     notes = layout.note_unlabelled(recordings, clips, posixpath.join(top, "Session*/sentences/wav"))
     return Corpus(data.corpus, root, list(clips.values()), notes)
@@ -80,16 +85,15 @@ def _labels(root: str, folder: str) -> Iterator[tuple[str, str, str]]:
             continue
         raw = storage.read_bytes(root, posixpath.join(folder, table))
         for number, line in enumerate(raw.decode("utf-8", errors="replace").splitlines(), start=1):
-            if not line.startswith("["):  # the header (%), and single ratings
+            if not re.match(r"\s*\[\s*\d[\d.]*\s*-", line):  # header, single ratings, comments, nothing
                 continue
             place = f"{storage.below(root, folder, table)}:{number}"
-            cells = line.strip().split("\t")
-            if len(cells) != 4:
+            if not (parts := SUMMARY.fullmatch(line.strip())):
                 raise ValueError(
-                    f"data.root: expected [start - end], utterance, emotion and [ratings] between tabs, "
-                    f"got {len(cells)} cells at {place}"
+                    f"data.root: expected '[start - end] utterance emotion [valence, activation, dominance]', "
+                    f"got '{line.strip()}' at {place}"
                 )
-            yield cells[1], emotions.decode(LABELS, cells[2], "the emotion", place), place
+            yield parts["name"], emotions.decode(LABELS, parts["emotion"], "the emotion", place), place
 
 
 def _clip(name: str, label: str, session: str, place: str, found: dict[str, str], folder: str) -> Clip:
@@ -102,4 +106,4 @@ def _clip(name: str, label: str, session: str, place: str, found: dict[str, str]
         )
     dialog, prefix, letter = parts.groups()
     path = found.get(name, posixpath.join(folder, dialog, f"{name}.wav"))
-    return Clip(path, group=prefix + letter, fold=session, label=label)
+    return Clip(path, group=prefix + letter, label=label)

@@ -1,8 +1,10 @@
-"""Common names of emotions, and helpers for corpora whose labels are in file names."""
+"""Common names of emotions, and helpers for corpora whose labels and speakers are in file names."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.settings import DataSettings
 
 # An emotion has the same name in every corpus, whatever the corpus calls it.
 EMOTIONS = (
@@ -44,3 +46,28 @@ def check_speakers(found: Iterable[str], published: Iterable[str], place: str) -
             f"data.root: expected recordings of {len(published)} speakers, {published[0]} to {published[-1]}, "
             f"got none of {', '.join(missing)} in {place}"
         )
+
+
+def folds_of_speakers(
+    data: DataSettings, speakers: Sequence[str], published: Mapping[str, Mapping[str, str]] | None = None
+) -> dict[str, str]:
+    """The fold of each speaker by `data.folds`; without it those published first, or none.
+
+    `speakers` gives each a fold of its name, to leave one speaker out. `speakers_K` deals all of them into K folds in
+    their order, as even in size as can be: of ten speakers the first two are fold 1 of five. Raises ValueError for
+    another name than these and the published ones.
+    """
+    published = published or {}
+    name = data.folds or next(iter(published), None)
+    if name is None:
+        return {}
+    if name in published:
+        return dict(published[name])
+    if name == "speakers":
+        return {speaker: speaker for speaker in speakers}
+    if (match := re.fullmatch(r"speakers_(\d+)", name)) and 2 <= (num_folds := int(match[1])) <= len(speakers):
+        return {speaker: str(1 + place * num_folds // len(speakers)) for place, speaker in enumerate(speakers)}
+    raise ValueError(
+        f"data.folds: expected one of {', '.join([*published, 'speakers', 'speakers_K'])}, with K from 2 to "
+        f"{len(speakers)} folds, got '{name}'{did_you_mean(name, [*published, 'speakers'])}"
+    )

@@ -35,6 +35,11 @@ class Table:
             if self.header.count(column) > 1:
                 raise ValueError(f"{setting}: expected one column '{column}' in {self.path}, got several")
 
+    def lower(self) -> "Table":
+        """The same table with names of columns in lower case."""
+        rows = [(place, {column.lower(): cell for column, cell in row.items()}) for place, row in self.rows]
+        return Table(self.path, [column.lower() for column in self.header], rows)
+
 
 def check_root(data: DataSettings) -> str:
     """`data.root` as an absolute folder or a URI. Raises ValueError when it is not set or not a folder."""
@@ -57,41 +62,76 @@ def _near_sibling(path: str) -> str:
 
 
 def find(root: str, *places: str) -> str:
-    """The first of several paths below the root that exists; a name with a dot is a file, another a folder.
+    """The first of several known paths below the root that exists, as it is written there.
 
-    Raises ValueError with the missing part of the path that exists the furthest, and what is there instead.
+    Case does not count, nor `_` in place of a space: copies differ in them. A name with a dot is a file, another a
+    folder. Raises ValueError with the known paths when none of them begins there, else with the missing part of the one
+    that exists the furthest, and with what is there instead.
     """
     misses = []
     for place in places:
-        if (miss := _first_missing(root, place)) is None:
-            return place
-        misses.append(miss)
-    depth, message = max(misses, key=lambda miss: miss[0])
-    raise ValueError(message + (_nested_root_hint(root, places) if depth == 0 else ""))
+        found, missing = _resolve(root, place)
+        if missing is None:
+            return found
+        misses.append((found, missing))
+    folder, missing = max(misses, key=lambda miss: len(miss[0].split("/")) if miss[0] else 0)
+    wanted = [missing] if folder or len(places) == 1 else places
+    kind = "file" if "." in posixpath.basename(wanted[0]) else "folder"
+    known = f"the {kind} '{wanted[0]}'" if len(wanted) == 1 else f"one of the {kind}s {_listed(wanted)}"
+    hint = "" if folder else _nested_root_hint(root, places)
+    raise ValueError(f"data.root: expected {known} in {location(root, folder)}, {_there(root, folder, wanted)}{hint}")
 
 
-def _first_missing(root: str, place: str) -> tuple[int, str] | None:
+def has(root: str, *places: str) -> bool:
+    """Whether any of several known paths is below the root."""
+    return any(_resolve(root, place)[1] is None for place in places)
+
+
+def _resolve(root: str, place: str) -> tuple[str, str | None]:
+    """The part of a path that exists, as it is written there, and the name after it that does not."""
     folder, parts = "", place.split("/")
     for depth, part in enumerate(parts):
-        kind = "file" if depth == len(parts) - 1 and "." in part else "folder"
-        entries = storage.list_folder(root, folder)
-        if entries.get(part) is not (kind == "folder"):
-            names = sorted(name for name in entries if not name.startswith("."))
-            found = ", ".join(names[:SHOWN]) or "nothing"
-            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-            near = did_you_mean(part, [name for name in names if name != part])
-            where = storage.below(root, folder) if folder else root
-            return depth, f"data.root: expected the {kind} '{part}' in {where}, found {found}{more}{near}"
-        folder = posixpath.join(folder, part)
-    return None
+        is_folder = depth < len(parts) - 1 or "." not in part
+        alike = [name for name, kind in _entries(root, folder).items() if kind is is_folder and _same(name, part)]
+        if not alike:
+            return folder, part
+        folder = posixpath.join(folder, part if part in alike else alike[0])
+    return folder, None
+
+
+def _entries(root: str, folder: str) -> dict[str, bool]:
+    """The names in a folder, sorted, and whether each is a folder; without hidden ones."""
+    listed = storage.list_folder(root, folder)
+    return {name: listed[name] for name in sorted(listed) if not name.startswith(".")}
+
+
+def _same(name: str, other: str) -> bool:
+    plain, other_plain = (text.casefold().replace(" ", "_") for text in (name, other))
+    return plain == other_plain
+
+
+def _listed(places: Iterable[str]) -> str:
+    return ", ".join(f"'{place}'" for place in places)
+
+
+def _there(root: str, folder: str, wanted: Iterable[str]) -> str:
+    """What is in a folder, with the name that is nearest to one that is wanted."""
+    names = list(_entries(root, folder))
+    tops = [place.split("/")[0] for place in wanted]
+    near = (did_you_mean(top, [name for name in names if name != top]) for top in tops)
+    return f"found {first_names(names) or 'nothing'}{next(filter(None, near), '')}"
+
+
+def location(root: str, folder: str) -> str:
+    """The path or URI of a folder below the root, of which "" is the root."""
+    return storage.below(root, folder) if folder else root
 
 
 def _nested_root_hint(root: str, places: Iterable[str]) -> str:
     """A hint for an archive that was unpacked one folder too deep."""
-    folders = sorted(name for name, is_folder in storage.list_folder(root).items() if is_folder)
     tops = {place.split("/")[0] for place in places}
-    for name in folders[:SHOWN]:
-        if tops & storage.list_folder(root, name).keys():
+    for name in [name for name, is_folder in _entries(root, "").items() if is_folder][:SHOWN]:
+        if any(_same(entry, top) for entry in _entries(root, name) for top in tops):
             return f"; did you mean data.root='{storage.below(root, name)}'?"
     return ""
 
@@ -103,29 +143,53 @@ def recordings(root: str, folder: str) -> dict[str, str]:
     """
     if not (found := audio_files(root, folder)):
         suffixes = ", ".join(AUDIO_SUFFIXES)
-        raise ValueError(f"data.root: no recordings ({suffixes}) in {storage.below(root, folder)}")
+        raise ValueError(f"data.root: no recordings ({suffixes}) in {location(root, folder)}")
     return found
 
 
-def audio_files(root: str, folder: str) -> dict[str, str]:
-    """As `recordings`, but empty if there are none."""
+def find_recordings(root: str, *folders: str, nested: bool = False) -> tuple[str, dict[str, str]]:
+    """The first of several known folders that has recordings, or else the root itself, and the `recordings` there.
+
+    With `nested` they may also be one folder deeper, as in a folder for each class. Raises ValueError when two have one
+    stem, and when there are none, with the known folders and what is there instead.
+    """
+    for known in (*folders, ""):
+        place, missing = _resolve(root, known) if known else ("", None)
+        if missing is None and (found := audio_files(root, place, nested)):
+            return place, found
+    suffixes = ", ".join(AUDIO_SUFFIXES)
+    hint = _nested_root_hint(root, folders)
+    raise ValueError(
+        f"data.root: expected recordings ({suffixes}) in {_listed(folders)} or without such a folder in {root}, "
+        f"{_there(root, '', folders)}{hint}"
+    )
+
+
+def audio_files(root: str, folder: str, nested: bool = False) -> dict[str, str]:
+    """As `recordings`, but empty if there are none; with `nested` also those one folder deeper."""
     found: dict[str, str] = {}
-    entries, location = storage.list_folder(root, folder), storage.below(root, folder)
-    for name in sorted(name for name, is_folder in entries.items() if not is_folder):
-        stem, suffix = posixpath.splitext(name)
-        if suffix.lower() not in AUDIO_SUFFIXES or name.startswith("."):  # macOS adds files such as ._1.mp3 to archives
+    entries = _entries(root, folder)  # without hidden ones: macOS adds files such as ._1.mp3 to archives
+    paths = [posixpath.join(folder, name) for name, is_folder in entries.items() if not is_folder]
+    for name in [name for name, is_folder in entries.items() if is_folder and nested]:
+        inner = posixpath.join(folder, name)
+        paths += [posixpath.join(inner, file) for file, is_folder in _entries(root, inner).items() if not is_folder]
+    for path in paths:
+        stem, suffix = posixpath.splitext(posixpath.basename(path))
+        if suffix.lower() not in AUDIO_SUFFIXES:
             continue
         if stem in found:
-            first = posixpath.basename(found[stem])
-            raise ValueError(f"data.root: expected one recording of '{stem}' in {location}, got {first} and {name}")
-        found[stem] = posixpath.join(folder, name)
+            first, second = (posixpath.relpath(file, folder or ".") for file in (found[stem], path))
+            where = location(root, folder)
+            raise ValueError(f"data.root: expected one recording of '{stem}' in {where}, got {first} and {second}")
+        found[stem] = path
     return found
 
 
-def read_table(root: str, name: str, setting: str = "data.root") -> Table:
+def read_table(root: str, name: str, setting: str = "data.root", open_ended: bool = False) -> Table:
     """Read a CSV file below the root; header cells are stripped, empty lines skipped.
 
-    Raises ValueError, which begins with the setting, when the file is missing or not a table.
+    In an open-ended table a line may have more cells than the header, which are left out. Raises ValueError, which
+    begins with the setting, when the file is missing or not a table.
     """
     path = storage.below(root, name)
     try:
@@ -135,21 +199,21 @@ def read_table(root: str, name: str, setting: str = "data.root") -> Table:
             with open(path, "rb") as file:
                 raw = file.read()
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
-        near = "" if storage.is_uri(root) else _near_sibling(path)
-        raise ValueError(f"{setting}: no file {path}{near}") from None
+        there = _there(root, posixpath.dirname(name), [posixpath.basename(name)])
+        raise ValueError(f"{setting}: no file {path}, {there}") from None
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         problem = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {problem}") from None
-    lines = list(_lines(path, text, setting))
+    lines = list(_lines(path, text, setting, open_ended))
     if not lines:
         raise ValueError(f"{setting}: no recordings in {path}")
     (_, header), *others = lines
     return Table(path, header, [(place, dict(zip(header, cells, strict=True))) for place, cells in others])
 
 
-def _lines(path: str, text: str, setting: str) -> Iterator[tuple[str, list[str]]]:
+def _lines(path: str, text: str, setting: str, open_ended: bool) -> Iterator[tuple[str, list[str]]]:
     """Yield place and cells of each line that is not empty, the header first."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
@@ -160,6 +224,8 @@ def _lines(path: str, text: str, setting: str) -> Iterator[tuple[str, list[str]]
             place = f"{path}:{reader.line_num}"
             if header is None:
                 cells = header = [cell.strip() for cell in cells]
+            if open_ended:
+                cells = cells[: len(header)]
             if len(cells) != len(header):
                 raise ValueError(f"{setting}: expected {len(header)} cells, got {len(cells)} at {place}")
             yield place, cells
@@ -288,6 +354,31 @@ def _by_key(tables: Iterable[Table], column: str, key_of: Callable[[dict[str, st
                 raise ValueError(f"data.root: {column} {key} is listed twice, at {found[key][0]} and {place}")
             found[key] = (place, row)
     return found
+
+
+def without_metadata(error: ValueError, wanted: Sequence[tuple[str, str]]) -> ValueError:
+    """An error about missing metadata that says which columns it holds, and how to go without."""
+    columns = ", ".join(f"'{column}'" for _, column in wanted)
+    settings = " ".join(f"{setting}=null" for setting, _ in wanted)
+    return ValueError(f"{error}; it holds {columns}; to go without: {settings}")
+
+
+def join(
+    songs: dict[str, Row], metadata: Mapping[str, Row], wanted: Sequence[tuple[str, str]], where: str
+) -> list[str]:
+    """Add columns of the metadata to the songs' rows in place; return notes.
+
+    White space counts as one space. A song without its group is a group of its own, with a note.
+    """
+    alone = 0
+    for song, (place, row) in songs.items():
+        known_at, known = metadata.get(song, (f"no line of {where}", {}))
+        for setting, column in wanted:
+            row[column] = " ".join(known.get(column, "").split())
+            if setting == "data.group_column" and not row[column]:
+                row[column], alone = f"song {song}", alone + 1
+        songs[song] = (f"{place}, {known_at}", row)
+    return [f"{alone} songs have no artist in {where}: each is a group of its own"] if alone else []
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -1,10 +1,17 @@
-"""PMEmo (2019): choruses of 794 pop songs, 767 of them rated for valence and arousal, 0 to 1.
+"""PMEmo: choruses of 794 pop songs, 767 of them rated for valence and arousal, 0 to 1.
 
-Zhang, Zhang, Li, Yang & Sun (2018), "The PMEmo dataset for music emotion recognition", ICMR. Layout:
+Zhang, Zhang, Li, Yang & Sun (2018), "The PMEmo dataset for music emotion recognition", ICMR. Layout of 2019:
 
     chorus/<musicId>.mp3
     annotations/static_annotations.csv      musicId,Arousal(mean),Valence(mean)
     metadata.csv                            musicId,fileName,title,artist,album,...
+
+and of 2018, whose folder Annotations/ has ratings over time only:
+
+    Chorus/<musicId>.mp3
+    A_static.csv                            musicId,mean_A,std_A
+    V_static.csv                            musicId,mean_V,std_V
+    metadata.csv
 """
 
 from tuning.datasets.corpora import layout
@@ -13,8 +20,10 @@ from tuning.datasets.settings import DataSettings
 
 AUDIO = "chorus"
 ANNOTATIONS = "annotations/static_annotations.csv"
+ANNOTATIONS_2018 = ("A_static.csv", "V_static.csv")
 METADATA = "metadata.csv"
 COLUMNS = {"valence": "Valence(mean)", "arousal": "Arousal(mean)"}
+COLUMNS_2018 = {"valence": "mean_V", "arousal": "mean_A"}
 
 
 def load(data: DataSettings, targets: list[str]) -> Corpus:
@@ -25,9 +34,11 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     """
     layout.refuse_settings(data, "folds")
     root = layout.check_root(data)
-    columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, AUDIO)
-    table = layout.read_table(root, layout.find(root, ANNOTATIONS))
+    place = layout.find(root, ANNOTATIONS, ANNOTATIONS_2018[0])
+    is_old = place.casefold() == ANNOTATIONS_2018[0].casefold()
+    columns = layout.target_columns(data, targets, COLUMNS_2018 if is_old else COLUMNS)
+    table = _both_tables(root) if is_old else layout.read_table(root, place)
     table.require(columns)
     songs = layout.by_number([table], "musicId")
     labels = {
@@ -48,22 +59,23 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     return Corpus(data.corpus, root, clips, notes + layout.note_unlabelled(recordings, songs, folder))
 
 
+def _both_tables(root: str) -> layout.Table:
+    """The two tables of 2018 side by side. Raises ValueError for a song that only one of them lists."""
+    first, second = (layout.read_table(root, layout.find(root, name)) for name in ANNOTATIONS_2018)
+    rated = layout.by_number([first], "musicId"), layout.by_number([second], "musicId")
+    if single := sorted(rated[0].keys() ^ rated[1].keys()):
+        place = next(songs[single[0]][0] for songs in rated if single[0] in songs)
+        raise ValueError(f"data.root: expected musicId {single[0]} in {first.path} and {second.path}, got only {place}")
+    rows = [(f"{at}, {rated[1][song][0]}", row | rated[1][song][1]) for song, (at, row) in rated[0].items()]
+    added = [column for column in second.header if column not in first.header]
+    return layout.Table(f"{first.path} and {second.path}", [*first.header, *added], rows)
+
+
 def _join_metadata(root: str, songs: dict[str, layout.Row], wanted: list[tuple[str, str]]) -> list[str]:
     """Add columns of the metadata to the songs' rows in place; return notes."""
-    settings = " ".join(f"{setting}=null" for setting, _ in wanted)
     try:
         metadata = layout.read_table(root, layout.find(root, METADATA))
     except ValueError as error:
-        columns = ", ".join(f"'{column}'" for _, column in wanted)
-        raise ValueError(f"{error}; it holds {columns}; to go without: {settings}") from None
+        raise layout.without_metadata(error, wanted) from None
     metadata.require(wanted)
-    rows = layout.by_number([metadata], "musicId")
-    alone = 0
-    for song, (place, row) in songs.items():
-        where, known = rows.get(song, (f"no line of {METADATA}", {}))
-        for setting, column in wanted:
-            row[column] = known.get(column, "").strip()
-            if setting == "data.group_column" and not row[column]:
-                row[column], alone = f"song {song}", alone + 1
-        songs[song] = (f"{place}, {where}", row)
-    return [f"{alone} songs have no artist in {METADATA}: each is a group of its own"] if alone else []
+    return layout.join(songs, layout.by_number([metadata], "musicId"), wanted, METADATA)

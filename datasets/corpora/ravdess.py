@@ -13,7 +13,7 @@ import re
 from tuning.datasets import storage
 from tuning.datasets.corpora import labels as emotions
 from tuning.datasets.corpora import layout
-from tuning.datasets.corpus import Clip, Corpus, did_you_mean
+from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
 
 ACTORS = tuple(f"{actor:02d}" for actor in range(1, 25))
@@ -57,7 +57,6 @@ FOLDS: dict[str, dict[str, tuple[int, ...]]] = {
 }
 DEV_ACTORS: dict[str, dict[str, tuple[int, ...]]] = {
     "reslstm": {"1": (3, 6), "2": (10, 11), "3": (8, 17), "4": (1, 14), "5": (2, 5)},
-    "emobox": {},
 }
 
 
@@ -92,11 +91,13 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
 
 def _protocol(data: DataSettings) -> tuple[dict[str, str], dict[str, list[str]]]:
     """The fold of each actor, and the validation actors of each fold, if published."""
-    name = data.folds or next(iter(FOLDS))
-    if name not in FOLDS:
-        raise ValueError(f"data.folds: expected one of {', '.join(FOLDS)}, got '{name}'{did_you_mean(name, FOLDS)}")
-    folds = {f"{actor:02d}": fold for fold, actors in FOLDS[name].items() for actor in actors}
-    return folds, {fold: [f"{actor:02d}" for actor in actors] for fold, actors in DEV_ACTORS[name].items()}
+    published = {
+        name: {f"{actor:02d}": fold for fold, actors in folds.items() for actor in actors}
+        for name, folds in FOLDS.items()
+    }
+    dev_actors = DEV_ACTORS.get(data.folds or next(iter(FOLDS)), {})
+    dev_groups = {fold: [f"{actor:02d}" for actor in actors] for fold, actors in dev_actors.items()}
+    return emotions.folds_of_speakers(data, ACTORS, published), dev_groups
 
 
 def _actor_folders(root: str, top: str) -> list[str]:

@@ -32,12 +32,16 @@ def by_folds(
 ) -> dict[str, str]:
     """Assign folds to parts: `split.test_fold` is the test, and the settings name the folds or groups for validation.
 
-    If they do not, the corpus may (`published`: groups by test fold); otherwise the next fold validates. Returns the
-    part of each clip by its id. Raises ValueError for an unknown fold, and for groups that are unknown or in the test.
+    If they do not, the corpus may (`published`: groups by test fold); otherwise the next fold validates. The first fold
+    is the test, with a note, if no setting names a method nor a fold. Returns the part of each clip by its id. Raises
+    ValueError for an unknown fold, and for groups that are unknown or in the test.
     """
     folds = sorted(set(fold_of.values()), key=_natural)
     known = f"the folds are {', '.join(folds)}"
     test_fold = settings.test_fold
+    if test_fold is None and settings.method == "auto" and settings.val_fold is None and settings.dev_groups is None:
+        test_fold = folds[0]
+        notes.append(f"fold {test_fold} is sealed for the test, the first of {', '.join(folds)} (split.test_fold)")
     if test_fold is None:
         raise ValueError(f"split.test_fold: expected the fold to seal for the test, got nothing; {known}")
     for name in ("test_fold", "val_fold"):

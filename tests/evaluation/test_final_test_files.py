@@ -11,10 +11,15 @@ from sklearn.metrics import balanced_accuracy_score, confusion_matrix, f1_score,
 
 from tests.helpers.command import TINY, run
 from tuning.cli import finalize
+from tuning.config.schema import Config
 from tuning.datasets.demo.speech import EMOTIONS
 from tuning.datasets.features.audio import decode
 from tuning.datasets.features.spectral import extract, num_samples
+from tuning.evaluation.final_test_files import Tested, print_scores
+from tuning.evaluation.intervals import group_intervals
+from tuning.evaluation.model_card import _test
 from tuning.evaluation.saved_model import load_best
+from tuning.experiment.directory import TrialRecord
 
 CLASSES = sorted(EMOTIONS)
 
@@ -87,10 +92,31 @@ def test_the_table_shows_the_metrics_of_classes(job, capsys):
     metrics = json.loads((job / "ser" / "best" / "metrics.json").read_text())
     for line, name in zip(lines[start + 1 :], ("uar", "accuracy", "f1", "calibration_error"), strict=False):
         figures = metrics["validation"][f"val_{name}"], metrics["test"][f"test_{name}"]
-        low, high = metrics["bootstrap"]["intervals"][f"test_{name}"]
-        assert line[:6] == [name, *(f"{figure:.4f}" for figure in figures), f"{low:.4f}", "to", f"{high:.4f}"]
-    assert lines[start + 5][0] == "intervals"
+        constant = [f"{metrics['constant'][f'test_{name}']:.4f}"] if f"test_{name}" in metrics["constant"] else []
+        assert line == [name, *(f"{figure:.4f}" for figure in figures), *constant]
+    assert lines[start + 5][:4] == ["no", "interval:", "2", "speakers"]
     assert metrics["constant"]["test_uar"] == pytest.approx(0.2)
+
+
+def test_intervals_of_ten_speakers_are_in_the_table_and_in_the_card(capsys):
+    """Each of ten speakers with one right and one wrong clip: accuracy is 0.5 in every resample."""
+    groups = np.repeat([f"s{number}" for number in range(10)], 2).tolist()
+    targets, outputs = np.tile([[0.0], [1.0]], (10, 1)), np.tile([[1.0, 0.0]], (20, 1))
+    intervals, num_groups = group_intervals(
+        targets, outputs, groups, lambda t, o: {"accuracy": float((t[:, 0] == o.argmax(axis=1)).mean())}, seed=0
+    )
+    named = {f"test_{name}": interval for name, interval in intervals.items()}
+    config = Config.model_validate({"task": {"name": "classification", "classes": ["sad", "happy"]}})
+    tested = Tested(
+        [str(n) for n in range(20)], groups, targets, outputs, {"test_accuracy": 0.5}, {}, [3], {}, named, num_groups
+    )
+    record = TrialRecord(number=3, params={}, status="done", epochs=1, metrics={"val_accuracy": 0.6}, best_epoch=1)
+    print_scores(config, record, tested)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["accuracy", "0.6000", "0.5000", "0.5000", "to", "0.5000"] in lines
+    sentence = "intervals by bootstrap over the 10 speakers or artists of the test"
+    assert sentence.split() in lines
+    assert _test(config, tested)[2:] == ["| accuracy | 0.500 | 0.500 to 0.500 |  |", "", f"Note: {sentence}."]
 
 
 def test_a_model_read_back_gives_the_saved_probabilities(job, prepared):

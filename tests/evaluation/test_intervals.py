@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tuning.evaluation.intervals import group_intervals
+from tuning.evaluation.intervals import basis, group_intervals
 
 
 def mean_of(targets, outputs):
@@ -34,8 +34,28 @@ def test_clips_of_a_group_count_together():
     assert covered["clips"] <= 15
 
 
-def test_one_group_has_no_interval_and_a_rare_metric_none():
-    values = np.arange(4.0)[:, None]
-    assert group_intervals(values, values, ["a"] * 4, mean_of, seed=0) == ({}, 1)
-    found, _ = group_intervals(values, values, list("abcd"), lambda t, o: {"m": 1.0} if o.min() == 0 else {}, seed=0)
+@pytest.mark.parametrize(
+    ("groups", "number", "sentence"),
+    [
+        (["a"] * 30, 1, "no interval: 1 speaker or artist in the test, at least 10 needed"),
+        (list("abcd") * 6, 4, "no interval: 4 speakers or artists in the test, at least 10 needed"),
+        (list("abcdefghi") * 3, 9, "no interval: 9 speakers or artists in the test, at least 10 needed"),
+        (list("abcdefghij") * 3, 10, "intervals by bootstrap over the 10 speakers or artists of the test"),
+        ([*"aabb", *[None] * 7], 9, "no interval: 9 speakers, artists or clips in the test, at least 10 needed"),
+        ([*"aabb", *[None] * 8], 10, "intervals by bootstrap over the 10 speakers, artists or clips of the test"),
+        ([None] * 9, 9, "no interval: 9 clips in the test, at least 10 needed"),
+        ([None] * 10, 10, "intervals by bootstrap over the 10 clips of the test"),
+    ],
+)
+def test_fewer_than_ten_groups_have_no_interval_and_it_is_said(groups, number, sentence):
+    values = np.random.default_rng(0).normal(size=(len(groups), 1))
+    found, num_groups = group_intervals(values, values, groups, mean_of, seed=0)
+    assert num_groups == number
+    assert set(found) == ({"mean"} if number >= 10 else set())
+    assert basis(groups) == sentence
+
+
+def test_a_metric_that_is_seldom_defined_has_no_interval():
+    values = np.arange(12.0)[:, None]
+    found, _ = group_intervals(values, values, [None] * 12, lambda t, o: {"m": 1.0} if o.min() == 0 else {}, seed=0)
     assert found == {}

@@ -175,7 +175,11 @@ def test_a_row_cut_off_by_a_kill_and_a_loss_that_is_not_finite(tmp_path):
 def test_the_test_of_the_winner(tmp_path):
     folder, records = write_search(tmp_path, "space=crnn")
     figures = {"trial": 2, "epochs": 7, "validation": records[1].metrics, "test": {"test_loss": 0.51, "test_r2": 0.4}}
-    figures |= {"bootstrap": {"intervals": {"test_loss": [0.4, 0.6]}}, "constant": {"test_loss": 1.1}}
+    bootstrap = {
+        "intervals": {"test_loss": [0.4, 0.6]},
+        "basis": "intervals by bootstrap over the 12 clips of the test",
+    }
+    figures |= {"bootstrap": bootstrap, "constant": {"test_loss": 1.1}}
     write_json(folder.path / "best" / "metrics.json", figures)
     write_json(
         folder.path / "test_looks.json", [{"when": "2026-03-02", "trial": 2}, {"when": "2026-03-03", "trial": 2}]
@@ -185,7 +189,9 @@ def test_the_test_of_the_winner(tmp_path):
     assert header == ["metric", "validation", "test", "95 % interval", "constant"]
     assert loss == ["loss", f"{records[1].metrics['val_loss']:.4f}", "0.5100", "0.4000 to 0.6000", "1.1000"]
     assert r2 == ["r2", "", "0.4000", "", ""]
-    assert "looked at 2 times, last on 2026-03-03" in " ".join(page.texts["test"].split())
+    text = " ".join(page.texts["test"].split())
+    assert "looked at 2 times, last on 2026-03-03" in text
+    assert "Intervals by bootstrap over the 12 clips of the test." in text
 
 
 @pytest.mark.slow

@@ -1,7 +1,11 @@
 """Small trees in the published layouts of corpora, with recordings of no bytes unless others are given."""
 
+import csv
+import io
+import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 SONG_LEVEL = "annotations/annotations averaged per song/song_level"
 FIRST = f"{SONG_LEVEL}/static_annotations_averaged_songs_1_2000.csv"
@@ -30,6 +34,52 @@ def write_deam(root: Path, first: Labels, second: Labels, audio: Iterable[str] |
     return write_tree(root, files | {f"MEMD_audio/{name}": content for name, content in _contents(audio).items()})
 
 
+def write_deam_archives(root: Path, *content: Any) -> Path:
+    """Each archive in a folder of its name, with `_` in place of spaces."""
+    write_deam(root, *content)
+    (root / SONG_LEVEL).parent.rename(root / "annotations" / "annotations_averaged_per_song")
+    for name, top in (("MEMD_audio", "DEAM_audio"), ("annotations", "DEAM_Annotations")):
+        (root / top).mkdir()
+        (root / name).rename(root / top / name)
+    return root
+
+
+# Artist by song, with an artist in two tables, a title with a hyphen that was split, and one song without artist.
+DEAM_ARTISTS = {
+    2: "Kevin MacLeod",
+    3: "Kevin MacLeod-Night on the Docks",
+    10: "The  Shut-Ins",
+    1001: "Kevin MacLeod",
+    1002: "",
+    2001: "No",
+}
+DEAM_GROUPS = {
+    2: "Kevin MacLeod",
+    3: "Kevin MacLeod",
+    10: "The Shut-Ins",
+    1001: "Kevin MacLeod",
+    1002: "song 1002",
+    2001: "No",
+}
+
+
+def write_deam_metadata(root: Path, artists: Mapping[int, str]) -> Path:
+    """DEAM's three tables of metadata as published: tabs within quotes, labels without end, commas within titles."""
+    lines = {
+        2013: "song_id,file_name,Artist,Song title,start of the segment (min.sec),end of the segment (min.sec),Genre\n",
+        2014: "Id,Artist,Album,Track,Genre,segment start,segment end,last.fm labels\n",
+        2015: "id,Filename,title,artist,album,genre,\n",
+    }
+    for song, artist in artists.items():
+        if song <= 1000:
+            lines[2013] += f'{song},"\t{song}.mp3","{artist}\t","\tTitle\t","\t0.48\t","\t1.33\t","\tBlues\t"\n'
+        elif song <= 2000:
+            lines[2014] += f"{song},{artist},Baby, Please,Title,SoulRB-Blues,12.03426304,161.3986168,rock,indie,,,\n"
+        else:
+            lines[2015] += f"{song},80504,Title,{artist}, Really,n/a,folk,\n"
+    return write_tree(root, {f"metadata/metadata_{year}.csv": text for year, text in lines.items()})
+
+
 def write_pmemo(root: Path, labels: Labels, artists: Mapping[int, str], audio: Iterable[str]) -> Path:
     """PMEmo's annotations and metadata as published, and the named files of chorus."""
     annotations = [f"{song},{arousal},{valence}\n" for song, (valence, arousal) in labels.items()]
@@ -42,6 +92,24 @@ def write_pmemo(root: Path, labels: Labels, artists: Mapping[int, str], audio: I
         + "".join(metadata),
     }
     return write_tree(root, files | {f"chorus/{name}": content for name, content in _contents(audio).items()})
+
+
+def write_pmemo_2018(root: Path, labels: Labels, artists: Mapping[int, str], audio: Iterable[str]) -> Path:
+    """PMEmo as it was published in 2018."""
+    write_pmemo(root, labels, artists, audio)
+    (root / "annotations" / "static_annotations.csv").unlink()
+    (root / "annotations").rmdir()
+    (root / "chorus").rename(root / "Chorus")
+    arousal, valence = ("".join(f"{song},{both[index]},0.1\n" for song, both in labels.items()) for index in (1, 0))
+    return write_tree(
+        root,
+        {
+            "A_static.csv": f"musicId,mean_A,std_A\n{arousal}",
+            "V_static.csv": f"musicId,mean_V,std_V\n{valence}",
+            "Annotations/Arousal/1-A.csv": "",
+            "Annotations/Valence/1-V.csv": "",
+        },
+    )
 
 
 def _contents(audio: Iterable[str] | Mapping[str, bytes]) -> dict[str, str | bytes]:
@@ -65,12 +133,19 @@ def write_ravdess(root: Path, names: Iterable[str] = RAVDESS_NAMES, top: str = "
     return write_tree(root, {f"{top}{name}.wav": b"" for name in names})
 
 
-def write_emodb(root: Path, names: Iterable[str] = EMODB_NAMES) -> Path:
-    return write_tree(root, {f"wav/{name}.wav": b"" for name in names} | {"labsilb/03a01Fa.lablaut": b""})
+EMODB_CLASSES = {"A": "anxiety", "E": "disgust", "F": "happiness", "L": "boredom", "N": "neutral", "T": "sadness"}
 
 
-def write_cremad(root: Path, names: Iterable[str] = CREMAD_NAMES) -> Path:
-    return write_tree(root, {f"AudioWAV/{name}.wav": b"" for name in names} | {"README.md": b""})
+def write_emodb(root: Path, names: Iterable[str] = EMODB_NAMES, top: str = "wav/", classes: bool = False) -> Path:
+    """EmoDB's recordings, if wanted in a folder for each class."""
+    folders = {name: f"{top}{EMODB_CLASSES.get(name[5:6], 'anger')}/" if classes else top for name in names}
+    return write_tree(
+        root, {f"{folder}{name}.wav": b"" for name, folder in folders.items()} | {"labsilb/03a01Fa.lablaut": b""}
+    )
+
+
+def write_cremad(root: Path, names: Iterable[str] = CREMAD_NAMES, top: str = "AudioWAV/", suffix: str = "wav") -> Path:
+    return write_tree(root, {f"{top}{name}.{suffix}": b"" for name in names} | {"README.md": b""})
 
 
 def iemocap_ratings() -> dict[str, str]:
@@ -122,7 +197,7 @@ def write_merge(
     splits: Mapping[str, Mapping[str, Iterable[str]]] | None = None,
     edition: str = "complete",
 ) -> Path:
-    """MERGE's tables as published, and the recordings and lyrics but those whose paths are `missing`."""
+    """MERGE Bimodal's tables as published, and the recordings and lyrics but those whose paths are `missing`."""
     prefix = f"merge_bimodal_{edition}"
     metadata = [
         f'{song},{lyric},{quadrant},MT{number},"{artist}","Title, {number}",3,2001\n'
@@ -143,3 +218,22 @@ def write_merge(
     for song, (lyric, quadrant, *_) in songs.items():
         files |= {f"audio/{quadrant}/{song}.mp3": b"", f"lyrics/{quadrant}/{lyric}.txt": f"la la {song}\n"}
     return write_tree(root, {name: content for name, content in files.items() if name not in set(missing)})
+
+
+def write_merge_audio(root: Path, songs: MergeSongs, part: str = "audio", **options: Any) -> Path:
+    """MERGE Audio, or with `part` MERGE Lyrics: as MERGE Bimodal, with one id and quadrants at the top."""
+    write_merge(root, songs, **options)
+    other = {"audio": "lyrics", "lyrics": "audio"}[part]
+    for quadrant in sorted(path.name for path in (root / part).iterdir()):
+        (root / part / quadrant).rename(root / quadrant)
+    shutil.rmtree(root / part)
+    shutil.rmtree(root / other)
+    column = {"audio": 0, "lyrics": 1}[part]  # of both ids
+    for table in root.glob("*.csv"):
+        rows = list(csv.reader(io.StringIO(table.read_text())))
+        rows = [["Song" if number == 0 else row[column], *row[2:]] for number, row in enumerate(rows)]
+        with open(table, "w", newline="") as file:
+            csv.writer(file).writerows(rows)
+    for table in root.rglob("*bimodal*.csv"):
+        table.rename(table.with_name(table.name.replace("bimodal", part)))
+    return root

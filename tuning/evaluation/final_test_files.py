@@ -19,7 +19,7 @@ from torch import nn
 from tuning.config.schema import Config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
-from tuning.evaluation.intervals import CONFIDENCE
+from tuning.evaluation.intervals import CONFIDENCE, basis
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.training.class_metrics import confusion, softmax
@@ -44,7 +44,7 @@ class Tested:
     constant: dict[str, float]
     trials: list[int]  # of the models that predict together, the winner first
     winner_alone: dict[str, float]
-    intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups
+    intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups; empty if these are few
     num_groups: int
 
 
@@ -95,7 +95,12 @@ def write_test(
         figures |= {"ensemble": tested.trials, "members": trained, "winner_alone": tested.winner_alone}
     if repeated is not None:
         figures |= {"repeated": repeated}
-    bootstrap = {"groups": tested.num_groups, "confidence": CONFIDENCE, "intervals": tested.intervals}
+    bootstrap = {
+        "groups": tested.num_groups,
+        "confidence": CONFIDENCE,
+        "intervals": tested.intervals,
+        "basis": basis(tested.groups),
+    }
     figures |= {"test": tested.metrics, "bootstrap": bootstrap, "constant": tested.constant}
     write_json(best / "metrics.json", figures)
     if config.task.name == "regression":
@@ -169,4 +174,4 @@ def print_scores(config: Config, winner: TrialRecord, tested: Tested) -> None:
     console = make_console()
     console.width = max(console.width, 100)  # a terminal wraps lines, but figures are not cut
     console.print(make_table(["metric", *columns], rows))
-    print(f"intervals are by bootstrap over the {tested.num_groups} speakers, artists or clips of the test")
+    print(basis(tested.groups))

@@ -12,6 +12,8 @@ import numpy as np
 
 RESAMPLES = 1000
 CONFIDENCE = 0.95
+# A percentile interval of fewer is too narrow: few resamples differ, and none is beyond what was drawn.
+LEAST_GROUPS = 10
 # Share of the resamples in which a metric has to be defined to have an interval.
 LEAST_DEFINED = 0.9
 
@@ -26,7 +28,8 @@ def group_intervals(
     """Return the 95 % percentile interval of every metric, and the number of groups.
 
     Each of 1,000 resamples draws as many whole groups as there are, with replacement (Efron & Tibshirani 1993, section
-    8). A clip without a group is a group of its own. With fewer than two groups there are no intervals.
+    8). A clip without a group is a group of its own. With fewer than ten groups there are no intervals (`basis` says
+    why).
 
     Args:
         targets: labels of N clips [N, targets].
@@ -35,10 +38,9 @@ def group_intervals(
         metrics: a function of the targets and outputs of some clips; it leaves out metrics that are not defined.
         seed: of the draws.
     """
-    names = [f"clip {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]
-    _, group_of_clip = np.unique(names, return_inverse=True)
+    _, group_of_clip = np.unique(_units(groups), return_inverse=True)
     num_groups = int(group_of_clip.max()) + 1
-    if num_groups < 2:
+    if num_groups < LEAST_GROUPS:
         return {}, num_groups
     rows_of_group = [np.flatnonzero(group_of_clip == number) for number in range(num_groups)]
     rng = np.random.default_rng(seed)
@@ -53,3 +55,24 @@ def group_intervals(
         for name, values in resampled.items()
         if len(values) >= LEAST_DEFINED * RESAMPLES
     }, num_groups
+
+
+def basis(groups: Sequence[str | None]) -> str:
+    """Say over what `group_intervals` draws for clips of these groups, or why it gives no interval."""
+    num_groups = len(set(_units(groups)))
+    s = "" if num_groups == 1 else "s"
+    known = {group is not None for group in groups}
+    if known == {False}:
+        what = f"clip{s}"
+    elif known == {True}:
+        what = f"speaker{s} or artist{s}"
+    else:
+        what = f"speaker{s}, artist{s} or clip{s}"
+    if num_groups < LEAST_GROUPS:
+        return f"no interval: {num_groups} {what} in the test, at least {LEAST_GROUPS} needed"
+    return f"intervals by bootstrap over the {num_groups} {what} of the test"
+
+
+def _units(groups: Sequence[str | None]) -> list[str]:
+    """A name of each clip's group; a clip without one is a group of its own."""
+    return [f"clip {row}" if group is None else f"group {group}" for row, group in enumerate(groups)]

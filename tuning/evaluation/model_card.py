@@ -10,6 +10,7 @@ from tuning.config.schema import Config
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
+from tuning.evaluation.intervals import basis
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
 
 
@@ -87,12 +88,12 @@ def _test(config: Config, tested: Tested) -> list[str]:
         interval, constant = tested.intervals.get(name), tested.constant.get(name)
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
         lines.append(f"| {short} | {value:.3f} | {shown} | {'' if constant is None else f'{constant:.3f}'} |")
-    return [*lines, "", f"Intervals by bootstrap over {tested.num_groups} speakers, artists or clips."]
+    return [*lines, "", f"Note: {basis(tested.groups)}."]
 
 
 def _limits(tested: Tested) -> list[str]:
     lines = ["- The figures hold for recordings like the test clips; other rooms, languages or styles were not tested."]
-    if tested.num_groups < 10:
-        lines.append(f"- {tested.num_groups} test speakers or artists are few: the intervals are probably too narrow.")
+    if not tested.intervals:
+        lines.append("- The test is too small for intervals: other speakers or artists may give quite other figures.")
     lines.append("- The labels are emotions that raters perceived or actors showed, not what a person feels.")
     return lines

@@ -24,6 +24,14 @@ def test_emotion_and_actor_come_from_the_names(tmp_path):
     assert {len({clip.group for clip in part}) for part in (split.val, split.test)} <= {18, 19}
 
 
+def test_wav_is_read_where_the_archive_has_mp3_too(tmp_path):
+    write_cremad(write_cremad(tmp_path), top="AudioMP3/", suffix="mp3")
+    assert {clip.id.split("/")[0] for clip in load(tmp_path).clips} == {"AudioWAV"}
+    for file in (tmp_path / "AudioWAV").iterdir():
+        file.unlink()
+    assert {clip.id.split("/")[0] for clip in load(tmp_path).clips} == {"AudioMP3"}
+
+
 @pytest.mark.parametrize(
     ("added", "settings", "message"),
     [

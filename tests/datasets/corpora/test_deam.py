@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.helpers.layout import FIRST, SECOND, write_deam
+from tests.helpers.layout import DEAM_ARTISTS, DEAM_GROUPS, FIRST, SECOND, write_deam, write_deam_metadata
 from tests.helpers.recordings import SMALL, encode, tone
 from tuning.datasets.corpus import Clip, Corpus, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
@@ -79,12 +79,52 @@ def test_songs_without_recording_stay_and_recordings_without_label_go_with_a_not
     assert corpus.notes == ["2 recordings in MEMD_audio have no label and are left out: 77.mp3, new.wav"]
 
 
-def test_archives_unpacked_into_folders_of_their_names(tmp_path, tree):
-    (tmp_path / "both" / "DEAM_audio").mkdir(parents=True)
-    (tmp_path / "both" / "DEAM_Annotations").mkdir()
-    (tree / "MEMD_audio").rename(tmp_path / "both" / "DEAM_audio" / "MEMD_audio")
-    (tree / "annotations").rename(tmp_path / "both" / "DEAM_Annotations" / "annotations")
-    assert load(tmp_path / "both").clips[0].id == "DEAM_audio/MEMD_audio/2.mp3"
+@pytest.fixture
+def with_artists(tmp_path):
+    songs = dict.fromkeys(DEAM_ARTISTS, (5, 5))
+    first = {song: songs[song] for song in songs if song <= 2000}
+    second = {song: songs[song] for song in songs if song > 2000}
+    root = write_deam(tmp_path / "deam", first, second, [f"{song}.mp3" for song in songs])
+    return write_deam_metadata(root, DEAM_ARTISTS)
+
+
+def test_artists_come_from_the_metadata(with_artists):
+    corpus = load(with_artists, group_column="artist")
+    assert {int(Path(clip.id).stem): clip.group for clip in corpus.clips} == DEAM_GROUPS
+    assert corpus.notes == ["1 songs have no artist in metadata: each is a group of its own"]
+    genres = {clip.group for clip in load(with_artists, group_column="genre").clips}
+    assert genres == {"Blues", "Title", "n/a"}  # commas in titles and albums shift what follows, but no artist
+    assert all(clip.group is None for clip in load(with_artists).clips)
+
+
+def test_wrong_metadata_is_told(with_artists):
+    with pytest.raises(
+        ValueError, match=r"data.group_column: no column 'Artist' in .*_2013.csv; did you mean 'artist'"
+    ):
+        load(with_artists, group_column="Artist")
+    (with_artists / "metadata" / "metadata_2014.csv").unlink()
+    with pytest.raises(
+        ValueError,
+        match=r"data.root: expected the file 'metadata_2014.csv' in .*/metadata, found metadata_2013.csv, .*; it holds "
+        r"'artist'; to go without: data.group_column=null",
+    ):
+        load(with_artists, group_column="artist")
+
+
+def test_no_artist_is_on_two_sides_of_a_split_by_artist(all_songs):
+    """As many songs as published by 600 artists, of whom a few have many songs."""
+    rng = np.random.default_rng(1)
+    numbers = [int(Path(clip.id).stem) for clip in load(all_songs).clips]
+    artists = {song: f"artist {int(600 * rng.random() ** 2)}" for song in numbers}
+    write_deam_metadata(all_songs, artists)
+    clips = load(all_songs, group_column="artist").clips
+    settings = SplitSettings(**(defaults("split") | {"method": "grouped"}))
+    parts = split_clips(clips, settings).parts()
+    groups = {name: {artists[int(Path(clip.id).stem)] for clip in part} for name, part in parts.items()}
+    assert not groups["train"] & groups["val"] | groups["train"] & groups["test"] | groups["val"] & groups["test"]
+    assert [len(part) for part in parts.values()] == pytest.approx([1261, 270, 271], abs=5)
+    with pytest.raises(ValueError, match=r"split.method: 'random' puts \d+ groups into more than one part.*=grouped"):
+        split_clips(clips, SplitSettings(**defaults("split")))
 
 
 @pytest.mark.parametrize(
@@ -123,7 +163,13 @@ def test_archives_unpacked_into_folders_of_their_names(tmp_path, tree):
             {},
             r"none of the 1 recordings in MEMD_audio has a label; expected names such as '2.mp3', got 'song2.mp3'",
         ),
-        (LABELS, MORE, AUDIO, {"group_column": "artist"}, r"data.group_column: no column 'artist' in .*1_2000.csv"),
+        (
+            LABELS,
+            MORE,
+            AUDIO,
+            {"group_column": "artist"},
+            r"data.root: expected the folder 'metadata' in .*; it holds 'artist'; to go without: data.group_column=nu",
+        ),
         (LABELS, MORE, AUDIO, {"target_columns": ["x"]}, r"data.target_columns: expected one column for each of task"),
         (
             LABELS,
@@ -144,7 +190,7 @@ def test_what_is_missing_of_the_layout_is_named_with_what_is_there(tree):
     (tree / "MEMD_audio").rename(tree / "MEMD-audio")
     with pytest.raises(
         ValueError,
-        match=r"data.root: expected the folder 'MEMD_audio' in .*/deam, found MEMD-audio, annotations; "
+        match=r"data.root: expected one of the folders 'MEMD_audio', .* in .*/deam, found MEMD-audio, annotations; "
         r"did you mean 'MEMD-audio'\?$",
     ):
         load(tree)

@@ -25,6 +25,17 @@ def test_emotion_and_speaker_come_from_the_names(tmp_path):
     assert Counter(clip.label for clip in split.val) == dict.fromkeys(NAMES, len(split.val) // 7)
 
 
+def test_the_name_counts_not_the_folder_and_a_recording_twice_is_an_error(tmp_path):
+    corpus = load(write_emodb(tmp_path, top="", classes=True))
+    first = corpus.clips[0]  # in the order of speakers, not of folders
+    assert first == Clip("anxiety/03a01Aa.wav", (3.0,), "03", None, None, "fearful")
+    (tmp_path / "anger" / "03a01Aa.wav").touch()
+    with pytest.raises(
+        ValueError, match=r"expected one recording of '03a01Aa' in .*, got anger/03a01Aa.wav and anxiety/03a01Aa.wav$"
+    ):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("added", "settings", "message"),
     [
@@ -44,8 +55,10 @@ def test_errors_name_the_setting_and_the_path(tmp_path, added, settings, message
 def test_what_is_missing(tmp_path):
     with pytest.raises(ValueError, match=r"10 speakers, 03 to 16, got none of 11 in .*/wav"):
         load(write_emodb(tmp_path / "a", [name for name in EMODB_NAMES if not name.startswith("11")]))
-    with pytest.raises(ValueError, match=r"expected the folder 'wav' in "):
-        load(tmp_path / "a" / "wav")
+    with pytest.raises(
+        ValueError, match=r"expected recordings \(.*\.wav\) in 'wav' or without .*, found 03a01Fa.lablaut"
+    ):
+        load(tmp_path / "a" / "labsilb")
     (tmp_path / "a" / "wav" / "03a01Fa.ogg").touch()
     with pytest.raises(ValueError, match=r"expected one recording of '03a01Fa' in .*wav, got .*ogg and .*wav"):
         load(tmp_path / "a")

@@ -17,9 +17,8 @@ def load(root, classes=None, merge_classes=None, drop_other_classes=False, **set
     return load_classes(data, classes, merge_classes or {}, drop_other_classes)
 
 
-@pytest.mark.parametrize("top", ["", "IEMOCAP_full_release/"])
-def test_emotion_speaker_and_session(tmp_path, top):
-    corpus = load(write_iemocap(tmp_path, RATINGS, top=top))
+def test_emotion_speaker_and_session(tmp_path):
+    corpus = load(write_iemocap(tmp_path, RATINGS))
     assert corpus.notes == []
     assert len(corpus.clips) == len(RATINGS)
     label = {"neu": "neutral", "hap": "happy", "sad": "sad", "ang": "angry", "exc": "excited", "fru": "frustrated"}
@@ -27,7 +26,7 @@ def test_emotion_speaker_and_session(tmp_path, top):
     assert {clip.id.rpartition("/")[2]: clip.label for clip in corpus.clips} == {
         f"{name}.wav": label[code] for name, code in RATINGS.items()
     }
-    path = f"{top}Session2/sentences/wav/Ses02M_script01_1b/Ses02M_script01_1b_F001.wav"
+    path = "Session2/sentences/wav/Ses02M_script01_1b/Ses02M_script01_1b_F001.wav"
     clip = next(clip for clip in corpus.clips if clip.id == path)
     assert (clip.group, clip.fold) == ("Ses02F", "2")  # who speaks, not who wears the markers
     assert Counter(clip.group for clip in corpus.clips) == dict.fromkeys(
@@ -44,6 +43,56 @@ def test_the_four_classes_that_the_corpus_brings_along(tmp_path):
     split = split_clips(corpus.clips, SplitSettings(test_fold="5"))
     assert {clip.group for clip in split.test} == {"Ses05F", "Ses05M"}
     assert {clip.fold for clip in split.val} == {"1"}
+
+
+TABLE = """% [START_TIME - END_TIME] TURN_NAME EMOTION [V, A, D]
+
+[4.1100 - 6.0200]\tSes01F_impro01_F000\txxx\t[2.5000, 2.0000, 3.5000]
+C-E2:\tNeutral; Frustration;\t()
+C-E4:\tOther;\t(impatient
+[4.5 is when she turns away], [sighs])
+C-F1:\tSadness;\t()
+A-E3:\tval 3; act 2; dom  2;\t()
+A-F1:\tval 2; act 2; dom  4;\t()
+
+
+[7.0000 - 8.9100]   Ses01F_impro01_F001   fru   [2.0000, 3.5000, 3.0000]  
+C-E2:\tFrustration;\t()
+
+[11.2500 - 12.0050]\tSes01F_impro01_M000\tneu\t[3, 3, 3]
+"""
+
+
+def test_every_kind_of_line_of_the_published_tables(tmp_path):
+    """Blank lines, no agreement, ratings with comments over two lines, spaces for tabs, ends of lines of Windows."""
+    root = write_iemocap(tmp_path, RATINGS)
+    (root / "Session1/dialog/EmoEvaluation/Ses01F_impro01.txt").write_bytes(
+        TABLE.replace("\n", "\r\n").encode("latin-1")
+    )
+    corpus = load(root)
+    found = {clip.id[-23:-4]: clip.label for clip in corpus.clips if "Ses01F_impro01/" in clip.id}
+    assert found == {
+        "Ses01F_impro01_F000": "undecided",
+        "Ses01F_impro01_F001": "frustrated",
+        "Ses01F_impro01_M000": "neutral",
+    }
+    assert corpus.notes == [
+        "5 recordings in Session*/sentences/wav have no label and are left out: Ses01F_impro01_F002.wav, "
+        "Ses01F_impro01_F003.wav, Ses01F_impro01_M001.wav, Ses01F_impro01_M002.wav, Ses01F_impro01_M003.wav"
+    ]
+
+
+def test_the_sessions_are_the_folds_unless_others_are_named(tmp_path):
+    """The first is sealed if no fold is named, which is said; leaving out speakers, the partner may train."""
+    corpus = load(write_iemocap(tmp_path, RATINGS))
+    split = split_clips(corpus.clips, SplitSettings())
+    assert {clip.group for clip in split.test} == {"Ses01F", "Ses01M"}
+    assert {clip.group for clip in split.val} == {"Ses02F", "Ses02M"}
+    assert "fold 1 is sealed for the test, the first of 1, 2, 3, 4, 5 (split.test_fold)" in split.notes
+    assert load(tmp_path, folds="sessions").clips == corpus.clips
+    alone = split_clips(load(tmp_path, folds="speakers").clips, SplitSettings(test_fold="Ses01F"))
+    assert {clip.group for clip in alone.test} == {"Ses01F"}
+    assert {clip.group for clip in alone.val} == {"Ses01M"}
 
 
 def test_recordings_and_labels_that_miss_each_other(tmp_path):
@@ -71,7 +120,7 @@ def test_recordings_and_labels_that_miss_each_other(tmp_path):
         ),
         (
             {"Ses01F_impro01_F009\tmore": "neu"},
-            r"expected \[start - end\], utterance, .* got 5 cells at .*impro01.txt:\d+",
+            r"expected '\[start - end\] utterance emotion .*', got '\[6.2901 - 8.2357\].*more.*' at .*impro01.txt:\d+",
         ),
     ],
 )

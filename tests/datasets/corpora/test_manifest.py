@@ -91,7 +91,7 @@ def test_errors_name_the_setting_and_the_place(tmp_path, text, settings, message
 def test_wrong_places_get_a_near_name(tmp_path):
     (tmp_path / "emotify").mkdir()
     (tmp_path / "emotify" / "manifests.csv").touch()
-    with pytest.raises(ValueError, match=r"data.manifest: no file .*manifest.csv; did you mean 'manifests.csv'"):
+    with pytest.raises(ValueError, match=r"data.manifest: no file .*manifest.csv, found .*; did you mean 'mani"):
         load(tmp_path / "emotify")
     with pytest.raises(ValueError, match=r"data.root: expected a folder, .*\(not a folder\)"):
         load(tmp_path / "emotify" / "manifests.csv")

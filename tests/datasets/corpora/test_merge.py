@@ -1,6 +1,6 @@
 import pytest
 
-from tests.helpers.layout import MERGE_SPLIT, write_merge
+from tests.helpers.layout import MERGE_SPLIT, write_merge, write_merge_audio
 from tuning.data.plan import make_plan
 from tuning.datasets.corpus import Clip, load_classes, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, SplitSettings
@@ -104,9 +104,28 @@ def test_what_is_missing_on_the_disk_is_listed_and_what_no_table_has_is_left_out
     ]
 
 
-def test_the_balanced_edition(tmp_path):
-    corpus = load(write_merge(tmp_path, SONGS, edition="balanced"))
-    assert corpus.clips == load(write_merge(tmp_path / "complete", SONGS)).clips
+def test_recordings_alone_have_no_lyrics(tmp_path):
+    root = write_merge_audio(tmp_path / "MERGE_Audio_Complete", SONGS)
+    (root / "Q2" / "A102.mp3").unlink()
+    (root / "Q2" / "A900.mp3").touch()
+    corpus = load(root)
+    assert [clip.id for clip in corpus.clips] == [f"{row[1]}/{song}.mp3" for song, row in SONGS.items()]
+    assert {clip.text for clip in corpus.clips} == {None}
+    assert corpus.clips[0] == Clip("Q1/A001.mp3", (1.0, 0.5), split="train")
+    assert corpus.notes == [f"1 recordings in {root} have no label and are left out: A900.mp3", CROSSING]
+    classes = load_classes(settings(root), None, {}, drop_others=False)
+    assert [clip.label for clip in classes.clips] == [row[1] for row in SONGS.values()]
+
+
+def test_lyrics_alone_are_refused_by_name(tmp_path):
+    root = write_merge_audio(tmp_path / "MERGE_Lyrics_Complete", SONGS, part="lyrics")
+    assert (root / "Q1" / "L041.txt").is_file() and (root / "merge_lyrics_complete_metadata.csv").is_file()
+    with pytest.raises(
+        ValueError,
+        match=r"data.root: expected an archive of MERGE with recordings, MERGE_Bimodal_\* or MERGE_Audio_\*, got "
+        r"lyrics alone in .*/MERGE_Lyrics_Complete$",
+    ):
+        load(root)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.helpers.layout import write_pmemo
+from tests.helpers.layout import write_pmemo, write_pmemo_2018
 from tuning.datasets.corpus import Clip, load_corpus
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings
 
@@ -33,6 +33,36 @@ def test_recordings_and_labels_that_miss_each_other(tmp_path):
     corpus = load(write_pmemo(tmp_path, LABELS, ARTISTS, ["1.mp3", "4.mp3", "6.mp3"]))
     assert [clip.id for clip in corpus.clips] == ["chorus/1.mp3", "chorus/4.mp3", "chorus/5.mp3"]
     assert corpus.notes == ["1 recordings in chorus have no label and are left out: 6.mp3"]
+
+
+def test_the_tables_of_2018(tmp_path):
+    root = write_pmemo_2018(tmp_path, LABELS, ARTISTS, AUDIO)
+    assert load(root).clips[1:] == [
+        Clip("Chorus/4.mp3", (-1.0, 1.0), "Miles"),
+        Clip("Chorus/5.wav", (0.5, -0.5), "Nina"),
+    ]
+    spread = load(root, ["spread"], target_columns=["std_V"])
+    assert [clip.targets for clip in spread.clips] == [pytest.approx((-0.8,))] * 3
+    with pytest.raises(
+        ValueError, match=r"data.target_columns: no column 'Valence\(mean\)' in .*A_static.csv and .*V_st"
+    ):
+        load(root, ["spread"], target_columns=["Valence(mean)"])
+    table = root / "V_static.csv"
+    table.write_text(table.read_text().replace("5,0.75,", "5,75,"))
+    with pytest.raises(
+        ValueError, match=r"expected 0 to 1 in column 'mean_V', got 75 at .*A_static.csv:4, .*V_static.csv:4"
+    ):
+        load(root)
+    table.write_text(table.read_text().replace("5,75,", "6,0.75,"))
+    with pytest.raises(
+        ValueError, match=r"expected musicId 5 in .*A_static.csv and .*V_static.csv, got only .*A_st.*csv:4"
+    ):
+        load(root)
+    table.unlink()
+    with pytest.raises(
+        ValueError, match=r"data.root: expected the file 'V_static.csv' in .*, found A_static.csv, Annot"
+    ):
+        load(root)
 
 
 def test_songs_without_artist_are_groups_of_their_own(tmp_path):

@@ -142,6 +142,18 @@ def test_dev_groups_take_the_place_of_the_validation_fold():
     assert {clip.fold for clip in split.train} == {"2", "3", "4", "5"}
 
 
+def test_the_first_fold_is_sealed_if_nothing_else_is_asked_for():
+    clips = make(folds=11)
+    split = split_clips(clips, SplitSettings())
+    assert split.method == "folds"
+    assert [{clip.fold for clip in part} for part in (split.test, split.val)] == [{"1"}, {"2"}]
+    assert split.notes == [
+        "fold 1 is sealed for the test, the first of 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 (split.test_fold)"
+    ]
+    published = split_clips(clips, SplitSettings(), {"1": ["g1", "g3"]})
+    assert {clip.group for clip in published.val} == {"g1", "g3"}
+
+
 def test_column_is_taken_as_it_is():
     split = split_clips(make(groups=0, split=["train", "val", "train", "test"]), SplitSettings())
     assert sizes(split) == [150, 75, 75]
@@ -154,9 +166,10 @@ def test_column_is_taken_as_it_is():
     [
         (
             make(),
-            {},
+            {"method": "folds"},
             r"split.test_fold: expected the fold to seal for the test, got nothing; the folds are 1, 2, 3, 4, 5",
         ),
+        (make(), {"val_fold": "2"}, r"split.test_fold: expected the fold to seal for the test, got nothing"),
         (make(), {"test_fold": "7"}, r"split.test_fold: no fold '7'; the folds are 1, 2"),
         (make(), {"test_fold": "1", "val_fold": "9"}, r"split.val_fold: no fold '9'"),
         (make(), {"test_fold": "1", "val_fold": "1"}, r"split.val_fold: '1' is sealed"),
