@@ -45,7 +45,7 @@ class ResidentFolds:
         clips: the clips at their stored length.
         frames: stored frames.
         validates: for each fold, which clips validate, bool [clips].
-        bank: versions of all clips by wave effect.
+        bank: versions of all clips by combination of wave effects.
     """
 
     clips: Part
@@ -59,7 +59,7 @@ class ResidentFolds:
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
         validates = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
-        versions = {effect: read_versions(made, clips.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
+        versions = {name: read_versions(made, clips.ids.tolist(), sealed) for name, made in (bank or {}).items()}
         return cls(clips, prepared.num_frames, validates, versions)
 
     def __len__(self) -> int:
@@ -70,8 +70,8 @@ class ResidentFolds:
         rows = np.flatnonzero(~self.validates[number])
         train, val = _select_rows(self.clips, rows), _select_rows(self.clips, np.flatnonzero(self.validates[number]))
         bank = {
-            effect: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
-            for effect, versions in self.bank.items()
+            name: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
+            for name, versions in self.bank.items()
         }
         return ResidentData(train, val, train.statistics(), self.frames, bank)
 

@@ -3,10 +3,11 @@
     <prepared>/features/<fingerprint>/<partition>-<hash>.parquet   features of up to 64 clips, unnormalised
     <prepared>/features/<fingerprint>/<partition>-<hash>.json      its record: clips, digests, reasons for quarantine
     <prepared>/features/<fingerprint>/index.json                   a copy of all records, to open one file, not many
-    <prepared>/augmented/<effect>-<fingerprint>/                   the same for versions of clips under a wave effect
+    <prepared>/augmented/<effects>-<fingerprint>/                  the same for versions of clips under wave effects
 
 A shard's name has a hash of its clips and their contents. Its record is written last, so that a shard with a record is
-complete. The index is only a cache and may lack records.
+complete. The index is only a cache and may lack records. Each row of a Parquet file is a row group of its own, so that
+one clip, or one version of it, can be read without the others.
 """
 
 import io
@@ -21,7 +22,7 @@ from pyarrow import parquet
 
 from tuning.datasets import storage
 from tuning.datasets.features import library_versions as versions
-from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON
+from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON, effects_of
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Segment
 from tuning.models.encoder_shapes import speech_shape
@@ -31,6 +32,8 @@ EXTRACTION_VERSION = 1  # raise when features/audio.py or spectral.py give other
 # Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
+# Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
+Rows = tuple[list[str], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -124,10 +127,10 @@ def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 
 
-def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings, segment: Segment) -> str:
-    """Hash of all that the versions of recordings under an effect depend on; `plain` is that of the features."""
-    matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
-    matters += [] if segment == "middle" else [segment]  # older banks have the middle and no word of it
+def bank_fingerprint(plain: str, combination: str, augment: AugmentSettings, segment: Segment) -> str:
+    """Hash of all that versions under a combination of effects depend on; `plain` is that of the features."""
+    ranges = {effect: getattr(augment, DEPENDS_ON[effect]) for effect in effects_of(combination)}
+    matters = [plain, combination, ranges, augment.versions, AUGMENTATION_VERSION, segment]
     return digest_of(json.dumps(matters))[:16]
 
 
@@ -140,22 +143,26 @@ def shard_name(partition: str, clips: list[tuple[str, str]]) -> str:
 def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> None:
     """Write features float32 [clips, frames, features] of the record's kept clips, then the record.
 
-    A bank has num_frames [clips, versions] and features [clips, versions, frames, features].
+    A bank has num_frames [clips, versions] and features [clips, versions, frames, features]; its file has a row for
+    each version, those of a clip after one another.
     """
     if record.kept:
+        digests = [digest for _, digest in record.clips if digest not in record.reasons]
+        versions = num_frames.size // len(digests)
+        rows = features.reshape(-1, *features.shape[num_frames.ndim :])
         table = pa.table(
             {
-                "clip": pa.array(record.kept, pa.string()),
-                "digest": pa.array([digest for _, digest in record.clips if digest not in record.reasons], pa.string()),
-                "num_frames": pa.array(num_frames, pa.int32())
-                if num_frames.ndim == 1
-                else pa.FixedShapeTensorArray.from_numpy_ndarray(num_frames),
-                "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(features)),
+                "clip": pa.array(np.repeat(record.kept, versions), pa.string()),
+                "digest": pa.array(np.repeat(digests, versions), pa.string()),
+                "num_frames": pa.array(num_frames.reshape(-1), pa.int32()),
+                "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows)),
             }
         )
         sink = io.BytesIO()
         # Compression would save a tenth of the size and cost more time than that.
-        parquet.write_table(table, sink, compression="none", use_dictionary=["clip"], write_statistics=False)
+        parquet.write_table(
+            table, sink, row_group_size=1, compression="none", use_dictionary=False, write_statistics=False
+        )
         storage.write_bytes(folder, f"{record.shard}.parquet", sink.getbuffer())
     storage.write_bytes(folder, f"{record.shard}.json", json.dumps(record.to_dict()).encode())
 
@@ -167,11 +174,22 @@ def read_shard(folder: str, path: str, columns: list[str]) -> pa.Table:
 
 
 def tensor(table: pa.Table) -> np.ndarray:
-    """The features float32 [rows, (versions,) frames, features] of a table; no copy if it is one chunk."""
+    """The features float32 [rows, frames, features] of a table; no copy if it is one chunk."""
     return table["features"].combine_chunks().to_numpy_ndarray()
 
 
 def counts(table: pa.Table) -> np.ndarray:
-    """The numbers of valid frames int32 [rows] or [rows, versions] of a table."""
-    column = table["num_frames"].combine_chunks()
-    return column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy(zero_copy_only=False)
+    """The numbers of valid frames int32 [rows] of a table."""
+    return table["num_frames"].combine_chunks().to_numpy(zero_copy_only=False)
+
+
+def by_clip(table: pa.Table, column: str, versions: int | None) -> Rows:
+    """Values of the column clip or digest, valid frames and features of a table, a row for each clip.
+
+    With `versions` they are [clips], [clips, versions] and [clips, versions, frames, features].
+    """
+    keys, num_frames, features = table[column].to_pylist(), counts(table), tensor(table)
+    if versions is None:
+        return keys, num_frames, features
+    shape = (len(keys) // versions, versions)
+    return keys[::versions], num_frames.reshape(shape), features.reshape(*shape, *features.shape[1:])

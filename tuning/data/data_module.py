@@ -28,10 +28,11 @@ from tuning.data.keys import (
     data_variants,
     feature_variants,
     features_key,
+    searched_combinations,
     searched_effects,
     stored_features_of,
 )
-from tuning.data.plan import read_corpus
+from tuning.data.plan import read_corpus, training_clips
 from tuning.data.text import VERSION as TEXT_VERSION
 from tuning.data.text import prepare_texts, text_key, text_of, text_variants
 from tuning.datasets import storage
@@ -221,25 +222,35 @@ class DataModule:
         return split
 
     def prepare_banks(self, on_progress: Progress) -> None:
-        """Prepare the missing banks of training clips; with inner folds also of validation clips, which train, too."""
-        folds = self.config.split.inner_folds is not None
-        self.banks = self._banks_of(self.split.train + self.split.val if folds else self.split.train, on_progress)
+        """Prepare the missing banks of the clips that train.
+
+        Raises:
+            UserError: the disk lacks the space.
+        """
+        self.banks = self._banks_of(self.training_clips, on_progress)
+
+    @property
+    def training_clips(self) -> list[Clip]:
+        """The clips that some model of a trial trains on."""
+        return training_clips(self.split, self.config)
 
     def _banks_of(self, clips: list[Clip], on_progress: Progress) -> dict[DataKey, Bank]:
-        effects = searched_effects(self.space)
-        if not effects:
+        wanted = searched_combinations(self.space)
+        if not wanted:
             return {}
         partitions, data = partition_of(self.corpus.clips, self.split), self.config.data
         sealed = [clip.id for clip in self.split.test]
         longest = {key: settings.num_frames for key, settings in feature_variants(self.space).items()}
         found: dict[DataKey, Bank] = {}
-        with _lock(data.prepared):
-            for key, variant in data_variants(self.space).items():
-                features, frames = stored_features_of(variant), longest[key.features]
-                augment = variant.augment
-                found[key] = prepare_bank(
-                    self.corpus, partitions, clips, sealed, features, frames, data, augment, effects, on_progress
-                )
+        try:
+            with _lock(data.prepared):
+                for key, variant in data_variants(self.space).items():
+                    features, frames, augment = stored_features_of(variant), longest[key.features], variant.augment
+                    found[key] = prepare_bank(
+                        self.corpus, partitions, clips, sealed, features, frames, data, augment, wanted, on_progress
+                    )
+        except ValueError as error:
+            raise UserError(str(error)) from error
         return found
 
     def prepare_generated(self, on_begin: Callable[[], None] = lambda: None) -> dict[Any, str]:
@@ -319,7 +330,7 @@ class DataModule:
         train = read_part(variant, known, sealed)
         test = read_part(variant, split.test, sealed=())
         statistics = FeatureStatistics.of([(train.num_frames, train.features)])
-        versions_of = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in bank.items()}
+        versions_of = {name: read_versions(made, train.ids.tolist(), sealed) for name, made in bank.items()}
         data = ResidentData(train, test, statistics, variant.num_frames, versions_of)
         others: list[Any] = []
         if key := text_key(config):
