@@ -130,16 +130,16 @@ def open_folds(
     prepared: Prepared,
     split: Split,
     loading: Loading,
-    object_store_bytes: int,
+    node_bytes: int,
     bank: Bank | None = None,
 ) -> ResidentFolds | StreamedFolds:
     """Open the inner folds of a split as `loading` says; a bank has versions of training and validation clips.
 
-    Raises SealedError and ValueError as `tuning.datasets.loaders.streaming.open_data` does.
+    Raises SealedError as `tuning.datasets.loaders.streaming.open_data` does.
     """
     assert split.inner, "the split has no inner folds"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)
-    if choose_loading(size, object_store_bytes, loading) == "resident":
+    if choose_loading(size, node_bytes, loading) == "resident":
         return ResidentFolds.read(prepared, split, bank)
     parts = (replace(split, train=train, val=val) for train, val in split.inner_parts())
-    return StreamedFolds([open_data(prepared, part, "streamed", object_store_bytes, bank) for part in parts])
+    return StreamedFolds([open_data(prepared, part, "streamed", node_bytes, bank) for part in parts])

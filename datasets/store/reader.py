@@ -135,7 +135,12 @@ def read_versions(prepared: Prepared, ids: Sequence[str], sealed: Collection[str
         rows = [positions[clip] for clip in found]
         features[rows], num_frames[rows] = values, valid
         missing.difference_update(found)
+    check_none_missing(prepared, missing)
+    return Versions(features, num_frames)
+
+
+def check_none_missing(prepared: Prepared, missing: Collection[str]) -> None:
+    """Raise ValueError if a bank lacks clips."""
     if missing:
         some = f"{len(missing)} clips, '{min(missing)}' among them"
         raise ValueError(f"augment: the bank in {prepared.root} lacks {some}")
-    return Versions(features, num_frames)

@@ -10,6 +10,7 @@ complete. The index is only a cache and may lack records. Each row of a Parquet 
 one clip, or one version of it, can be read without the others.
 """
 
+import functools
 import io
 import json
 import re
@@ -171,6 +172,31 @@ def read_shard(folder: str, path: str, columns: list[str]) -> pa.Table:
     """Read some of the columns clip, digest, num_frames, features of a shard's file `path` in a folder."""
     filesystem, base = storage.open_storage(folder)
     return parquet.read_table(f"{base}/{path}", columns=columns, filesystem=filesystem)
+
+
+def read_rows(folder: str, path: str, rows: list[int], columns: list[str]) -> pa.Table:
+    """Read some rows of a shard, and of its file no more than these, but for a footer that is read once.
+
+    Of a file from before each row had a row group of its own, all is read.
+    """
+    filesystem, base = storage.open_storage(folder)
+    with filesystem.open_input_file(f"{base}/{path}") as source:
+        # Requests to an object store are joined where they are near; a disk reads exactly what is asked for.
+        file = parquet.ParquetFile(source, metadata=_footer(folder, path), pre_buffer=storage.is_uri(folder))
+        if file.num_row_groups == file.metadata.num_rows:
+            return file.read_row_groups(rows, columns, use_threads=False)
+        whole = file.read(columns)
+        return pa.concat_tables([whole.slice(row, 1) for row in rows])
+
+
+@functools.lru_cache(maxsize=512)
+def _footer(folder: str, path: str) -> parquet.FileMetaData:
+    """The footer of a shard, whose content never changes. Arrow itself would read 64 kB for it."""
+    filesystem, base = storage.open_storage(folder)
+    with filesystem.open_input_file(f"{base}/{path}") as source:
+        size = source.size()
+        length = int.from_bytes(source.read_at(4, size - 8), "little") + 8
+        return parquet.read_metadata(pa.BufferReader(source.read_at(length, size - length)))
 
 
 def tensor(table: pa.Table) -> np.ndarray:

@@ -43,7 +43,7 @@ from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.loaders.generated import ExtendedData, GeneratedClips
 from tuning.datasets.loaders.in_memory import ResidentData, TrialData
 from tuning.datasets.loaders.kfold import TextFolds, open_folds
-from tuning.datasets.loaders.streaming import RESIDENT_SHARE, open_data
+from tuning.datasets.loaders.streaming import RESIDENT_SHARE, open_data, smallest_node
 from tuning.datasets.loaders.text import TextData, Texts
 from tuning.datasets.splits.split import Split, check_duplicates, inner_folds, partition_of, without
 from tuning.datasets.store.augmentation_bank import Bank, prepare_bank
@@ -276,14 +276,15 @@ class DataModule:
 
         Raises:
             SealedError: a shard that would be opened holds a test clip.
-            UserError: a bank that does not fit into memory.
+            UserError: hidden states of texts that do not fit into memory.
         """
         import ray
 
         config, variants = self.config, data_variants(self.space)
         parts: dict[Any, Any] = {}
         baseline: dict[str, float] = {}
-        store_bytes = int(ray.cluster_resources().get("object_store_memory", 0))
+        worker = config.resources
+        store_bytes = smallest_node(ray.nodes(), worker.cpus_per_worker, worker.gpus_per_worker or 0)
         texts = {key: self._texts(key, store_bytes) for key in text_variants(self.space)}
         store_bytes -= sum(text.num_bytes for text in texts.values())
         num_kinds = len({key.clips for key in variants})

@@ -363,18 +363,15 @@ def test_what_is_not_prepared_is_an_error(data, made):
         data.augmented(AugmentSettings(room_prob=0.1, versions=3))
 
 
-def test_a_bank_needs_memory(made):
+def test_a_bank_has_its_size_and_is_streamed_where_it_does_not_fit(made):
     place, prepared, bank = made
     plain = num_bytes(prepared, place.split)
     size = num_bytes(prepared, place.split, bank)
     assert size - plain == bank_bytes(bank, len(place.split.train)) == len(place.split.train) * 12 * 2 * FRAMES * 13 * 4
     assert isinstance(open_data(prepared, place.split, "auto", 2 * size, bank), ResidentData)
-    with pytest.raises(ValueError, match=r"augment: stretch_prob, .* needs data.loading=resident, got 'auto' \(feat"):
-        open_data(prepared, place.split, "auto", 2 * size - 2, bank)
-    streamed = StreamedData.open(prepared, place.split)
-    assert streamed.augmented(AugmentSettings(time_masks=1)) is streamed
-    with pytest.raises(ValueError, match=r"augment: noise_prob needs data.loading=resident, got 'streamed'"):
-        streamed.augmented(AugmentSettings(noise_prob=0.1))
+    assert isinstance(open_data(prepared, place.split, "auto", 2 * size - 2, bank), StreamedData)
+    with pytest.raises(ValueError, match=r"augment: expected a bank of 'noise', which .* got one of \[\]"):
+        StreamedData.open(prepared, place.split).augmented(AugmentSettings(noise_prob=0.1))
 
 
 SIX = AugmentSettings(
