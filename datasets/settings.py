@@ -1,5 +1,7 @@
 """Settings of corpus, split, features and augmentation. Imports nothing heavy: `--help` reads it."""
 
+import itertools
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,6 +13,9 @@ Loading = Literal["auto", "resident", "streamed"]
 Segment = Literal["middle", "start"]
 Padding = Literal["masked", "silence", "zero"]
 ENCODER_RATE_HZ = 16000  # of the recordings that speech encoders were pretrained on
+# In the order in which they are applied: first the speaker, then the room, then what the microphone adds.
+WAVE_EFFECTS = ("speed", "stretch", "pitch", "formant", "room", "noise")
+FEW_CLIPS = 5000  # below so many training clips augment.enabled=auto is true
 
 
 class Settings(BaseModel):
@@ -229,9 +234,16 @@ class FeatureSettings(Settings):
 class AugmentSettings(Settings):
     """Augmentation of training clips: wave effects from a bank prepared once, masks and mixup drawn per batch.
 
-    A drawn clip gets at most one wave effect: effect e with probability `<e>_prob`, none with the remaining one. Ranges
-    and `versions` decide what the bank holds, probabilities how often it is used.
+    Each wave effect is drawn on its own, with probability `<effect>_prob` for each clip and epoch; those that are drawn
+    together are applied in the order of `WAVE_EFFECTS`. Ranges and `versions` decide what the bank holds, probabilities
+    how often it is used. Nothing of the section counts where `enabled` is false.
     """
+
+    enabled: bool | Literal["auto"] = Field(
+        True,
+        description="false turns off all of this section, generated clips too; auto: true with fewer than "
+        f"{FEW_CLIPS:,} training clips",
+    )
 
     stretch_prob: float = Field(0.0, ge=0, le=1, description="share of clips stretched in time, at the same pitch")
     pitch_prob: float = Field(0.0, ge=0, le=1, description="share of clips shifted in pitch, at the same tempo")
@@ -251,7 +263,9 @@ class AugmentSettings(Settings):
     formant_range: tuple[float, float] = Field(
         (0.9, 1.1), description="lowest and highest formant factor, within 0.5 to 2"
     )
-    versions: int = Field(2, ge=1, le=100, description="versions of each training clip under each wave effect")
+    versions: int = Field(
+        2, ge=1, le=100, description="versions of each training clip under each combination of wave effects"
+    )
     time_masks: int = Field(0, ge=0, description="number of time masks on a clip (SpecAugment)")
     time_mask_frames: int = Field(20, ge=1, description="longest time mask, in frames; at most half of the clip")
     freq_masks: int = Field(0, ge=0, description="number of frequency masks on a clip (SpecAugment)")
@@ -264,11 +278,15 @@ class AugmentSettings(Settings):
     mixup_alpha: float = Field(0.4, gt=0, description="mixup draws shares from Beta(alpha, alpha)")
 
     @model_validator(mode="after")
+    def _all_off(self) -> "AugmentSettings":
+        if self.enabled is False:
+            for name, field in type(self).model_fields.items():
+                if name != "enabled":
+                    setattr(self, name, field.get_default())
+        return self
+
+    @model_validator(mode="after")
     def _check_ranges(self) -> "AugmentSettings":
-        effects = self.effects()
-        if (total := sum(effects.values())) > 1 + 1e-9:
-            names = " + ".join(f"{effect}_prob" for effect in effects)
-            raise ValueError(f"{names}: expected at most 1 in all, a clip getting one effect or none, got {total:g}")
         limits = {
             "stretch_range": (0.5, 2.0),
             "noise_range": (0.0, 1.0),
@@ -285,9 +303,25 @@ class AugmentSettings(Settings):
         return self
 
     def effects(self) -> dict[str, float]:
-        """Probability of each wave effect that may be drawn, in a fixed order."""
-        known = ("stretch", "pitch", "noise", "speed", "room", "formant")
-        return {effect: prob for effect in known if (prob := getattr(self, f"{effect}_prob")) > 0}
+        """Probability of each wave effect that may be drawn, in the order of `WAVE_EFFECTS`."""
+        return {effect: prob for effect in WAVE_EFFECTS if (prob := getattr(self, f"{effect}_prob")) > 0}
+
+    def combinations(self) -> list[str]:
+        """The combinations of wave effects that a clip may get."""
+        effects = self.effects()
+        return effect_combinations(list(effects), [effect for effect, prob in effects.items() if prob == 1])
+
+
+def effect_combinations(effects: Sequence[str], always: Collection[str] = ()) -> list[str]:
+    """Each combination of one or more of the wave effects that contains all of those that are `always` drawn.
+
+    A combination is named by its effects, joined by + in the order of `effects`.
+
+    >>> effect_combinations(["stretch", "room", "noise"], always=["noise"])
+    ['noise', 'stretch+noise', 'room+noise', 'stretch+room+noise']
+    """
+    subsets = (c for count in range(1, len(effects) + 1) for c in itertools.combinations(effects, count))
+    return ["+".join(subset) for subset in subsets if set(always).issubset(subset)]
 
 
 def stored_features(features: FeatureSettings, settings: AugmentSettings) -> FeatureSettings:

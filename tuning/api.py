@@ -19,14 +19,23 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tuning.config.errors import UserError
 from tuning.config.space import Space
 from tuning.data.balance import Balance, read_balance
-from tuning.data.plan import Plan, make_plan, print_corpus_defaults, print_unread_settings, read_corpus, with_classes
+from tuning.data.plan import (
+    Plan,
+    make_plan,
+    print_augmentation,
+    print_corpus_defaults,
+    print_unread_settings,
+    read_corpus,
+    with_augmentation,
+    with_classes,
+)
 from tuning.datasets.storage import is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
@@ -195,6 +204,9 @@ def run(plan: Plan) -> Search:
     from tuning.data.data_module import DataModule
 
     with open_folder(plan.run.storage, plan.name) as folder:
+        begun = space_of(folder) if folder.exists and not plan.run.fresh else None
+        plan = with_augmentation(plan, len(split.train), begun)
+        print_augmentation(plan)
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)
         return Search(folder.path, plan, stopped or "", folder.remote)
@@ -239,7 +251,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){resumed}; ", end="")
     print(f"{resources} per trial, {resources.concurrent} at once; ranked by {plan.config.search.metric}", flush=True)
     try:
-        return run_search(folder, plan, shared, resources)
+        return run_search(folder, replace(plan, space=data.as_shared(plan.space)), shared, resources)
     finally:
         leaderboard.write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
 
@@ -458,7 +470,7 @@ def estimate(space: str = "crnn", overrides: Mapping[str, Any] | None = None) ->
 def measure(plan: Plan) -> Estimate:
     """The estimate of a checked search."""
     corpus, split = read_corpus(plan.config)
-    plan = with_classes(plan, corpus)
+    plan = with_augmentation(with_classes(plan, corpus), len(split.train))
     from tuning.search.estimate import estimate as estimate_search
 
     return estimate_search(plan, corpus, split)

@@ -1,7 +1,11 @@
-"""Augmentations of waveforms: each a function of waveform [samples], rate in Hz, random generator and settings."""
+"""Augmentations of waveforms: each a function of waveform [samples], rate in Hz, random generator and settings.
+
+Several are applied one after the other, in the order of `WAVE_EFFECTS`: what the speaker does (speed, stretch, pitch,
+formant), then the room that he speaks in, then noise, which is not heard through the room.
+"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import librosa
 import numpy as np
@@ -9,13 +13,14 @@ import scipy
 
 from tuning.datasets.features.audio import cut_segment
 from tuning.datasets.hashing import digest_of
-from tuning.datasets.settings import AugmentSettings, Segment
+from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Segment
 
-AUGMENTATION_VERSION = 1  # raise when an effect gives other waveforms than before
+# Raise when an effect gives other waveforms than before. Version 2 applies several effects, to a longer segment.
+AUGMENTATION_VERSION = 2
 WINDOW_SECONDS = 0.064  # of the phase vocoder, which needs two to three periods of the lowest voice
 ENVELOPE_SECONDS = 0.002  # quefrencies that make the spectral envelope: below the period of a 500 Hz voice
 MAX_GAIN_DB = 40.0  # limit on how much a moved envelope amplifies a frequency
-MAX_RATE = 2.0  # the highest tempo that settings allow
+MAX_RATE = 4.0  # the highest tempo that settings allow, by speed and stretch together
 
 
 def stretch(
@@ -103,40 +108,62 @@ def formant(
 
 Effect = Callable[[np.ndarray, int, np.random.Generator, AugmentSettings], np.ndarray]
 EFFECTS: dict[str, Effect] = {
+    "speed": speed,
     "stretch": stretch,
     "pitch": pitch,
-    "noise": noise,
-    "speed": speed,
-    "room": room,
     "formant": formant,
+    "room": room,
+    "noise": noise,
 }
 # The setting that an effect's waveforms depend on, apart from `versions`.
 DEPENDS_ON = {
+    "speed": "speed_range",
     "stretch": "stretch_range",
     "pitch": "pitch_semitones",
-    "noise": "noise_range",
-    "speed": "speed_range",
-    "room": "room_seconds",
     "formant": "formant_range",
+    "room": "room_seconds",
+    "noise": "noise_range",
 }
+TEMPO = ("speed", "stretch")  # effects that may shorten a clip; they come first
+Made = dict[tuple[Sequence[str], Sequence[str]], np.ndarray]  # waveforms by effects of tempo, and by effects so far
+
+
+def effects_of(combination: str) -> tuple[str, ...]:
+    """The effects of a combination such as stretch+noise, in the order in which they are applied."""
+    effects = tuple(combination.split("+"))
+    assert effects == tuple(effect for effect in WAVE_EFFECTS if effect in effects), combination
+    return effects
 
 
 def apply(
-    effect: str,
+    combination: str,
     waveform: np.ndarray,
     sample_rate_hz: int,
-    rng: np.random.Generator,
+    rng_of: Callable[[str], np.random.Generator],
     settings: AugmentSettings,
     keep_samples: int,
     segment: Segment,
+    made: Made | None = None,
 ) -> np.ndarray:
-    """Apply one effect to the segment of `keep_samples` of a waveform; returns float32 [samples].
+    """Apply effects one after the other to the segment of `keep_samples` of a waveform; returns float32 [samples].
 
-    An effect that shortens gets a longer segment, so that enough is left.
+    Effects that shorten get a longer segment, so that enough is left; what is left over is cut before the other
+    effects. `rng_of` gives the random generator of an effect. `made` keeps the waveforms in between: with the same one,
+    `stretch+noise` goes on from the waveform of `stretch`.
     """
-    reach = {"stretch": settings.stretch_range[1], "speed": settings.speed_range[1]}.get(effect, 1.0)
-    used = cut_segment(waveform, math.ceil(keep_samples * max(1.0, reach)), segment)
-    return np.ascontiguousarray(EFFECTS[effect](used, sample_rate_hz, rng, settings), dtype=np.float32)
+    effects = effects_of(combination)
+    made = {} if made is None else made
+    tempo = tuple(effect for effect in effects if effect in TEMPO)
+    reach = math.prod(max(1.0, getattr(settings, DEPENDS_ON[effect])[1]) for effect in tempo)
+    current = cut_segment(waveform, math.ceil(keep_samples * reach), segment)
+    for number, effect in enumerate(effects, start=1):
+        key = (tempo, effects[:number])
+        if key not in made:
+            changed = EFFECTS[effect](current, sample_rate_hz, rng_of(effect), settings)
+            changed = cut_segment(changed, keep_samples, segment) if number == len(tempo) else changed
+            made[key] = np.ascontiguousarray(changed, dtype=np.float32)
+        current = made[key]
+    return current
 
 
 def version_rng(digest: str, effect: str, version: int) -> np.random.Generator:

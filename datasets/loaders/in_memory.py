@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from tuning.datasets.features.audio import segment_slice
-from tuning.datasets.settings import AugmentSettings, Padding, Segment
+from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Padding, Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import FeatureStatistics, Part, Versions, read_part, read_versions
@@ -56,7 +56,7 @@ class TrialData(Protocol):
 class ResidentData:
     """Training and validation clips in memory; all trials of a machine read one copy in Ray's object store.
 
-    An epoch's order, and the wave effect of each clip if `augmented`, depend on the seed and the epoch's number alone:
+    An epoch's order, and the wave effects of each clip if `augmented`, depend on the seed and the epoch's number alone:
     they are the same after resuming, for any batch size and number of workers. Statistics are those of the clips
     without effects.
     """
@@ -65,7 +65,7 @@ class ResidentData:
     val: Part
     statistics: FeatureStatistics
     frames: int
-    bank: dict[str, Versions] = field(default_factory=dict)  # versions of the training clips by effect
+    bank: dict[str, Versions] = field(default_factory=dict)  # versions of the training clips by combination of effects
     augment: AugmentSettings | None = None
     padding: Padding = "masked"
     segment: Segment = "middle"
@@ -78,7 +78,7 @@ class ResidentData:
         """
         sealed = {clip.id for clip in split.test}
         train, val = read_part(prepared, split.train, sealed), read_part(prepared, split.val, sealed)
-        versions = {effect: read_versions(made, train.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
+        versions = {name: read_versions(made, train.ids.tolist(), sealed) for name, made in (bank or {}).items()}
         return cls(train, val, train.statistics(), prepared.num_frames, versions)
 
     @property
@@ -142,35 +142,48 @@ class ResidentData:
     def augmented(self, settings: AugmentSettings) -> "ResidentData":
         """The same data with the wave effects of `settings` on training clips; the arrays are shared.
 
-        Raises ValueError when the bank lacks an effect or has another number of versions.
+        Raises ValueError when the bank lacks a combination of effects or has another number of versions.
         """
-        for effect in settings.effects():
-            if effect not in self.bank:
-                raise ValueError(f"augment.{effect}_prob: no bank of '{effect}' was prepared, got {sorted(self.bank)}")
-            if (made := self.bank[effect].num_frames.shape[1]) != settings.versions:
-                raise ValueError(f"augment.versions: expected {made}, as the bank has, got {settings.versions}")
+        check_bank(settings, {name: versions.num_frames.shape[1] for name, versions in self.bank.items()})
         return replace(self, augment=settings if settings.effects() else None)
 
     def _batch(self, part: Part, indices: np.ndarray, drawn: dict[int, tuple[str, int]]) -> Batch:
         rows: list[Row] = []
         for index in indices.tolist():
             if index in drawn:
-                effect, version = drawn[index]
-                bank = self.bank[effect]
+                combination, version = drawn[index]
+                bank = self.bank[combination]
                 rows.append((index, int(bank.num_frames[index, version]), bank.features[index, version]))
             else:
                 rows.append((index, int(part.num_frames[index]), part.features[index]))
         return collate(rows, part.targets, self.statistics, self.frames, self.padding, self.segment)
 
 
+def check_bank(settings: AugmentSettings, versions: Mapping[str, int]) -> None:
+    """Raise ValueError if a bank, of `versions` by combination, lacks one that may be drawn or has other versions."""
+    for combination in settings.combinations():
+        if combination not in versions:
+            raise ValueError(
+                f"augment: expected a bank of '{combination}', which may be drawn, got one of {sorted(versions)}"
+            )
+        if (made := versions[combination]) != settings.versions:
+            raise ValueError(f"augment.versions: expected {made}, as the bank has, got {settings.versions}")
+
+
 def draw_versions(settings: AugmentSettings, num_clips: int, seed: int, epoch: int) -> dict[int, tuple[str, int]]:
-    """Draw effect and version by clip number for an epoch; clips that get no effect are left out."""
-    chances = settings.effects()
+    """Draw a combination of effects, and its version, by clip number for an epoch; clips that get none are left out.
+
+    Each effect is drawn on its own; its draws do not depend on the probabilities of others.
+    """
     rng = np.random.default_rng([seed, epoch, VERSIONS_STREAM])
-    drawn = np.searchsorted(np.cumsum(list(chances.values())), rng.random(num_clips), side="right")
+    chances = [getattr(settings, f"{effect}_prob") for effect in WAVE_EFFECTS]
+    happens = rng.random((num_clips, len(chances))) < chances
     versions = rng.integers(settings.versions, size=num_clips)
-    names = list(chances)
-    return {clip: (names[drawn[clip]], int(versions[clip])) for clip in np.flatnonzero(drawn < len(names)).tolist()}
+    names = np.array(WAVE_EFFECTS)
+    return {
+        clip: ("+".join(names[happens[clip]].tolist()), int(versions[clip]))
+        for clip in np.flatnonzero(happens.any(axis=1)).tolist()
+    }
 
 
 def batch_bounds(num_clips: int, batch_size: int, world_size: int = 1) -> list[tuple[int, int]]:

@@ -45,7 +45,7 @@ class ResidentFolds:
         clips: the clips at their stored length.
         frames: stored frames.
         validates: for each fold, which clips validate, bool [clips].
-        bank: versions of all clips by wave effect.
+        bank: versions of all clips by combination of wave effects.
     """
 
     clips: Part
@@ -59,7 +59,7 @@ class ResidentFolds:
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
         validates = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
-        versions = {effect: read_versions(made, clips.ids.tolist(), sealed) for effect, made in (bank or {}).items()}
+        versions = {name: read_versions(made, clips.ids.tolist(), sealed) for name, made in (bank or {}).items()}
         return cls(clips, prepared.num_frames, validates, versions)
 
     def __len__(self) -> int:
@@ -70,8 +70,8 @@ class ResidentFolds:
         rows = np.flatnonzero(~self.validates[number])
         train, val = _select_rows(self.clips, rows), _select_rows(self.clips, np.flatnonzero(self.validates[number]))
         bank = {
-            effect: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
-            for effect, versions in self.bank.items()
+            name: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
+            for name, versions in self.bank.items()
         }
         return ResidentData(train, val, train.statistics(), self.frames, bank)
 
@@ -130,16 +130,16 @@ def open_folds(
     prepared: Prepared,
     split: Split,
     loading: Loading,
-    object_store_bytes: int,
+    node_bytes: int,
     bank: Bank | None = None,
 ) -> ResidentFolds | StreamedFolds:
     """Open the inner folds of a split as `loading` says; a bank has versions of training and validation clips.
 
-    Raises SealedError and ValueError as `tuning.datasets.loaders.streaming.open_data` does.
+    Raises SealedError as `tuning.datasets.loaders.streaming.open_data` does.
     """
     assert split.inner, "the split has no inner folds"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)
-    if choose_loading(size, object_store_bytes, loading) == "resident":
+    if choose_loading(size, node_bytes, loading) == "resident":
         return ResidentFolds.read(prepared, split, bank)
     parts = (replace(split, train=train, val=val) for train, val in split.inner_parts())
-    return StreamedFolds([open_data(prepared, part, "streamed", object_store_bytes, bank) for part in parts])
+    return StreamedFolds([open_data(prepared, part, "streamed", node_bytes, bank) for part in parts])

@@ -1,6 +1,12 @@
-"""The bank: several versions of each training clip under each wave effect, made once for all trials."""
+"""The bank: versions of each training clip under each combination of wave effects, made once for all trials.
+
+A combination is named as `stretch+noise` (`tuning.datasets.settings.effect_combinations`) and has a folder of its own,
+so that a space with one more effect reuses those that are made.
+"""
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +22,7 @@ from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 16  # fewer than of plain features, for parallel work: a clip costs a dozen times as much
 SILENCE_SLACK_DB = 6.0  # a clip that was just loud enough must not fail because its longer segment is resampled
-Bank = dict[str, Prepared]  # by effect
+Bank = dict[str, Prepared]  # by combination
 
 
 def prepare_bank(
@@ -28,28 +34,31 @@ def prepare_bank(
     num_frames: int,
     data: DataSettings,
     augment: AugmentSettings,
-    effects: Sequence[str],
+    combinations: Sequence[str],
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Bank:
-    """Make the missing versions of `clips` under each effect, and return the shards by effect.
+    """Make the missing versions of `clips` under each combination, and return the shards by combination.
 
     Only the recordings of `clips` (to train on) are opened; `sealed` are the ids of test clips. The other arguments are
-    those of `tuning.datasets.store.build.prepare`. A recording is decoded once for all of its effects; one that can't
-    be used is left out. Probabilities do not matter here.
+    those of `tuning.datasets.store.build.prepare`. A recording is decoded once for all combinations; one that can't be
+    used is left out. Probabilities do not matter here.
 
-    Raises SealedError for a test clip, and ValueError when a recording changes while it is read.
+    Raises SealedError for a test clip, and ValueError when the disk lacks the space, before anything is made, or when a
+    recording changes while it is read.
     """
     if held := sorted({clip.id for clip in clips}.intersection(sealed)):
         raise SealedError(f"augment: {len(held)} clips are sealed for the test, '{held[0]}' among them")
     prepared = storage.absolute(data.prepared)
     digests, _ = digest_files(corpus.root, [clip.id for clip in clips], prepared, data.verify)
     plain = features_fingerprint(features, num_frames, data)
-    fingerprints = {effect: bank_fingerprint(plain, effect, augment, features.segment) for effect in effects}
+    fingerprints = {name: bank_fingerprint(plain, name, augment, features.segment) for name in combinations}
     indexes = {
-        effect: ShardIndex.read(storage.below(prepared, "augmented", f"{effect}-{fingerprint}"))
-        for effect, fingerprint in fingerprints.items()
+        name: ShardIndex.read(storage.below(prepared, "augmented", f"{name.replace('+', '_')}-{fingerprint}"))
+        for name, fingerprint in fingerprints.items()
     }
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
+    num_missing = sum(len(wanted[shard][1]) for index in indexes.values() for shard in wanted.keys() - index.records)
+    _check_space(prepared, num_missing * augment.versions * row_bytes(num_frames, features.num_features))
     quality = data.model_copy(update={"silence_dbfs": data.silence_dbfs - SILENCE_SLACK_DB})
     settings = {
         "features": features.model_dump() | {"encoder": features.encoder and located(features.encoder)},
@@ -62,22 +71,40 @@ def prepare_bank(
         corpus.root, indexes, wanted, settings, lambda done: on_progress(unreadable + done, len(clips))
     )
     bank = {}
-    for effect, index in indexes.items():
+    for name, index in indexes.items():
         records = [index.records[shard] for shard in wanted]
-        bank[effect] = Prepared(
+        bank[name] = Prepared(
             root=index.folder,
-            fingerprint=fingerprints[effect],
+            fingerprint=fingerprints[name],
             shards=shards_with_clips(records),
             quarantine=[(clip, r.reasons[d]) for r in records for clip, d in r.clips if d in r.reasons],
             quarantine_table="",
             digests=digests,
-            num_extracted=extracted[effect],
-            num_reused=len(digests) - extracted[effect],
+            num_extracted=extracted[name],
+            num_reused=len(digests) - extracted[name],
             num_frames=num_frames,
             num_features=features.num_features,
             versions=augment.versions,
         )
     return bank
+
+
+def _check_space(prepared: str, num_bytes: int) -> None:
+    """Raise ValueError if a local folder has no space for so many bytes. Of a bucket nobody knows."""
+    if storage.is_uri(prepared):
+        return
+    os.makedirs(prepared, exist_ok=True)
+    if num_bytes > (free := shutil.disk_usage(prepared).free):
+        raise ValueError(
+            f"augment: expected a bank that fits on the disk of data.prepared ({free / 1e9:.2g} GB free in "
+            f"{prepared}), got {num_bytes / 1e9:.2g} GB to be made; every further effect doubles it, and fewer "
+            "augment.versions take less"
+        )
+
+
+def row_bytes(num_frames: int, num_features: int) -> int:
+    """Bytes of the features of a clip, or of one version of it."""
+    return 4 * num_frames * num_features
 
 
 def bank_key(augment: AugmentSettings) -> str:
@@ -91,4 +118,4 @@ def _bank_settings(augment: AugmentSettings) -> dict[str, Any]:
 
 def bank_bytes(bank: Bank, num_clips: int) -> int:
     """Bytes of a bank of `num_clips` in memory."""
-    return sum(4 * num_clips * (p.versions or 1) * p.num_frames * p.num_features for p in bank.values())
+    return sum(num_clips * (p.versions or 1) * row_bytes(p.num_frames, p.num_features) for p in bank.values())

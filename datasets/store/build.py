@@ -150,15 +150,15 @@ def make_missing(
     files: Mapping[str, str] | None = None,
     num_gpus: float = 0,
 ) -> dict[str, int]:
-    """Make the wanted shards that are not in an index, and return by effect how many recordings were extracted.
+    """Make the wanted shards that are not in an index, and return by combination how many recordings were extracted.
 
-    `indexes` has one index per effect (`PLAIN` for none); a recording is decoded once for all of them. `settings` are
-    plain values: features, num_frames, data, augment. `on_progress(done)` counts clips. Another `task` may read other
-    files than the recordings: `files` by clip.
+    `indexes` has one index per combination of wave effects (`PLAIN` for none), for all of which a recording is decoded
+    once. `settings` are plain values: features, num_frames, data, augment. `on_progress(done)` counts clips. Another
+    `task` may read other files than the recordings: `files` by clip.
     """
     jobs = []
     for shard, (partition, clips) in wanted.items():
-        lacking = {effect: index for effect, index in indexes.items() if shard not in index.records}
+        lacking = {combination: index for combination, index in indexes.items() if shard not in index.records}
         if lacking:
             others = {clip: files[clip] for clip, _ in clips} if files else {}
             jobs.append(_shard_job(root, lacking, shard, partition, clips) | {"files": others} | settings)
@@ -166,9 +166,9 @@ def make_missing(
     done = sum(len(clips) for _, clips in wanted.values()) - sum(len(job["clips"]) for job in jobs)
     on_progress(done)
     for records in _run(jobs, task, num_gpus) if jobs else ():
-        for effect, record in records.items():
-            indexes[effect].add(record)
-            extracted[effect] += record.num_extracted
+        for combination, record in records.items():
+            indexes[combination].add(record)
+            extracted[combination] += record.num_extracted
         done += len(record.clips)
         on_progress(done)
     for index in indexes.values() if jobs else ():
@@ -179,20 +179,20 @@ def make_missing(
 def _shard_job(
     root: str, indexes: Mapping[str, ShardIndex], shard: str, partition: str, clips: Clips
 ) -> dict[str, Any]:
-    """Plain values that tell a task, together with the settings, to make one shard per effect."""
+    """Plain values that tell a task, together with the settings, to make one shard per combination."""
     outputs = {
-        effect: {
+        combination: {
             "folder": index.folder,
             "shard_of": {digest: index.shard_of[digest] for _, digest in clips if digest in index.shard_of},
             "reasons": {digest: index.reasons[digest] for _, digest in clips if digest in index.reasons},
         }
-        for effect, index in indexes.items()
+        for combination, index in indexes.items()
     }
     return {"root": root, "shard": shard, "partition": partition, "clips": clips, "outputs": outputs}
 
 
 def _run(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, Record]]:
-    """Run one Ray Data task per job, and yield the records of its shards by effect."""
+    """Run one Ray Data task per job, and yield the records of its shards by combination."""
     import ray.data
 
     with quiet_ray_data():
@@ -200,4 +200,4 @@ def _run(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[di
         for row in rows.map(task, num_cpus=1, num_gpus=num_gpus).iter_rows():
             if row["changed"]:
                 raise ValueError(f"data.root: '{row['changed']}' changed while it was read; run the same command again")
-            yield {effect: Record.from_dict(record) for effect, record in json.loads(row["records"]).items()}
+            yield {name: Record.from_dict(record) for name, record in json.loads(row["records"]).items()}

@@ -7,12 +7,10 @@ import numpy as np
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.store.build import Prepared, ShardInfo
-from tuning.datasets.store.shard_index import counts, read_shard, tensor
+from tuning.datasets.store.shard_index import Rows, by_clip, read_shard
 
 STD_FLOOR = 1e-3  # keeps normalisation from blowing up a feature that hardly varies
 CHUNK_CLIPS = 64  # clips whose statistics are computed at a time, which limits the memory of their float64 copy
-# Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
-Rows = tuple[list[str], np.ndarray, np.ndarray]
 
 
 class SealedError(RuntimeError):
@@ -71,7 +69,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Versions:
-    """Versions of clips under one wave effect, in memory, unnormalised."""
+    """Versions of clips under one combination of wave effects, in memory, unnormalised."""
 
     features: np.ndarray  # float32 [clips, versions, frames, features]
     num_frames: np.ndarray  # int32 [clips, versions]
@@ -99,9 +97,8 @@ def scan(prepared: Prepared, wanted: Collection[str], sealed: Collection[str]) -
     wanted = set(wanted)
     for shard in shards_of(prepared, wanted, sealed):
         table = read_shard(prepared.root, shard.path, ["clip", "num_frames", "features"])
-        ids = table["clip"].to_pylist()
+        ids, num_frames, features = by_clip(table, "clip", prepared.versions)
         rows = [row for row, clip in enumerate(ids) if clip in wanted]
-        num_frames, features = counts(table), tensor(table)
         if len(rows) < len(ids):
             num_frames, features = num_frames[rows], features[rows]
         yield [ids[row] for row in rows], num_frames, features
@@ -127,7 +124,7 @@ def read_part(prepared: Prepared, clips: list[Clip], sealed: Collection[str]) ->
 
 
 def read_versions(prepared: Prepared, ids: Sequence[str], sealed: Collection[str]) -> Versions:
-    """Read the bank of one effect, its clips in the order of `ids`. Raises ValueError if one is missing."""
+    """Read versions under one combination, clips in the order of `ids`. Raises ValueError if one is missing."""
     assert prepared.versions is not None, "not a bank"
     shape = (len(ids), prepared.versions)
     features = np.empty((*shape, prepared.num_frames, prepared.num_features), dtype=np.float32)
@@ -138,7 +135,12 @@ def read_versions(prepared: Prepared, ids: Sequence[str], sealed: Collection[str
         rows = [positions[clip] for clip in found]
         features[rows], num_frames[rows] = values, valid
         missing.difference_update(found)
+    check_none_missing(prepared, missing)
+    return Versions(features, num_frames)
+
+
+def check_none_missing(prepared: Prepared, missing: Collection[str]) -> None:
+    """Raise ValueError if a bank lacks clips."""
     if missing:
         some = f"{len(missing)} clips, '{min(missing)}' among them"
         raise ValueError(f"augment: the bank in {prepared.root} lacks {some}")
-    return Versions(features, num_frames)

@@ -3,12 +3,14 @@
     <prepared>/features/<fingerprint>/<partition>-<hash>.parquet   features of up to 64 clips, unnormalised
     <prepared>/features/<fingerprint>/<partition>-<hash>.json      its record: clips, digests, reasons for quarantine
     <prepared>/features/<fingerprint>/index.json                   a copy of all records, to open one file, not many
-    <prepared>/augmented/<effect>-<fingerprint>/                   the same for versions of clips under a wave effect
+    <prepared>/augmented/<effects>-<fingerprint>/                  the same for versions of clips under wave effects
 
 A shard's name has a hash of its clips and their contents. Its record is written last, so that a shard with a record is
-complete. The index is only a cache and may lack records.
+complete. The index is only a cache and may lack records. Each row of a Parquet file is a row group of its own, so that
+one clip, or one version of it, can be read without the others.
 """
 
+import functools
 import io
 import json
 import re
@@ -21,7 +23,7 @@ from pyarrow import parquet
 
 from tuning.datasets import storage
 from tuning.datasets.features import library_versions as versions
-from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON
+from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON, effects_of
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Segment
 from tuning.models.encoder_shapes import speech_shape
@@ -31,6 +33,8 @@ EXTRACTION_VERSION = 1  # raise when features/audio.py or spectral.py give other
 # Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
+# Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
+Rows = tuple[list[str], np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -124,10 +128,10 @@ def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
 
 
-def bank_fingerprint(plain: str, effect: str, augment: AugmentSettings, segment: Segment) -> str:
-    """Hash of all that the versions of recordings under an effect depend on; `plain` is that of the features."""
-    matters = [plain, effect, getattr(augment, DEPENDS_ON[effect]), augment.versions, AUGMENTATION_VERSION]
-    matters += [] if segment == "middle" else [segment]  # older banks have the middle and no word of it
+def bank_fingerprint(plain: str, combination: str, augment: AugmentSettings, segment: Segment) -> str:
+    """Hash of all that versions under a combination of effects depend on; `plain` is that of the features."""
+    ranges = {effect: getattr(augment, DEPENDS_ON[effect]) for effect in effects_of(combination)}
+    matters = [plain, combination, ranges, augment.versions, AUGMENTATION_VERSION, segment]
     return digest_of(json.dumps(matters))[:16]
 
 
@@ -140,22 +144,26 @@ def shard_name(partition: str, clips: list[tuple[str, str]]) -> str:
 def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> None:
     """Write features float32 [clips, frames, features] of the record's kept clips, then the record.
 
-    A bank has num_frames [clips, versions] and features [clips, versions, frames, features].
+    A bank has num_frames [clips, versions] and features [clips, versions, frames, features]; its file has a row for
+    each version, those of a clip after one another.
     """
     if record.kept:
+        digests = [digest for _, digest in record.clips if digest not in record.reasons]
+        versions = num_frames.size // len(digests)
+        rows = features.reshape(-1, *features.shape[num_frames.ndim :])
         table = pa.table(
             {
-                "clip": pa.array(record.kept, pa.string()),
-                "digest": pa.array([digest for _, digest in record.clips if digest not in record.reasons], pa.string()),
-                "num_frames": pa.array(num_frames, pa.int32())
-                if num_frames.ndim == 1
-                else pa.FixedShapeTensorArray.from_numpy_ndarray(num_frames),
-                "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(features)),
+                "clip": pa.array(np.repeat(record.kept, versions), pa.string()),
+                "digest": pa.array(np.repeat(digests, versions), pa.string()),
+                "num_frames": pa.array(num_frames.reshape(-1), pa.int32()),
+                "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows)),
             }
         )
         sink = io.BytesIO()
         # Compression would save a tenth of the size and cost more time than that.
-        parquet.write_table(table, sink, compression="none", use_dictionary=["clip"], write_statistics=False)
+        parquet.write_table(
+            table, sink, row_group_size=1, compression="none", use_dictionary=False, write_statistics=False
+        )
         storage.write_bytes(folder, f"{record.shard}.parquet", sink.getbuffer())
     storage.write_bytes(folder, f"{record.shard}.json", json.dumps(record.to_dict()).encode())
 
@@ -166,12 +174,48 @@ def read_shard(folder: str, path: str, columns: list[str]) -> pa.Table:
     return parquet.read_table(f"{base}/{path}", columns=columns, filesystem=filesystem)
 
 
+def read_rows(folder: str, path: str, rows: list[int], columns: list[str]) -> pa.Table:
+    """Read some rows of a shard, and of its file no more than these, but for a footer that is read once.
+
+    Of a file from before each row had a row group of its own, all is read.
+    """
+    filesystem, base = storage.open_storage(folder)
+    with filesystem.open_input_file(f"{base}/{path}") as source:
+        # Requests to an object store are joined where they are near; a disk reads exactly what is asked for.
+        file = parquet.ParquetFile(source, metadata=_footer(folder, path), pre_buffer=storage.is_uri(folder))
+        if file.num_row_groups == file.metadata.num_rows:
+            return file.read_row_groups(rows, columns, use_threads=False)
+        whole = file.read(columns)
+        return pa.concat_tables([whole.slice(row, 1) for row in rows])
+
+
+@functools.lru_cache(maxsize=512)
+def _footer(folder: str, path: str) -> parquet.FileMetaData:
+    """The footer of a shard, whose content never changes. Arrow itself would read 64 kB for it."""
+    filesystem, base = storage.open_storage(folder)
+    with filesystem.open_input_file(f"{base}/{path}") as source:
+        size = source.size()
+        length = int.from_bytes(source.read_at(4, size - 8), "little") + 8
+        return parquet.read_metadata(pa.BufferReader(source.read_at(length, size - length)))
+
+
 def tensor(table: pa.Table) -> np.ndarray:
-    """The features float32 [rows, (versions,) frames, features] of a table; no copy if it is one chunk."""
+    """The features float32 [rows, frames, features] of a table; no copy if it is one chunk."""
     return table["features"].combine_chunks().to_numpy_ndarray()
 
 
 def counts(table: pa.Table) -> np.ndarray:
-    """The numbers of valid frames int32 [rows] or [rows, versions] of a table."""
-    column = table["num_frames"].combine_chunks()
-    return column.to_numpy_ndarray() if hasattr(column, "to_numpy_ndarray") else column.to_numpy(zero_copy_only=False)
+    """The numbers of valid frames int32 [rows] of a table."""
+    return table["num_frames"].combine_chunks().to_numpy(zero_copy_only=False)
+
+
+def by_clip(table: pa.Table, column: str, versions: int | None) -> Rows:
+    """Values of the column clip or digest, valid frames and features of a table, a row for each clip.
+
+    With `versions` they are [clips], [clips, versions] and [clips, versions, frames, features].
+    """
+    keys, num_frames, features = table[column].to_pylist(), counts(table), tensor(table)
+    if versions is None:
+        return keys, num_frames, features
+    shape = (len(keys) // versions, versions)
+    return keys[::versions], num_frames.reshape(shape), features.reshape(*shape, *features.shape[1:])

@@ -13,5 +13,6 @@ def test_the_tables_of_the_bank(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     rows = {line.split("|")[1].strip(): line.split("|")[2:-1] for line in printed.splitlines() if line.startswith("|")}
     assert [int(rows[effect][0]) for effect in EFFECTS] == [168] * 6
-    assert int(rows["all effects in one pass"][0]) == 6 * 168
+    assert int(rows["stretch, pitch and noise, two or three of them"][0]) == 4 * 168
+    assert int(rows["all of them in one pass"][0]) == 10 * 168
     assert float(rows["clips as they are"][-1]) == 1.0

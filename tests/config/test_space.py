@@ -10,9 +10,17 @@ from omegaconf import OmegaConf
 from tuning.config import space as spaces
 from tuning.config.errors import UserError
 from tuning.config.schema import flattened, nested
-from tuning.data.keys import data_key, data_variants, searched_effects
+from tuning.data.keys import (
+    bank_cost,
+    data_key,
+    data_variants,
+    describe_bank,
+    searched_combinations,
+    searched_effects,
+)
 from tuning.data.plan import make_plan, planned_points
 from tuning.data.text import text_key, text_variants
+from tuning.datasets.settings import WAVE_EFFECTS
 
 
 def load(*arguments):
@@ -199,6 +207,26 @@ def test_an_effect_whose_probability_follows_a_searched_setting_may_be_drawn():
         "noise"
     ]
     assert searched_effects(load("augment.noise_prob=${.mixup_prob}", "augment.mixup_prob={choice: [0.0]}")) == []
+
+
+def test_a_bank_has_every_combination_that_some_trial_may_draw():
+    """Numbers by hand: 3 combinations of 2 versions, 600 frames of 40 coefficients, 4 bytes each."""
+    two = ("features.num_frames=600", "augment.room_prob={uniform: [0, 1]}", "augment.noise_prob=0.5")
+    assert searched_combinations(load(*two)) == ["room", "noise", "room+noise"]
+    assert bank_cost(load(*two)) == (6, 6 * 600 * 40 * 4)
+    assert describe_bank(load(*two), 1000) == (
+        "a bank of 6 versions of each of 1,000 training clips, 576 MB: room, noise in 3 combinations"
+    )
+    assert bank_cost(load(*two, "augment.versions={choice: [1, 4]}")) == (15, 15 * 600 * 40 * 4)
+    # Every trial has room, at 1: nothing is drawn without it.
+    assert searched_combinations(load("augment.room_prob=1", "augment.noise_prob=0.5")) == ["room", "room+noise"]
+    assert searched_combinations(load("augment.room_prob={choice: [1, 0.5]}", "augment.noise_prob=0.5")) == [
+        "room", "noise", "room+noise",
+    ]  # fmt: skip
+    six = ["features.num_frames=600", *(f"augment.{effect}_prob=0.1" for effect in WAVE_EFFECTS)]
+    assert len(searched_combinations(load(*six))) == 63
+    assert "a bank of 126 versions of each training clip, 12.1 MB of each" in describe_bank(load(*six), None)
+    assert describe_bank(load(), 1000) == ""
 
 
 def test_the_documented_grid_is_the_product_written_out():

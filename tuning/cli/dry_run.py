@@ -9,14 +9,23 @@ from tuning import api
 from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
 from tuning.data.generated_clips import SYNTHETIC_SHARE
-from tuning.data.keys import data_variants, searched_effects
-from tuning.data.plan import Plan, planned_points, read_corpus
+from tuning.data.keys import data_variants, describe_bank
+from tuning.data.plan import (
+    Plan,
+    planned_points,
+    print_augmentation,
+    read_corpus,
+    training_clips,
+    with_augmentation,
+)
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
 
 if TYPE_CHECKING:
     from tuning.search.estimate import Estimate
+
+MADE_FIRST = ("demo", "demo_bimodal", "demo_speech")  # corpora that only the search itself makes
 
 
 def preview(plan: Plan) -> None:
@@ -25,6 +34,8 @@ def preview(plan: Plan) -> None:
     Raises:
         UserError: the corpus or the resources do not allow it.
     """
+    known = None if plan.config.data.corpus in MADE_FIRST else read_corpus(plan.config)
+    plan = with_augmentation(plan, len(known[1].train) if known else None)
     config, folds = plan.config, plan.config.split.inner_folds
     direction = "lower" if plan.mode == "min" else "higher"
     print(
@@ -32,18 +43,19 @@ def preview(plan: Plan) -> None:
     )
     longest = plan.space.largest("training.epochs")
     print(f"          ranked by {config.search.metric} ({direction} is better), at most {counted(longest, 'epoch')}")
-    if effects := searched_effects(plan.space):
-        print(f"          a bank of {config.augment.versions} versions of each training clip by {', '.join(effects)}")
+    print_augmentation(plan)
+    if found := describe_bank(plan.space, known and len(training_clips(known[1], config))):
+        print(f"          {found}")
     if most := plan.space.largest(SYNTHETIC_SHARE):
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
     if folds is not None:
         print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
-    if config.data.corpus in ("demo", "demo_bimodal", "demo_speech"):
+    if known is None:
         print(f"corpus    {config.data.corpus}, made on the first run")
     else:
-        corpus, split = read_corpus(config)
+        corpus, split = known
         parts = describe_parts(split, folds)
         print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; {parts}; split: {split.method}")
     cpus, gpus = _machine(config)

@@ -27,11 +27,12 @@ from tuning.data.keys import (
     data_variants,
     feature_variants,
     features_key,
+    searched_combinations,
     searched_effects,
     stored_features_of,
 )
-from tuning.data.plan import read_corpus
-from tuning.data.source import DataSource, join
+from tuning.data.plan import read_corpus, training_clips
+from tuning.data.source import DataSource, join, read_with_baseline
 from tuning.data.text import VERSION as TEXT_VERSION
 from tuning.data.text import prepare_texts, text_key, text_of, text_variants
 from tuning.datasets import storage
@@ -40,9 +41,9 @@ from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION
 from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.loaders.generated import GeneratedClips
-from tuning.datasets.loaders.kfold import open_folds
-from tuning.datasets.loaders.streaming import RESIDENT_SHARE, choose_loading, num_bytes, open_data
+from tuning.datasets.loaders.streaming import RESIDENT_SHARE, choose_loading, num_bytes, smallest_node
 from tuning.datasets.loaders.text import Texts
+from tuning.datasets.settings import Loading
 from tuning.datasets.splits.split import Split, check_duplicates, inner_folds, partition_of, without
 from tuning.datasets.store.augmentation_bank import Bank, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare
@@ -75,6 +76,7 @@ class DataModule:
         features: shards of each variant of features, by `features_key`.
         texts: shards of each variant of texts, by `text_key`.
         banks: shards of augmented training clips, by `data_key`.
+        loading: how trials read clips, once they are shared: resident or streamed.
     """
 
     space: Space
@@ -83,6 +85,7 @@ class DataModule:
     features: dict[str, Prepared] = field(default_factory=dict)
     texts: dict[str, Prepared] = field(default_factory=dict)
     banks: dict[DataKey, Bank] = field(default_factory=dict)
+    loading: Loading = "auto"
 
     @classmethod
     def read(cls, space: Space, config: Config | None = None) -> DataModule:
@@ -220,25 +223,35 @@ class DataModule:
         return split
 
     def prepare_banks(self, on_progress: Progress) -> None:
-        """Prepare the missing banks of training clips; with inner folds also of validation clips, which train, too."""
-        folds = self.config.split.inner_folds is not None
-        self.banks = self._banks_of(self.split.train + self.split.val if folds else self.split.train, on_progress)
+        """Prepare the missing banks of the clips that train.
+
+        Raises:
+            UserError: the disk lacks the space.
+        """
+        self.banks = self._banks_of(self.training_clips, on_progress)
+
+    @property
+    def training_clips(self) -> list[Clip]:
+        """The clips that some model of a trial trains on."""
+        return training_clips(self.split, self.config)
 
     def _banks_of(self, clips: list[Clip], on_progress: Progress) -> dict[DataKey, Bank]:
-        effects = searched_effects(self.space)
-        if not effects:
+        wanted = searched_combinations(self.space)
+        if not wanted:
             return {}
         partitions, data = partition_of(self.corpus.clips, self.split), self.config.data
         sealed = [clip.id for clip in self.split.test]
         longest = {key: settings.num_frames for key, settings in feature_variants(self.space).items()}
         found: dict[DataKey, Bank] = {}
-        with _lock(data.prepared):
-            for key, variant in data_variants(self.space).items():
-                features, frames = stored_features_of(variant), longest[key.features]
-                augment = variant.augment
-                found[key] = prepare_bank(
-                    self.corpus, partitions, clips, sealed, features, frames, data, augment, effects, on_progress
-                )
+        try:
+            with _lock(data.prepared):
+                for key, variant in data_variants(self.space).items():
+                    features, frames, augment = stored_features_of(variant), longest[key.features], variant.augment
+                    found[key] = prepare_bank(
+                        self.corpus, partitions, clips, sealed, features, frames, data, augment, wanted, on_progress
+                    )
+        except ValueError as error:
+            raise UserError(str(error)) from error
         return found
 
     def prepare_generated(self, on_begin: Callable[[], None] = lambda: None) -> dict[Any, str]:
@@ -264,43 +277,39 @@ class DataModule:
 
         Raises:
             SealedError: a shard that would be opened holds a test clip.
-            UserError: a bank that does not fit into memory.
+            UserError: hidden states of texts that do not fit into memory.
         """
         import ray
 
         config, variants = self.config, data_variants(self.space)
         parts: dict[Any, Any] = {}
         baseline: dict[str, float] = {}
-        store_bytes = self._store_bytes()
-        texts = {key: self._texts(key, store_bytes) for key in text_variants(self.space)}
-        store_bytes -= sum(text.num_bytes for text in texts.values())
-        num_kinds = len({key.clips for key in variants})
-        # Torch, which neither a refusal nor a finished search needs.
-        from tuning.training.cross_validation import constant_baseline
-        from tuning.training.tasks import task_of
-
-        task = task_of(config)
+        node_bytes = self._node_bytes()
+        texts = {key: self._texts(key, node_bytes) for key in text_variants(self.space)}
+        self.loading = self._loading({*variants}, node_bytes - sum(text.num_bytes for text in texts.values()))
         for key, variant in variants.items():
             if key.clips in parts:
                 continue
             try:
-                data = self._clips(variant, self.banks.get(key), store_bytes // num_kinds)
-                parts[key.clips] = ray.put(data)
-                if not baseline and config.split.inner_folds is not None:
-                    baseline = constant_baseline(task, data)
-                elif not baseline:
-                    baseline = task.constant_baseline(data.train_targets, data.val_targets)
+                parts[key.clips], of_constant = _put(self._clips(variant, self.loading), config)
             except ValueError as error:
                 raise UserError(str(error)) from error
+            baseline = baseline or of_constant
         parts |= {key: ray.put(text) for key, text in texts.items()}
         parts |= {key: ray.put(GeneratedClips.read(folder)) for key, folder in self.prepare_generated().items()}
         return {
             key: [parts[name] for name in (key.clips, key.text, key.generated) if name in parts] for key in variants
         }, baseline
 
+    def as_shared(self, space: Space) -> Space:
+        """The space with how the shared clips are read, so that every trial records it: another machine, with other
+        memory, then reads them in the same order.
+        """
+        return Space({**space.settings, "data.loading": self.loading}, space.distributions)
+
     def source(self, config: Config) -> DataSource:
-        """Where the data of a configuration's trial are. Ray runs if a GAN has to be trained."""
-        return self._source(config, self.split, self.banks.get(data_key(config), {}))
+        """Where the data of a configuration's trial are. Ray runs; a GAN that is missing is trained."""
+        return self._with_others(self._clips(config, self._loading({data_key(config)}, self._node_bytes())), config)
 
     def final_source(self, config: Config, on_progress: Progress) -> DataSource:
         """Where the data are to retrain and test a configuration: all known clips train, test clips validate.
@@ -311,31 +320,40 @@ class DataModule:
         Raises:
             SealedError: a shard with clips to train on holds a test clip.
         """
-        split = self.split
+        clips, split = self.source(config), self.split
         known = split.train + split.val
-        shards_of(self._features_of(config), [clip.id for clip in known], {clip.id for clip in split.test})
+        shards_of(clips.prepared, [clip.id for clip in known], {clip.id for clip in split.test})
         bank = self._banks_of(known, on_progress).get(data_key(config), {})
-        return self._source(config, replace(split, train=known, val=split.test, test=[], inner={}), bank)
+        return replace(clips, split=replace(split, train=known, val=split.test, test=[], inner={}), bank=bank)
 
-    def _source(self, config: Config, split: Split, bank: Bank) -> DataSource:
-        prepared, generated = self._features_of(config), None
+    def _clips(self, config: Config, loading: Loading) -> DataSource:
+        """Where the recordings of a configuration's trial are."""
+        split = self.split if config.split.inner_folds is not None else replace(self.split, inner={})
+        return DataSource(self._features_of(config), split, loading, self.banks.get(data_key(config), {}))
+
+    def _with_others(self, clips: DataSource, config: Config) -> DataSource:
+        """Recordings with the texts and generated clips of a configuration, if any."""
+        generated = None
         if config.augment.synthetic_share > 0:
-            generated = prepare_generated_clips(prepared, config, self.split)
-        loading = choose_loading(num_bytes(prepared, split, bank), self._store_bytes(), config.data.loading)
-        return DataSource(prepared, split, loading, bank, self.texts.get(text_key(config)), generated)
+            generated = prepare_generated_clips(clips.prepared, config, self.split)
+        return replace(clips, texts=self.texts.get(text_key(config)), generated=generated)
 
-    def _store_bytes(self) -> int:
+    def _loading(self, keys: set[DataKey], node_bytes: int) -> Loading:
+        """`data.loading`, where auto is resident if the clips of all these variants fit on the smallest node."""
+        known = {key.clips: variant for key, variant in data_variants(self.space).items() if key in keys}
+        clips = replace(self.split, train=self.training_clips, val=[]) if self.split.inner else self.split
+        sizes = [num_bytes(self._features_of(v), clips, self.banks.get(data_key(v))) for v in known.values()]
+        return choose_loading(sum(sizes), node_bytes, self.config.data.loading)
+
+    def _node_bytes(self) -> int:
+        """Bytes for features on the smallest node that can run a worker of a trial. Ray is running."""
         import ray
 
-        return int(ray.cluster_resources().get("object_store_memory", 0))
+        worker = self.config.resources
+        return smallest_node(ray.nodes(), worker.cpus_per_worker, worker.gpus_per_worker or 0)
 
     def _features_of(self, config: Config) -> Prepared:
         return self.features[features_key(stored_features_of(config))]
-
-    def _clips(self, config: Config, bank: Bank | None, store_bytes: int) -> Any:
-        """The recordings of a configuration, in memory if they fit into half of `store_bytes`."""
-        opened = open_data if config.split.inner_folds is None else open_folds
-        return opened(self._features_of(config), self.split, config.data.loading, store_bytes, bank)
 
     def _texts(self, key: str, store_bytes: int) -> Texts:
         """The texts of training and validation clips.
@@ -360,6 +378,25 @@ def fetch(parts: list[Any]) -> Any:
     import ray
 
     return join(*ray.get(parts))
+
+
+def _put(source: DataSource, config: Config) -> tuple[Any, dict[str, float]]:
+    """Read clips into Ray's object store; return their reference, and the constant baseline.
+
+    Where this process runs on a head without CPUs, a task on another machine reads them: it has the memory, and Ray
+    runs the task again if that machine is lost.
+    """
+    import ray
+
+    here = next(node for node in ray.nodes() if node["NodeID"] == ray.get_runtime_context().get_node_id())
+    if here["Resources"].get("CPU", 0) > 0:
+        data, baseline = read_with_baseline(source, config)
+        return ray.put(data), baseline
+    try:
+        data, found = ray.remote(num_cpus=1, num_returns=2)(read_with_baseline).remote(source, config)
+        return data, ray.get(found)
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def _short(values: list[Any]) -> str:

@@ -9,8 +9,8 @@ from tuning.config.errors import UserError
 from tuning.config.schema import PREPARED, Config
 from tuning.config.space import Space
 from tuning.data.text import text_key
-from tuning.datasets.settings import FeatureSettings, stored_features
-from tuning.datasets.store.augmentation_bank import bank_key
+from tuning.datasets.settings import WAVE_EFFECTS, FeatureSettings, effect_combinations, stored_features
+from tuning.datasets.store.augmentation_bank import bank_key, row_bytes
 
 
 class ClipsKey(NamedTuple):
@@ -91,8 +91,47 @@ def feature_variants(space: Space) -> dict[str, FeatureSettings]:
 
 
 def searched_effects(space: Space) -> list[str]:
-    """The wave effects that some trial may use, in a fixed order."""
-    settings = space.fixed().augment
-    names = [name for name in type(settings).model_fields if name.endswith("_prob")]
-    largest = settings.model_copy(update={name: space.largest(f"augment.{name}") for name in names})
-    return list(largest.effects())
+    """The wave effects that some trial may use, in the order in which they are applied."""
+    return [effect for effect in WAVE_EFFECTS if space.largest(f"augment.{effect}_prob") > 0]
+
+
+def searched_combinations(space: Space) -> list[str]:
+    """The combinations of wave effects that some trial may draw: with every effect that no trial does without."""
+    effects = searched_effects(space)
+    return effect_combinations(effects, [e for e in effects if min(space.values(f"augment.{e}_prob")) == 1])
+
+
+class BankCost(NamedTuple):
+    """What the banks of a space hold of each training clip."""
+
+    versions: int
+    num_bytes: int
+
+
+def bank_cost(space: Space) -> BankCost:
+    """Versions of each training clip in all banks of a space, and their bytes, on disk as in memory."""
+    longest = {key: settings.num_frames for key, settings in feature_variants(space).items()}
+    count, versions, size = len(searched_combinations(space)), 0, 0
+    for key, config in {key.clips: config for key, config in data_variants(space).items()}.items():
+        made = count * config.augment.versions
+        versions += made
+        size += made * row_bytes(longest[key.features], stored_features_of(config).num_features)
+    return BankCost(versions, size)
+
+
+def describe_bank(space: Space, num_clips: int | None) -> str:
+    """Say how many versions of the training clips the banks of a space hold, and their size; empty for none.
+
+    Where the number of clips is not known, the size is that of one.
+    """
+    effects, cost = searched_effects(space), bank_cost(space)
+    if not effects:
+        return ""
+    count = len(searched_combinations(space))
+    combined = f" in {count} combinations" if len(effects) > 1 else ""
+    size = f"{cost.num_bytes / 1e6:.3g} MB of each"
+    if num_clips is not None:
+        total = num_clips * cost.num_bytes
+        size = f"{total / 1e9:.3g} GB" if total >= 1e9 else f"{total / 1e6:.3g} MB"
+    clips = "each training clip" if num_clips is None else f"each of {num_clips:,} training clips"
+    return f"a bank of {cost.versions} versions of {clips}, {size}: {', '.join(effects)}{combined}"

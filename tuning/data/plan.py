@@ -13,13 +13,15 @@ from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, flatten, load
 from tuning.data.text import text_variants
-from tuning.datasets.corpus import Corpus, load_classes, load_corpus
-from tuning.datasets.settings import FeatureSettings
+from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
+from tuning.datasets.settings import FEW_CLIPS, FeatureSettings
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
 from tuning.models.encoder_shapes import check_speech_encoder
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
+
+ENABLED, POINTS = "augment.enabled", "search.points_to_evaluate"
 
 # Planned configurations that are checked before the search; further ones are checked when their trials begin.
 MAX_CHECKED_POINTS = 500
@@ -39,6 +41,8 @@ class Plan:
         mode: direction of the ranking metric.
         overrides: the settings of the command line as given.
         total: number of trials.
+        fixed: settings that the space file searches and this search does not, since augmentation is off.
+        augmentation: why `augment.enabled=auto` is on or off; empty where it is not asked for.
     """
 
     run: RunSettings
@@ -47,6 +51,8 @@ class Plan:
     mode: Mode
     overrides: dict[str, Any]
     total: int
+    fixed: tuple[str, ...] = ()
+    augmentation: str = ""
 
     @property
     def name(self) -> str:
@@ -76,7 +82,12 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any]) -> Plan:
             f"mlflow: expected null unless MLflow is installed, got '{run.mlflow}'; "
             "install it: pip install 'audio-emotion-tuning[mlflow]'"
         )
-    config = space.fixed()
+    if searched := space.dependencies(ENABLED):
+        raise UserError(f"{ENABLED}: expected a plain value, got one that depends on {', '.join(searched)}")
+    config, given = space.fixed(), space
+    if config.augment.enabled is False:
+        space = without_augmentation(space)
+        config = space.fixed()
     space.config({path: d.at(1 - 1e-9) for path, d in space.distributions.items()})
     if config.search.scheduler == "pbt" and is_uri(run.storage):
         raise UserError(
@@ -92,7 +103,8 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any]) -> Plan:
         space.config(point)
     total = config.search.num_trials if config.search.algorithm == "optuna" else len(points)
     assert total is not None
-    return Plan(run, space, config, mode, overrides, total)
+    fixed = tuple(path for path in given.distributions if path not in space.distributions)
+    return Plan(run, space, config, mode, overrides, total, fixed)
 
 
 def with_classes(plan: Plan, corpus: Corpus) -> Plan:
@@ -107,6 +119,52 @@ def with_classes(plan: Plan, corpus: Corpus) -> Plan:
     config = space.fixed()
     check_metric(space, config)
     return replace(plan, space=space, config=config)
+
+
+def without_augmentation(space: Space) -> Space:
+    """The space with the section `augment` at its defaults, which are off, and with one GAN, which nobody trains.
+
+    Points that are tried first lose the settings that are no longer searched; those that become alike are one.
+    """
+    searched = {path: d for path, d in space.distributions.items() if not path.startswith(("augment.", "gan."))}
+    settings = {path: value for path, value in space.settings.items() if not path.startswith("augment.")}
+    settings |= {path: d.at(0.0) for path, d in space.distributions.items() if path.startswith("gan.")}
+    points: list[dict[str, Any]] = []
+    for given in settings.get(POINTS, []):
+        point = {path: value for path, value in flatten(given, space.fields).items() if path in searched}
+        if point and point not in points:
+            points.append(point)
+    settings |= {POINTS: points} if points or POINTS in settings else {}
+    return Space(settings | {ENABLED: False}, searched)
+
+
+def with_augmentation(plan: Plan, num_clips: int | None, begun: Space | None = None) -> Plan:
+    """The plan with `augment.enabled=auto` decided by the number of training clips; None: those of a demo corpus.
+
+    A search that was begun keeps what its space `begun` says, so that it is extended as it was begun.
+
+    Raises:
+        UserError: without augmentation nothing is searched.
+    """
+    if plan.config.augment.enabled != "auto":
+        return plan
+    if begun is not None and (then := begun.fixed().augment.enabled) != "auto":
+        on, why = then, "as this search was begun"
+    elif num_clips is None:
+        on, why = True, f"a demo corpus, with fewer than {FEW_CLIPS:,} training clips"
+    else:
+        on = num_clips < FEW_CLIPS
+        why = f"{num_clips:,} training clips, {'fewer than' if on else 'at least'} {FEW_CLIPS:,}"
+    space = Space({**plan.space.settings, ENABLED: on}, plan.space.distributions)
+    return replace(plan_of(plan.run, space, plan.overrides), augmentation=f"{'on' if on else 'off'}: {why}")
+
+
+def print_augmentation(plan: Plan) -> None:
+    """Print why augmentation is on or off, and which settings are not searched because it is off."""
+    if plan.augmentation:
+        print(f"augment   {plan.augmentation}")
+    if plan.fixed:
+        print(f"note      {', '.join(plan.fixed)}: not searched, since augmentation is off")
 
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
@@ -212,6 +270,11 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
         return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def training_clips(split: Split, config: Config) -> list[Clip]:
+    """The clips that train; with inner folds also those of validation, which all folds but one train on."""
+    return split.train + split.val if config.split.inner_folds is not None else split.train
 
 
 def print_corpus_defaults(plan: Plan) -> None:

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+from tuning.config.schema import Config
 from tuning.datasets.loaders.generated import ExtendedData, GeneratedClips
 from tuning.datasets.loaders.kfold import TextFolds, open_folds
 from tuning.datasets.loaders.streaming import open_data
@@ -50,6 +51,18 @@ class DataSource:
             others.append(GeneratedClips.read(self.generated))
         opened = open_folds if self.split.inner else open_data
         return join(opened(self.prepared, self.split, self.loading, sys.maxsize, self.bank), *others)
+
+
+def read_with_baseline(source: DataSource, config: Config) -> tuple[Any, dict[str, float]]:
+    """Open recordings, and compute the metrics of a constant prediction: with inner folds the mean over them."""
+    # Torch, which neither a refusal nor a finished search needs.
+    from tuning.training.cross_validation import constant_baseline
+    from tuning.training.tasks import task_of
+
+    data, task = source.open(), task_of(config)
+    if source.split.inner:
+        return data, constant_baseline(task, data)
+    return data, task.constant_baseline(data.train_targets, data.val_targets)
 
 
 def join(data: Any, *others: Texts | GeneratedClips) -> Any:

@@ -125,9 +125,8 @@ def replicate(
             rows = [read_progress(folder.trial(each.number)) for each in chosen]
             took = [sum(float(row["seconds"]) for row in each) for each in rows]
             resources, _ = choose_backend(config, fits, lambda: min(took))
-            if reason := run_search(
-                own, replace(plan, space=space, config=space.fixed(), total=count), shared, resources
-            ):
+            repeats = replace(plan, space=data.as_shared(space), config=space.fixed(), total=count)
+            if reason := run_search(own, repeats, shared, resources):
                 raise UserError(f"{own.path}: stopped ({reason}); the same command resumes")
         trained = _trained(own, config.search.metric)
         return [[trained[identity] for identity in row] for row in wanted]

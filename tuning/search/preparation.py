@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
-from tuning.data.keys import searched_effects
+from tuning.data.keys import describe_bank
 from tuning.datasets.store.build import Prepared
 from tuning.experiment.directory import SearchFolder, write_table
 from tuning.search.lazy_start import when_needed
@@ -48,13 +48,14 @@ def _counted(variants: list[Prepared], name: str) -> str:
 def _prepare_banks(data: DataModule) -> None:
     """Make missing augmented training clips, if trials use any, and print how many."""
     began = time.monotonic()
+    if found := describe_bank(data.space, len(data.training_clips)):
+        print(f"augment   {found}", flush=True)
     data.prepare_banks(_starting(data, "augmented versions of"))
     made = [variant for bank in data.banks.values() for variant in bank.values()]
     if made:
         versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
         kept = sum(variant.num_reused * (variant.versions or 1) for variant in made)
-        effects = ", ".join(searched_effects(data.space))
-        print(f"augment   {versions} versions made, {kept} reused ({effects}), {time.monotonic() - began:.1f} s")
+        print(f"augment   {versions} versions made, {kept} reused, {time.monotonic() - began:.1f} s")
 
 
 def prepare_generated(data: DataModule) -> list[str]:

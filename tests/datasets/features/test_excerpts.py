@@ -44,6 +44,7 @@ SEGMENTS = ("middle", "start")
 CASES = list(itertools.product(SEGMENTS, (None, TRIM_DB)))
 AUGMENT = AugmentSettings(versions=1, pitch_semitones=1.0)
 TEMPO = {"stretch": AUGMENT.stretch_range, "speed": AUGMENT.speed_range}
+NAMES = [*EFFECTS, "speed+stretch", "stretch+noise"]
 MEL = FeatureSettings(name="mel", sample_rate_hz=RATE, hop_samples=800)
 CRNN = {"name": "crnn", "conv_filters": [2], "conv_dropout": [0.1], "lstm_units": [2]}
 
@@ -135,7 +136,9 @@ def expected_times(kind, frames, tempo):
 
 
 def tempo_of(effect, digest):
-    return version_rng(digest, effect, 0).uniform(*TEMPO[effect]) if effect in TEMPO else 1.0
+    """The product of the tempo factors of a combination of effects."""
+    tempo = [part for part in effect.split("+") if part in TEMPO]
+    return np.prod([version_rng(digest, part, 0).uniform(*TEMPO[part]) for part in tempo])
 
 
 @pytest.fixture(scope="module", params=CASES, ids=str)
@@ -150,16 +153,16 @@ def made(request, tmp_path_factory, ray_session):
     corpus, cells = Corpus("manifest", str(folder), clips), {"0.wav": "train", "1.wav": "val"}
     quality = DataSettings(prepared=str(folder / "prepared"))
     prepared = prepare(corpus, cells, kind.features, kind.stored, quality)
-    bank = prepare_bank(corpus, cells, clips[:1], (), kind.features, kind.stored, quality, AUGMENT, list(EFFECTS))
+    bank = prepare_bank(corpus, cells, clips[:1], (), kind.features, kind.stored, quality, AUGMENT, NAMES)
     return kind, prepared, bank, Split(clips[:1], clips[1:], [], "by hand")
 
 
 @pytest.mark.parametrize("frames", [101, 41])
-@pytest.mark.parametrize("effect", [PLAIN, *EFFECTS])
+@pytest.mark.parametrize("effect", [PLAIN, *NAMES])
 def test_a_clip_and_its_versions_are_of_the_same_seconds(made, effect, frames):
     kind, prepared, bank, split = made
     data = ResidentData.read(prepared, split, bank).crop(frames, "masked", kind.features.segment)
-    chances = AUGMENT.model_dump() | ({f"{effect}_prob": 1.0} if effect else {})
+    chances = AUGMENT.model_dump() | ({f"{part}_prob": 1.0 for part in effect.split("+")} if effect else {})
     (batch,) = data.augmented(AugmentSettings(**chances)).train_batches(1, 4, seed=0)
     tempo = tempo_of(effect, prepared.digests["0.wav"])
     values = batch["features"][0].numpy() * data.statistics.std + data.statistics.mean
@@ -179,7 +182,7 @@ def test_in_memory_and_streamed_the_same_seconds_are_heard(made, way, frames):
 
 
 @pytest.mark.parametrize("trim_db", [None, TRIM_DB])
-@pytest.mark.parametrize("effect", [PLAIN, *EFFECTS])
+@pytest.mark.parametrize("effect", [PLAIN, *NAMES])
 def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, effect):
     kind = encoder_kind(trim_db=trim_db)
     augment = AUGMENT.model_dump() if effect else None

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,16 +7,18 @@ import pytest
 import ray
 import scipy.stats
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.helpers.recordings import RATE, SMALL, encode, tone, write_corpus
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features.audio import decode
 from tuning.datasets.features.spectral import extract, num_samples
-from tuning.datasets.features.waveform_effects import EFFECTS, apply
+from tuning.datasets.features.waveform_effects import EFFECTS
 from tuning.datasets.hashing import digest_of
-from tuning.datasets.loaders.in_memory import ResidentData
+from tuning.datasets.loaders.in_memory import ResidentData, draw_versions
 from tuning.datasets.loaders.streaming import StreamedData, num_bytes, open_data
-from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings
+from tuning.datasets.settings import AugmentSettings, DataSettings, SplitSettings, effect_combinations
 from tuning.datasets.splits.split import partition_of, split_clips
 from tuning.datasets.store import build as shards
 from tuning.datasets.store.augmentation_bank import bank_bytes, bank_key, prepare_bank
@@ -24,7 +27,12 @@ from tuning.datasets.store.reader import FeatureStatistics, Part, SealedError, V
 
 FRAMES = 24
 LEVEL = 0.01  # of the statistical tests
-EQUAL = AugmentSettings(**{f"{effect}_prob": 0.15 for effect in EFFECTS})
+ORDER = ("speed", "stretch", "pitch", "formant", "room", "noise")
+PLAIN = AugmentSettings()  # no probability matters to what a bank holds
+# As documented for speech: together above 1.
+THREE = AugmentSettings(stretch_prob=0.5, room_prob=0.4, noise_prob=0.5)
+COMBINED = ["stretch", "room", "noise", "stretch+room", "stretch+noise", "room+noise", "stretch+room+noise"]
+NAMES = [*COMBINED, "speed", "pitch", "formant", "speed+stretch", "speed+stretch+pitch+formant+room+noise"]
 TWO = ("noise", "speed")
 
 
@@ -41,18 +49,18 @@ class Place:
     def prepare(self):
         return prepare(self.corpus, self.partitions, SMALL, FRAMES, self.quality)
 
-    def bank(self, effects, augment=EQUAL, clips=None, **options):
+    def bank(self, names, augment=PLAIN, clips=None, **options):
         clips = self.split.train if clips is None else clips
         return prepare_bank(
-            self.corpus, self.partitions, clips, self.sealed, SMALL, FRAMES, self.quality, augment, effects, **options
+            self.corpus, self.partitions, clips, self.sealed, SMALL, FRAMES, self.quality, augment, names, **options
         )
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory, ray_session):
-    """A place with its features and a bank of all effects."""
+    """A place with its features and a bank of each effect, of three effects in all combinations, and of all six."""
     place = Place(tmp_path_factory.mktemp("bank"), 120)
-    return place, place.prepare(), place.bank(list(EFFECTS))
+    return place, place.prepare(), place.bank(NAMES)
 
 
 @pytest.fixture
@@ -69,28 +77,63 @@ def forbid_ray(monkeypatch):
 
 
 def extracted(bank):
-    return {effect: prepared.num_extracted for effect, prepared in bank.items()}
+    return {name: prepared.num_extracted for name, prepared in bank.items()}
 
 
-@pytest.mark.parametrize("effect", EFFECTS)
-def test_the_bank_holds_the_features_of_changed_recordings(made, effect):
+def middle(waveform, length):
+    start = max(0, len(waveform) - length) // 2
+    return waveform[start : start + length]
+
+
+def chained(waveform, effects, rng_of, settings, keep):
+    """Effects applied one after the other, by hand."""
+    assert list(effects) == [effect for effect in ORDER if effect in effects]
+    tempo = [effect for effect in effects if effect in ("speed", "stretch")]
+    reach = np.prod([getattr(settings, f"{effect}_range")[1] for effect in tempo])
+    waveform = middle(waveform, int(np.ceil(keep * reach)))
+    for effect in tempo:
+        waveform = EFFECTS[effect](waveform, RATE, rng_of(effect), settings)
+    waveform = middle(waveform, keep)
+    for effect in effects:
+        if effect not in tempo:
+            waveform = EFFECTS[effect](waveform, RATE, rng_of(effect), settings)
+    return waveform.astype(np.float32)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bank_holds_the_features_of_changed_recordings(made, name):
     place, _, bank = made
     train = place.split.train
-    found = read_versions(bank[effect], [clip.id for clip in train], place.sealed)
+    found = read_versions(bank[name], [clip.id for clip in train], place.sealed)
     assert found.features.shape == (len(train), 2, FRAMES, 13)
     keep = num_samples(FRAMES, SMALL)
     for position in (0, 1, 2, len(train) - 1):
         clip = train[position].id
         raw = Path(place.corpus.root, clip).read_bytes()
-        waveform = decode(raw, RATE, place.quality, 2 * keep, "middle")
-        seed = bank[effect].digests[clip]
+        waveform = decode(raw, RATE, place.quality, 4 * keep, "middle")
+        seed = bank[name].digests[clip]
         for version in range(2):
-            rng = np.random.default_rng(int(digest_of(seed, effect, str(version)), 16))
-            changed = apply(effect, waveform, RATE, rng, EQUAL, keep, "middle")
+
+            def rng_of(effect, seed=seed, version=version):
+                return np.random.default_rng(int(digest_of(seed, effect, str(version)), 16))
+
+            changed = chained(waveform, name.split("+"), rng_of, AugmentSettings(), keep)
             expected, num_valid = extract(changed, SMALL, FRAMES)
             np.testing.assert_array_equal(found.features[position, version], expected)
             assert found.num_frames[position, version] == num_valid
         assert not np.array_equal(found.features[position, 0], found.features[position, 1])
+
+
+def test_combinations_are_the_subsets_in_the_order_of_sound():
+    assert tuple(EFFECTS) == ORDER
+    everything = AugmentSettings(**{f"{effect}_prob": 0.5 for effect in EFFECTS}).combinations()
+    assert len(everything) == len(set(everything)) == 63
+    assert everything[:7] == [*ORDER, "speed+stretch"] and everything[-1] == "speed+stretch+pitch+formant+room+noise"
+    assert sorted(THREE.combinations()) == sorted(COMBINED)
+    # What is drawn for every clip is in all of them.
+    assert AugmentSettings(pitch_prob=1.0, noise_prob=0.2).combinations() == ["pitch", "pitch+noise"]
+    assert AugmentSettings(pitch_prob=1.0, noise_prob=1.0).combinations() == ["pitch+noise"]
+    assert AugmentSettings().combinations() == []
 
 
 def test_only_training_clips_are_in_it(made):
@@ -129,8 +172,8 @@ def test_probabilities_and_other_effects_change_nothing(place, forbid_ray):
     place.bank(TWO)
     forbid_ray()
     place.bank(["noise"], AugmentSettings(noise_prob=0.9, mixup_prob=0.5, time_masks=3, stretch_range=(0.7, 1.3)))
-    assert bank_key(EQUAL) == bank_key(AugmentSettings(noise_prob=0.9, mask_prob=0.3))
-    assert bank_key(EQUAL) != bank_key(AugmentSettings(noise_range=(0.1, 0.2)))
+    assert bank_key(THREE) == bank_key(AugmentSettings(noise_prob=0.9, mask_prob=0.3))
+    assert bank_key(THREE) != bank_key(AugmentSettings(noise_range=(0.1, 0.2)))
 
 
 @pytest.mark.parametrize("change", [{"noise_range": (0.001, 0.02)}, {"versions": 3}])
@@ -145,20 +188,44 @@ def test_another_extraction_makes_it_anew(place, monkeypatch):
     assert extracted(place.bank(["noise"])) == {"noise": len(place.split.train)}
 
 
+@pytest.mark.parametrize(
+    ("change", "kept"),
+    [({"room_seconds": (0.1, 0.2)}, ["stretch+noise"]), ({"noise_range": (0.001, 0.02)}, ["room", "stretch+room"])],
+)
+def test_a_range_makes_those_combinations_anew_that_have_its_effect(place, change, kept):
+    names = ["room", "stretch+room", "stretch+noise"]
+    place.bank(names)
+    again = extracted(place.bank(names, AugmentSettings(**change)))
+    assert [name for name, count in again.items() if count == 0] == kept
+
+
 def test_another_effect_is_made_alone_and_the_same_as_with_others(place, tmp_path):
     # Long, and at another rate: where a cut starts then decides where its resampled samples lie.
     for number, clip in enumerate(place.corpus.clips):
         (tmp_path / "corpus" / clip.id).write_bytes(encode(tone(3, seed=number, rate=11025), 11025))
     one = place.bank(["noise"])
-    both = place.bank(TWO)
-    assert extracted(both) == {"noise": 0, "speed": len(place.split.train)}
-    assert one["noise"].shards == both["noise"].shards
-    place.quality = DataSettings(prepared=str(tmp_path / "other"))
-    alone = place.bank(["speed"], AugmentSettings(stretch_range=(0.6, 1.9)))
+    names = effect_combinations(["speed", "stretch", "noise"])
+    several = place.bank(names)
+    num = len(place.split.train)
+    assert extracted(several) == {name: 0 if name == "noise" else num for name in names}
+    assert one["noise"].shards == several["noise"].shards
     ids = [clip.id for clip in place.split.train]
-    for effect_bank in (both, alone):
-        assert effect_bank["speed"].versions == 2
-    np.testing.assert_array_equal(*(read_versions(b["speed"], ids, ()).features for b in (both, alone)))
+    for name in ("speed", "speed+noise", "speed+stretch+noise"):
+        place.quality = DataSettings(prepared=str(tmp_path / name))
+        others = {} if "stretch" in name else {"stretch_range": (0.6, 1.9)}
+        alone = place.bank([name], AugmentSettings(**others))
+        np.testing.assert_array_equal(*(read_versions(bank[name], ids, ()).features for bank in (several, alone)))
+
+
+def test_a_bank_larger_than_the_disk_is_refused_before_it_is_made(place, forbid_ray):
+    forbid_ray()
+    expected = len(place.split.train) * 100 * 4 * 20_000_000 * 13 * 4  # clips, versions, combinations, bytes
+    with pytest.raises(ValueError, match=r"augment: expected a bank that fits on the disk") as error:
+        prepare_bank(
+            place.corpus, place.partitions, place.split.train, place.sealed, SMALL, 20_000_000, place.quality,
+            AugmentSettings(versions=100), ["noise", "room", "room+noise", "pitch"],
+        )  # fmt: skip
+    assert f"got {expected / 1e9:.2g} GB to be made" in str(error.value)
 
 
 def test_another_clip_is_made_alone(place):
@@ -210,26 +277,26 @@ def rows_of(batches):
 
 
 def test_rows_of_the_bank_stand_in_place_of_clips(data):
-    augmented, alone = data.augmented(EQUAL), {}
+    augmented, alone = data.augmented(THREE), {}
     plain = rows_of(data.train_batches(1, 8, 0))
-    for effect, versions in data.bank.items():
+    for name, versions in data.bank.items():
         for version in range(2):
             part = replace(
                 data.train, features=versions.features[:, version], num_frames=versions.num_frames[:, version]
             )
             # As if these had been the clips, normalised by the statistics of the clips as they are.
-            alone[effect, version] = rows_of(replace(data, train=part).train_batches(1, 8, 0))
+            alone[name, version] = rows_of(replace(data, train=part).train_batches(1, 8, 0))
     seen = set()
     for clip, row in rows_of(augmented.train_batches(1, 8, 0)).items():
         matches = [key for key, rows in alone.items() if torch.equal(rows[clip], row)]
         assert len(matches) == 1 or torch.equal(row, plain[clip])
         seen.update(matches)
-    assert {effect for effect, _ in seen} == set(EFFECTS)
+    assert {name for name, _ in seen} == set(COMBINED)
     assert {version for _, version in seen} == {0, 1}
 
 
 def test_draws_follow_seed_and_epoch_and_nothing_else(data):
-    augmented = data.augmented(EQUAL)
+    augmented = data.augmented(THREE)
     whole = rows_of(augmented.train_batches(3, 8, 1))
 
     def same(other):
@@ -248,8 +315,8 @@ def test_draws_follow_seed_and_epoch_and_nothing_else(data):
 
 
 def test_crops_reach_the_bank(data):
-    cropped = data.crop(10, "masked", "middle").augmented(EQUAL)
-    full = data.augmented(EQUAL)
+    cropped = data.crop(10, "masked", "middle").augmented(THREE)
+    full = data.augmented(THREE)
     for one, other in zip(cropped.train_batches(1, 8, 0), full.train_batches(1, 8, 0), strict=True):
         for row, whole, valid in zip(one["features"], other["features"], other["num_frames"].tolist(), strict=True):
             kept = min(10, valid)
@@ -259,7 +326,7 @@ def test_crops_reach_the_bank(data):
 
 
 def test_validation_order_and_statistics_stay(data):
-    augmented = data.augmented(EQUAL)
+    augmented = data.augmented(THREE)
     for one, other in zip(augmented.val_batches(5), data.val_batches(5), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in one)
     assert augmented.statistics is data.statistics
@@ -276,7 +343,7 @@ def test_without_probabilities_the_clips_are_as_they_are(data):
 
 
 def test_the_bank_is_shared_without_a_copy(data):
-    shared = ray.get(ray.put(data)).augmented(EQUAL)
+    shared = ray.get(ray.put(data)).augmented(THREE)
     for versions in shared.bank.values():
         assert not versions.features.flags.owndata
         assert not versions.features.flags.writeable
@@ -286,31 +353,35 @@ def test_the_bank_is_shared_without_a_copy(data):
 def test_what_is_not_prepared_is_an_error(data, made):
     place, prepared, bank = made
     few = ResidentData.read(prepared, place.split, {"noise": bank["noise"]})
-    with pytest.raises(ValueError, match=r"augment.room_prob: no bank of 'room' was prepared, got \['noise'\]"):
+    with pytest.raises(
+        ValueError, match=r"augment: expected a bank of 'room', which may be drawn, got one of \['noise'\]"
+    ):
         few.augmented(AugmentSettings(room_prob=0.1))
+    with pytest.raises(ValueError, match=r"augment: expected a bank of 'pitch\+noise', which may be drawn"):
+        data.augmented(AugmentSettings(pitch_prob=0.1, noise_prob=0.1))
     with pytest.raises(ValueError, match=r"augment.versions: expected 2, as the bank has, got 3"):
         data.augmented(AugmentSettings(room_prob=0.1, versions=3))
 
 
-def test_a_bank_needs_memory(made):
+def test_a_bank_has_its_size_and_is_streamed_where_it_does_not_fit(made):
     place, prepared, bank = made
     plain = num_bytes(prepared, place.split)
     size = num_bytes(prepared, place.split, bank)
-    assert size - plain == bank_bytes(bank, len(place.split.train)) == len(place.split.train) * 6 * 2 * FRAMES * 13 * 4
+    assert size - plain == bank_bytes(bank, len(place.split.train)) == len(place.split.train) * 12 * 2 * FRAMES * 13 * 4
     assert isinstance(open_data(prepared, place.split, "auto", 2 * size, bank), ResidentData)
-    with pytest.raises(ValueError, match=r"augment: stretch_prob, .* needs data.loading=resident, got 'auto' \(feat"):
-        open_data(prepared, place.split, "auto", 2 * size - 2, bank)
-    streamed = StreamedData.open(prepared, place.split)
-    assert streamed.augmented(AugmentSettings(time_masks=1)) is streamed
-    with pytest.raises(ValueError, match=r"augment: noise_prob needs data.loading=resident, got 'streamed'"):
-        streamed.augmented(AugmentSettings(noise_prob=0.1))
+    assert isinstance(open_data(prepared, place.split, "auto", 2 * size - 2, bank), StreamedData)
+    with pytest.raises(ValueError, match=r"augment: expected a bank of 'noise', which .* got one of \[\]"):
+        StreamedData.open(prepared, place.split).augmented(AugmentSettings(noise_prob=0.1))
 
 
-def test_effects_are_drawn_as_often_as_set():
-    """Chi-square over 40 epochs of 200 clips whose rows say which effect and version they are."""
-    settings = AugmentSettings(
-        stretch_prob=0.3, pitch_prob=0.05, noise_prob=0.2, speed_prob=0.1, room_prob=0.0, formant_prob=0.15, versions=3
-    )
+SIX = AugmentSettings(
+    speed_prob=0.1, stretch_prob=0.5, pitch_prob=0.3, formant_prob=0.0, room_prob=0.25, noise_prob=0.5, versions=3
+)
+
+
+@pytest.fixture(scope="module")
+def codes():
+    """What 100 epochs of 200 clips are given, from a bank whose rows say which combination and version they are."""
     num_clips = 200
     part = Part(
         np.array([str(clip) for clip in range(num_clips)]),
@@ -319,28 +390,55 @@ def test_effects_are_drawn_as_often_as_set():
         np.zeros((num_clips, 1), dtype=np.float32),
     )
     bank = {}
-    for number, effect in enumerate(EFFECTS, start=1):
-        codes = 10 * number + np.arange(3, dtype=np.float32)
-        bank[effect] = Versions(
-            np.broadcast_to(codes[:, None, None], (num_clips, 3, 1, 1)), np.ones((num_clips, 3), dtype=np.int32)
+    for subset in range(1, 64):
+        name = "+".join(effect for place, effect in enumerate(ORDER) if subset >> place & 1)
+        rows = 10 * subset + np.arange(3, dtype=np.float32)
+        bank[name] = Versions(
+            np.broadcast_to(rows[:, None, None], (num_clips, 3, 1, 1)), np.ones((num_clips, 3), dtype=np.int32)
         )
     statistics = FeatureStatistics(np.zeros(1, dtype=np.float32), np.ones(1, dtype=np.float32))
-    data = ResidentData(part, part, statistics, 1, bank).augmented(settings)
-    codes = np.concatenate(
-        [batch["features"].flatten() for epoch in range(40) for batch in data.train_batches(epoch, 32, 5)]
-    )
-    effects, versions = np.divmod(codes.astype(int), 10)
-    chances = [0.2, *(getattr(settings, f"{effect}_prob") for effect in EFFECTS)]
-    counts = np.bincount(effects, minlength=7)
-    assert counts[5] == 0
+    data = ResidentData(part, part, statistics, 1, bank).augmented(SIX)
+    found = [batch["features"].flatten() for epoch in range(100) for batch in data.train_batches(epoch, 32, 5)]
+    return np.divmod(np.concatenate(found).astype(int), 10)
+
+
+def test_every_combination_is_drawn_as_often_as_independent_effects_are(codes):
+    """By chi-square against the product of the probabilities."""
+    subsets, versions = codes
+    counts = np.bincount(subsets, minlength=64)
 
     def p_value(chances):
-        kept = np.array(chances) > 0
-        return scipy.stats.chisquare(counts[kept], len(codes) * np.array(chances)[kept]).pvalue
+        product = np.array(
+            [np.prod([p if subset >> place & 1 else 1 - p for place, p in enumerate(chances)]) for subset in range(64)]
+        )
+        assert product.sum() == pytest.approx(1) and not counts[product == 0].any()
+        kept = product > 0
+        return scipy.stats.chisquare(counts[kept], len(subsets) * product[kept]).pvalue
 
-    assert p_value(chances) > LEVEL
-    assert p_value([0.2, 0.3, 0.05, 0.17, 0.13, 0.0, 0.15]) < LEVEL  # noise 0.17, not 0.2
-    assert scipy.stats.chisquare(np.bincount(versions[effects > 0])).pvalue > LEVEL
+    assert p_value([0.1, 0.5, 0.3, 0.0, 0.25, 0.5]) > LEVEL
+    assert p_value([0.1, 0.5, 0.32, 0.0, 0.25, 0.5]) < LEVEL
+    assert scipy.stats.chisquare(np.bincount(versions[subsets > 0])).pvalue > LEVEL
+
+
+def test_effects_are_drawn_independently_of_one_another_and_of_versions(codes):
+    subsets, versions = codes
+    drawn = {effect: subsets >> place & 1 for place, effect in enumerate(ORDER) if effect != "formant"}
+    limit = 3.5 / np.sqrt(len(subsets))  # of the standard deviation of a correlation of zero
+    for one, other in itertools.combinations(drawn.values(), 2):
+        assert abs(np.corrcoef(one, other)[0, 1]) < limit
+    changed = subsets > 0
+    for one in drawn.values():
+        table = [np.bincount(versions[changed & (one == value)], minlength=3) for value in (0, 1)]
+        assert scipy.stats.chi2_contingency(table).pvalue > LEVEL / len(drawn)
+
+
+@given(st.sampled_from(ORDER), st.floats(0, 1), st.integers(0, 1000), st.integers(1, 1000))
+def test_the_draws_of_an_effect_do_not_depend_on_the_probabilities_of_others(other, chance, seed, epoch):
+    def clips(**more):
+        drawn = draw_versions(AugmentSettings(**{"noise_prob": 0.4} | more), 50, seed, epoch)
+        return {clip for clip, (name, _) in drawn.items() if "noise" in name.split("+")}
+
+    assert other == "noise" or clips() == clips(**{f"{other}_prob": chance})
 
 
 def summaries(rows, plain):
@@ -362,16 +460,14 @@ def summaries(rows, plain):
 
 
 def on_the_fly(place, settings, seed):
-    """Each training clip decoded, one effect drawn by numpy's `choice`, applied and extracted; nothing is prepared."""
+    """Each training clip decoded, each effect drawn by a coin, applied and extracted; nothing is prepared."""
     rng = np.random.default_rng(seed)
-    chances = [getattr(settings, f"{effect}_prob") for effect in EFFECTS]
     keep = num_samples(FRAMES, SMALL)
     rows = {}
     for position, clip in enumerate(place.split.train):
-        waveform = decode(Path(place.corpus.root, clip.id).read_bytes(), RATE, place.quality, 2 * keep, "middle")
-        effect = rng.choice([*EFFECTS, "none"], p=[*chances, 1 - sum(chances)])
-        if effect != "none":
-            waveform = apply(effect, waveform, RATE, rng, settings, keep, "middle")
+        waveform = decode(Path(place.corpus.root, clip.id).read_bytes(), RATE, place.quality, 4 * keep, "middle")
+        effects = [effect for effect in ORDER if rng.random() < getattr(settings, f"{effect}_prob")]
+        waveform = chained(waveform, effects, lambda effect: rng, settings, keep)
         rows[position] = extract(waveform, SMALL, FRAMES)
     return rows
 
@@ -416,17 +512,20 @@ def compared(made, data):
     return Comparison(place, prepared, data)
 
 
-MIXTURE = AugmentSettings(
-    stretch_prob=0.1, pitch_prob=0.1, noise_prob=0.1, speed_prob=0.1, room_prob=0.4, formant_prob=0.1
-)
-
-
 def test_bank_and_on_the_fly_have_the_same_distribution(compared):
-    assert compared.p_value(MIXTURE, MIXTURE) > LEVEL
-    assert compared.p_value(EQUAL, EQUAL) > LEVEL
+    other = AugmentSettings(stretch_prob=0.2, room_prob=0.9, noise_prob=0.3)
+    assert compared.p_value(THREE, THREE) > LEVEL
+    assert compared.p_value(other, other) > LEVEL
     # Had one probability been another, this would show it.
-    assert compared.p_value(MIXTURE.model_copy(update={"room_prob": 0.0}), MIXTURE) < LEVEL
-    assert compared.p_value(EQUAL, EQUAL.model_copy(update={"noise_prob": 0.0, "room_prob": 0.0})) < LEVEL
+    assert compared.p_value(other.model_copy(update={"room_prob": 0.0}), other) < LEVEL
+    assert compared.p_value(THREE, THREE.model_copy(update={"stretch_prob": 0.0})) < LEVEL
+    assert compared.p_value(THREE, THREE.model_copy(update={"room_prob": 1.0})) < LEVEL
+
+
+def test_effects_that_are_always_drawn_have_the_same_distribution_together(compared):
+    both = AugmentSettings(stretch_prob=1.0, noise_prob=1.0)
+    assert compared.p_value(both, both) > LEVEL
+    assert compared.p_value(both, both.model_copy(update={"stretch_prob": 0.0})) < LEVEL
 
 
 @pytest.mark.parametrize(
@@ -436,7 +535,7 @@ def test_bank_and_on_the_fly_have_the_same_distribution(compared):
         ("pitch", {"pitch_semitones": 0.4}),
         ("noise", {"noise_range": (0.005, 0.015)}),
         ("speed", {"speed_range": (0.85, 1.05)}),
-        ("room", {"room_seconds": (0.4, 1.0)}),
+        ("room", {"room_seconds": (0.02, 0.1)}),
         ("formant", {"formant_range": (0.97, 1.03)}),
     ],
 )
