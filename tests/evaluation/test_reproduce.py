@@ -7,7 +7,7 @@ import pytest
 
 from tests.helpers.command import TINY, run
 from tuning.cli import reproduce
-from tuning.experiment.directory import SearchFolder
+from tuning.experiment.directory import SearchFolder, read_progress
 
 
 @pytest.fixture(scope="module")
@@ -100,3 +100,19 @@ def test_features_are_read_where_the_trial_had_them(searches, tmp_path, capsys):
     (copy / "config.yaml").write_text(config.replace(then, str(tmp_path / "first")))
     assert reproduce.main([str(copy), "1"]) == 0
     assert "equal     to the last bit" in capsys.readouterr().out and not (tmp_path / "first").exists()
+
+
+@pytest.mark.slow
+def test_clips_are_read_as_in_the_search_on_a_machine_with_more_memory(ray_session, tmp_path, monkeypatch, capsys):
+    """Streamed clips come in another order than those in memory, so what `auto` chose is recorded with each trial."""
+    common = (f"storage={tmp_path}", f"data.prepared={tmp_path}/prepared", *TINY)
+    with monkeypatch.context() as small:
+        small.setattr("tuning.data.data_module.smallest_node", lambda nodes, cpus, gpus: 1)
+        run("name=small", "search.num_trials=1", *common)
+    run("name=large", "search.num_trials=1", *common)
+    trials = [tmp_path / name / "trials" / "0001" for name in ("small", "large")]
+    configs = [json.loads((trial / "params.json").read_text())["config"] for trial in trials]
+    assert [config["data"]["loading"] for config in configs] == ["streamed", "resident"]
+    losses = [[row["train_loss"] for row in read_progress(trial)] for trial in trials]
+    assert losses[0] != losses[1], "the order of clips makes no difference here, so the test shows nothing"
+    check_reproduced(tmp_path / "small", capsys)
