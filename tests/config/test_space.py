@@ -281,16 +281,77 @@ def test_log_uniform_is_uniform_in_the_logarithm():
     assert 0.0001 <= distribution.at(1 - 1e-12) <= 1
 
 
-def test_points_to_evaluate_come_first_and_are_checked():
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_points_to_evaluate_come_first_with_the_defaults_of_what_they_leave_out(algorithm):
     good = "search.points_to_evaluate=[{optim: {learning_rate: 0.002}, model.lstm_units: [160, 80]}]"
-    plan = make_plan([good])
+    plan = make_plan([f"search.algorithm={algorithm}", good])
+    first, *others = planned_points(plan.space, plan.config)
+    assert first == {
+        "model.conv_filters": [64, 128],
+        "model.lstm_units": [160, 80],
+        "model.lstm_dropout": 0.3,
+        "model.dense_l2": 0.01,
+        "optim.learning_rate": 0.002,
+        "training.batch_size": 32,
+    }
+    assert len(others) == (19 if algorithm == "random" else 0)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_defaults_of_points_are_those_of_corpus_and_task_and_conditions_decide_which_settings_a_point_has(algorithm):
+    searched = (
+        f"search.algorithm={algorithm}", "search.num_trials=3", "data.corpus=demo", "optim.learning_rate=0.001",
+        "features.num_frames={choice: [40, 80]}",  # 600, but 80 with the demo corpus
+        "loss.name={choice: [huber, mse]}", "search.metric=val_rmse",
+        "loss.delta={uniform: [0.5, 2], when: {loss.name: huber}}",
+        "augment.stretch_range={choice: [[0.9, 1.1], [0.8, 1.2]]}",
+        "search.points_to_evaluate=[{}, {loss.name: huber}, {loss.name: huber, loss.delta: 0.5}]",
+    )  # fmt: skip
+    plan = make_plan(list(searched))
     points = planned_points(plan.space, plan.config)
-    assert points[0]["optim.learning_rate"] == 0.002 and points[0]["model.lstm_units"] == [160, 80]
-    assert len(points) == 20 and set(points[0]) == set(plan.space.distributions)
-    with pytest.raises(UserError, match=r"point 1: optim.learning_rate: expected a value of choice"):
-        make_plan(["search.points_to_evaluate=[{optim.learning_rate: 0.7}]"])
-    with pytest.raises(UserError, match=r"training.patience: expected a searched setting"):
-        make_plan(["search.points_to_evaluate=[{training.patience: 7}]"])
+    found = [
+        {path: value for path, value in point.items() if not path.startswith(("model", "training"))} for point in points
+    ]
+    rest = {"features.num_frames": 80, "augment.stretch_range": (0.8, 1.2)}
+    assert found == [
+        rest | {"loss.name": "mse"},
+        rest | {"loss.name": "huber", "loss.delta": 1.0},
+        rest | {"loss.name": "huber", "loss.delta": 0.5},
+    ]
+
+
+OPTIMISER = (
+    "optim.name={choice: [adam, sgd]}", "optim.momentum={uniform: [0.8, 0.9], when: {optim.name: sgd}}",
+)  # fmt: skip
+NARROW = ("model.lstm_dropout={uniform: [0.4, 0.5]}",)
+
+
+@pytest.mark.parametrize(
+    ("points", "others", "message"),
+    [
+        ("[{optim.learning_rate: 0.7}]", (), r"1: optim.learning_rate: expected a value of choice\[0.0003, .*got 0.7"),
+        ("[{training.patience: 7}]", (), r"1: training.patience: expected a searched setting"),
+        ("[{}, {optim.nam: sgd}]", (), r"2: optim.nam: no such setting; did you mean 'name'"),
+        (
+            "[{model.lstm_dropout: 0.45}, {optim.learning_rate: 0.001}]",
+            NARROW,
+            r"2: model.lstm_dropout: expected a value of uniform\[0.4, 0.5\], got none, and the default 0.3 is not in",
+        ),
+        (
+            "[{optim.name: sgd}]",
+            OPTIMISER,
+            r"1: optim.momentum: .* uniform\[0.8, 0.9\] when optim.name=sgd, got none, and the default null is not in",
+        ),
+        (
+            "[{optim.name: adam, optim.momentum: 0.8}]",
+            OPTIMISER,
+            r"1: optim.momentum: expected only when optim.name=sgd, got 0.8",
+        ),
+    ],
+)
+def test_points_to_evaluate_that_can_not_be_tried_are_refused(points, others, message):
+    with pytest.raises(UserError, match=f"^search.points_to_evaluate: point {message}"):
+        make_plan([f"search.points_to_evaluate={points}", *others])
 
 
 def test_the_demo_shortens_clips_and_overrides_win():

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, get_origin
 
@@ -213,28 +214,52 @@ class Space:
             ]
         return points
 
+    def completed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial with the given searched settings, and the others at their defaults where they are active.
+
+        Defaults are those of the schema with this model and task, and those that the corpus brings along.
+
+        Raises:
+            UserError: a given setting that is not searched, or not under these conditions; a value that can't be drawn.
+        """
+        for path in given:
+            if path not in self.distributions:
+                raise UserError(f"{path}: expected a searched setting{nearest(path, self.distributions)}")
+        point: dict[str, Any] = {}
+        for path in self.in_order():
+            distribution = self.distributions[path]
+            if not self.is_active(path, point):
+                if path in given:
+                    raise UserError(f"{path}: expected only when {distribution.conditions}, got {plain(given[path])}")
+                continue
+            value = point[path] = given[path] if path in given else self._usual(path)
+            if not distribution.contains(value):
+                got = plain(value) if path in given else f"none, and the default {plain(value)} is not in it"
+                raise UserError(f"{path}: expected a value of {distribution}, got {got}")
+        return point
+
     def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
         """Yield random trials, no two alike, until a finite space is used up.
 
         Args:
             seed: the same seed gives the same trials.
-            first: values of the first trials in place of drawn ones; settings may be left out.
+            first: the first trials.
         """
         seen: list[dict[str, Any]] = []
+        for point in first:
+            if point not in seen:
+                seen.append(point)
+                yield point
         order = self.in_order()
-        for number in itertools.count(1):
-            given = first[number - 1] if number <= len(first) else {}
+        for number in itertools.count(len(first) + 1):
             for attempt in range(MAX_REDRAWS):
-                point: dict[str, Any] = {}
+                point = {}
                 for path in order:
                     if self.is_active(path, point):
-                        drawn = self.distributions[path].at(fraction(seed, number, attempt, path))
-                        point[path] = given.get(path, drawn)
+                        point[path] = self.distributions[path].at(fraction(seed, number, attempt, path))
                 if point not in seen:
                     break
             else:
-                if given:
-                    continue
                 return
             seen.append(point)
             yield point
@@ -250,6 +275,19 @@ class Space:
         Raises:
             UserError: the space has no value either.
         """
+        return flattened(self._default_config().model_dump(mode="json"))
+
+    def _usual(self, path: str) -> Any:
+        """Return what a setting is unless the user says otherwise: the corpus's value for it, or its default."""
+        corpus, model = (str(self._value(name, {})) for name in ("data.corpus", "model.name"))
+        brought = brought_along(corpus, model, self.fields)
+        if path in brought:
+            return cast(path, brought[path], self.fields[path])
+        if self.fields[path].is_required():
+            raise UserError(f"{path}: expected a value, since it has no default")
+        return attrgetter(path)(self._default_config())
+
+    def _default_config(self) -> Config:
         given = self.settings | {path: distribution.at(0.0) for path, distribution in self.distributions.items()}
         named = {
             path: given[path]
@@ -257,7 +295,7 @@ class Space:
             if path in given and (setting.is_required() or path in ("task.name", "model.name"))
         }
         try:
-            return flattened(parse_config(nested(named)).model_dump(mode="json"))
+            return parse_config(nested(named))
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.config.distributions import LISTED, plain
-from tuning.config.errors import UserError, nearest
+from tuning.config.errors import UserError
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, flatten, load
@@ -111,12 +111,27 @@ def with_classes(plan: Plan, corpus: Corpus) -> Plan:
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
     """Settings of the trials that are known in advance: all of a grid or random search, else the points tried first."""
-    first = [flatten(point, space.fields) for point in config.search.points_to_evaluate]
     if config.search.algorithm == "grid":
         return space.grid()
+    first = _first_points(space, config)
     if config.search.algorithm == "optuna":
         return first[: config.search.num_trials]
     return list(itertools.islice(space.samples(config.seed, first), config.search.num_trials))
+
+
+def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
+    """The points tried first, each with the defaults of what it leaves out.
+
+    Raises:
+        UserError: a point with a setting that is not searched or with a value, or default, that can't be drawn.
+    """
+    points = []
+    for number, point in enumerate(config.search.points_to_evaluate, start=1):
+        try:
+            points.append(space.completed(flatten(point, space.fields)))
+        except UserError as error:
+            raise UserError(f"search.points_to_evaluate: point {number}: {error}") from None
+    return points
 
 
 def _check_storage(location: str) -> None:
@@ -154,14 +169,6 @@ def _check_search(space: Space, config: Config) -> None:
     if given is not None and len(search.points_to_evaluate) > given:
         count = len(search.points_to_evaluate)
         raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
-    for number, point in enumerate(search.points_to_evaluate, start=1):
-        for path, value in flatten(point, space.fields).items():
-            where = f"search.points_to_evaluate: point {number}: {path}"
-            if path not in space.distributions:
-                hint = nearest(path, space.distributions)
-                raise UserError(f"{where}: expected a searched setting{hint}")
-            if not space.distributions[path].contains(value):
-                raise UserError(f"{where}: expected a value of {space.distributions[path]}, got {plain(value)}")
 
 
 def _check_encoders(space: Space) -> None:
