@@ -52,6 +52,7 @@ def load(*arguments):
         ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
         ("loss.name={choice: [mse, huber]}", "search.metric: expected a metric that is comparable across trials"),
         ("loss.quadrant=sign", "loss.quadrant: expected only with loss.name=emotion_aware, got loss.name=mse"),
+        ("optim.centered=true", "optim.centered: expected only with optim.name=rmsprop, got optim.name=adam"),
         ("optim.momentum=0.5", "optim.momentum: expected only with optim.name=sgd or rmsprop, got optim.name=adam"),
         ("seed=${training.batch_size}", "got one that depends on training.batch_size (choice)"),
         ("training.patience=${training.patience}", "training.patience: expected a reference to a setting"),
@@ -62,6 +63,11 @@ def test_a_wrong_argument_names_path_expectation_and_nearest(argument, message):
     with pytest.raises(UserError) as caught:
         make_plan([argument])
     assert message in str(caught.value)
+
+
+def test_a_searched_variant_of_another_optimiser_is_refused():
+    with pytest.raises(UserError, match=r"optim.amsgrad: expected only with optim.name=adam, got optim.name=rmsprop"):
+        make_plan(["optim.name=rmsprop", "optim.amsgrad={choice: [true, false]}"])
 
 
 def test_all_findings_come_at_once():

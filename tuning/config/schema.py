@@ -87,8 +87,14 @@ class OptimSettings(Settings):
     )
     beta_1: Annotated[float, Only("name", "adam")] = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta_2: Annotated[float, Only("name", "adam")] = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    amsgrad: Annotated[bool, Only("name", "adam")] = Field(
+        False, description="divide by the root of the largest second moment so far, in place of the newest (AMSGrad)"
+    )
     rho: Annotated[float, Only("name", "rmsprop")] = Field(
         0.9, ge=0, lt=1, description="decay of the squared gradients' mean"
+    )
+    centered: Annotated[bool, Only("name", "rmsprop")] = Field(
+        False, description="divide by the root of the gradients' variance, in place of their mean square"
     )
     epsilon: Annotated[float, Only("name", "adam", "rmsprop")] = Field(
         1e-7, gt=0, description="added to the root before bias correction (adam), or inside it (rmsprop), as in Keras"
