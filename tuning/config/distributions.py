@@ -29,12 +29,10 @@ class Distribution:
 
     def __str__(self) -> str:
         text = f"{self.kind}[{', '.join(plain(value) for value in self.values)}]"
-        return f"{text} when {self.conditions}" if self.when else text
-
-    @property
-    def conditions(self) -> str:
-        """What `when` says, in words."""
-        return " and ".join(f"{path}={'|'.join(map(plain, values))}" for path, values in self.when.items())
+        if self.when:
+            conditions = (f"{path}={'|'.join(plain(value) for value in values)}" for path, values in self.when.items())
+            text += f" when {' and '.join(conditions)}"
+        return text
 
     def at(self, fraction: float) -> Any:
         """Return the value at a fraction in [0, 1) of the distribution: a uniform number gives a sample."""

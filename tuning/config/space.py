@@ -4,7 +4,7 @@ import importlib.resources
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, get_origin
@@ -33,6 +33,9 @@ from tuning.models import MODELS
 
 # A trial that equals an earlier one is drawn again so many times before the space counts as used up.
 MAX_REDRAWS = 200
+
+# Known-good points, which a space file writes for its own distributions.
+POINTS = "search.points_to_evaluate"
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _WORD = re.compile(r"[\w.]+")
@@ -215,27 +218,18 @@ class Space:
         return points
 
     def completed(self, given: dict[str, Any]) -> dict[str, Any]:
-        """Return a trial with the given searched settings, and the others at their defaults where they are active.
+        """Return a trial with the given values of searched settings, and the others at their defaults.
 
-        Defaults are those of the schema with this model and task, and those that the corpus brings along.
+        Defaults are those of the schema with this model and task, and those that the corpus brings along. A setting
+        whose conditions do not hold is not part of the trial. Whether values can be drawn is not checked.
 
         Raises:
-            UserError: a given setting that is not searched, or not under these conditions; a value that can't be drawn.
+            UserError: a setting without a value and without a default.
         """
-        for path in given:
-            if path not in self.distributions:
-                raise UserError(f"{path}: expected a searched setting{nearest(path, self.distributions)}")
         point: dict[str, Any] = {}
         for path in self.in_order():
-            distribution = self.distributions[path]
-            if not self.is_active(path, point):
-                if path in given:
-                    raise UserError(f"{path}: expected only when {distribution.conditions}, got {plain(given[path])}")
-                continue
-            value = point[path] = given[path] if path in given else self._usual(path)
-            if not distribution.contains(value):
-                got = plain(value) if path in given else f"none, and the default {plain(value)} is not in it"
-                raise UserError(f"{path}: expected a value of {distribution}, got {got}")
+            if self.is_active(path, point):
+                point[path] = given[path] if path in given else self._usual(path)
         return point
 
     def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
@@ -525,6 +519,22 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
         raise UserError("\n".join(problems))
 
 
+def _as_far_as_searched(space: Space, later: Collection[str]) -> list[dict[str, Any]]:
+    """Return a file's points to be tried first, where corpus, preset or command line have set some of their settings.
+
+    What is fixed there is part of a point no longer. A point whose value, or default, a distribution from there does
+    not have is left out.
+    """
+    kept = []
+    for point in space.settings[POINTS]:
+        flat = flatten(point, space.fields)
+        free = {path: value for path, value in flat.items() if path in space.distributions or path not in later}
+        trial = space.completed(free)
+        if all(space.distributions[path].contains(value) for path, value in trial.items() if path in later):
+            kept.append(free if len(free) < len(flat) else point)
+    return kept
+
+
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """Read the command line's `key=value` arguments; return run settings, the checked space, and the arguments' values.
 
@@ -551,6 +561,9 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     preset = read_preset(run.preset, fields)
     flat = from_file | brought | preset | given
     space = build_space(flat, fields)
-    _check_choices(space, from_file, {**brought, **preset, **given}, given)
+    later = {**brought, **preset, **given}
+    if POINTS in from_file and POINTS not in later:
+        space = replace(space, settings=space.settings | {POINTS: _as_far_as_searched(space, later)})
+    _check_choices(space, from_file, later, given)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

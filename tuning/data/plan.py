@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.config.distributions import LISTED, plain
-from tuning.config.errors import UserError
+from tuning.config.errors import UserError, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, flatten, load
@@ -125,12 +125,20 @@ def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: a point with a setting that is not searched or with a value, or default, that can't be drawn.
     """
-    points = []
-    for number, point in enumerate(config.search.points_to_evaluate, start=1):
-        try:
-            points.append(space.completed(flatten(point, space.fields)))
-        except UserError as error:
-            raise UserError(f"search.points_to_evaluate: point {number}: {error}") from None
+    points: list[dict[str, Any]] = []
+    for number, written in enumerate(config.search.points_to_evaluate, start=1):
+        given, where = flatten(written, space.fields), f"search.points_to_evaluate: point {number}"
+        for path in given:
+            if path not in space.distributions:
+                hint = nearest(path, space.distributions)
+                raise UserError(f"{where}: {path}: expected a searched setting{hint}")
+        point = space.completed(given)
+        for path, value in point.items():
+            if not space.distributions[path].contains(value):
+                got = plain(value) if path in given else f"none, and the default {plain(value)} is not in it"
+                raise UserError(f"{where}: {path}: expected a value of {space.distributions[path]}, got {got}")
+        if point not in points:
+            points.append(point)
     return points
 
 
