@@ -557,6 +557,59 @@ def test_the_speech_space_has_the_documented_ranges_and_begins_with_the_document
         plan.space.config({path: d.at(end) for path, d in plan.space.distributions.items()})
 
 
+def test_the_whole_crnn_space_begins_with_the_documented_network_in_every_setting():
+    plan = make_plan(["space=crnn_full", "data.corpus=manifest"])
+    point, *others = planned_points(plan.space, plan.config)
+    assert set(plan.space.distributions) - set(point) == {"optim.centered", "optim.momentum"}  # of other optimisers
+    (written,) = plan.config.search.points_to_evaluate
+    assert {f"{section}.{leaf}" for section in written for leaf in written[section]} == set(point) and not others
+    documented = {
+        "features.num_frames": 600, "features.num_mfcc": 40, "model.conv_block": "standard",
+        "model.conv_filters": [64, 128], "model.kernel_size": 3, "model.conv_activation": "relu",
+        "model.batch_norm": True, "model.bn_momentum": 0.99, "model.pooling": "max", "model.pool_sizes": [2],
+        "model.pool_stride": None, "model.pool_padding": "valid", "model.conv_dropout": [0.2, 0.3],
+        "model.dropout_kind": "element", "model.attention": False, "model.lstm_units": [128, 64],
+        "model.lstm_activation": "tanh", "model.bidirectional": False, "model.lstm_dropout": 0.3,
+        "model.recurrent_dropout": 0.2, "model.summary": "last", "model.head": "dense", "model.dense_units": [64, 32],
+        "model.dense_activation": "relu", "model.dense_dropout": 0.4, "model.dense_dropouts": None,
+        "model.dense_l1": 0.0, "model.dense_l2": 0.01, "model.output_activation": "linear", "loss.name": "mse",
+        "optim.name": "adam", "optim.learning_rate": 0.001, "optim.beta_1": 0.9, "optim.beta_2": 0.999,
+        "optim.epsilon": 1e-7, "optim.amsgrad": False, "optim.clip_norm": None, "optim.weight_decay": 0.0,
+        "optim.schedule": "plateau", "optim.plateau_patience": 7, "optim.plateau_factor": 0.5,
+        "optim.min_learning_rate": 1e-6, "training.batch_size": 32, "training.epochs": 100, "training.patience": 15,
+    }  # fmt: skip
+    first = plan.space.config(point)
+    assert {path: attrgetter(path)(first) for path in documented} == documented
+
+
+def test_the_whole_crnn_space_searches_the_documented_variants_and_every_draw_can_be_built():
+    space = load("space=crnn_full", "data.corpus=manifest")
+    listed = {
+        "features.num_frames": (400, 500, 600, 800),
+        "optim.beta_1": (0.85, 0.9),
+        "optim.beta_2": (0.99, 0.999),
+        "optim.amsgrad": (False, True),
+        "model.lstm_units": ([64, 32], [128, 64], [256, 128]),
+        "model.conv_filters": ([32, 64], [64, 128], [128, 256]),
+        "model.dense_l2": (0.001, 0.01, 0.1),
+        "model.bn_momentum": (0.9, 0.99, 0.999),
+        "model.dropout_kind": ("element", "channel", "time_step"),
+        "model.dense_activation": ("relu", "swish", "gelu", "leaky_relu", "elu"),
+        "model.output_activation": ("linear", "tanh"),
+        "model.head": ("dense", "skip"),
+        "model.conv_block": ("standard", "residual"),
+        "training.batch_size": (16, 32, 64),
+    }
+    assert {path: space.distributions[path].values for path in listed} == listed
+    head, pools = (space.distributions[f"model.{name}"].values for name in ("dense_units", "pool_sizes"))
+    assert all(size in head for size in ([32, 16], [64, 32], [128, 64], [128, 64, 32], [32, 64], [64, 64]))
+    assert all([size] in pools for size in (2, 3, 4))
+    for path, ends in {"lstm": (0.2, 0.4), "recurrent": (0.1, 0.3), "dense": (0.4, 0.6)}.items():
+        assert space.distributions[f"model.{path}_dropout"].values == ends
+    drawn = [space.config(point) for point in itertools.islice(space.samples(1), 400)]
+    assert {config.optim.name for config in drawn} == {"adam", "rmsprop", "sgd"}
+
+
 @pytest.mark.parametrize("name", ["ser", "ser_demo", "ser_grid", "ser_ablation", "ser_ensemble"])
 def test_spaces_of_speech_augment_where_clips_are_few(name):
     assert make_plan([f"space={name}"]).config.augment.enabled == "auto"

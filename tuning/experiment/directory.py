@@ -305,8 +305,8 @@ class SearchFolder:
 
 
 def is_metric(name: str) -> bool:
-    """Whether a column of a trial's rows is part of its result: a validation metric, or a cost of its model."""
-    return name.startswith("val_") or name in COSTS
+    """Whether a column of a trial's rows is part of its result: a validation metric, or something about its model."""
+    return name.startswith("val_") or name in (*COSTS, "trained_parameters")
 
 
 def read_record(folder: Path) -> TrialRecord:

@@ -225,7 +225,7 @@ def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.opt
 
 
 def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]]:
-    """The weights that are trained, in groups that the schedule's rate is multiplied for by their `rate_factor`.
+    """The weights that are trained, in groups with schedules that begin at `rate_factor` times the learning rate.
 
     It is 1, and for the model's `encoder_parameters()` and what its `unfreezing()` names, if it has any, what leads to
     `encoder_learning_rate`. From the epoch `first_epoch` on a group is trained. All groups are there from the start,

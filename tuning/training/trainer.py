@@ -135,8 +135,9 @@ class Trainer:
         """Train to the end, from the last checkpoint if there is one; `report` gets a row after each epoch.
 
         A row has: `epoch`, from 1; `train_loss` and `penalty`; `val_loss` without penalties; the task's metrics as
-        `val_*`; `learning_rate` of the last step, and `learning_rate_stage_1`, ... of weights that are unfrozen in
-        stages (0 before); `<metric>_best` and `best_epoch`; `seconds`; and `finished`, empty or why the training ended.
+        `val_*`; `learning_rate` of the last step; with weights that are unfrozen in stages also theirs as
+        `learning_rate_stage_1`, ... (0 before), and the number of weights that are trained, `trained_parameters`;
+        `<metric>_best` and `best_epoch`; `seconds`; and `finished`, empty or why the training ended.
 
         Raises:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
@@ -222,6 +223,8 @@ class Trainer:
                 raise FloatingPointError(f"{name} is {value} in epoch {self.epoch}")
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         staged = [group for group in self.optimizer.param_groups if group["first_epoch"] > 1]
+        if staged:
+            row["trained_parameters"] = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
 
     def _draw_apart(self) -> None:
@@ -236,8 +239,7 @@ class Trainer:
     def step(self, batch: Batch) -> torch.Tensor:
         """Make one optimiser step on this worker's part of a batch; return the summed loss of the part."""
         for group in self.optimizer.param_groups:
-            rate = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
-            group["lr"] = rate if self._is_trained(group) else 0.0
+            group["lr"] = self._rate(group) if self._is_trained(group) else 0.0
         self.steps += 1
         loss_sum = self.parts.run(batch, self._gradients)
         if self.config.optim.clip_norm is not None:
@@ -246,6 +248,14 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss_sum
+
+    def _rate(self, group: dict[str, Any]) -> float:
+        """Return a group's learning rate at this step: its own schedule's, since an end or a floor is an own rate."""
+        first, factor = self.config.optim.learning_rate, group["rate_factor"]
+        base = self.base_rate * factor
+        if self.plateau and factor != 1:
+            base = self.plateau.lowered(first * factor, self.base_rate / first)
+        return self.schedule(self.steps, base)
 
     def _gradients(self, parts: list[Batch]) -> torch.Tensor:
         """Compute the gradient of a batch, in several parts if it did not fit into memory; return its summed loss."""
