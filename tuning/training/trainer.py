@@ -80,6 +80,7 @@ class Trainer:
             running out of memory is an error; `clips_at_once` says what fits.
         clips_at_once: most clips that go through the model together; None: all of a batch.
         longer: how many times as many steps an epoch has as in the training that the settings were chosen in.
+        about: what `best.pt` has besides weights and row, so that the model can be built and used from it alone.
     """
 
     def __init__(
@@ -97,12 +98,14 @@ class Trainer:
         splits: bool = True,
         clips_at_once: int | None = None,
         longer: float = 1.0,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model: Any = model.to(self.device)
         self.forward: nn.Module = model
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        self.about = about or {}
         fewest = 2 if has_batch_norm(model) else 1
         self.parts = Parts(fewest, splits and world_size == 1, clips_at_once)
         self.val_parts = Parts(splits=splits)
@@ -361,7 +364,7 @@ class Trainer:
             self.claim.check()
         weights = self.model.state_dict()
         if improved:
-            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.recent[-1]})
+            write_checkpoint(self.checkpoints / "best.pt", {**self.about, "model": weights, "row": self.recent[-1]})
         random_state = {"torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)
