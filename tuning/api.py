@@ -57,6 +57,7 @@ __all__ = [
     "estimate",
     "export",
     "finalize",
+    "history",
     "load",
     "load_trial",
     "open_search",
@@ -257,10 +258,23 @@ def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) ->
     page = write_or_note(folder)
     if page is not None:
         print(f"report    {page}")
+    if picture := _draw_best(folder, metric, plan.mode):
+        print(f"history   {picture}")
     print(f"trials    {folder.trials}")
     if folder.remote:
         print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")
     print(f"curves    tensorboard --logdir {folder.path}")
+
+
+def _draw_best(folder: SearchFolder, metric: str, mode: Mode) -> Path | None:
+    """Draw the best trials, or print one line if that fails: it must not fail the search."""
+    from tuning.evaluation.history import FILE, write_best
+
+    try:
+        return write_best(folder, metric, mode)
+    except OSError as error:
+        print(f"note: no {folder.path / FILE} could be written ({error.strerror or error})")
+        return None
 
 
 def open_search(path: str | Path) -> Search:
@@ -341,6 +355,32 @@ def report(search: Search | str | Path) -> Path:
         raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None
     print(f"report    {page}")
     return page
+
+
+def history(search: Search | str | Path, trial: int | str | None = None) -> Path:
+    """Draw the learning curves of a trial, finished or not, as `history.png` in its folder; its path.
+
+    Args:
+        search: a search, or the folder or URI of one.
+        trial: number of the trial, the best one unless given.
+
+    Raises:
+        UserError: no such trial, or one without a finished epoch.
+    """
+    from tuning.evaluation.history import write_history
+
+    def write(folder: SearchFolder) -> Path:
+        record = chosen(folder, None if trial is None else str(trial))
+        return write_history(folder, record, space_of(folder).fixed().search.metric)
+
+    location = _location(search)
+    if is_uri(location):
+        with open_location(location) as folder:
+            picture = write(folder)
+    else:
+        picture = write(folder_of(location))
+    print(f"history   {picture}")
+    return picture
 
 
 def status(search: Search | str | Path) -> Status:

@@ -4,7 +4,7 @@ results/<name>/
   config.yaml overrides.yaml environment.json fingerprint.json split.json study.journal run.json search.log
   quarantine.csv
   trials/0001/{params.json, progress.csv, result.json, error.txt, events.out.tfevents.*, checkpoints/}
-  leaderboard.csv leaderboard.md
+  leaderboard.csv leaderboard.md history.png
 """
 
 from __future__ import annotations
