@@ -25,7 +25,7 @@ SEARCHES: dict[str, tuple[str, ...]] = {
     "crnn, random, 6 trials, all 80 epochs": (
         "space=crnn", "search.num_trials=6", "training.epochs=80", "training.patience=null", *TINY,
     ),
-    "ser, random, 8 trials, stopped early": ("space=ser", "search.num_trials=8", "search.algorithm=random"),
+    "ser_demo, random, 8 trials, stopped early": ("space=ser_demo", "search.num_trials=8", "search.algorithm=random"),
     "crnn, 3 inner folds, 4 trials, all 30 epochs": (
         "space=crnn", "search.num_trials=4", "split.inner_folds=3", "training.epochs=30", "training.patience=null",
         *TINY,

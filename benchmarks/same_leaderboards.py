@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parents[1]
 SEARCHES = {
     "crnn": ("space=crnn", "search.num_trials=4", "training.epochs=3"),
     "crnn_grid": ("space=crnn_grid", "training.epochs=1"),
-    "ser": ("space=ser", "search.num_trials=3", "training.epochs=2"),
+    "ser_demo": ("space=ser_demo", "search.num_trials=3", "training.epochs=2"),
     "bimodal": ("space=bimodal", "search.num_trials=2", "training.epochs=2"),
     "vit_gan": ("space=vit_gan", "search.num_trials=2", "training.epochs=2", "gan.epochs=2"),
 }

@@ -88,7 +88,7 @@ def test_what_the_command_refuses_is_raised_with_its_words(tmp_path):
 
 def test_the_corpus_is_looked_at_before_training(prepared):
     settings = {"data.prepared": str(prepared)}
-    clips, counted = api.corpus("ser", settings), api.split("ser", settings)
+    clips, counted = api.corpus("ser_demo", settings), api.split("ser_demo", settings)
     assert set(clips["part"]) == {"train", "val", "test"} and counted["clips"].sum() == len(clips)
     for part, each in clips.groupby("part"):
         of_part = counted[counted["part"] == part].set_index("label")["clips"]
@@ -99,11 +99,11 @@ def test_the_corpus_is_looked_at_before_training(prepared):
 
 def test_a_balance_counts_the_clips_of_the_corpus_and_names_problems(prepared):
     settings = {"data.prepared": str(prepared)}
-    balance, clips = api.balance("ser", settings), api.corpus("ser", settings)
+    balance, clips = api.balance("ser_demo", settings), api.corpus("ser_demo", settings)
     counted = {(count.part, count.name): count.num_clips for count in balance.counts}
     assert counted == clips.groupby(["part", "label"]).size().to_dict()
     assert balance.hints == []
-    few = api.balance("ser", settings | {"split.val_share": 0.05})
+    few = api.balance("ser_demo", settings | {"split.val_share": 0.05})
     assert any("one speaker" in hint for hint in few.hints)
 
 

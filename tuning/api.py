@@ -6,6 +6,7 @@
     found.leaderboard, found.best, found.curves, found.figures()
     api.finalize(found, top=3, seeds=3)
     api.load(found.path / "best").predict(["song.mp3"])
+    api.load_trial(found, 3).predict(["song.mp3"])
 
 Input that a command refuses raises `UserError` with the same message. Lines that the commands print are printed here,
 too. Torch, Ray, pandas and plotly are imported by the functions that need them, so that help and refusals do not wait.
@@ -36,7 +37,7 @@ from tuning.data.plan import (
     with_augmentation,
     with_classes,
 )
-from tuning.datasets.storage import is_uri
+from tuning.datasets.storage import absolute, below, is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
@@ -66,7 +67,9 @@ __all__ = [
     "estimate",
     "export",
     "finalize",
+    "history",
     "load",
+    "load_trial",
     "open_search",
     "report",
     "reproduce",
@@ -271,10 +274,23 @@ def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) ->
     page = write_or_note(folder)
     if page is not None:
         print(f"report    {page}")
+    if picture := _draw_best(folder, metric, plan.mode):
+        print(f"history   {picture}")
     print(f"trials    {folder.trials}")
     if folder.remote:
         print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")
     print(f"curves    tensorboard --logdir {folder.path}")
+
+
+def _draw_best(folder: SearchFolder, metric: str, mode: Mode) -> Path | None:
+    """Draw the best trials, or print one line if that fails: it must not fail the search."""
+    from tuning.evaluation.history import FILE, write_best
+
+    try:
+        return write_best(folder, metric, mode)
+    except OSError as error:
+        print(f"note: no {folder.path / FILE} could be written ({error.strerror or error})")
+        return None
 
 
 def open_search(path: str | Path) -> Search:
@@ -357,6 +373,32 @@ def report(search: Search | str | Path) -> Path:
     return page
 
 
+def history(search: Search | str | Path, trial: int | str | None = None) -> Path:
+    """Draw the learning curves of a trial, finished or not, as `history.png` in its folder; its path.
+
+    Args:
+        search: a search, or the folder or URI of one.
+        trial: number of the trial, the best one unless given.
+
+    Raises:
+        UserError: no such trial, or one without a finished epoch.
+    """
+    from tuning.evaluation.history import write_history
+
+    def write(folder: SearchFolder) -> Path:
+        record = chosen(folder, None if trial is None else str(trial))
+        return write_history(folder, record, space_of(folder).fixed().search.metric)
+
+    location = _location(search)
+    if is_uri(location):
+        with open_location(location) as folder:
+            picture = write(folder)
+    else:
+        picture = write(folder_of(location))
+    print(f"history   {picture}")
+    return picture
+
+
 def status(search: Search | str | Path) -> Status:
     """The state of a search that runs elsewhere, or that ended: its trials so far, and who works on it.
 
@@ -383,14 +425,53 @@ def saved(best: str | Path) -> Path:
 def load(best: str | Path) -> Predictor:
     """The model, or ensemble, in a folder `best/` that `finalize` wrote; its `predict(files)` gives a table.
 
+    A trial's checkpoint `best.pt` is loaded as well.
+
     Raises:
         UserError: a file is missing, can't be read, or does not fit the others.
     """
-    best = saved(best)
+    if is_checkpoint(best):
+        return _predictor([(str(Path(best).parent), Path(best).name)])
+    return _predictor(saved(best))
+
+
+def is_checkpoint(place: str | Path) -> bool:
+    """Whether a path is that of a trial's checkpoint, and not a folder `best/`."""
+    return Path(place).suffix == ".pt"
+
+
+def load_trial(search: Search | str | Path, trial: int | str | None = None) -> Predictor:
+    """The model of a trial as it was in its best epoch, of a search that is finished or still runs.
+
+    The models of a trial with inner folds, as far as these are finished, predict together.
+
+    Args:
+        search: a search, or the folder or URI of one.
+        trial: number of the trial, the best one unless given.
+
+    Raises:
+        UserError: no such trial, or its checkpoint is missing or damaged.
+    """
+    location = _location(search)
+    if is_uri(location):
+        reader = StatusReader(location)
+        reader.read()
+        folder = reader.folder  # a copy, which is there as long as the reader
+    else:
+        folder = folder_of(location)
+    record = chosen(folder, None if trial is None else str(trial))
+    place = below(absolute(location), "trials", f"{record.number:04d}", "checkpoints")
+    names = [f"fold-{number}/best.pt" for number in range(1, record.epochs + 1)] if record.folds else ["best.pt"]
+    return _predictor([(place, name) for name in names])
+
+
+def _predictor(place: Path | list[tuple[str, str]]) -> Predictor:
+    """The models of a folder `best/`, or of checkpoints by folder and name; what is wrong with one is a `UserError`."""
     from tuning.evaluation.inference import Predictor
+    from tuning.evaluation.saved_model import load_checkpoint, load_members
 
     try:
-        return Predictor(best)
+        return Predictor(load_members(place) if isinstance(place, Path) else [load_checkpoint(*each) for each in place])
     except ValueError as error:
         raise UserError(str(error)) from None
 

@@ -17,7 +17,9 @@ def test_optuna_shows_distributions_and_the_points_tried_first():
     points = "search.points_to_evaluate=[{optim.learning_rate: 0.002}]"
     output = run("--dry-run", "search.algorithm=optuna", "search.num_trials=30", points)
     assert "30 trials (optuna" in output
-    assert "tried first\n     1  optim.learning_rate=0.002" in output and "\n     2  " not in output
+    first = output.partition("tried first\n")[2].splitlines()[0]
+    assert "optim.learning_rate=0.002" in first and "training.batch_size=32" in first
+    assert "\n     2  " not in output
 
 
 def test_a_searched_number_of_epochs_is_said_by_its_largest(capsys):

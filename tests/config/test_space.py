@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import re
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -60,6 +62,7 @@ def load(*arguments):
         ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
         ("loss.name={choice: [mse, huber]}", "search.metric: expected a metric that is comparable across trials"),
         ("loss.quadrant=sign", "loss.quadrant: expected only with loss.name=emotion_aware, got loss.name=mse"),
+        ("optim.centered=true", "optim.centered: expected only with optim.name=rmsprop, got optim.name=adam"),
         ("optim.momentum=0.5", "optim.momentum: expected only with optim.name=sgd or rmsprop, got optim.name=adam"),
         ("seed=${training.batch_size}", "got one that depends on training.batch_size (choice)"),
         ("training.patience=${training.patience}", "training.patience: expected a reference to a setting"),
@@ -70,6 +73,11 @@ def test_a_wrong_argument_names_path_expectation_and_nearest(argument, message):
     with pytest.raises(UserError) as caught:
         make_plan([argument])
     assert message in str(caught.value)
+
+
+def test_a_searched_variant_of_another_optimiser_is_refused():
+    with pytest.raises(UserError, match=r"optim.amsgrad: expected only with optim.name=adam, got optim.name=rmsprop"):
+        make_plan(["optim.name=rmsprop", "optim.amsgrad={choice: [true, false]}"])
 
 
 def test_all_findings_come_at_once():
@@ -309,16 +317,75 @@ def test_log_uniform_is_uniform_in_the_logarithm():
     assert 0.0001 <= distribution.at(1 - 1e-12) <= 1
 
 
-def test_points_to_evaluate_come_first_and_are_checked():
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_points_to_evaluate_come_first_with_the_defaults_of_what_they_leave_out(algorithm):
     good = "search.points_to_evaluate=[{optim: {learning_rate: 0.002}, model.lstm_units: [160, 80]}]"
-    plan = make_plan([good])
+    plan = make_plan([f"search.algorithm={algorithm}", good])
+    first, *others = planned_points(plan.space, plan.config)
+    assert first == {
+        "model.conv_filters": [64, 128],
+        "model.lstm_units": [160, 80],
+        "model.lstm_dropout": 0.3,
+        "model.dense_l2": 0.01,
+        "optim.learning_rate": 0.002,
+        "training.batch_size": 32,
+    }
+    assert len(others) == (19 if algorithm == "random" else 0)
+
+
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_defaults_of_points_are_those_of_corpus_and_task_and_conditions_decide_which_settings_a_point_has(algorithm):
+    searched = (
+        f"search.algorithm={algorithm}", "search.num_trials=4", "data.corpus=demo", "optim.learning_rate=0.001",
+        "features.num_frames={choice: [40, 80]}",  # 600, but 80 with the demo corpus
+        "loss.name={choice: [huber, mse]}", "search.metric=val_rmse",
+        "loss.delta={uniform: [0.5, 2], when: {loss.name: huber}}",
+        "augment.stretch_range={choice: [[0.9, 1.1], [0.8, 1.2]]}",
+        "search.points_to_evaluate=[{}, {loss.name: huber}, {loss.name: huber, loss.delta: 0.5}, "
+        "{loss.name: mse, loss.delta: 0.5, features.num_frames: 40}]",
+    )  # fmt: skip
+    plan = make_plan(list(searched))
     points = planned_points(plan.space, plan.config)
-    assert points[0]["optim.learning_rate"] == 0.002 and points[0]["model.lstm_units"] == [160, 80]
-    assert len(points) == 20 and set(points[0]) == set(plan.space.distributions)
-    with pytest.raises(UserError, match=r"point 1: optim.learning_rate: expected a value of choice"):
-        make_plan(["search.points_to_evaluate=[{optim.learning_rate: 0.7}]"])
-    with pytest.raises(UserError, match=r"training.patience: expected a searched setting"):
-        make_plan(["search.points_to_evaluate=[{training.patience: 7}]"])
+    found = [
+        {path: value for path, value in point.items() if not path.startswith(("model", "training"))} for point in points
+    ]
+    rest = {"features.num_frames": 80, "augment.stretch_range": (0.8, 1.2)}
+    assert found == [
+        rest | {"loss.name": "mse"},
+        rest | {"loss.name": "huber", "loss.delta": 1.0},
+        rest | {"loss.name": "huber", "loss.delta": 0.5},
+        rest | {"loss.name": "mse", "features.num_frames": 40},
+    ]
+
+
+OPTIMISER = (
+    "optim.name={choice: [adam, sgd]}", "optim.momentum={uniform: [0.8, 0.9], when: {optim.name: sgd}}",
+)  # fmt: skip
+NARROW = ("model.lstm_dropout={uniform: [0.4, 0.5]}",)
+
+
+@pytest.mark.parametrize(
+    ("points", "others", "message"),
+    [
+        ("[{optim.learning_rate: 0.7}]", (), r"1: optim.learning_rate: expected a value of choice\[0.0003, .*got 0.7"),
+        ("[{training.patience: 7}]", (), r"1: training.patience: expected a searched setting"),
+        ("[{}, {optim.nam: sgd}]", (), "optim.nam: no such setting; did you mean 'name'"),
+        (
+            "[{model.lstm_dropout: 0.45}, {optim.learning_rate: 0.001}]",
+            NARROW,
+            r"2: model.lstm_dropout: expected a value of uniform\[0.4, 0.5\], got none, and the default 0.3 is not in",
+        ),
+        (
+            "[{optim.name: sgd}]",
+            OPTIMISER,
+            r"1: optim.momentum: .* uniform\[0.8, 0.9\] when optim.name=sgd, got none, and the default null is not in",
+        ),
+    ],
+)
+def test_points_to_evaluate_that_can_not_be_tried_are_refused(points, others, message):
+    with pytest.raises(UserError) as caught:
+        make_plan([f"search.points_to_evaluate={points}", *others])
+    assert re.search(message, str(caught.value).removeprefix("search.points_to_evaluate: point "))
 
 
 def test_the_demo_shortens_clips_and_overrides_win():
@@ -390,26 +457,195 @@ def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
     assert spaces.read_recorded(recorded).fixed().loss.name == "cross_entropy"
 
 
+@pytest.mark.parametrize(
+    ("argument", "points"),
+    [
+        # Fixed on the command line, or by the corpus: the point has it no longer.
+        ("optim.learning_rate=0.01", [{"optim.name": "sgd", "optim.momentum": 0.9}, {}]),
+        ("optim.name=adam", [{"optim.learning_rate": 0.001}, {"optim.learning_rate": 0.002}]),
+        # Another distribution: a point whose value it does not have is left out.
+        ("optim.learning_rate={choice: [0.001, 0.5]}", "first"),
+        ("optim.learning_rate={uniform: [0.5, 0.6]}", []),
+        # One more searched setting, with its default or without it.
+        ("optim.clip_norm={choice: [1, 2]}", []),
+        ("training.batch_size={choice: [16, 32]}", "both"),
+        ("optim.momentum={uniform: [0.5, 0.6], when: {optim.name: sgd}}", [{"optim.learning_rate": 0.002}]),
+        ("training.epochs=7", "both"),
+        ("search.points_to_evaluate=[{optim.learning_rate: 0.003}]", [{"optim.learning_rate": 0.003}]),
+    ],
+)
+def test_points_of_a_file_give_way_to_the_command_line(tmp_path, argument, points):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "optim:\n  name: {choice: [adam, sgd]}\n  learning_rate: {uniform: [0.001, 0.01]}\n"
+        "  momentum: {uniform: [0.8, 0.95], when: {optim.name: sgd}}\n"
+        "search:\n  num_trials: 3\n  points_to_evaluate:\n"
+        "    - {optim: {name: sgd, learning_rate: 0.001, momentum: 0.9}}\n    - {optim.learning_rate: 0.002}\n"
+    )
+    of_file = [
+        {"optim.name": "sgd", "optim.learning_rate": 0.001, "optim.momentum": 0.9},
+        {"optim.name": "adam", "optim.learning_rate": 0.002},
+    ]
+    expected = {"first": of_file[:1], "both": of_file}.get(points) if isinstance(points, str) else points
+    plan = make_plan([f"space={file}", argument])
+    found = planned_points(plan.space, plan.config)
+    assert len(found) == 3
+    for point, wanted in zip(found, expected, strict=False):
+        assert {path: value for path, value in point.items() if path in wanted} == wanted
+        assert plan.config.optim.learning_rate != 0.01 or "optim.learning_rate" not in point
+    count = len(plan.config.search.points_to_evaluate)
+    assert count == len(expected)
+    with pytest.raises(UserError, match=r"optim\.learning_rate: expected a value of uniform"):
+        make_plan([f"space={file}", "search.points_to_evaluate=[{optim.learning_rate: 0.5}]"])
+
+
+# Of the documents: what each situation asks for, whole.
+AUGMENTED = {"augment.enabled": True, "augment.stretch_prob": 0.3, "augment.noise_prob": 0.3}
 PRESETS = {
-    "small": {"augment.mixup_prob": 0.4, "model.dropout": 0.3, "loss.label_smoothing": 0.15},
-    "large": {"augment.stretch_prob": 0, "model.dropout": 0.1, "training.batch_size": 32, "loss.label_smoothing": 0.05},
-    "imbalanced": {"loss.class_weights": "inverse", "loss.label_smoothing": 0.1, "augment.mixup_prob": 0.3},
+    "small": AUGMENTED
+    | {
+        "augment.mixup_prob": 0.4,
+        "model.dropout": 0.3,
+        "loss.label_smoothing": 0.15,
+        "loss.class_weights": "inverse",
+    },
+    "large": {
+        "augment.enabled": False,
+        "model.dropout": 0.1,
+        "training.batch_size": 32,
+        "loss.label_smoothing": 0.05,
+    },
+    "imbalanced": AUGMENTED | {"augment.mixup_prob": 0.3, "loss.class_weights": "inverse", "loss.label_smoothing": 0.1},
     "quick": {"training.epochs": 10, "training.patience": 5},
-    "fast": {"model.conv_channels": [64, 128]},
-    "low_memory": {"training.batch_size": 8, "model.lstm_hidden": 64},
-    "overfitting": {"model.dropout": 0.3, "loss.label_smoothing": 0.15},
-    "underfitting": {"model.conv_channels": [256, 512], "training.epochs": 100, "optim.learning_rate": 0.002},
+    "fast": {"augment.enabled": False, "model.conv_channels": [64, 128], "training.batch_size": 32},
+    "low_memory": {"training.batch_size": 8, "model.lstm_hidden": 64, "training.precision": "fp32"},
+    "overfitting": AUGMENTED
+    | {
+        "augment.mixup_prob": 0.2,
+        "model.dropout": 0.3,
+        "loss.label_smoothing": 0.15,
+        "model.conv_channels": [64, 128],
+        "model.lstm_hidden": 64,
+    },
+    "underfitting": {
+        "model.conv_channels": [256, 512],
+        "model.dropout": 0.1,
+        "optim.learning_rate": 0.002,
+        "training.epochs": 100,
+    },
 }
 
 
+@pytest.mark.parametrize("space", ["ser", "ser_demo"])
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_takes_the_place_of_what_the_space_searches(preset):
-    plan = make_plan(["space=ser", f"preset={preset}"])
-    config = flattened(plan.config.model_dump())
-    for path, value in PRESETS[preset].items():
-        assert config[path] == value
-        assert path not in plan.space.distributions
-    assert make_plan(["space=ser", f"preset={preset}", "training.epochs=7"]).config.training.epochs == 7
+def test_a_preset_takes_the_place_of_what_the_space_searches(preset, space):
+    without, plan = make_plan([f"space={space}"]), make_plan([f"space={space}", f"preset={preset}"])
+    assert plan.space.settings.items() >= PRESETS[preset].items()
+    # Nothing else is set, no value of the file's first point takes the place of the preset's, and the rest is searched.
+    given = {path for path in plan.space.settings if plan.space.settings[path] != without.space.settings.get(path)}
+    assert given <= {*PRESETS[preset], "search.points_to_evaluate", "task.classes"}
+    assert set(plan.space.distributions) == set(without.space.distributions) - set(PRESETS[preset])
+    first = plan.space.config(planned_points(plan.space, plan.config)[0])
+    assert {path: attrgetter(path)(first) for path in PRESETS[preset]} == PRESETS[preset]
+    assert make_plan([f"space={space}", f"preset={preset}", "training.epochs=7"]).config.training.epochs == 7
+
+
+def test_the_speech_space_has_the_documented_ranges_and_begins_with_the_documented_network():
+    plan = make_plan(["space=ser"])
+    assert {path: str(distribution) for path, distribution in plan.space.distributions.items()} == {
+        "augment.mixup_prob": "uniform[0, 0.5]",
+        "augment.stretch_prob": "uniform[0.2, 0.5]",
+        "augment.noise_prob": "uniform[0.2, 0.5]",
+        "augment.pitch_prob": "uniform[0, 0.5]",
+        "model.conv_channels": "choice[[64, 128], [128, 256], [256, 512]]",
+        "model.lstm_hidden": "choice[64, 96, 128, 192, 256]",
+        "model.lstm_layers": "choice[1, 2, 3]",
+        "model.attention_heads": "choice[2, 4, 8]",
+        "model.dropout": "uniform[0.1, 0.3]",
+        "loss.label_smoothing": "uniform[0, 0.2]",
+        "optim.learning_rate": "loguniform[0.0005, 0.002]",
+        "optim.schedule": "choice[cosine, plateau, step]",
+        "training.batch_size": "choice[8, 16, 32]",
+    }
+    first = plan.space.config(planned_points(plan.space, plan.config)[0])
+    documented = {
+        "model.conv_channels": [128, 256], "model.residual": True, "model.pooling": "attention",
+        "model.lstm_hidden": 128, "model.lstm_layers": 2, "model.dropout": 0.2, "model.attention_heads": 4,
+        "optim.name": "adam", "optim.learning_rate": 0.001, "optim.schedule": "cosine", "optim.warmup_epochs": 5,
+        "optim.clip_norm": 1.0, "training.batch_size": 16, "training.epochs": 50, "training.patience": 10,
+        "training.min_delta": 1e-4, "loss.label_smoothing": 0.1, "loss.class_weights": "inverse",
+        "augment.enabled": "auto", "augment.mixup_prob": 0.2, "augment.stretch_prob": 0.3, "augment.noise_prob": 0.3,
+        "augment.pitch_prob": 0.0, "augment.mixup_alpha": 0.4, "augment.stretch_range": (0.8, 1.2),
+        "augment.pitch_semitones": 2, "augment.noise_range": (0.001, 0.01), "features.name": "mfcc",
+        "search.metric": "val_uar",
+    }  # fmt: skip
+    assert {path: attrgetter(path)(first) for path in documented} == documented
+    # Both ends of every range may come together.
+    for end in (0.0, 1 - 1e-9):
+        plan.space.config({path: d.at(end) for path, d in plan.space.distributions.items()})
+
+
+def test_the_whole_crnn_space_begins_with_the_documented_network_in_every_setting():
+    plan = make_plan(["space=crnn_full", "data.corpus=manifest"])
+    point, *others = planned_points(plan.space, plan.config)
+    assert set(plan.space.distributions) - set(point) == {"optim.centered", "optim.momentum"}  # of other optimisers
+    (written,) = plan.config.search.points_to_evaluate
+    assert {f"{section}.{leaf}" for section in written for leaf in written[section]} == set(point) and not others
+    documented = {
+        "features.num_frames": 600, "features.num_mfcc": 40, "model.conv_block": "standard",
+        "model.conv_filters": [64, 128], "model.kernel_size": 3, "model.conv_activation": "relu",
+        "model.batch_norm": True, "model.bn_momentum": 0.99, "model.pooling": "max", "model.pool_sizes": [2],
+        "model.pool_stride": None, "model.pool_padding": "valid", "model.conv_dropout": [0.2, 0.3],
+        "model.dropout_kind": "element", "model.attention": False, "model.lstm_units": [128, 64],
+        "model.lstm_activation": "tanh", "model.bidirectional": False, "model.lstm_dropout": 0.3,
+        "model.recurrent_dropout": 0.2, "model.summary": "last", "model.head": "dense", "model.dense_units": [64, 32],
+        "model.dense_activation": "relu", "model.dense_dropout": 0.4, "model.dense_dropouts": None,
+        "model.dense_l1": 0.0, "model.dense_l2": 0.01, "model.output_activation": "linear", "loss.name": "mse",
+        "optim.name": "adam", "optim.learning_rate": 0.001, "optim.beta_1": 0.9, "optim.beta_2": 0.999,
+        "optim.epsilon": 1e-7, "optim.amsgrad": False, "optim.clip_norm": None, "optim.weight_decay": 0.0,
+        "optim.schedule": "plateau", "optim.plateau_patience": 7, "optim.plateau_factor": 0.5,
+        "optim.min_learning_rate": 1e-6, "training.batch_size": 32, "training.epochs": 100, "training.patience": 15,
+    }  # fmt: skip
+    first = plan.space.config(point)
+    assert {path: attrgetter(path)(first) for path in documented} == documented
+
+
+def test_the_whole_crnn_space_searches_the_documented_variants_and_every_draw_can_be_built():
+    space = load("space=crnn_full", "data.corpus=manifest")
+    listed = {
+        "features.num_frames": (400, 500, 600, 800),
+        "optim.beta_1": (0.85, 0.9),
+        "optim.beta_2": (0.99, 0.999),
+        "optim.amsgrad": (False, True),
+        "model.lstm_units": ([64, 32], [128, 64], [256, 128]),
+        "model.conv_filters": ([32, 64], [64, 128], [128, 256]),
+        "model.dense_l2": (0.001, 0.01, 0.1),
+        "model.bn_momentum": (0.9, 0.99, 0.999),
+        "model.dropout_kind": ("element", "channel", "time_step"),
+        "model.dense_activation": ("relu", "swish", "gelu", "leaky_relu", "elu"),
+        "model.output_activation": ("linear", "tanh"),
+        "model.head": ("dense", "skip"),
+        "model.conv_block": ("standard", "residual"),
+        "training.batch_size": (16, 32, 64),
+    }
+    assert {path: space.distributions[path].values for path in listed} == listed
+    head, pools = (space.distributions[f"model.{name}"].values for name in ("dense_units", "pool_sizes"))
+    assert all(size in head for size in ([32, 16], [64, 32], [128, 64], [128, 64, 32], [32, 64], [64, 64]))
+    assert all([size] in pools for size in (2, 3, 4))
+    for path, ends in {"lstm": (0.2, 0.4), "recurrent": (0.1, 0.3), "dense": (0.4, 0.6)}.items():
+        assert space.distributions[f"model.{path}_dropout"].values == ends
+    drawn = [space.config(point) for point in itertools.islice(space.samples(1), 400)]
+    assert {config.optim.name for config in drawn} == {"adam", "rmsprop", "sgd"}
+
+
+@pytest.mark.parametrize("name", ["ser", "ser_demo", "ser_grid", "ser_ablation", "ser_ensemble"])
+def test_spaces_of_speech_augment_where_clips_are_few(name):
+    assert make_plan([f"space={name}"]).config.augment.enabled == "auto"
+
+
+def test_the_small_speech_space_says_what_it_is():
+    text = Path("search_spaces/ser_demo.yaml").read_text()
+    assert "two cores" in text.splitlines()[0] and "ser" in text.splitlines()[0]
 
 
 def test_a_preset_that_is_not_there_or_does_not_fit():

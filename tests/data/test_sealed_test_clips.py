@@ -8,7 +8,7 @@ import pytest
 from tests.helpers.command import run
 
 TINY = [
-    "space=ser", "search.num_trials=1", "training.epochs=2", "model.conv_channels=[4]", "model.lstm_hidden=4",
+    "space=ser_demo", "search.num_trials=1", "training.epochs=2", "model.conv_channels=[4]", "model.lstm_hidden=4",
     "model.lstm_layers=1", "model.attention_heads=0", "model.pooling=mean", "features.num_frames=40",
     "augment.pitch_prob=0", "augment.stretch_prob=0", "resources.gpus_per_worker=0",
 ]  # fmt: skip

@@ -106,6 +106,7 @@ def test_pictures_sounds_and_curves_are_shown(searched):
         waveform, rate = soundfile.read(file)
         assert rate == 16000 and len(waveform) > 0.9 * 23 * 800
         assert np.isfinite(waveform).all() and np.abs(waveform).max() > 1e-4
+        assert file.with_name(f"{file.stem}_spectrogram.png").exists()
     assert {"samples.png", "profiles.png", "amplitudes.png", "evolution.png", "quality.png", "training.png"} <= {
         file.name for file in place.iterdir()
     }

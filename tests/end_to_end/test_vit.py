@@ -49,7 +49,8 @@ def test_every_trial_goes_through_its_stages(searched):
         for epoch, line in enumerate(progress, start=1):
             for stage, begins in ((1, first), (2, second)):
                 rate = float(line[f"learning_rate_stage_{stage}"])
-                expected = 0.1 * float(line["learning_rate"]) if epoch >= begins else 0
+                wave = (float(line["learning_rate"]) - 1e-6) / (1e-4 - 1e-6)
+                expected = 1e-6 + wave * (1e-5 - 1e-6) if epoch >= begins else 0
                 assert rate == pytest.approx(expected)
 
 

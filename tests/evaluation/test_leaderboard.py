@@ -52,6 +52,19 @@ def test_files_have_empty_cells_where_nothing_was_measured(tmp_path):
     assert "val_ccc 0.0000" in text and "higher is better" in text and "nan" not in text.lower()
 
 
+def test_the_leaderboard_has_the_number_of_trained_weights_of_the_best_epoch(tmp_path):
+    """Of a trial that was cut off it is read from its rows: the stage of the best epoch, not the latest."""
+    folder = SearchFolder(tmp_path, "stages")
+    write_json(folder.trial(1) / "params.json", {"searched": {}, "config": {}})
+    (folder.trial(1) / "progress.csv").write_text(
+        "epoch,seconds,best_epoch,finished,val_ccc,trained_parameters\n1,1,1,,0.1,18\n2,1,2,,0.5,482\n3,1,2,,0.3,946\n"
+    )
+    write_leaderboard(folder, "val_ccc", "max", {"val_ccc": 0.0})
+    (row,) = csv.DictReader((folder.path / "leaderboard.csv").open())
+    assert (row["best_epoch"], float(row["trained_parameters"])) == ("2", 482)
+    assert "pareto" not in row
+
+
 @pytest.mark.parametrize("count", [3, 30])
 def test_the_printed_table_stays_readable_with_many_settings(capsys, count):
     params = {f"model.setting_{n}": n for n in range(count)}

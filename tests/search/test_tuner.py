@@ -170,6 +170,25 @@ def test_optuna_samplers_by_name_stay_within_the_space(tmp_path, sampler):
     assert all(plan.space.distributions[path].contains(value) for params, _ in found for path, value in params.items())
 
 
+def test_a_point_s_conditional_settings_are_enqueued_whole(tmp_path):
+    """The study's own record has every setting of a point as a fixed one, so that no sampler draws the rest."""
+    given = (
+        "search.algorithm=optuna", "optim.name={choice: [adam, sgd]}",
+        "optim.momentum={uniform: [0.8, 0.99], when: {optim.name: sgd}}",
+        "search.points_to_evaluate=[{}, {optim.name: sgd, optim.momentum: 0.9}]",
+    )  # fmt: skip
+    plan, found = suggested(tmp_path, 4, *given)
+    default = {
+        "model.conv_filters": [64, 128], "model.lstm_units": [128, 64], "model.lstm_dropout": 0.3,
+        "model.dense_l2": 0.01, "optim.learning_rate": 0.001, "training.batch_size": 32, "optim.name": "adam",
+    }  # fmt: skip
+    assert [params for params, _ in found[:2]] == [default, default | {"optim.name": "sgd", "optim.momentum": 0.9}]
+    journal = tmp_path / plan.name / "study.journal"
+    trials = open_study(journal, plan.name, "min").get_trials()
+    assert [set(trial.system_attrs["fixed_params"]) == set(trial.params) for trial in trials[:2]] == [True, True]
+    assert all("fixed_params" not in trial.system_attrs for trial in trials[2:])
+
+
 def test_tpe_finds_a_better_floor_than_random_draws(tmp_path):
     """Over eight seeds: one search of 25 trials says little."""
     space = ("optim.learning_rate={loguniform: [1e-8, 1]}", "model.conv_filters=[8, 8]", "model.lstm_units=[8, 4]")

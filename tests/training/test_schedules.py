@@ -72,6 +72,20 @@ def test_cosine_ends_at_alpha_of_the_first_rate():
     assert math.isclose(schedule(100, 0.02), 0.005) and schedule(1000, 0.02) == schedule(100, 0.02)
 
 
+@pytest.mark.parametrize("rate", [1e-3, 1e-5, 1e-6])
+def test_cosine_ends_at_the_final_rate_whatever_it_began_with(rate):
+    settings = OptimSettings(schedule="cosine", learning_rate=1e-3, alpha=0.5, final_learning_rate=1e-6)
+    schedule = make_schedule(settings, epochs=100, steps_per_epoch=1)
+    weight = torch.ones(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight], lr=rate)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 100, eta_min=1e-6)
+    for step in range(101):
+        assert schedule(step, rate) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-9)
+        optimizer.step()
+        theirs.step()
+    assert schedule(100, rate) == schedule(1000, rate) == 1e-6
+
+
 class Model:
     def __init__(self, learning_rate):
         self.optimizer = keras.optimizers.SGD(learning_rate)

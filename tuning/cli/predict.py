@@ -20,11 +20,11 @@ FORMATS = ("table", "csv", "json")
 PARSER = Parser(
     "tuning predict BEST FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE]",
     """\
-Predict recordings with a finalized model; their features are made as those that it was trained on. Of a recording that
-is longer than the model's window the middle is judged, or what else it was trained on (features.segment), or with
-step_seconds=S a window every S seconds. Start and end are in seconds of the recording. Models of an ensemble predict
-together. A model that reads lyrics finds those of song.mp3 in song.txt in the same folder, or below lyrics=FOLDER, in a
-folder of the same name as the recording's if there is one.
+Predict recordings with a finalized model, or with that of any trial by its checkpoint; their features are made as those
+that it was trained on. Of a recording that is longer than the model's window the middle is judged, or what else it was
+trained on (features.segment), or with step_seconds=S a window every S seconds. Start and end are in seconds of the
+recording. Models of an ensemble predict together. A model that reads lyrics finds those of song.mp3 in song.txt in the
+same folder, or below lyrics=FOLDER, in a folder of the same name as the recording's if there is one.
 
 Values of regression are on the scale of training; of classes there is the probability of each. A recording that can't
 be used is named with the reason, the others are predicted, and the exit code is 2.""",
@@ -44,7 +44,7 @@ def _out(text: str) -> Path:
     return Path(text)
 
 
-PARSER.place("best", "a folder best/ and recordings", BEST)
+PARSER.place("best", "a folder best/ and recordings", f"{BEST}, or a trial's checkpoint: .../checkpoints/best.pt")
 PARSER.place("files", "", "recordings: WAV, FLAC, OGG, MP3 and what else soundfile reads", nargs="*", type=Path)
 PARSER.option("step_seconds", str, "S", "judge a window every S seconds")
 PARSER.option("lyrics", _lyrics, "FOLDER", "texts of the recordings, where the model reads them")
@@ -63,7 +63,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _predict(options: argparse.Namespace) -> int:
-    best = api.saved(options.best)
+    best = options.best if api.is_checkpoint(options.best) else api.saved(options.best)
     if not options.files:
         raise UserError(f"expected recordings to predict after '{best}', got none")
     for file in options.files:

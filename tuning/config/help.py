@@ -47,13 +47,13 @@ def _section(title: str, fields: dict[str, FieldInfo], prefix: str) -> list[str]
     lines = [heading]
     for name, field in fields.items():
         default: Any = field.get_default(call_default_factory=True)
-        takes = "; ".join([expectation(field), *_only(prefix, field)])
-        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({takes})")
+        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({takes(prefix, field)})")
         lines.append(f"      {field.description}")
     return [*lines, ""]
 
 
-def _only(prefix: str, field: FieldInfo) -> list[str]:
-    """The choices that a setting needs, if it needs any."""
+def takes(prefix: str, field: FieldInfo) -> str:
+    """What a setting takes, and the choices that it needs, if it needs any."""
     needed = [part for part in field.metadata if isinstance(part, Only)]
-    return [f"with {prefix}{only.setting}={' or '.join(only.choices)}" for only in needed]
+    choices = (f"with {prefix}{only.setting}={' or '.join(only.choices)}" for only in needed)
+    return "; ".join([expectation(field), *choices])

@@ -87,8 +87,14 @@ class OptimSettings(Settings):
     )
     beta_1: Annotated[float, Only("name", "adam")] = Field(0.9, ge=0, lt=1, description="decay of the first moment")
     beta_2: Annotated[float, Only("name", "adam")] = Field(0.999, ge=0, lt=1, description="decay of the second moment")
+    amsgrad: Annotated[bool, Only("name", "adam")] = Field(
+        False, description="divide by the root of the largest second moment so far, in place of the newest (AMSGrad)"
+    )
     rho: Annotated[float, Only("name", "rmsprop")] = Field(
         0.9, ge=0, lt=1, description="decay of the squared gradients' mean"
+    )
+    centered: Annotated[bool, Only("name", "rmsprop")] = Field(
+        False, description="divide by the root of the gradients' variance, in place of their mean square"
     )
     epsilon: Annotated[float, Only("name", "adam", "rmsprop")] = Field(
         1e-7, gt=0, description="added to the root before bias correction (adam), or inside it (rmsprop), as in Keras"
@@ -127,6 +133,9 @@ class OptimSettings(Settings):
     alpha: Annotated[float, Only("schedule", "cosine")] = Field(
         0.1, ge=0, le=1, description="last rate as a share of learning_rate"
     )
+    final_learning_rate: Annotated[float | None, Only("schedule", "cosine")] = Field(
+        None, ge=0, description="last rate of all weights, those of encoders, too, in place of alpha (null: alpha)"
+    )
     restarts: Annotated[Literal["none", "unfreezing"], Only("schedule", "cosine")] = Field(
         "none", description="unfreezing: begin anew whenever more of the model is trained, over what is left"
     )
@@ -142,6 +151,15 @@ class OptimSettings(Settings):
     min_learning_rate: Annotated[float, Only("schedule", "plateau")] = Field(
         1e-6, ge=0, description="the rate is not lowered below this"
     )
+
+    @model_validator(mode="after")
+    def _falls_to_its_end(self) -> "OptimSettings":
+        for name in ("learning_rate", "encoder_learning_rate"):
+            if (first := getattr(self, name)) is not None and (self.final_learning_rate or 0) > first:
+                raise ValueError(
+                    f"final_learning_rate: expected at most {name} ({first:g}), got {self.final_learning_rate:g}"
+                )
+        return self
 
 
 class TrainingSettings(Settings):

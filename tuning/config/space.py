@@ -4,7 +4,8 @@ import importlib.resources
 import itertools
 import re
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, TypeGuard, get_origin
 
@@ -32,6 +33,9 @@ from tuning.models import MODELS
 
 # A trial that equals an earlier one is drawn again so many times before the space counts as used up.
 MAX_REDRAWS = 200
+
+# Known-good points, which a space file writes for its own distributions.
+POINTS = "search.points_to_evaluate"
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _WORD = re.compile(r"[\w.]+")
@@ -213,28 +217,43 @@ class Space:
             ]
         return points
 
+    def completed(self, given: dict[str, Any]) -> dict[str, Any]:
+        """Return a trial with the given values of searched settings, and the others at their defaults.
+
+        Defaults are those of the schema with this model and task, and those that the corpus brings along. A setting
+        whose conditions do not hold is not part of the trial. Whether values can be drawn is not checked.
+
+        Raises:
+            UserError: a setting without a value and without a default.
+        """
+        point: dict[str, Any] = {}
+        for path in self.in_order():
+            if self.is_active(path, point):
+                point[path] = given[path] if path in given else self._usual(path)
+        return point
+
     def samples(self, seed: int, first: Sequence[dict[str, Any]] = ()) -> Iterator[dict[str, Any]]:
         """Yield random trials, no two alike, until a finite space is used up.
 
         Args:
             seed: the same seed gives the same trials.
-            first: values of the first trials in place of drawn ones; settings may be left out.
+            first: the first trials.
         """
         seen: list[dict[str, Any]] = []
+        for point in first:
+            if point not in seen:
+                seen.append(point)
+                yield point
         order = self.in_order()
-        for number in itertools.count(1):
-            given = first[number - 1] if number <= len(first) else {}
+        for number in itertools.count(len(first) + 1):
             for attempt in range(MAX_REDRAWS):
-                point: dict[str, Any] = {}
+                point = {}
                 for path in order:
                     if self.is_active(path, point):
-                        drawn = self.distributions[path].at(fraction(seed, number, attempt, path))
-                        point[path] = given.get(path, drawn)
+                        point[path] = self.distributions[path].at(fraction(seed, number, attempt, path))
                 if point not in seen:
                     break
             else:
-                if given:
-                    continue
                 return
             seen.append(point)
             yield point
@@ -250,6 +269,19 @@ class Space:
         Raises:
             UserError: the space has no value either.
         """
+        return flattened(self._default_config().model_dump(mode="json"))
+
+    def _usual(self, path: str) -> Any:
+        """Return what a setting is unless the user says otherwise: the corpus's value for it, or its default."""
+        corpus, model = (str(self._value(name, {})) for name in ("data.corpus", "model.name"))
+        brought = brought_along(corpus, model, self.fields)
+        if path in brought:
+            return cast(path, brought[path], self.fields[path])
+        if self.fields[path].is_required():
+            raise UserError(f"{path}: expected a value, since it has no default")
+        return attrgetter(path)(self._default_config())
+
+    def _default_config(self) -> Config:
         given = self.settings | {path: distribution.at(0.0) for path, distribution in self.distributions.items()}
         named = {
             path: given[path]
@@ -257,7 +289,7 @@ class Space:
             if path in given and (setting.is_required() or path in ("task.name", "model.name"))
         }
         try:
-            return flattened(parse_config(nested(named)).model_dump(mode="json"))
+            return parse_config(nested(named))
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
 
@@ -487,6 +519,22 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
         raise UserError("\n".join(problems))
 
 
+def _as_far_as_searched(space: Space, later: Collection[str]) -> list[dict[str, Any]]:
+    """Return a file's points to be tried first, where corpus, preset or command line have set some of their settings.
+
+    What is fixed there is part of a point no longer. A point whose value, or default, a distribution from there does
+    not have is left out.
+    """
+    kept = []
+    for point in space.settings[POINTS]:
+        flat = flatten(point, space.fields)
+        free = {path: value for path, value in flat.items() if path in space.distributions or path not in later}
+        trial = space.completed(free)
+        if all(space.distributions[path].contains(value) for path, value in trial.items() if path in later):
+            kept.append(free if len(free) < len(flat) else point)
+    return kept
+
+
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """Read the command line's `key=value` arguments; return run settings, the checked space, and the arguments' values.
 
@@ -513,6 +561,9 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     preset = read_preset(run.preset, fields)
     flat = from_file | brought | preset | given
     space = build_space(flat, fields)
-    _check_choices(space, from_file, {**brought, **preset, **given}, given)
+    later = {**brought, **preset, **given}
+    if POINTS in from_file and POINTS not in later:
+        space = replace(space, settings=space.settings | {POINTS: _as_far_as_searched(space, later)})
+    _check_choices(space, from_file, later, given)
     name = run.name or Path(run.space).stem
     return run.model_copy(update={"name": name}), space, overrides

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -108,7 +109,7 @@ def _mask_padding(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarra
     return np.ma.masked_array(spectrograms, np.broadcast_to(beyond, spectrograms.shape))
 
 
-def _label_text(config: Config, values: np.ndarray) -> str:
+def _label_text(config: Config, values: Iterable[float]) -> str:
     return ", ".join(f"{target} {value:.1f}" for target, value in zip(config.task.targets, values, strict=True))
 
 
@@ -138,8 +139,13 @@ def _write_plots(
 
 
 def _write_emotions(path: Path, config: Config, training: GANTrainer, statistics: FeatureStatistics) -> None:
-    """Write a WAV file of each of `TEST_EMOTIONS`, as long as the median training clip."""
+    """Write a WAV file of each of `TEST_EMOTIONS`, as long as the median training clip, and a picture of each."""
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     frames = max(2, int(np.median(training.clips.num_frames)))
     drawn = training.generate(conditions, np.full(len(conditions), frames), config.seed)[:, :frames]
-    write_sounds(path, dict(zip(TEST_EMOTIONS, denormalise(drawn, statistics), strict=True)), config.features)
+    spectrograms = dict(zip(TEST_EMOTIONS, denormalise(drawn, statistics), strict=True))
+    write_sounds(path, spectrograms, config.features)
+    frame_seconds = config.features.hop_samples / config.features.sample_rate_hz
+    for name, decibels in spectrograms.items():
+        title = f"{name.replace('_', ' ')}: {_label_text(config, TEST_EMOTIONS[name])}"
+        plots.draw_spectrogram(path / f"{name}_spectrogram.png", decibels, frame_seconds, title)

@@ -169,12 +169,35 @@ def print_augmentation(plan: Plan) -> None:
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
     """Settings of the trials that are known in advance: all of a grid or random search, else the points tried first."""
-    first = [flatten(point, space.fields) for point in config.search.points_to_evaluate]
     if config.search.algorithm == "grid":
         return space.grid()
+    first = _first_points(space, config)
     if config.search.algorithm == "optuna":
         return first[: config.search.num_trials]
     return list(itertools.islice(space.samples(config.seed, first), config.search.num_trials))
+
+
+def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
+    """The points tried first, each with the defaults of what it leaves out.
+
+    Raises:
+        UserError: a point with a setting that is not searched or with a value, or default, that can't be drawn.
+    """
+    points: list[dict[str, Any]] = []
+    for number, written in enumerate(config.search.points_to_evaluate, start=1):
+        given, where = flatten(written, space.fields), f"search.points_to_evaluate: point {number}"
+        for path in given:
+            if path not in space.distributions:
+                hint = nearest(path, space.distributions)
+                raise UserError(f"{where}: {path}: expected a searched setting{hint}")
+        point = space.completed(given)
+        for path, value in point.items():
+            if not space.distributions[path].contains(value):
+                got = plain(value) if path in given else f"none, and the default {plain(value)} is not in it"
+                raise UserError(f"{where}: {path}: expected a value of {space.distributions[path]}, got {got}")
+        if point not in points:
+            points.append(point)
+    return points
 
 
 def _check_storage(location: str) -> None:
@@ -212,14 +235,6 @@ def _check_search(space: Space, config: Config) -> None:
     if given is not None and len(search.points_to_evaluate) > given:
         count = len(search.points_to_evaluate)
         raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
-    for number, point in enumerate(search.points_to_evaluate, start=1):
-        for path, value in flatten(point, space.fields).items():
-            where = f"search.points_to_evaluate: point {number}: {path}"
-            if path not in space.distributions:
-                hint = nearest(path, space.distributions)
-                raise UserError(f"{where}: expected a searched setting{hint}")
-            if not space.distributions[path].contains(value):
-                raise UserError(f"{where}: expected a value of {space.distributions[path]}, got {plain(value)}")
 
 
 def _check_encoders(space: Space) -> None:

@@ -18,7 +18,7 @@ from tuning.datasets.features.spectral import extract, frames_in, hop_samples, n
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import collate
 from tuning.evaluation.prediction_step import checked_step
-from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, load_best, member_folders, outputs_of
+from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, outputs_of
 from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
 from tuning.training.tasks import task_of
@@ -44,14 +44,10 @@ class Window:
 
 
 class Predictor:
-    """The models of a folder best/, one or an ensemble.
+    """One model, or several that predict together by the mean of their outputs."""
 
-    Raises:
-        ValueError: a file is missing, can't be read, or does not fit the others.
-    """
-
-    def __init__(self, best: Path) -> None:
-        self.models: list[Best] = [load_best(path) for path in member_folders(best)]
+    def __init__(self, models: Sequence[Best]) -> None:
+        self.models = list(models)
         self.labels, self.config = self.models[0].labels, self.models[0].config
         self.task = task_of(self.config)
         self.is_classes = self.config.task.name == "classification"

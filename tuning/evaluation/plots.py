@@ -1,9 +1,9 @@
-"""Draw pictures of a search's winner: confusion matrix, learning curves, true against predicted values."""
+"""Draw pictures of trials and of a search's winner: learning curves, confusion matrix, true and predicted values."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,32 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
         axes[-1].set_xlabel("inner folds, the mean over so many" if folds else "epoch")
         axes[-1].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         figure.suptitle(title)
+
+
+def draw_curves(
+    file: Path, curves: Mapping[str, Sequence[dict[str, str]]], metric: str, best_epochs: Mapping[str, int | None]
+) -> None:
+    """Draw the ranking metric of several trials over their epochs, or inner folds, with each one's best epoch.
+
+    Args:
+        file: to write to.
+        curves: each trial's `progress.csv` by its name in the legend.
+        metric: that ranks the trials.
+        best_epochs: by the same names.
+    """
+    folds = any(row.get("fold") for rows in curves.values() for row in rows)
+    with picture(file, (7, 4)) as figure:
+        axes = figure.add_subplot()
+        for number, (name, rows) in enumerate(curves.items()):
+            points, colour = _points(rows, metric), f"C{number}"
+            axes.plot(*zip(*points, strict=True), color=colour, label=name)
+            epoch = 0 if folds else best_epochs[name] or 0
+            if (value := dict(points).get(epoch)) is not None:
+                axes.plot([epoch], [value], "o", color=colour, markersize=6)
+        axes.set(xlabel="inner folds, the mean over so many" if folds else "epoch", ylabel=metric)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        axes.grid(axis="y", color="0.9")
+        axes.legend(frameon=False)
 
 
 def _curve(axes: Axes, rows: Sequence[dict[str, str]], name: str, colour: str, label: str) -> None:

@@ -1,9 +1,11 @@
-"""Load models that finalize saved, `load_best("results/NAME/best")`, and compute their outputs."""
+"""Load models and compute their outputs: those that finalize saved, and those of trials by their checkpoints."""
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,9 +18,10 @@ from safetensors.torch import load_file
 
 from tuning.config.errors import validation_message
 from tuning.config.schema import Config, parse_config
+from tuning.datasets import storage
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
-from tuning.training.encoders import with_saved_encoder
+from tuning.training.encoders import with_saved_encoder, without_pretrained_weights
 from tuning.training.trainer import model_inputs
 from tuning.training.trial import build_model
 
@@ -50,11 +53,70 @@ def load_best(path: str | Path) -> Best:
     # Building the model draws random weights, which must not change the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         if config.task.name == "classification" and config.task.classes is None:
-            config = _with_classes(config, _num_outputs(path, config, num_features, weights))
+            classes = _num_outputs(str(path / "model.safetensors"), config, num_features, weights)
+            config = _with_classes(config, classes)
         model = build_model(config, num_features)
     labels = _labels(path / "labels.json", config)
-    _fill(model, weights, path / "model.safetensors")
+    _fill(model, weights, str(path / "model.safetensors"), "config.yaml")
     return Best(model.eval(), config, labels, statistics, num_frames)
+
+
+def load_members(path: str | Path) -> list[Best]:
+    """Load the model of a folder best/, or those of its ensemble. Raises as `load_best`."""
+    return [load_best(folder) for folder in member_folders(Path(path))]
+
+
+def load_checkpoint(folder: str, name: str = "best.pt") -> Best:
+    """Load the model of a trial, of any search on disk or in an object store, from its best checkpoint.
+
+    Runs no code from the file. Without names of classes they are called "0", "1", ..., with a warning.
+
+    Args:
+        folder: the trial's checkpoints, a path or a URI.
+        name: of the file.
+
+    Raises:
+        ValueError: with the file's name, if it is missing or damaged, or was written by a version that did not keep
+            settings and normalisation in it.
+    """
+    file = storage.below(folder, name)
+    state = _state(folder, name)
+    if missing := [part for part in ("config", "features", "model") if part not in state]:
+        raise ValueError(
+            f"{file}: expected a checkpoint with its settings and normalisation, got one without {', '.join(missing)}; "
+            "an older version wrote it"
+        )
+    try:
+        config = without_pretrained_weights(parse_config(state["config"]))
+    except ValidationError as error:
+        raise ValueError(f"{file}: {validation_message(error)}") from None
+    mean, std = (np.array(state["features"][part], dtype=np.float32) for part in ("mean", "std"))
+    classes = config.task.name == "classification"
+    with torch.random.fork_rng(devices=[]):
+        if classes and config.task.classes is None:
+            config = _with_classes(config, _num_outputs(file, config, len(mean), state["model"]))
+        model = build_model(config, len(mean))
+    labels = _class_names(file, state.get("labels"), config) if classes else config.task.targets
+    _fill(model, state["model"], file, "its settings")
+    return Best(model.eval(), config, labels, FeatureStatistics(mean, std), int(state["features"]["prepared_frames"]))
+
+
+def _state(folder: str, name: str) -> dict[str, Any]:
+    file = storage.below(folder, name)
+    try:
+        content = storage.read_bytes(folder, name)
+    except FileNotFoundError:
+        raise ValueError(f"{file}: expected a checkpoint, got no such file") from None
+    except OSError as error:
+        raise ValueError(f"{file}: expected a checkpoint, got: {' '.join(str(error).split())}") from None
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
+        got = str(error).strip().partition("\n")[0]
+        raise ValueError(f"{file}: expected a checkpoint with weights, got: {got or type(error).__name__}") from None
+    if not isinstance(state, dict):
+        raise ValueError(f"{file}: expected a checkpoint with weights, got a {type(state).__name__}")
+    return state
 
 
 def member_folders(best: Path) -> list[Path]:
@@ -119,13 +181,15 @@ def _weights(file: Path) -> dict[str, torch.Tensor]:
 def _labels(file: Path, config: Config) -> list[str]:
     if config.task.name == "regression":
         return config.task.targets
-    num_classes = len(config.task.classes or [])
     found = _json(file) if file.exists() else {}
-    names = found.get("classes")
+    return _class_names(f"{file}", found.get("classes"), config)
+
+
+def _class_names(file: str, names: Sequence[str] | None, config: Config) -> list[str]:
+    num_classes = len(config.task.classes or [])
     if not names:
         warnings.warn(
-            f"{file}: no names of classes (key 'classes'); they are called by their index, 0 to {num_classes - 1}",
-            stacklevel=3,
+            f"{file}: no names of classes in it; they are called by their index, 0 to {num_classes - 1}", stacklevel=4
         )
         return [str(index) for index in range(num_classes)]
     if len(names) != num_classes:
@@ -138,17 +202,17 @@ def _with_classes(config: Config, num_classes: int) -> Config:
     return config.model_copy(update={"task": config.task.model_copy(update={"classes": classes})})
 
 
-def _num_outputs(path: Path, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
+def _num_outputs(file: str, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
     """Find the number of classes of a model whose settings do not name them, from the shapes of its weights."""
     two, three = (build_model(_with_classes(config, k), num_features).state_dict() for k in (2, 3))
     for name, tensor in two.items():
         for axis, size in enumerate(tensor.shape):
             if size != three[name].shape[axis] and name in weights and weights[name].dim() == tensor.dim():
                 return weights[name].shape[axis]
-    raise ValueError(f"{path / 'model.safetensors'}: expected the output layer of {config.model.name}, found none")
+    raise ValueError(f"{file}: expected the output layer of {config.model.name}, found none")
 
 
-def _fill(model: Any, weights: dict[str, torch.Tensor], file: Path) -> None:
+def _fill(model: Any, weights: dict[str, torch.Tensor], file: str, settings: str) -> None:
     own = model.state_dict()
     problems = [f"no {name}" for name in own if name not in weights]
     problems += [f"{name}, which the model has not" for name in weights if name not in own]
@@ -157,7 +221,7 @@ def _fill(model: Any, weights: dict[str, torch.Tensor], file: Path) -> None:
             problems.append(f"{name} {list(weights[name].shape)} in place of {list(tensor.shape)}")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise ValueError(f"{file}: expected weights of the model in config.yaml, got {'; '.join(problems[:5])}{more}")
+        raise ValueError(f"{file}: expected weights of the model in {settings}, got {'; '.join(problems[:5])}{more}")
     model.load_state_dict(weights)
 
 

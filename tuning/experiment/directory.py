@@ -4,7 +4,7 @@ results/<name>/
   config.yaml overrides.yaml environment.json fingerprint.json split.json study.journal run.json search.log
   quarantine.csv
   trials/0001/{params.json, progress.csv, result.json, error.txt, events.out.tfevents.*, checkpoints/}
-  leaderboard.csv leaderboard.md
+  leaderboard.csv leaderboard.md history.png
 """
 
 from __future__ import annotations
@@ -305,8 +305,8 @@ class SearchFolder:
 
 
 def is_metric(name: str) -> bool:
-    """Whether a column of a trial's rows is part of its result: a validation metric, or a cost of its model."""
-    return name.startswith("val_") or name in COSTS
+    """Whether a column of a trial's rows is part of its result: a validation metric, or something about its model."""
+    return name.startswith("val_") or name in (*COSTS, "trained_parameters")
 
 
 def read_record(folder: Path) -> TrialRecord:

@@ -65,6 +65,14 @@ def with_saved_encoder(config: Config, folder: Path) -> Config:
     return _with_model(config, config.model.with_saved_encoder(str((folder / setting).absolute())))
 
 
+def without_pretrained_weights(config: Config) -> Config:
+    """Return the configuration of a model whose own weights, which include its encoder's, are loaded afterwards."""
+    setting = config.model.encoder_setting
+    if setting is None or getattr(config.model, setting) is None:
+        return config
+    return _with_model(config, config.model.with_saved_encoder(getattr(config.model, setting)))
+
+
 def image_variants(space: Space) -> list[Config]:
     """Return a configuration for each image encoder, and each way of training it, that trials may ask for."""
     return list(space.variants(IMAGES))

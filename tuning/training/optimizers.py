@@ -78,12 +78,15 @@ class KerasRMSprop(torch.optim.Optimizer):
 
     PyTorch adds epsilon to the root, which for gradients near zero is another step: 3e-4 against 1e-7 as the
     least denominator. With momentum the weights move by -m, m = momentum * m + step; as in `KerasSGD` it holds the
-    learning rate, and g the weights' decay.
+    learning rate, and g the weights' decay. With `centered` v is the variance: the square of the gradients' mean, which
+    decays alike, is subtracted. Where rounding makes it negative, it is 0.
     """
 
-    def __init__(self, params: Any, lr: float, rho: float, momentum: float, eps: float, weight_decay: float) -> None:
-        settings = {"lr": lr, "rho": rho, "momentum": momentum, "eps": eps, "weight_decay": weight_decay}
-        super().__init__(params, settings)
+    def __init__(
+        self, params: Any, lr: float, rho: float, momentum: float, eps: float, centered: bool, weight_decay: float
+    ) -> None:
+        settings = {"lr": lr, "rho": rho, "momentum": momentum, "eps": eps, "centered": centered}
+        super().__init__(params, settings | {"weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -95,7 +98,14 @@ class KerasRMSprop(torch.optim.Optimizer):
             squares = _state(self, parameters, "square")
             torch._foreach_mul_(squares, group["rho"])
             torch._foreach_addcmul_(squares, gradients, gradients, value=1 - group["rho"])
-            roots = torch._foreach_add(squares, group["eps"])
+            spread = squares
+            if group["centered"]:
+                means = _state(self, parameters, "mean")
+                torch._foreach_mul_(means, group["rho"])
+                torch._foreach_add_(means, gradients, alpha=1 - group["rho"])
+                spread = list(torch._foreach_addcmul(squares, means, means, value=-1))
+                torch._foreach_clamp_min_(spread, 0)
+            roots = torch._foreach_add(spread, group["eps"])
             torch._foreach_sqrt_(roots)
             steps = list(torch._foreach_mul(gradients, float(group["lr"])))
             torch._foreach_div_(steps, roots)
@@ -138,10 +148,11 @@ def adam(
     *,
     beta_1: float = 0.9,
     beta_2: float = 0.999,
+    amsgrad: bool = False,
     epsilon: float = 1e-7,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """Adam as Keras computes it. Source: Kingma and Ba 2015, end of section 2.
+    """Adam as Keras computes it. Source: Kingma and Ba 2015, end of section 2; `amsgrad`: Reddi, Kale and Kumar 2018.
 
     With `weight_decay` all weights shrink by learning_rate * weight_decay of themselves at each step, apart from the
     gradient, as in Keras's AdamW (Loshchilov and Hutter 2019).
@@ -151,6 +162,7 @@ def adam(
         lr=learning_rate,
         betas=(beta_1, beta_2),
         eps=epsilon,
+        amsgrad=amsgrad,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
     )
@@ -178,14 +190,21 @@ def rmsprop(
     rho: float = 0.9,
     momentum: float = 0.0,
     epsilon: float = 1e-7,
+    centered: bool = False,
     weight_decay: float = 0.0,
 ) -> torch.optim.Optimizer:
-    """RMSprop as Keras computes it, not centred.
+    """RMSprop as Keras computes it. `centered`: Graves 2013, section 4.2.
 
     With `weight_decay` so much of each weight is added to its gradient, as in `sgd`.
     """
     return KerasRMSprop(
-        parameters, lr=learning_rate, rho=rho, momentum=momentum, eps=epsilon, weight_decay=weight_decay
+        parameters,
+        lr=learning_rate,
+        rho=rho,
+        momentum=momentum,
+        eps=epsilon,
+        centered=centered,
+        weight_decay=weight_decay,
     )
 
 
@@ -206,7 +225,7 @@ def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.opt
 
 
 def parameter_groups(model: Any, settings: OptimSettings) -> list[dict[str, Any]]:
-    """The weights that are trained, in groups that the schedule's rate is multiplied for by their `rate_factor`.
+    """The weights that are trained, in groups with schedules that begin at `rate_factor` times the learning rate.
 
     It is 1, and for the model's `encoder_parameters()` and what its `unfreezing()` names, if it has any, what leads to
     `encoder_learning_rate`. From the epoch `first_epoch` on a group is trained. All groups are there from the start,

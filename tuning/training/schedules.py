@@ -32,12 +32,18 @@ def exponential(
 
 
 def cosine(
-    step: int, learning_rate: float, *, total_steps: int, alpha: float = 0.1, restart_steps: Sequence[int] = ()
+    step: int,
+    learning_rate: float,
+    *,
+    total_steps: int,
+    alpha: float = 0.1,
+    final_learning_rate: float | None = None,
+    restart_steps: Sequence[int] = (),
 ) -> float:
     """Half a cosine from the learning rate down to `alpha` of it at `total_steps`, and constant from there.
 
-    `total_steps` is the real number of steps, batches per epoch times epochs. At each of `restart_steps`, in order, it
-    begins anew, over the steps that are left. Source:
+    With `final_learning_rate` it ends there, whatever it began with. `total_steps` is the real number of steps, batches
+    per epoch times epochs. At each of `restart_steps`, in order, it begins anew, over the steps that are left. Source:
     Loshchilov and Hutter 2017, 'SGDR'.
 
     >>> [round(cosine(step, 1.0, total_steps=10), 3) for step in (0, 5, 10, 11)]
@@ -47,7 +53,10 @@ def cosine(
     """
     start = max((restart for restart in restart_steps if restart <= step), default=0)
     fraction = min(step - start, total_steps - start) / (total_steps - start)
-    return learning_rate * (alpha + (1 - alpha) * (1 + math.cos(math.pi * fraction)) / 2)
+    wave = (1 + math.cos(math.pi * fraction)) / 2
+    if final_learning_rate is not None:
+        return final_learning_rate + (learning_rate - final_learning_rate) * wave
+    return learning_rate * (alpha + (1 - alpha) * wave)
 
 
 def step(
@@ -143,6 +152,10 @@ class Plateau:
             return learning_rate
         self.wait = 0
         return max(learning_rate * self.factor, self.min_learning_rate)
+
+    def lowered(self, learning_rate: float, share: float) -> float:
+        """The learning rate of weights that began at `learning_rate`, where the others are lowered to `share`."""
+        return max(learning_rate * share, min(learning_rate, self.min_learning_rate))
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs to go on."""

@@ -80,6 +80,7 @@ class Trainer:
             running out of memory is an error; `clips_at_once` says what fits.
         clips_at_once: most clips that go through the model together; None: all of a batch.
         longer: how many times as many steps an epoch has as in the training that the settings were chosen in.
+        about: what `best.pt` has besides weights and row, so that the model can be built and used from it alone.
     """
 
     def __init__(
@@ -97,12 +98,14 @@ class Trainer:
         splits: bool = True,
         clips_at_once: int | None = None,
         longer: float = 1.0,
+        about: dict[str, Any] | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
         self.model: Any = model.to(self.device)
         self.forward: nn.Module = model
         self.data, self.task, self.config, self.mode = data, task, config, mode
         self.checkpoints, self.rank, self.world_size = checkpoints, rank, world_size
+        self.about = about or {}
         fewest = 2 if has_batch_norm(model) else 1
         self.parts = Parts(fewest, splits and world_size == 1, clips_at_once)
         self.val_parts = Parts(splits=splits)
@@ -135,8 +138,9 @@ class Trainer:
         """Train to the end, from the last checkpoint if there is one; `report` gets a row after each epoch.
 
         A row has: `epoch`, from 1; `train_loss` and `penalty`; `val_loss` without penalties; the task's metrics as
-        `val_*`; `learning_rate` of the last step, and `learning_rate_stage_1`, ... of weights that are unfrozen in
-        stages (0 before); `<metric>_best` and `best_epoch`; `seconds`; and `finished`, empty or why the training ended.
+        `val_*`; `learning_rate` of the last step; with weights that are unfrozen in stages also theirs as
+        `learning_rate_stage_1`, ... (0 before), and the number of weights that are trained, `trained_parameters`;
+        `<metric>_best` and `best_epoch`; `seconds`; and `finished`, empty or why the training ended.
 
         Raises:
             FloatingPointError: a loss or the ranking metric is NaN or infinite.
@@ -222,6 +226,8 @@ class Trainer:
                 raise FloatingPointError(f"{name} is {value} in epoch {self.epoch}")
         row["learning_rate"] = self.optimizer.param_groups[0]["lr"]
         staged = [group for group in self.optimizer.param_groups if group["first_epoch"] > 1]
+        if staged:
+            row["trained_parameters"] = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         return row | {f"learning_rate_stage_{number}": group["lr"] for number, group in enumerate(staged, start=1)}
 
     def _draw_apart(self) -> None:
@@ -236,8 +242,7 @@ class Trainer:
     def step(self, batch: Batch) -> torch.Tensor:
         """Make one optimiser step on this worker's part of a batch; return the summed loss of the part."""
         for group in self.optimizer.param_groups:
-            rate = self.schedule(self.steps, self.base_rate) * group["rate_factor"]
-            group["lr"] = rate if self._is_trained(group) else 0.0
+            group["lr"] = self._rate(group) if self._is_trained(group) else 0.0
         self.steps += 1
         loss_sum = self.parts.run(batch, self._gradients)
         if self.config.optim.clip_norm is not None:
@@ -246,6 +251,14 @@ class Trainer:
         self.scaler.step(self.optimizer)
         self.scaler.update()
         return loss_sum
+
+    def _rate(self, group: dict[str, Any]) -> float:
+        """Return a group's learning rate at this step: its own schedule's, since an end or a floor is an own rate."""
+        first, factor = self.config.optim.learning_rate, group["rate_factor"]
+        base = self.base_rate * factor
+        if self.plateau and factor != 1:
+            base = self.plateau.lowered(first * factor, self.base_rate / first)
+        return self.schedule(self.steps, base)
 
     def _gradients(self, parts: list[Batch]) -> torch.Tensor:
         """Compute the gradient of a batch, in several parts if it did not fit into memory; return its summed loss."""
@@ -351,7 +364,7 @@ class Trainer:
             self.claim.check()
         weights = self.model.state_dict()
         if improved:
-            write_checkpoint(self.checkpoints / "best.pt", {"model": weights, "row": self.recent[-1]})
+            write_checkpoint(self.checkpoints / "best.pt", {**self.about, "model": weights, "row": self.recent[-1]})
         random_state = {"torch": torch.get_rng_state()}
         if self.device.type == "cuda":
             random_state["cuda"] = torch.cuda.get_rng_state(self.device)

@@ -10,6 +10,7 @@ from tuning.config.schema import Config, import_model, parse_config
 from tuning.datasets.loaders.generated import ExtendedData
 from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.loaders.mixup import augment_data
+from tuning.datasets.store.reader import FeatureStatistics
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.complexity import cost_of
@@ -134,8 +135,22 @@ def make_trainer(
         checkpoints=checkpoints,
         rank=rank,
         world_size=world_size,
+        about=_about(config, cropped.statistics, data.frames),
         **options,
     )
+
+
+def _about(config: Config, statistics: FeatureStatistics, prepared_frames: int) -> dict[str, Any]:
+    """What a checkpoint needs besides weights to become a model that predicts, as plain values."""
+    return {
+        "config": config.model_dump(mode="json"),
+        "labels": config.task.classes if config.task.name == "classification" else config.task.targets,
+        "features": {
+            "mean": statistics.mean.tolist(),
+            "std": statistics.std.tolist(),
+            "prepared_frames": prepared_frames,
+        },
+    }
 
 
 def train_folds(

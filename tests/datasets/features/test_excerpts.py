@@ -34,6 +34,7 @@ from tuning.datasets.store.worker import _extract as prepared_rows
 from tuning.evaluation import saved_model
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.inference import Predictor
+from tuning.evaluation.saved_model import load_members
 from tuning.training.trial import build_model
 
 RATE, SECONDS, QUIET = 16000, 12, 3
@@ -257,7 +258,7 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
 ):
     kind = mel_kind(segment=segment, trim_db=trim_db)
     kind.stored = prepared
-    predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
+    predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
     (window,) = predictor.windows(recording, None)
     begin = expected_begin(kind, kind.heard)
     assert_at([window], kind, [begin])
@@ -270,7 +271,7 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
 @pytest.mark.parametrize(("segment", "trim_db"), CASES)
 def test_windows_are_of_the_seconds_that_they_say(tmp_path, recording, listen, segment, trim_db, prepared):
     kind = mel_kind(segment=segment, trim_db=trim_db)
-    predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
+    predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
     windows = list(predictor.windows(recording, 1.5))
     assert_at(windows, kind, starts_of(kind, 1.5))
     predictor.judge(windows)
@@ -288,7 +289,7 @@ def test_an_encoder_predicts_the_seconds_that_it_says(
 ):
     kind = encoder_kind(trim_db=trim_db)
     kind.stored = prepared
-    predictor = Predictor(write_best(tmp_path / "best", kind, prepared))
+    predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
     windows = list(predictor.windows(recording, step))
     assert_at(windows, kind, starts_of(kind, step) if step else [expected_begin(kind, kind.heard)])
     predictor.judge(windows)
@@ -316,7 +317,7 @@ def test_without_steps_a_model_is_given_what_was_prepared_to_the_last_bit(
     kind = mel_kind(segment=segment, trim_db=trim_db, padding=padding)
     raw = encode(sound(rate, seconds), rate, subtype="FLOAT")
     (tmp_path / "recording.wav").write_bytes(raw)
-    predictor = Predictor(write_best(tmp_path / "best", kind, kind.stored))
+    predictor = Predictor(load_members(write_best(tmp_path / "best", kind, kind.stored)))
     predictor.judge(list(predictor.windows(tmp_path / "recording.wav", None)))
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "augment": None}
     row = prepared_rows(raw, "digest", [PLAIN], unit | {"data": DataSettings().model_dump()})[PLAIN]
@@ -332,7 +333,7 @@ def test_members_hear_their_own_segment_of_a_clip_and_the_same_stretch_in_steps(
     first.stored, second.heard = 41, 81
     write_best(tmp_path / "best", first, 41)
     write_best(tmp_path / "best" / "members" / "0002", second, 101)
-    predictor = Predictor(tmp_path / "best")
+    predictor = Predictor(load_members(tmp_path / "best"))
     (window,) = predictor.windows(recording, None)
     assert (window.start_seconds, window.end_seconds) == pytest.approx((0.0, 8.0), abs=1e-3)
     predictor.judge([window])

@@ -1,6 +1,6 @@
-"""Pictures of a GAN's training and of what it draws beside real clips, as PNG. Spectrograms are within -1 and 1.
+"""Pictures of a GAN's training and of what it draws beside real clips, as PNG.
 
-Frames beyond a clip's end are masked (`numpy.ma`) and left out.
+Spectrograms are within -1 and 1 unless in dB. Frames beyond a clip's end are masked (`numpy.ma`) and left out.
 """
 
 from __future__ import annotations
@@ -36,6 +36,17 @@ def draw_pairs(file: Path, real: np.ndarray, generated: np.ndarray, names: Seque
         for panel in axes[-1]:
             panel.set_xlabel("frame")
         figure.colorbar(image, ax=axes, shrink=0.8, label="level, scaled")
+
+
+def draw_spectrogram(file: Path, decibels: np.ndarray, frame_seconds: float, title: str) -> None:
+    """Draw a mel spectrogram in dB [T, F] over seconds, with the lowest band at the bottom."""
+    num_frames, num_bands = decibels.shape
+    with picture(file, (7, 3.2)) as figure:
+        axes = figure.add_subplot()
+        extent = (0.0, num_frames * frame_seconds, -0.5, num_bands - 0.5)
+        image = axes.imshow(decibels.T, origin="lower", aspect="auto", cmap="magma", extent=extent)
+        axes.set(xlabel="s", ylabel="mel band", title=title)
+        figure.colorbar(image, ax=axes, label="dB")
 
 
 def draw_profiles(file: Path, real: np.ndarray, generated: np.ndarray) -> None:
