@@ -20,6 +20,7 @@ from tuning.config.schema import (
     Config,
     Parts,
     RunSettings,
+    default_places,
     flattened,
     known_fields,
     nested,
@@ -27,6 +28,7 @@ from tuning.config.schema import (
     without_effect,
 )
 from tuning.config.yaml_text import read_yaml, text_settings
+from tuning.datasets import CORPORA
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
@@ -490,14 +492,17 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """Read the command line's `key=value` arguments; return run settings, the checked space, and the arguments' values.
 
-    Later ones win: defaults, space file, settings that the corpus brings along (`CORPUS_DEFAULTS`), preset, arguments.
+    Later ones win: defaults, places that the environment names (`PLACES`), space file, settings that the corpus brings
+    along (`CORPUS_DEFAULTS`), preset, arguments.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
     """
     overrides = parse_overrides(arguments)
     run_fields = RunSettings.model_fields
-    run_values = {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
+    places = default_places()
+    run_values = {k: v for k, v in places.items() if k in run_fields}
+    run_values |= {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
@@ -511,7 +516,10 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
         brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
     preset = read_preset(run.preset, fields)
-    flat = from_file | brought | preset | given
+    places = {k: v for k, v in places.items() if k in fields}
+    if CORPORA.get(str(named["data.corpus"]), "").startswith("tuning.datasets.demo."):  # made below data.prepared
+        places.pop("data.root", None)
+    flat = places | from_file | brought | preset | given
     space = build_space(flat, fields)
     _check_choices(space, from_file, {**brought, **preset, **given}, given)
     name = run.name or Path(run.space).stem
