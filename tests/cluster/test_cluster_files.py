@@ -1,13 +1,20 @@
 """cluster.yaml and deploy/: what each must say, checked by the programs that read them as far as they run here."""
 
+import functools
+import importlib.metadata
 import re
 import shutil
 import subprocess
+import time
+import tomllib
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
+from tests.helpers.aws import PARAMETER
 from tests.helpers.hosts import PROJECT
 
 LAUNCHED_BY_RAY = ("cluster.yaml", "deploy/onprem.yaml", "deploy/gcp.yaml")
@@ -80,24 +87,106 @@ def test_the_project_and_a_pinned_ray_are_on_every_node(name):
 
 
 @pytest.mark.parametrize("name", ["cluster.yaml", "deploy/gcp.yaml"])
-def test_a_cloud_grows_and_shrinks_by_spot_workers_alone(name):
+def test_a_cloud_grows_and_shrinks_by_spot_workers(name):
     config = load(name)
     head = config["available_node_types"][config["head_node_type"]]
     assert head["resources"] == {"CPU": 0, "GPU": 0}
     text = yaml.safe_dump(head["node_config"])
     assert "spot" not in text and "preemptible" not in text
     assert config["idle_timeout_minutes"] == 10 and config["provider"]["cache_stopped_nodes"] is False
-    for node in worker_types(config):
-        text = yaml.safe_dump(node["node_config"]).lower()
-        assert node["min_workers"] == 0 and ("spot" in text or "preemptible: true" in text)
+    assert all(node["min_workers"] == 0 for node in worker_types(config))
+    texts = [yaml.safe_dump(node["node_config"]).lower() for node in worker_types(config)]
+    spot = ["spot" in text or "preemptible: true" in text for text in texts]
+    # On AWS one type on demand, for when no spot machine is to be had.
+    assert sum(spot) >= 1 and len(spot) - sum(spot) <= (name == "cluster.yaml")
     assert "nvidia-cuda-mps-control -d" in commands(config, "worker_setup_commands")
 
 
-def test_aws_refuses_the_image_until_one_is_filled_in():
-    """No image id is invented; EC2's own format tells the text in its place from an id."""
+def test_aws_looks_the_image_up_in_every_region():
+    """No id, which belongs to one region and goes out of date, but the name of AWS's public parameter."""
     config = load("cluster.yaml")
+    assert "availability_zone" not in config["provider"]  # nor zones, which belong to a region
     images = {node["node_config"]["ImageId"] for node in config["available_node_types"].values()}
-    assert len(images) == 1 and not re.fullmatch(r"ami-[0-9a-f]{8,17}", images.pop())
+    assert images == {f"resolve:ssm:{PARAMETER}"}
+
+
+def test_aws_machines_are_closed_and_their_disks_encrypted():
+    for node in load("cluster.yaml")["available_node_types"].values():
+        assert node["node_config"]["MetadataOptions"] == {"HttpEndpoint": "enabled", "HttpTokens": "required"}
+        disks = node["node_config"]["BlockDeviceMappings"]
+        assert disks and all(disk["Ebs"]["Encrypted"] for disk in disks)
+
+
+def test_every_step_with_apt_waits_for_its_lock():
+    for name in LAUNCHED_BY_RAY:
+        calls = re.findall(r"apt-get (.*?)(?:&&|;|$)", commands(load(name), "setup_commands"))
+        assert calls or name == "deploy/onprem.yaml"
+        assert all("-o DPkg::Lock::Timeout=300" in call for call in calls), calls
+
+
+def test_all_nodes_install_the_versions_of_the_tests():
+    """Every requirement has one version, within the project's range and the ranges of the packages that need it."""
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    pins = {}
+    for line in (PROJECT / "deploy" / "constraints.txt").read_text().splitlines():
+        if not line.startswith("#"):
+            name, version = line.split("==")
+            pins[name] = version
+    again = "python deploy/constraints.py > deploy/constraints.txt"
+    for line in [*project["dependencies"], *project["optional-dependencies"]["aws"]]:
+        wanted = Requirement(line)
+        version = pins.get(canonicalize_name(wanted.name))
+        assert version is not None and wanted.specifier.contains(version, prereleases=True), f"{line}: {again}"
+    for name, version in pins.items():
+        found = [found for found in importlib.metadata.distributions(name=name) if found.version.startswith(version)]
+        for line in found[0].requires or [] if found else []:
+            needed = Requirement(line)
+            pinned = pins.get(canonicalize_name(needed.name))
+            if pinned is not None and (needed.marker is None or needed.marker.evaluate({"extra": ""})):
+                assert needed.specifier.contains(pinned, prereleases=True), f"{name} needs {line}, not {pinned}"
+    for name in LAUNCHED_BY_RAY:
+        installs = [line for line in commands(load(name), "setup_commands").splitlines() if "pip install" in line]
+        assert installs
+        assert all("-c ~/audio-emotion-tuning/deploy/constraints.txt" in line for line in installs), name
+
+
+@pytest.mark.parametrize(
+    "refused", [[], ["spot-3-g6"], ["spot-3-g6", "spot-2-g5"], ["spot-1-g4dn", "spot-2-g5", "spot-3-g6"]]
+)
+def test_the_autoscaler_goes_on_to_another_type_when_one_is_refused(refused, monkeypatch):
+    """Ray's own scheduler and memory of refusals, with the scorer that the file's head names."""
+    from ray.autoscaler._private.node_provider_availability_tracker import NodeProviderAvailabilityTracker
+    from ray.autoscaler._private.resource_demand_scheduler import ResourceDemandScheduler
+    from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+    starts = commands(load("cluster.yaml"), "head_start_ray_commands")
+    assert "RAY_enable_autoscaler_v2=0" in starts
+    scorer = re.search(r"RAY_AUTOSCALER_UTILIZATION_SCORER=(\S+)", starts)[1]
+    types = load("cluster.yaml")["available_node_types"]
+    for name, node in types.items():
+        # As Ray fills them in.
+        node["resources"] = node["resources"] or {"CPU": 8, "GPU": 1, f"accelerator_type:{name}": 1, "memory": 2**34}
+    tracker = NodeProviderAvailabilityTracker()
+    for name in refused:
+        error = NodeLaunchException("InsufficientInstanceCapacity", "no capacity", None)
+        tracker.update_node_availability(name, int(time.time()), error)
+
+    def launches(scorer):
+        if scorer:
+            monkeypatch.setenv("RAY_AUTOSCALER_UTILIZATION_SCORER", scorer)
+        scheduler = ResourceDemandScheduler(None, types, 8, "head", 1.0)
+        score = functools.partial(scheduler.utilization_scorer, node_availability_summary=tracker.summary())
+        needs = [{"CPU": 1, "GPU": 1}]
+        found, left = get_nodes_for(types, {}, "head", 8, needs, score)
+        assert left == []
+        return list(found)
+
+    from ray.autoscaler._private.resource_demand_scheduler import get_nodes_for
+
+    monkeypatch.delenv("RAY_AUTOSCALER_UTILIZATION_SCORER", raising=False)
+    assert launches(None) == ["spot-3-g6"]  # Ray's own, whatever was refused
+    order = ["spot-3-g6", "spot-2-g5", "spot-1-g4dn", "on-demand-g5"]
+    assert launches(scorer) == [next(name for name in order if name not in refused)]
 
 
 @pytest.mark.parametrize("name", [*LAUNCHED_BY_RAY, "deploy/slurm.sh", "deploy/kuberay.yaml"])

@@ -1,50 +1,45 @@
-"""cluster.yaml through `ray up` and `ray down` with moto in EC2's place.
+"""cluster.yaml through `ray up` and `ray down` with a simulated AWS that enforces the roles' rights.
 
-What is real: Ray, boto3, SSH, rsync, every command of the file. What is not: EC2 (moto keeps books of instances; each
-gets one of our hosts, at the addresses that moto gave it), the image, the packages (pip writes down what it was asked
+What is real: Ray, boto3, SSH, rsync, every command of the file, the roles that the doctor makes and what they may do.
+What is not: AWS (`tests/helpers/aws_server.py` keeps books of instances; each gets one of our hosts, at the addresses
+that it was given, and credentials by the metadata service), the image, the packages (pip writes down what it was asked
 for), a GPU.
 """
 
-import subprocess
+import json
 import threading
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.helpers.aws import NUMBER, REGION, Account, aws_account
 from tests.helpers.hosts import PROJECT, PYTHON, Host, Hosts, copy_project, need_hosts, run, users_machine
-from tests.helpers.ray_heads import answers, free_port
 from tests.helpers.waiting import wait_until
 
 pytestmark = pytest.mark.cluster
 
-REGION = "us-west-2"
-KEYS = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": REGION}
+BUCKET = f"audio-emotion-{NUMBER}-{REGION}"
 
 
 @dataclass
 class Cloud:
-    """moto, and hosts that stand behind its instances."""
+    """An account, and hosts that stand behind its instances."""
 
     hosts: Hosts
-    port: int
+    account: Account
     user_home: object
     by_instance: dict[str, Host] = field(default_factory=dict)
     failed: list[BaseException] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
 
-    @property
-    def endpoint(self) -> str:
-        return f"http://{self.hosts.gateway}:{self.port}"
-
-    def ec2(self):
-        import boto3
-
-        keys = {"aws_access_key_id": "testing", "aws_secret_access_key": "testing"}
-        return boto3.client("ec2", region_name=REGION, endpoint_url=self.endpoint, **keys)
-
     def instances(self) -> list[dict]:
-        return [found for group in self.ec2().describe_instances()["Reservations"] for found in group["Instances"]]
+        return [
+            found
+            for group in self.account.client("ec2").describe_instances()["Reservations"]
+            for found in group["Instances"]
+        ]
 
     def boot(self) -> None:
         """Give each new instance a host, which lets in the key pair that Ray made, as EC2 does."""
@@ -58,7 +53,13 @@ class Cloud:
                         key = self.user_home / ".ssh" / f"ray-autoscaler_{REGION}.pem"
                         with (host.home / "authorized_keys").open("a") as file:
                             file.write(run("ssh-keygen", "-y", "-f", key).stdout)
-                        self.hosts.answer_to(host, found["PrivateIpAddress"], found["PublicIpAddress"])
+                        private = found["PrivateIpAddress"]
+                        self.hosts.answer_to(host, private, found["PublicIpAddress"])
+                        # By it Ray knows its node, as on EC2; the autoscaler compares it with AWS's.
+                        run("ip", "-n", host.name, "route", "replace", "default", "dev", "eth0", "src", private)
+                        # The metadata service knows it by the address from which it asks.
+                        tags = [{"Key": "host", "Value": host.address}]
+                        self.account.client("ec2").create_tags(Resources=[found["InstanceId"]], Tags=tags)
                         self.by_instance[found["InstanceId"]] = host
         except BaseException as error:
             self.failed.append(error)
@@ -66,67 +67,83 @@ class Cloud:
 
 @pytest.fixture
 def cloud(tmp_path):
-    pytest.importorskip("moto", reason="moto stands in for EC2 (pip install -e '.[dev]')")
     need_hosts()
     hosts = Hosts(tmp_path / "hosts")
-    cloud = Cloud(hosts, free_port(), tmp_path / "home")
-    server = None
+    sold_out = json.dumps(["g6.2xlarge"])
     try:
-        command = [PYTHON, "-m", "moto.server", "-H", hosts.gateway, "-p", str(cloud.port)]
-        environment = users_machine(tmp_path / "home") | {"MOTO_IAM_LOAD_MANAGED_POLICIES": "true"}
-        with (tmp_path / "moto.log").open("wb") as log:
-            server = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        hosts.variables = KEYS | {"AWS_ENDPOINT_URL": cloud.endpoint}
-        for _ in range(2):
-            hosts.add()
-        wait_until(lambda: answers(cloud.endpoint), server, (tmp_path / "moto.log").read_text)
-        booting = threading.Thread(target=cloud.boot, daemon=True)
-        booting.start()
-        yield cloud
-        cloud.stopped.set()
-        booting.join()
+        with aws_account(tmp_path / "aws", hosts.gateway, SOLD_OUT=sold_out) as account:
+            hosts.variables = {
+                "AWS_ENDPOINT_URL": account.endpoint,
+                "AWS_EC2_METADATA_SERVICE_ENDPOINT": account.endpoint,
+                # In place of the installation, which `pip` only writes down.
+                "PYTHONPATH": f"{Path.home()}/audio-emotion-tuning",
+            }
+            for _ in range(2):
+                hosts.add()
+            cloud = Cloud(hosts, account, tmp_path / "home")
+            booting = threading.Thread(target=cloud.boot, daemon=True)
+            booting.start()
+            yield cloud
+            cloud.stopped.set()
+            booting.join()
     finally:
-        if server is not None:
-            server.kill()
-            server.wait()
         hosts.close()
 
 
-def test_every_step_of_up_and_down(cloud, tmp_path):
+def test_every_step_from_an_empty_account(cloud, tmp_path):
     project = copy_project(tmp_path / "project")
     config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    config["cluster_name"] = cloud.hosts.tag
-    # Our hosts know root alone; moto has images of its own.
+    # Our hosts know root alone, and Ray keeps what it has found of a cluster under its name; all else is as shipped.
     config["auth"]["ssh_user"] = "root"
-    image = cloud.ec2().describe_images()["Images"][0]["ImageId"]
-    for node in config["available_node_types"].values():
-        node["node_config"]["ImageId"] = image
-    # One worker at once, so that the head has to launch it, reach it and set it up.
-    config["available_node_types"]["gpu"]["min_workers"] = 1
+    config["cluster_name"] += cloud.hosts.tag
     file = tmp_path / "cluster.yaml"
     file.write_text(yaml.safe_dump(config))
-    environment = users_machine(tmp_path / "user") | KEYS
-    environment |= {"HOME": str(cloud.user_home), "AWS_ENDPOINT_URL": cloud.endpoint}
+    environment = users_machine(cloud.user_home) | cloud.account.admin | {"PYTHONPATH": str(project)}
     (cloud.user_home / ".ssh").mkdir()
+    (cloud.user_home / ".ray" / "auth_token").chmod(0o600)
     options = {"cwd": project, "env": environment}
     ray = PYTHON.parent / "ray"
 
+    fixed = run(PYTHON, "-m", "tuning", "doctor", file, "--fix", **options).stdout
+    print(fixed)
+    assert "made  role audio-emotion-head" in fixed and " 0 failed" in fixed
+
+    (cloud.user_home / ".ray" / "auth_token").chmod(0o644)
     up = run(ray, "up", "-y", file, **options).stdout
     print(up)
     assert not cloud.failed, cloud.failed
     for step in range(1, 8):
         assert f"[{step}/7]" in up
-    head = cloud.hosts.hosts[0]
+    head, worker = cloud.hosts.hosts
     head.was_set_up()
-    # Ray finds the hosts' first addresses, not those that moto gave them.
-    head.wait_for_nodes(cloud.hosts.key, {host.address for host in cloud.hosts.hosts})
-    instances = cloud.instances()
-    assert len(instances) == 2
-    # Wherever in its list the worker is: it alone is a spot instance.
-    assert sorted(found.get("InstanceLifecycle", "on demand") for found in instances) == ["on demand", "spot"]
-    worker = cloud.hosts.hosts[1]
+    places = (head.home / "places.sh").read_text()
+    assert f"TUNING_STORAGE=s3://{BUCKET}/results TUNING_PREPARED=s3://{BUCKET}/prepared" in places
+    assert f"TUNING_DATA=s3://{BUCKET}/data AWS_DEFAULT_REGION={REGION}" in places
+
+    # A trial waits for a GPU: the first type is sold out, the next is launched, by the head with its own role.
+    wanted = (
+        "import ray; ray.init(logging_level='ERROR'); from ray.autoscaler.sdk import request_resources as request; "
+    )
+    run(ray, "exec", file, f"python -c \"{wanted}request(bundles=[{{'GPU': 1}}])\"", **options)
+    wait_until(lambda: len(cloud.by_instance) == 2 or cloud.failed, told=head.autoscaler_log)
+    head.wait_for_nodes(cloud.hosts.key, {one["PrivateIpAddress"] for one in cloud.instances()})
+    assert not cloud.failed, cloud.failed
+    found = {(one["InstanceType"], one.get("InstanceLifecycle", "on demand")) for one in cloud.instances()}
+    assert found == {("m5.xlarge", "on demand"), ("g5.2xlarge", "spot")}
+    profiles = {one["InstanceType"]: one["IamInstanceProfile"]["Arn"].rpartition("/")[2] for one in cloud.instances()}
+    assert profiles == {"m5.xlarge": "audio-emotion-head", "g5.2xlarge": "audio-emotion-worker"}
+    assert "InsufficientInstanceCapacity" in head.autoscaler_log()
     worker.was_set_up()
+    assert (worker.home / "places.sh").read_text() == places
     assert "MPS" not in up
+
+    # Both reach the bucket as their default place, by their roles.
+    code = "import os; from tuning.datasets.storage import *; place = os.environ['TUNING_STORAGE']; "
+    written = f"{code}write_bytes(place, 'a', b'seen by all')"
+    assert head.ssh(cloud.hosts.key, f'python -c "{written}"').returncode == 0
+    read = worker.ssh(cloud.hosts.key, f"python -c \"{code}print(read_bytes(place, 'a'))\"").stdout
+    assert "seen by all" in read, read
+
     capacity = "from tuning.search.resources import *; from tuning.config.schema import Config; start_ray(Config()); "
     capacity += "print(cluster_resources())"
     done = run(ray, "exec", file, f"python -c '{capacity}'", **options).stdout

@@ -9,7 +9,7 @@ from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import KINDS, plain
 from tuning.config.errors import expectation
-from tuning.config.schema import SEARCHABLE, SECTIONS, Config, RunSettings
+from tuning.config.schema import PLACES, SEARCHABLE, SECTIONS, Config, RunSettings, default_places
 from tuning.config.space import known_spaces
 from tuning.datasets.settings import Only
 
@@ -46,9 +46,10 @@ def _section(title: str, fields: dict[str, FieldInfo], prefix: str) -> list[str]
     heading = "Command line" if title == "command" else f"{prefix.rstrip('.')}: {title}" if prefix else title
     lines = [heading]
     for name, field in fields.items():
-        default: Any = field.get_default(call_default_factory=True)
-        lines.append(f"  {prefix}{name}={plain(default) if default is not None else 'null'}  ({takes(prefix, field)})")
-        lines.append(f"      {field.description}")
+        path = f"{prefix}{name}"
+        default: Any = default_places().get(path, field.get_default(call_default_factory=True))
+        lines.append(f"  {path}={plain(default) if default is not None else 'null'}  ({takes(prefix, field)})")
+        lines.append(f"      {field.description}" + (f"; default: ${PLACES[path]}, if set" if path in PLACES else ""))
     return [*lines, ""]
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
@@ -380,6 +381,16 @@ class RunSettings(Settings):
         None, description="URI of an MLflow server or store that each trial is logged to as a run, too"
     )
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
+
+
+# Where files are kept when neither the command line nor the space says so: the environment of a cluster's nodes names
+# places that all of them see.
+PLACES = {"storage": "TUNING_STORAGE", "data.prepared": "TUNING_PREPARED", "data.root": "TUNING_DATA"}
+
+
+def default_places() -> dict[str, str]:
+    """The settings of `PLACES` whose environment variables are set."""
+    return {path: os.environ[name] for path, name in PLACES.items() if os.environ.get(name)}
 
 
 @functools.cache

@@ -21,6 +21,7 @@ from tuning.config.schema import (
     Config,
     Parts,
     RunSettings,
+    default_places,
     flattened,
     known_fields,
     nested,
@@ -28,6 +29,7 @@ from tuning.config.schema import (
     without_effect,
 )
 from tuning.config.yaml_text import read_yaml, text_settings
+from tuning.datasets import CORPORA
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
@@ -538,14 +540,17 @@ def _as_far_as_searched(space: Space, later: Collection[str]) -> list[dict[str, 
 def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     """Read the command line's `key=value` arguments; return run settings, the checked space, and the arguments' values.
 
-    Later ones win: defaults, space file, settings that the corpus brings along (`CORPUS_DEFAULTS`), preset, arguments.
+    Later ones win: defaults, places that the environment names (`PLACES`), space file, settings that the corpus brings
+    along (`CORPUS_DEFAULTS`), preset, arguments.
 
     Raises:
         UserError: with path, expectation, what came and the nearest known name.
     """
     overrides = parse_overrides(arguments)
     run_fields = RunSettings.model_fields
-    run_values = {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
+    places = default_places()
+    run_values = {k: v for k, v in places.items() if k in run_fields}
+    run_values |= {k: cast(k, v, run_fields[k]) for k, v in overrides.items() if k in run_fields}
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
@@ -559,7 +564,10 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
         brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
     preset = read_preset(run.preset, fields)
-    flat = from_file | brought | preset | given
+    places = {k: v for k, v in places.items() if k in fields}
+    if CORPORA.get(str(named["data.corpus"]), "").startswith("tuning.datasets.demo."):  # made below data.prepared
+        places.pop("data.root", None)
+    flat = places | from_file | brought | preset | given
     space = build_space(flat, fields)
     later = {**brought, **preset, **given}
     if POINTS in from_file and POINTS not in later:

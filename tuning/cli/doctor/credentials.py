@@ -7,6 +7,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,32 +67,61 @@ def mode(file: Path) -> str:
     return f"{stat.S_IMODE(file.stat().st_mode):o}"
 
 
-def check_aws(region: str | None, starts_machines: bool) -> Finding:
-    """Whether there are credentials that AWS accepts."""
+@dataclass(frozen=True)
+class Access:
+    """Credentials that AWS accepts.
+
+    Args:
+        session: boto3's.
+        account: the account's number.
+        who: the ARN of the user or role.
+        region: the region of the clients.
+    """
+
+    session: Any
+    account: str
+    who: str
+    region: str
+
+    def client(self, service: str) -> Any:
+        """A client that gives up soon."""
+        from botocore.config import Config
+
+        quick = Config(connect_timeout=SECONDS, read_timeout=4 * SECONDS, retries={"total_max_attempts": 2})
+        return self.session.client(service, region_name=self.region, config=quick)
+
+    def __str__(self) -> str:
+        return f"{self.who} (credentials from {self.session.get_credentials().method})"
+
+
+def open_aws(region: str | None) -> Access | Finding:
+    """Credentials for AWS, or the finding that says why there are none."""
     if not importlib.util.find_spec("boto3"):
-        advice = "pip install boto3: `ray up` needs it for AWS"
-        if starts_machines:
-            return fail("aws", "boto3 is not installed", advice)
-        return warn("aws", "not checked: boto3 is not installed", "pip install boto3 to check the credentials")
+        return fail("aws", "boto3 is not installed", "pip install boto3: `ray up` needs it for AWS")
     import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         session = boto3.Session(region_name=region)
-        found = session.get_credentials()
-        if found is None:
+        if session.get_credentials() is None:
             advice = "aws configure, or set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
             return fail("aws", "no credentials in the environment, in ~/.aws or of this machine", advice)
-        quick = Config(connect_timeout=SECONDS, read_timeout=SECONDS, retries={"total_max_attempts": 1})
-        client = session.client("sts", region_name=session.region_name or "us-east-1", config=quick)
-        who = client.get_caller_identity()["Arn"]
+        access = Access(session, "", "", session.region_name or "us-east-1")
+        found = access.client("sts").get_caller_identity()
     except ClientError as error:
         code = error.response.get("Error", {}).get("Code", "")
         return fail("aws", f"credentials are refused: {code or error}", "aws configure, or renew them: aws sso login")
     except BotoCoreError as error:
         return fail("aws", f"can't reach AWS: {' '.join(str(error).split())}", "does the network allow it?")
-    return ok("aws", f"{who} (credentials from {found.method})")
+    return replace(access, account=found["Account"], who=found["Arn"])
+
+
+def check_aws() -> Finding:
+    """Whether there are credentials that AWS accepts, for a bucket."""
+    if not importlib.util.find_spec("boto3"):
+        return warn("aws", "not checked: boto3 is not installed", "pip install boto3 to check the credentials")
+    access = open_aws(None)
+    return access if isinstance(access, Finding) else ok("aws", str(access))
 
 
 def check_gcp(starts_machines: bool) -> Finding:
