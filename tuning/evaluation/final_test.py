@@ -34,10 +34,11 @@ from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_progress,
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
-from tuning.search.compute import assigned_device, compute
+from tuning.search.compute import assigned_device, assigned_share, compute, splits_batches
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import start_ray
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
+from tuning.training.encoders import encoder_of, located
 from tuning.training.ranking import check_metric
 from tuning.training.schedules import base_rates
 from tuning.training.tasks import task_of
@@ -73,6 +74,7 @@ class TestedModel:
     outputs: np.ndarray
     constant: dict[str, float]
     num_parameters: int
+    note: str = ""  # a remark on the training
 
     def outputs_for(self, ids: list[str]) -> np.ndarray:
         """The model's outputs for these clips, in their order."""
@@ -145,7 +147,11 @@ def finalize(
         intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
         intervals = {f"test_{name}": interval for name, interval in intervals.items()}
         tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
-        trained = [{"trial": each.number, "seed": each.seed, "epochs": each.epochs} for each in members.values()]
+        trained = [
+            {"trial": each.number, "seed": each.seed, "epochs": each.epochs}
+            | ({"note": each.note} if each.note else {})
+            for each in members.values()
+        ]
         write_test(best, config, winner, trained, tested, repeated)
         draw(best, config, winner, folder.trial(winner.number), tested)
         write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
@@ -228,7 +234,9 @@ def _train_member(
         config = config.model_copy(update={"seed": seed})
     count = len(source.split.train)
     print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {count} clips", flush=True)
-    found, files = compute(config, train_and_test, number, config, course, source)
+    found, files = compute(config, train_and_test, number, config, encoder_of(config), course, source)
+    if found.note:
+        print(f"note      trial {number}: {found.note}")
     for name, content in files.items():
         (place / name).parent.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(content)
@@ -236,15 +244,19 @@ def _train_member(
 
 
 def train_and_test(
-    number: int, config: Config, course: Course, source: DataSource
+    number: int, config: Config, encoder: str, course: Course, source: DataSource
 ) -> tuple[TestedModel, dict[str, bytes]]:
-    """Train a model, save it, and test the saved one, in this process; return the test and the content of its files."""
-    data = source.open()
-    trainer = retrain(config, data, course, assigned_device())
+    """Train a model, save it, and test the saved one, in this process; return the test and the content of its files.
+
+    `encoder` is the absolute location of its pretrained encoder; empty if it has none.
+    """
+    data, share = source.open(), assigned_share()
+    device = assigned_device(share)
+    trainer = retrain(located(config, encoder), data, course, device, splits_batches(device, share))
     loader: Any = trainer.data
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        write_model(place, config, trainer.model, loader.statistics, data.frames)
+        write_model(place, config, encoder, trainer.model, loader.statistics, data.frames)
         saved = load_best(place)
         files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
@@ -257,16 +269,19 @@ def train_and_test(
         outputs,
         trainer.task.constant_baseline(data.train_targets, data.val_targets),
         sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        trainer.note,
     )
     return tested, files
 
 
-def retrain(config: Config, data: TrialData, course: Course, device: torch.device | None = None) -> Trainer:
-    """Train for the whole course, without validation clips."""
+def retrain(
+    config: Config, data: TrialData, course: Course, device: torch.device | None = None, splits: bool = True
+) -> Trainer:
+    """Train for the whole course, without validation clips; `device` and `splits` as of `Trainer`."""
     # The exponential schedule counts steps, and an epoch over more clips, or on one worker, has more of them.
     steps = steps_per_epoch(data.num_train, config.training.batch_size, config.augment.synthetic_share)
     torch.set_num_threads(config.resources.cpus_per_worker)
-    trainer = make_trainer(config, data, checkpoints=None, device=device, longer=steps / course.steps)
+    trainer = make_trainer(config, data, None, device, splits=splits, longer=steps / course.steps)
     trainer.follow(course.epochs, course.base_rates)
     return trainer
 

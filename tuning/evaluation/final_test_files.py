@@ -23,7 +23,7 @@ from tuning.evaluation.intervals import CONFIDENCE, basis
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.training.class_metrics import confusion, softmax
-from tuning.training.encoders import save_encoder
+from tuning.training.encoders import located, save_encoder
 
 # Metrics that are printed: prefixes for regression, whole names for classification. metrics.json has all.
 PRINTED = {
@@ -49,17 +49,18 @@ class Tested:
 
 
 def write_model(
-    best: Path, config: Config, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
+    best: Path, config: Config, encoder: str, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
 ) -> None:
     """Write all that prediction needs: settings, weights, the names of the outputs, the normalisation.
 
-    `prepared_frames` is the length of prepared features, of which the model takes a part.
+    `encoder` is the location of its pretrained encoder as this process finds it, or empty. `prepared_frames` is the
+    length of prepared features, of which the model takes a part.
     """
     best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
     save_file(weights, best / "model.safetensors")
-    save_encoder(config, best)
+    save_encoder(located(config, encoder), best)
     if config.task.name == "classification":
         write_json(best / "labels.json", {"classes": config.task.classes})
     else:
@@ -76,7 +77,7 @@ def write_test(
     best: Path,
     config: Config,
     winner: TrialRecord,
-    trained: list[dict[str, int]],
+    trained: list[dict[str, Any]],
     tested: Tested,
     repeated: dict[str, Any] | None = None,
 ) -> None:

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
-from tuning.config.schema import Config
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
 from tuning.experiment.recorded import config_of, space_of
@@ -72,6 +71,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     from tuning.data.data_module import DataModule
     from tuning.search.compute import compute
     from tuning.search.resources import start_ray
+    from tuning.training.encoders import encoder_of
 
     space = space_of(folder)
     config = config_of(folder, record.number)
@@ -80,14 +80,15 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     module = DataModule.of_search(folder, space, config)
     start_ray(config)
     module.prepare(lambda done, total: None)
+    source, spec = module.source(config), TrialSpec(config.model_dump(mode="json"), encoder=encoder_of(config))
     unit = record.unit + ("s" if count > 1 else "")
     print(f"train     trial {record.number} again for {count} {unit}", flush=True)
-    return compute(config, train_rows, config, module.source(config), count)
+    return compute(config, train_rows, spec, source, count)
 
 
-def train_rows(config: Config, source: DataSource, count: int) -> list[dict[str, Any]]:
-    """Train a configuration in this process until it has reported `count` rows, at most to its end; return them."""
-    from tuning.search.compute import assigned_device
+def train_rows(spec: TrialSpec, source: DataSource, count: int) -> list[dict[str, Any]]:
+    """Train a trial in this process until it has reported `count` rows, at most to its end; return them."""
+    from tuning.search.compute import assigned_device, assigned_share, splits_batches
     from tuning.training.trial import train
 
     rows: list[dict[str, Any]] = []
@@ -97,8 +98,10 @@ def train_rows(config: Config, source: DataSource, count: int) -> list[dict[str,
         if len(rows) >= count:
             raise _Enough
 
+    share = assigned_share()
+    device = assigned_device(share)
     with contextlib.suppress(_Enough):
-        train(TrialSpec(config.model_dump(mode="json")), source.open(), report, device=assigned_device())
+        train(spec, source.open(), report, device=device, splits=splits_batches(device, share))
     return rows
 
 

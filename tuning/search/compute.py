@@ -23,8 +23,9 @@ Result = TypeVar("Result")
 def compute(config: Config, function: Callable[..., Result], *arguments: Any) -> Result:
     """Call a function in a Ray task that has the resources of one worker of a trial, and return its result.
 
-    Starts Ray if it does not run. If the task's machine or process dies, the function is called again elsewhere, at
-    most `resources.max_restarts` times; an interrupt ends it.
+    Starts Ray if it does not run. The function is called again elsewhere, as a trial is: when its machine or process is
+    lost, at most `resources.max_restarts` times; and with twice the share of a GPU when it runs out of memory on one.
+    An interrupt ends it.
 
     Args:
         config: the configuration that says what a worker takes.
@@ -37,35 +38,44 @@ def compute(config: Config, function: Callable[..., Result], *arguments: Any) ->
     """
     start_ray(config)
     resources = plan_resources(config, *cluster_resources())
+    # After Ray has started: they import torch.
     import ray
 
     from tuning.search.fault_tolerance import describe_loss
+    from tuning.training.gradient_accumulation import is_out_of_memory
 
-    task = ray.remote(
-        num_cpus=resources.cpus, num_gpus=resources.gpus_per_worker, max_retries=config.resources.max_restarts
-    )(_call).remote(function, resources.gpus_per_worker, *arguments)
-    try:
-        result: Result = ray.get(task)
-    except KeyboardInterrupt:
-        ray.cancel(task, force=True)
-        raise
-    except ray.exceptions.RayTaskError as error:
-        raise error.cause from error
-    except ray.exceptions.RayError as error:
-        times = counted(config.resources.max_restarts, "restart")
-        raise UserError(
-            f"resources: a machine for {function.__name__} was lost: {describe_loss(error)}, after {times}"
-        ) from None
-    return result
+    share, restarts = resources.gpus_per_worker, 0
+    while True:
+        # Not Ray's own retries: of processes that it kills for lack of memory it counts none.
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=share, max_retries=0)(function).remote(*arguments)
+        try:
+            result: Result = ray.get(task)
+            return result
+        except KeyboardInterrupt:
+            ray.cancel(task, force=True)
+            raise
+        except ray.exceptions.RayTaskError as error:
+            if not (0 < share < 1 and is_out_of_memory(error.cause)):
+                raise error.cause from error
+            share = min(1.0, 2 * share)
+            print(f"note      out of memory on a share of a GPU: again with {share:g} of one", flush=True)
+        except ray.exceptions.RayError as error:
+            why = describe_loss(error)
+            if restarts == config.resources.max_restarts:
+                times = counted(restarts, "restart")
+                raise UserError(f"resources: expected a machine that lives, but {why}, after {times}") from None
+            restarts += 1
+            print(f"note      {why}: again on another", flush=True)
 
 
-def _call(function: Callable[..., Result], share: float, *arguments: Any) -> Result:
-    """Call a function in the process of a task, whose torch may take `share` of a GPU."""
-    assigned_device(share)
-    return function(*arguments)
+def assigned_share() -> float:
+    """The GPUs, or the share of one, that Ray has assigned to this task."""
+    import ray
+
+    return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
 
 
-def assigned_device(share: float = 1.0) -> torch.device:
+def assigned_device(share: float) -> torch.device:
     """The device that Ray has assigned to this process: its GPU, of whose memory it may take `share`, else the CPU."""
     import ray
     import torch
@@ -84,3 +94,8 @@ def limit_memory(device: torch.device, share: float) -> None:
 
     if device.type == "cuda" and 0 < share < 1:
         torch.cuda.set_per_process_memory_fraction(share, device.index)
+
+
+def splits_batches(device: torch.device, share: float) -> bool:
+    """Whether a batch that does not fit into memory is trained in parts; a share of a GPU is made larger instead."""
+    return not (device.type == "cuda" and 0 < share < 1)

@@ -32,7 +32,7 @@ from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.datasets.storage import is_uri
 from tuning.search.backend import choose_backend
-from tuning.search.compute import assigned_device
+from tuning.search.compute import assigned_device, assigned_share
 from tuning.search.resources import Resources, cluster_resources, plan_resources, start_ray
 from tuning.training.early_stopping import earliest_end, first_stop
 from tuning.training.encoders import encoder_of, located
@@ -197,8 +197,8 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
     # Later trials take over the process of an ended one; what the first take longer is part of the start.
     setup = min(each.setup for each in probes.values())
     start -= makespan([setup + each.busy for each in probes.values()], at_once)
-    shortest_epoch = min(each.epoch for each in probes.values())
-    chosen, why = choose_backend(config, resources, lambda: shortest_epoch * min(shortest))
+    first = probes.get(1)
+    chosen, why = choose_backend(config, resources, lambda: first and first.epoch * shortest[0])
     machines, minutes = sum(node["Alive"] for node in ray.nodes()), config.search.time_budget_minutes
     return Estimate(
         preparation=preparation,
@@ -306,7 +306,7 @@ def probe(config: Config, parts: list[Any], num_train: int, num_val: int) -> Pro
     read = fetch(parts)
     of_model = read if config.split.inner_folds is None else read.fold(0)
     with tempfile.TemporaryDirectory() as checkpoints:
-        trainer = make_trainer(config, of_model, Path(checkpoints), assigned_device())
+        trainer = make_trainer(config, of_model, Path(checkpoints), assigned_device(assigned_share()))
         data: Any = trainer.data
         # The last epochs of a model that is unfrozen in stages take longest.
         trainer.enter_epoch(config.training.epochs)

@@ -7,19 +7,16 @@ trial starts and waits for.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tuning.config.schema import Config, parse_config
 from tuning.data.data_module import fetch
 from tuning.data.keys import DataKey, data_key
 from tuning.experiment.faults import causes
 from tuning.experiment.trial_spec import TrialSpec
-from tuning.search.compute import assigned_device, limit_memory
+from tuning.search.compute import assigned_device, limit_memory, splits_batches
 from tuning.training.gradient_accumulation import is_out_of_memory
 from tuning.training.trial import train
-
-if TYPE_CHECKING:
-    import torch
 
 
 def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
@@ -38,12 +35,7 @@ def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
         train_on_workers(spec, config, parts)
         return
     device = assigned_device(spec.gpus_per_worker)
-    train(spec, fetch(parts), tune.report, device=device, splits=_splits(spec, device))
-
-
-def _splits(spec: TrialSpec, device: torch.device) -> bool:
-    """Whether a batch that does not fit into memory is split: a trial on a share of a GPU gets a larger share."""
-    return not (device.type == "cuda" and spec.gpus_per_worker < 1)
+    train(spec, fetch(parts), tune.report, device=device, splits=splits_batches(device, spec.gpus_per_worker))
 
 
 def train_on_workers(spec: TrialSpec, config: Config, parts: list[Any]) -> None:
@@ -133,5 +125,5 @@ def _train_worker(loop: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world_size=context.get_world_size(),
         device=device,
-        splits=_splits(spec, device),
+        splits=splits_batches(device, spec.gpus_per_worker),
     )

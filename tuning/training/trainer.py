@@ -330,7 +330,7 @@ class Trainer:
         if settings.keep == "last" or better(self.mode, value, self.best):
             self.best, self.best_epoch = value, self.epoch
         if ended := why_ended(settings, self.epoch, self.wait, self.unfreezing):
-            self.finished = f"{ended}{self._note()}"
+            self.finished = "; ".join(filter(None, (ended, self.note)))
         best = {f"{metric}_best": self.best, "best_epoch": self.best_epoch}
         return {"epoch": self.epoch, **best, "finished": self.finished}
 
@@ -343,10 +343,12 @@ class Trainer:
     def clips_at_once(self, clips: int | None) -> None:
         self.parts.clips = clips
 
-    def _note(self) -> str:
+    @property
+    def note(self) -> str:
+        """A remark on the training, or empty: how many clips go through the model at once where a batch did not fit."""
         if self.clips_at_once is None:
             return ""
-        return f"; out of memory: gradients of at most {self.clips_at_once} clips at once, added up"
+        return f"out of memory: gradients of at most {self.clips_at_once} clips at once, added up"
 
     def agree(self, row: dict[str, float]) -> dict[str, float]:
         """Return the first worker's row on every worker."""
