@@ -1,6 +1,7 @@
 """Open the data of a split, in memory or streamed from the shards by Ray Data in each epoch."""
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -65,7 +66,7 @@ def smallest_node(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) 
     """
     alive = [node["Resources"] for node in nodes if node["Alive"]]
     fit = [node for node in alive if node.get("CPU", 0) >= cpus and node.get("GPU", 0) >= gpus]
-    return int(min(min(node["object_store_memory"], node["memory"]) for node in fit or alive))
+    return int(min(min(n.get("object_store_memory", 0), n.get("memory", math.inf)) for n in fit or alive))
 
 
 def num_bytes(prepared: Prepared, split: Split, bank: Bank | None = None) -> int:
