@@ -21,6 +21,7 @@ from tuning.datasets.store.shard_index import ShardIndex, bank_fingerprint, feat
 from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 16  # fewer than of plain features, for parallel work: a clip costs a dozen times as much
+TASK_BYTES = 1 << 28  # of features that a task holds; where all combinations are more, recordings are decoded again
 SILENCE_SLACK_DB = 6.0  # a clip that was just loud enough must not fail because its longer segment is resampled
 Bank = dict[str, Prepared]  # by combination
 
@@ -40,8 +41,8 @@ def prepare_bank(
     """Make the missing versions of `clips` under each combination, and return the shards by combination.
 
     Only the recordings of `clips` (to train on) are opened; `sealed` are the ids of test clips. The other arguments are
-    those of `tuning.datasets.store.build.prepare`. A recording is decoded once for all combinations; one that can't be
-    used is left out. Probabilities do not matter here.
+    those of `tuning.datasets.store.build.prepare`. A recording is decoded once for all combinations, as far as memory
+    allows; one that can't be used is left out. Probabilities do not matter here.
 
     Raises SealedError for a test clip, and ValueError when the disk lacks the space, before anything is made, or when a
     recording changes while it is read.
@@ -67,9 +68,13 @@ def prepare_bank(
         "augment": _bank_settings(augment),
     }
     unreadable = len(clips) - len(digests)
-    extracted = make_missing(
-        corpus.root, indexes, wanted, settings, lambda done: on_progress(unreadable + done, len(clips))
-    )
+    extracted: dict[str, int] = {}
+    at_once = max(1, TASK_BYTES // (CLIPS_PER_SHARD * augment.versions * row_bytes(num_frames, features.num_features)))
+    for start in range(0, len(combinations), at_once):
+        part = {name: indexes[name] for name in combinations[start : start + at_once]}
+        extracted |= make_missing(
+            corpus.root, part, wanted, settings, lambda done: on_progress(unreadable + done, len(clips))
+        )
     bank = {}
     for name, index in indexes.items():
         records = [index.records[shard] for shard in wanted]

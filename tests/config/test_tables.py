@@ -13,7 +13,7 @@ from tuning.config.schema import SECTIONS, import_model, model_settings
 from tuning.config.space import known_spaces, load
 from tuning.datasets import CORPORA
 from tuning.datasets.features.waveform_effects import EFFECTS
-from tuning.datasets.settings import AugmentSettings, Only
+from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Only
 from tuning.models import MODELS
 from tuning.models.base import Model
 from tuning.search.schedulers import SCHEDULERS
@@ -65,6 +65,7 @@ def list_of(value):
 def test_every_effect_has_its_probability():
     probabilities = {name.removesuffix("_prob") for name in AugmentSettings.model_fields if name.endswith("_prob")}
     assert set(EFFECTS) <= probabilities
+    assert tuple(EFFECTS) == WAVE_EFFECTS
 
 
 @pytest.mark.parametrize("name", MODELS)

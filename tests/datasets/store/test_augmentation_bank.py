@@ -217,6 +217,26 @@ def test_another_effect_is_made_alone_and_the_same_as_with_others(place, tmp_pat
         np.testing.assert_array_equal(*(read_versions(bank[name], ids, ()).features for bank in (several, alone)))
 
 
+def test_a_task_that_would_hold_too_much_makes_some_combinations_at_a_time(place, tmp_path, monkeypatch):
+    names = ["stretch", "noise", "stretch+noise"]
+    together = place.bank(names)
+    place.quality = DataSettings(prepared=str(tmp_path / "other"))
+    monkeypatch.setattr("tuning.datasets.store.augmentation_bank.TASK_BYTES", 2 * 16 * 2 * FRAMES * 13 * 4)
+    asked, make = [], shards.make_missing
+
+    def making(root, indexes, *rest):
+        asked.append(list(indexes))
+        return make(root, indexes, *rest)
+
+    monkeypatch.setattr("tuning.datasets.store.augmentation_bank.make_missing", making)
+    apart = place.bank(names)
+    assert asked == [["stretch", "noise"], ["stretch+noise"]]
+    assert extracted(apart) == extracted(together)
+    ids = [clip.id for clip in place.split.train]
+    for name in names:
+        np.testing.assert_array_equal(*(read_versions(bank[name], ids, ()).features for bank in (together, apart)))
+
+
 def test_a_bank_larger_than_the_disk_is_refused_before_it_is_made(place, forbid_ray):
     forbid_ray()
     expected = len(place.split.train) * 100 * 4 * 20_000_000 * 13 * 4  # clips, versions, combinations, bytes
