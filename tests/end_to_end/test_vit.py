@@ -94,7 +94,7 @@ def test_the_saved_model_is_that_which_was_trained(tmp_path):
     torch.manual_seed(1)
     built = build_model(config, 8)
     statistics = FeatureStatistics(torch.zeros(8).numpy(), torch.ones(8).numpy())
-    write_model(tmp_path / "best", config, built, statistics, 20)
+    write_model(tmp_path / "best", config, encoder, built, statistics, 20)
     shutil.rmtree(encoder)
     best = load_best(tmp_path / "best")
     features = torch.randn(2, 20, 8)
@@ -103,7 +103,7 @@ def test_the_saved_model_is_that_which_was_trained(tmp_path):
     sizes = {"image_encoder": None, "pretrained": False, "unfreeze_epochs": [], "image_size": 32, "hidden_size": 48}
     config = parse_config({"model": model | sizes, "features": {"name": "mel", "num_mels": 8, "num_frames": 20}})
     built = build_model(config, 8)
-    write_model(tmp_path / "random", config, built, statistics, 20)
+    write_model(tmp_path / "random", config, "", built, statistics, 20)
     assert not (tmp_path / "random" / "image_encoder").exists()
     assert torch.equal(load_best(tmp_path / "random").model(features), built.eval()(features))
 

@@ -15,6 +15,7 @@ from tuning.evaluation.onnx_graph import normalised
 from tuning.evaluation.saved_model import load_best
 from tuning.models.crnn import CRNN
 from tuning.models.crnn_settings import CRNNSettings
+from tuning.training.encoders import encoder_of
 from tuning.training.trial import build_model
 
 onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[dev]'")
@@ -52,7 +53,7 @@ def write_best(folder, task, model, seed=0):
     statistics = FeatureStatistics(
         rng.normal(-30, 5, MELS).astype(np.float32), rng.uniform(5, 20, MELS).astype(np.float32)
     )
-    write_model(folder, config, built, statistics, FRAMES)
+    write_model(folder, config, encoder_of(config), built, statistics, FRAMES)
     return folder
 
 

@@ -76,6 +76,11 @@ class TestedModel:
     num_parameters: int
     note: str = ""  # a remark on the training
 
+    def training(self) -> dict[str, Any]:
+        """How it was trained, for the record."""
+        told = {"note": self.note} if self.note else {}
+        return {"trial": self.number, "seed": self.seed, "epochs": self.epochs} | told
+
     def outputs_for(self, ids: list[str]) -> np.ndarray:
         """The model's outputs for these clips, in their order."""
         row_of = {clip: row for row, clip in enumerate(self.ids)}
@@ -147,11 +152,7 @@ def finalize(
         intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
         intervals = {f"test_{name}": interval for name, interval in intervals.items()}
         tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
-        trained = [
-            {"trial": each.number, "seed": each.seed, "epochs": each.epochs}
-            | ({"note": each.note} if each.note else {})
-            for each in members.values()
-        ]
+        trained = [each.training() for each in members.values()]
         write_test(best, config, winner, trained, tested, repeated)
         draw(best, config, winner, folder.trial(winner.number), tested)
         write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)

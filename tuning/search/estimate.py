@@ -198,7 +198,7 @@ def estimate(plan: Plan, corpus: Corpus, split: Split) -> Estimate:
     setup = min(each.setup for each in probes.values())
     start -= makespan([setup + each.busy for each in probes.values()], at_once)
     first = probes.get(1)
-    chosen, why = choose_backend(config, resources, lambda: first and first.epoch * shortest[0])
+    chosen, why = choose_backend(config, resources, lambda: first.epoch * shortest[0] if first else None)
     machines, minutes = sum(node["Alive"] for node in ray.nodes()), config.search.time_budget_minutes
     return Estimate(
         preparation=preparation,

@@ -212,7 +212,7 @@ def write_best(folder, kind, prepared):
     config = parse_config({"model": CRNN, "features": features})
     size = kind.features.num_features
     statistics = FeatureStatistics(np.zeros(size, np.float32), np.ones(size, np.float32))
-    write_model(folder, config, build_model(config, size), statistics, prepared)
+    write_model(folder, config, "", build_model(config, size), statistics, prepared)
     return folder
 
 
