@@ -49,6 +49,17 @@ def test_best_curves_and_figures_are_those_of_the_folder(found):
     assert any(value == pytest.approx(found.best.metrics["val_loss"]) for value in drawn if value is not None)
 
 
+def test_any_trial_of_a_search_predicts_and_the_best_are_drawn(found, prepared):
+    assert (found.path / "history.png").read_bytes().startswith(b"\x89PNG")
+    recording = next((prepared / "corpora").glob("demo-*/**/*.wav"))
+    predictions = [api.load_trial(found, number).predict(recording) for number in (1, 2)]
+    assert [list(table) for table in predictions] == [
+        ["file", "start_seconds", "end_seconds", "valence", "arousal"]
+    ] * 2
+    assert not predictions[0].equals(predictions[1])
+    assert api.load_trial(found).predict(recording).equals(predictions[found.best.number - 1])
+
+
 def test_a_search_that_is_opened_has_its_leaderboard_and_no_settings_to_extend_it_by(found):
     again = api.open_search(found.path)
     pd.testing.assert_frame_equal(again.leaderboard, found.leaderboard)

@@ -1,5 +1,6 @@
 """The model of any trial, read back from its best checkpoint."""
 
+import csv
 import json
 import pickle
 import zipfile
@@ -11,6 +12,7 @@ import torch
 
 from tests.helpers.recordings import tone
 from tuning import api
+from tuning.cli.app import main
 from tuning.config.errors import UserError
 from tuning.config.schema import nested, parse_config
 from tuning.config.space import load
@@ -95,6 +97,11 @@ def test_it_predicts_a_recording_in_the_same_way_by_trial_and_by_file(trained, t
     file = folder.trial(3) / "checkpoints" / "best.pt"
     by_file = api.load(file).predict(tmp_path / "a.wav")
     assert by_trial.equals(by_file)
+    assert main(["predict", str(file), str(tmp_path / "a.wav"), f"out={tmp_path / 'a.csv'}"]) == 0
+    (printed,) = csv.DictReader((tmp_path / "a.csv").open())
+    assert [float(printed[f"p_{name}"]) for name in CLASSES] == by_file[[f"p_{name}" for name in CLASSES]].iloc[
+        0
+    ].tolist()
     (best,) = api.load(file).models
     values, _ = extract(tone(1).astype(np.float32), best.config.features, 10)
     expected = outputs_of(best, values[None]).softmax(dim=1)[0]
