@@ -77,6 +77,8 @@ def cloud(tmp_path):
                 "AWS_EC2_METADATA_SERVICE_ENDPOINT": account.endpoint,
                 # In place of the installation, which `pip` only writes down.
                 "PYTHONPATH": f"{Path.home()}/audio-emotion-tuning",
+                # A busy machine; a node that is late would be replaced by one that no host stands for.
+                "RAY_raylet_start_wait_time_s": "300",
             }
             for _ in range(2):
                 hosts.add()
