@@ -48,6 +48,7 @@ from tuning.experiment.faults import QuietFile
 from tuning.experiment.recorded import folder_of, space_of
 from tuning.search.backend import choose_backend
 from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
+from tuning.search.shared_places import check_places
 from tuning.search.status import Status, StatusReader
 from tuning.training.ranking import Mode, check_metric
 
@@ -202,6 +203,7 @@ def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
     print_corpus_defaults(plan)
     print_unread_settings(plan)
+    check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
     plan = with_classes(plan, corpus)
     from tuning.data.data_module import DataModule

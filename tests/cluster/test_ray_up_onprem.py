@@ -95,6 +95,26 @@ def test_a_search_over_three_hosts(hosts, tmp_path):
     for host in hosts.hosts:
         host.was_set_up()
 
+    # The head's home is its own, as the other hosts' are: refused before anything is made there.
+    home = head.home / "audio-emotion-tuning"
+    (home / "corpus").mkdir()
+    (home / "corpus" / "a.wav").write_bytes(b"some sound")
+    (home / "corpus" / "manifest.csv").write_text("file,valence,arousal\na.wav,0,0\n")
+    before = {path for path in home.rglob("*") if "__pycache__" not in path.parts}
+    own_places = "python -m tuning.run space=own.yaml data.corpus=manifest data.root=corpus data.prepared=new/prepared"
+    refused = run(ray, "exec", file, f"{own_places} 2>&1; echo code $?", **options).stdout
+    print(refused)
+    assert "code 2" in refused
+    lines = [line for line in refused.splitlines() if "expected a place that all nodes of the cluster see" in line]
+    folders = {"storage": "/results", "data.prepared": "/new/prepared", "data.root": "/corpus"}
+    assert len(lines) == len(folders), refused
+    for line, (setting, folder) in zip(lines, folders.items(), strict=True):
+        assert f"{setting}: expected" in line and f"audio-emotion-tuning{folder}'" in line
+        assert any(worker.address in line for worker in workers) and head.address not in line
+        assert "s3://bucket/folder" in line and "NFS" in line
+    after = {path for path in home.rglob("*") if "__pycache__" not in path.parts}
+    assert after == before
+
     command = f"python -m tuning.run space=own.yaml storage={shared}/results data.prepared={shared}/prepared"
     searched = run(ray, "exec", file, command, **options).stdout
     print(searched)

@@ -199,7 +199,7 @@ def get_service_quota(self, service_code, quota_code):
 
 def metadata(environment, start_response):
     """The metadata service of the host that asks; the test has tagged its instance with the host's address."""
-    path, method = environment["PATH_INFO"], environment["REQUEST_METHOD"]
+    path, method = environment["PATH_INFO"].rstrip("/"), environment["REQUEST_METHOD"]
     instance = next(
         found
         for group in ec2_backends[NUMBER][REGION].describe_instances()
@@ -211,12 +211,12 @@ def metadata(environment, start_response):
         content = "token"
     elif environment.get("HTTP_X_AWS_EC2_METADATA_TOKEN") == "token":  # version 2 alone
         role = role_of_profile(instance.iam_instance_profile["Arn"].rpartition("/")[2])
-        credentials = "/latest/meta-data/iam/security-credentials/"
+        credentials = "/latest/meta-data/iam/security-credentials"
         if path == "/latest/dynamic/instance-identity/document":
             content = json.dumps({"accountId": NUMBER, "region": REGION, "instanceId": instance.id}, indent=2)
         elif path == credentials:
             content = role.name
-        elif path == credentials + role.name:
+        elif path == f"{credentials}/{role.name}":
             given = sts_backends[NUMBER]["aws"].assume_role(REGION, instance.id, role.arn, "", 3600, "")
             content = json.dumps({
                 "Code": "Success", "Type": "AWS-HMAC", "AccessKeyId": given.access_key_id,

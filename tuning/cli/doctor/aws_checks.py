@@ -135,8 +135,9 @@ def _check_launches(account: Account, ec2: Any) -> Iterator[Finding]:
     """EC2's dry run for each node type: it checks names, image and profile, and this user's rights."""
     tags = [{"Key": "ray-cluster-name", "Value": str(account.content.get("cluster_name"))}]
     for name in account.types:
-        given = {key: value for key, value in account.config(name).items() if key != "SubnetIds"}
-        given |= {"TagSpecifications": [{"ResourceType": "instance", "Tags": tags}]}
+        given = account.config(name) | {"TagSpecifications": [{"ResourceType": "instance", "Tags": tags}]}
+        if subnets := given.pop("SubnetIds", None):  # Ray's own; EC2 takes one
+            given["SubnetId"] = subnets[0]
         _, code, message = _ask(ec2.run_instances, DryRun=True, MinCount=1, MaxCount=1, **given)
         what = f"{given.get('InstanceType')}{', spot' if account.is_spot(name) else ''}"
         if code == "DryRunOperation":
@@ -148,7 +149,9 @@ def _check_launches(account: Account, ec2: Any) -> Iterator[Finding]:
             yield fail("launch", f"{name} ({what}): {message}", advice)
         else:
             advice = f"correct available_node_types.{name}.node_config"
-            if "instance profile" in message.lower():
+            if code == "VPCIdNotSpecified":
+                advice = "aws ec2 create-default-vpc, or give each node_config SubnetIds: [subnet-...]"
+            elif "instance profile" in message.lower():
                 advice = f"{FIX}; one that was made a minute ago may not be known yet"
             yield fail("launch", f"{name} ({what}): {code}: {message}", advice)
 
