@@ -51,7 +51,8 @@ def test_the_size_of_the_file_that_ray_up_writes():
     from ray.autoscaler._private.util import prepare_config
 
     config = yaml.safe_load((PROJECT / "cluster.yaml").read_text())
-    config["available_node_types"]["gpu"]["resources"] = WORKER
+    for name, node in config["available_node_types"].items():
+        node["resources"] = HEAD if name == config["head_node_type"] else WORKER
     pytest.importorskip("boto3")
     assert capacity_of(prepare_config(config), []) == {"CPU": 64, "GPU": 8}
 

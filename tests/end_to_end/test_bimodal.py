@@ -56,8 +56,11 @@ def searched(ray_session, tmp_path_factory, prepared):
     drawn = [
         {"model.text_layers": 0, "model.fusion": "cross_attention", "model.text_pooling": "mean"},
         {"model.text_layers": 0, "model.fusion": "concat", "model.text_pooling": "cls"},
-        {"model.text_layers": -1, "model.fusion": "gated", "model.text_pooling": "mean"},
-    ]
+        {
+            "model.text_layers": -1, "model.fusion": "gated", "model.text_pooling": "mean",
+            "optim.encoder_learning_rate": 1e-4,
+        },
+    ]  # fmt: skip
     points = f"search.points_to_evaluate={json.dumps(drawn)}"
     given = (*SMALL, f"model.fusion={kinds}", layers, cached, points, "search.num_trials=3")
     output = run(*given, f"storage={folder}", f"data.prepared={prepared}", "name=songs")

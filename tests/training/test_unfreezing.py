@@ -241,7 +241,7 @@ def test_cut_off_in_any_stage_it_goes_on_to_the_last_bit(folder, tmp_path, optim
 def test_a_retraining_goes_through_the_same_stages(folder, monkeypatch):
     """As after a search: epoch by epoch, without validation or checkpoints."""
     config = config_of(folder, **SHORT)
-    monkeypatch.setattr("tuning.evaluation.final_test.make_trainer", lambda config, data, **_: training(config))
+    monkeypatch.setattr("tuning.evaluation.final_test.make_trainer", lambda config, data, *_, **__: training(config))
     found = retrain(config, Clips(), Course(4, [], steps=1))
     expected = training(config)
     for _ in range(4):

@@ -43,7 +43,8 @@ EDGE = 0.2  # s around a change of pitch, where a frame hears both
 TRIM_DB = 40.0
 SEGMENTS = ("middle", "start")
 CASES = list(itertools.product(SEGMENTS, (None, TRIM_DB)))
-AUGMENT = AugmentSettings(versions=1, pitch_semitones=1.0)
+# The noise is below the quiet seconds.
+AUGMENT = AugmentSettings(versions=1, pitch_semitones=1.0, noise_range=(1e-5, 1e-4))
 TEMPO = {"stretch": AUGMENT.stretch_range, "speed": AUGMENT.speed_range}
 NAMES = [*EFFECTS, "speed+stretch", "stretch+noise"]
 MEL = FeatureSettings(name="mel", sample_rate_hz=RATE, hop_samples=800)
