@@ -87,6 +87,12 @@ def has(root: str, *places: str) -> bool:
     return any(_resolve(root, place)[1] is None for place in places)
 
 
+def as_written(root: str, place: str) -> str:
+    """A path below the root as it is written there, where `find` would find it, else as it is given."""
+    found, missing = _resolve(root, place)
+    return found if missing is None else place
+
+
 def _resolve(root: str, place: str) -> tuple[str, str | None]:
     """The part of a path that exists, as it is written there, and the name after it that does not."""
     folder, parts = "", place.split("/")
@@ -106,8 +112,12 @@ def _entries(root: str, folder: str) -> dict[str, bool]:
 
 
 def _same(name: str, other: str) -> bool:
-    plain, other_plain = (text.casefold().replace(" ", "_") for text in (name, other))
-    return plain == other_plain
+    return plain(name) == plain(other)
+
+
+def plain(name: str) -> str:
+    """The name of a file or folder without what copies differ in: case, and `_` in place of a space."""
+    return name.casefold().replace(" ", "_")
 
 
 def _listed(places: Iterable[str]) -> str:

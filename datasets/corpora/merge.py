@@ -76,6 +76,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     }
     stem_of = {song: f"{folder}/{song}" for song, folder in folder_of.items()}
     recordings = _recordings(root, archive.audio)
+    lyrics = {name: layout.as_written(root, f"{archive.lyrics}/{name}") for name in QUADRANTS if archive.lyrics}
     clips = [
         Clip(
             id=recordings.get(stem_of[song], posixpath.join(archive.audio, f"{stem_of[song]}.mp3")),
@@ -83,7 +84,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
             group=_group(song, row, data),
             split=part_of[song],
             label=None if targets else folder_of[song],
-            text=archive.lyrics and f"{archive.lyrics}/{folder_of[song]}/{layout.text_cell(row, *lyric, at)}.txt",
+            text=f"{lyrics[folder_of[song]]}/{layout.text_cell(row, *lyric, at)}.txt" if lyrics else None,
         )
         for song, (at, row) in songs.items()
         if song in numbers and song in part_of
@@ -149,7 +150,7 @@ def _recordings(root: str, folder: str) -> dict[str, str]:
     found = {
         f"{quadrant}/{stem}": path
         for quadrant in QUADRANTS
-        for stem, path in layout.audio_files(root, posixpath.join(folder, quadrant)).items()
+        for stem, path in layout.audio_files(root, layout.as_written(root, posixpath.join(folder, quadrant))).items()
     }
     if not found:
         where = layout.location(root, folder)
