@@ -22,6 +22,7 @@ MERGE_Lyrics_Complete and MERGE_Lyrics_Balanced have no recordings and are refus
 """
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,10 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the songs in the order of the metadata, with lyrics and their part of the published split `data.folds`.
 
     With `targets` songs have numbers, else quadrants. A song without recording or lyrics is listed with the expected
-    path, and preparation quarantines it; songs without numbers or part, and recordings without metadata, are left out,
-    with a note. Raises ValueError naming the setting at fault: a missing folder, table or column, an unknown split, an
-    unknown quadrant, a label that is not a number or outside `data.target_range`, a song listed twice, and an archive
-    of lyrics alone.
+    path, and preparation quarantines it; songs without numbers, part or metadata, and recordings without metadata, are
+    left out, with a note. Raises ValueError naming the setting at fault: a
+    missing folder, table or column, an unknown split, an unknown quadrant, a label that is not a number or outside
+    `data.target_range`, a song listed twice, and an archive of lyrics alone.
     """
     layout.refuse_settings(data, "text_column", "label_column", "fold_column", "split_column")
     split = _split_name(data)
@@ -96,6 +97,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     notes = [
         *_left_out([song for song in songs if song not in numbers], "have no valence and arousal"),
         *_left_out([song for song in songs if song not in part_of], f"are in no part of the published split {split}"),
+        *_without_metadata({song: part for song, part in part_of.items() if song not in songs}, split),
         *layout.note_unlabelled(recordings, stem_of.values(), archive.audio or root),
         *_artist_notes(
             [songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data
@@ -170,6 +172,13 @@ def _group(song: str, row: Mapping[str, str], data: DataSettings) -> str | None:
 
 def _left_out(songs: Sequence[str], why: str) -> list[str]:
     return [f"{len(songs)} songs {why} and are left out: {layout.first_names(songs)}"] if songs else []
+
+
+def _without_metadata(part_of: Mapping[str, str], split: str) -> list[str]:
+    """A note on songs of the published split that the metadata lack, by part."""
+    counts = ", ".join(f"{count} of {part}" for part, count in Counter(part_of.values()).items())
+    what = f"of the published split {split} are not in the metadata and are left out, {counts}"
+    return [f"{len(part_of)} songs {what}: {layout.first_names(list(part_of))}"] if part_of else []
 
 
 def _artist_notes(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:

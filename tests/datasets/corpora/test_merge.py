@@ -99,7 +99,22 @@ def test_what_is_missing_on_the_disk_is_listed_and_what_no_table_has_is_left_out
     assert corpus.notes == [
         "1 songs have no valence and arousal and are left out: A003",
         "1 songs are in no part of the published split 70_15_15 and are left out: A004",
+        "1 songs of the published split 70_15_15 are not in the metadata and are left out, 1 of train: B900",
         "1 recordings in audio have no label and are left out: C001.mp3",
+        CROSSING,
+    ]
+
+
+def test_songs_of_the_split_without_metadata_are_counted_by_part(tmp_path):
+    parts = MERGE_SPLIT | {
+        "train": [*MERGE_SPLIT["train"], *(f"B{number:03d}" for number in range(10))],
+        "test": ["A102", "C900", "MT01", "C901"],
+    }
+    corpus = load(write_merge_audio(tmp_path, SONGS, splits={"70_15_15": parts}))
+    assert len(corpus.clips) == len(SONGS)
+    assert corpus.notes == [
+        "12 songs of the published split 70_15_15 are not in the metadata and are left out, 10 of train, 2 of test: "
+        "B000, B001, B002, B003, B004, B005, B006, B007 and 4 more",
         CROSSING,
     ]
 
