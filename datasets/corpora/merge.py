@@ -58,7 +58,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
 
     With `targets` songs have numbers, else quadrants. A song without recording or lyrics is listed with the expected
     path, and preparation quarantines it; songs without numbers, part or metadata, and recordings without metadata, are
-    left out, with a note. Raises ValueError naming the setting at fault: a
+    left out, with a note; spellings of an artist are one group. Raises ValueError naming the setting at fault: a
     missing folder, table or column, an unknown split, an unknown quadrant, a label that is not a number or outside
     `data.target_range`, a song listed twice, and an archive of lyrics alone.
     """
@@ -103,7 +103,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
             [songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data
         ),
     ]
-    return Corpus(data.corpus, root, clips, notes)
+    return Corpus(data.corpus, root, layout.unify_groups(clips), notes)
 
 
 def _archive(root: str) -> Archive:
@@ -189,7 +189,7 @@ def _artist_notes(rows: Sequence[Mapping[str, str]], split: str, data: DataSetti
     parts: dict[str, set[str]] = {}
     for row in rows:
         if artist := row.get(ARTIST, "").strip():
-            parts.setdefault(artist, set()).add(row["part"])
+            parts.setdefault(layout.name_key(artist), set()).add(row["part"])
     crossing = sum(len(of_artist) > 1 for of_artist in parts.values())
     if not crossing:
         return []

@@ -119,6 +119,15 @@ def test_songs_of_the_split_without_metadata_are_counted_by_part(tmp_path):
     ]
 
 
+def test_spellings_of_one_artist_are_one_artist(tmp_path):
+    other = {"A003": "NINA", "A101": "miles", "MT01": "nina"}
+    songs = {song: (*row[:2], other.get(song, row[2]), *row[3:]) for song, row in SONGS.items()}
+    root = write_merge(tmp_path, songs)
+    assert load(root).notes == [CROSSING]
+    groups = [clip.group for clip in load(root, group_column="Artist").clips]
+    assert groups == ["Nina", "Miles", "Nina", "Bj\u00f6rk", "Bj\u00f6rk", "Miles", "Billie", "Nina"]
+
+
 def test_recordings_alone_have_no_lyrics(tmp_path):
     root = write_merge_audio(tmp_path / "MERGE_Audio_Complete", SONGS)
     (root / "Q2" / "A102.mp3").unlink()
