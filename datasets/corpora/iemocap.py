@@ -81,7 +81,7 @@ def _recordings(root: str, folder: str) -> dict[str, str]:
 def _labels(root: str, folder: str) -> Iterator[tuple[str, str, str]]:
     """Yield utterance, emotion and place of each summary line in a session's tables."""
     for table in sorted(name for name, is_folder in storage.list_folder(root, folder).items() if not is_folder):
-        if not table.endswith(".txt") or table.startswith("."):  # macOS adds files such as ._Ses01F_impro01.txt
+        if not table.lower().endswith(".txt") or table.startswith("."):  # macOS adds files such as ._Ses01F_impro01.txt
             continue
         raw = storage.read_bytes(root, posixpath.join(folder, table))
         for number, line in enumerate(raw.decode("utf-8", errors="replace").splitlines(), start=1):

@@ -5,11 +5,13 @@ import io
 import math
 import os
 import posixpath
+import re
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tuning.datasets import storage
-from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.corpus import Clip, did_you_mean
 from tuning.datasets.settings import DataSettings
 
 AUDIO_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
@@ -87,6 +89,12 @@ def has(root: str, *places: str) -> bool:
     return any(_resolve(root, place)[1] is None for place in places)
 
 
+def as_written(root: str, place: str) -> str:
+    """A path below the root as it is written there, where `find` would find it, else as it is given."""
+    found, missing = _resolve(root, place)
+    return found if missing is None else place
+
+
 def _resolve(root: str, place: str) -> tuple[str, str | None]:
     """The part of a path that exists, as it is written there, and the name after it that does not."""
     folder, parts = "", place.split("/")
@@ -106,8 +114,12 @@ def _entries(root: str, folder: str) -> dict[str, bool]:
 
 
 def _same(name: str, other: str) -> bool:
-    plain, other_plain = (text.casefold().replace(" ", "_") for text in (name, other))
-    return plain == other_plain
+    return plain(name) == plain(other)
+
+
+def plain(name: str) -> str:
+    """The name of a file or folder without what copies differ in: case, and `_` in place of a space."""
+    return name.casefold().replace(" ", "_")
 
 
 def _listed(places: Iterable[str]) -> str:
@@ -185,11 +197,16 @@ def audio_files(root: str, folder: str, nested: bool = False) -> dict[str, str]:
     return found
 
 
-def read_table(root: str, name: str, setting: str = "data.root", open_ended: bool = False) -> Table:
+def read_table(
+    root: str,
+    name: str,
+    setting: str = "data.root",
+    row_of: Callable[[list[str], list[str]], dict[str, str]] | None = None,
+) -> Table:
     """Read a CSV file below the root; header cells are stripped, empty lines skipped.
 
-    In an open-ended table a line may have more cells than the header, which are left out. Raises ValueError, which
-    begins with the setting, when the file is missing or not a table.
+    Each line has as many cells as the header, unless `row_of` makes a row from header and cells. Raises ValueError,
+    which begins with the setting, when the file is missing or not a table.
     """
     path = storage.below(root, name)
     try:
@@ -206,14 +223,15 @@ def read_table(root: str, name: str, setting: str = "data.root", open_ended: boo
     except UnicodeDecodeError as error:
         problem = f"{error.reason} at byte {error.start}"
         raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {problem}") from None
-    lines = list(_lines(path, text, setting, open_ended))
+    lines = list(_lines(path, text, setting, any_width=row_of is not None))
     if not lines:
         raise ValueError(f"{setting}: no recordings in {path}")
     (_, header), *others = lines
-    return Table(path, header, [(place, dict(zip(header, cells, strict=True))) for place, cells in others])
+    row_of = row_of or (lambda header, cells: dict(zip(header, cells, strict=True)))
+    return Table(path, header, [(place, row_of(header, cells)) for place, cells in others])
 
 
-def _lines(path: str, text: str, setting: str, open_ended: bool) -> Iterator[tuple[str, list[str]]]:
+def _lines(path: str, text: str, setting: str, any_width: bool) -> Iterator[tuple[str, list[str]]]:
     """Yield place and cells of each line that is not empty, the header first."""
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
@@ -224,9 +242,7 @@ def _lines(path: str, text: str, setting: str, open_ended: bool) -> Iterator[tup
             place = f"{path}:{reader.line_num}"
             if header is None:
                 cells = header = [cell.strip() for cell in cells]
-            if open_ended:
-                cells = cells[: len(header)]
-            if len(cells) != len(header):
+            if len(cells) != len(header) and not any_width:
                 raise ValueError(f"{setting}: expected {len(header)} cells, got {len(cells)} at {place}")
             yield place, cells
     except csv.Error as error:
@@ -330,10 +346,10 @@ def by_number(tables: Iterable[Table], column: str) -> dict[str, Row]:
 
     def number(row: dict[str, str], place: str) -> str:
         try:
-            return str(int(row[column]))
+            return str(int(row.get(column, "")))
         except ValueError:
             raise ValueError(
-                f"data.root: expected a whole number in column '{column}', got '{row[column]}' at {place}"
+                f"data.root: expected a whole number in column '{column}', got '{row.get(column, '')}' at {place}"
             ) from None
 
     return _by_key(tables, column, number)
@@ -370,15 +386,31 @@ def join(
 
     White space counts as one space. A song without its group is a group of its own, with a note.
     """
-    alone = 0
+    alone: list[str] = []
     for song, (place, row) in songs.items():
         known_at, known = metadata.get(song, (f"no line of {where}", {}))
         for setting, column in wanted:
             row[column] = " ".join(known.get(column, "").split())
             if setting == "data.group_column" and not row[column]:
-                row[column], alone = f"song {song}", alone + 1
+                row[column] = f"song {song}"
+                alone.append(column)
         songs[song] = (f"{place}, {known_at}", row)
-    return [f"{alone} songs have no artist in {where}: each is a group of its own"] if alone else []
+    return [f"{len(alone)} songs have no {alone[0]} in {where}: each is a group of its own"] if alone else []
+
+
+def name_key(name: str) -> str:
+    """What all spellings of a name have in common: its words, whatever their case and the punctuation between them."""
+    folded = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join(re.findall(r"\w+", folded)) or folded
+
+
+def unify_groups(clips: Iterable[Clip]) -> list[Clip]:
+    """The same clips, with the spelling of each group that comes first."""
+    spelling: dict[str, str] = {}
+    return [
+        clip if clip.group is None else replace(clip, group=spelling.setdefault(name_key(clip.group), clip.group))
+        for clip in clips
+    ]
 
 
 def first_names(names: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ MERGE_Lyrics_Complete and MERGE_Lyrics_Balanced have no recordings and are refus
 """
 
 import posixpath
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -56,10 +57,10 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the songs in the order of the metadata, with lyrics and their part of the published split `data.folds`.
 
     With `targets` songs have numbers, else quadrants. A song without recording or lyrics is listed with the expected
-    path, and preparation quarantines it; songs without numbers or part, and recordings without metadata, are left out,
-    with a note. Raises ValueError naming the setting at fault: a missing folder, table or column, an unknown split, an
-    unknown quadrant, a label that is not a number or outside `data.target_range`, a song listed twice, and an archive
-    of lyrics alone.
+    path, and preparation quarantines it; songs without numbers, part or metadata, and recordings without metadata, are
+    left out, with a note; spellings of an artist are one group. Raises ValueError naming the setting at fault: a
+    missing folder, table or column, an unknown split, an unknown quadrant, a label that is not a number or outside
+    `data.target_range`, a song listed twice, and an archive of lyrics alone.
     """
     layout.refuse_settings(data, "text_column", "label_column", "fold_column", "split_column")
     split = _split_name(data)
@@ -76,6 +77,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     }
     stem_of = {song: f"{folder}/{song}" for song, folder in folder_of.items()}
     recordings = _recordings(root, archive.audio)
+    lyrics = {name: layout.as_written(root, f"{archive.lyrics}/{name}") for name in QUADRANTS if archive.lyrics}
     clips = [
         Clip(
             id=recordings.get(stem_of[song], posixpath.join(archive.audio, f"{stem_of[song]}.mp3")),
@@ -83,7 +85,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
             group=_group(song, row, data),
             split=part_of[song],
             label=None if targets else folder_of[song],
-            text=archive.lyrics and f"{archive.lyrics}/{folder_of[song]}/{layout.text_cell(row, *lyric, at)}.txt",
+            text=f"{lyrics[folder_of[song]]}/{layout.text_cell(row, *lyric, at)}.txt" if lyrics else None,
         )
         for song, (at, row) in songs.items()
         if song in numbers and song in part_of
@@ -95,12 +97,13 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     notes = [
         *_left_out([song for song in songs if song not in numbers], "have no valence and arousal"),
         *_left_out([song for song in songs if song not in part_of], f"are in no part of the published split {split}"),
+        *_without_metadata({song: part for song, part in part_of.items() if song not in songs}, split),
         *layout.note_unlabelled(recordings, stem_of.values(), archive.audio or root),
         *_artist_notes(
             [songs[song][1] | {"part": part} for song, part in part_of.items() if song in songs], split, data
         ),
     ]
-    return Corpus(data.corpus, root, clips, notes)
+    return Corpus(data.corpus, root, layout.unify_groups(clips), notes)
 
 
 def _archive(root: str) -> Archive:
@@ -149,7 +152,7 @@ def _recordings(root: str, folder: str) -> dict[str, str]:
     found = {
         f"{quadrant}/{stem}": path
         for quadrant in QUADRANTS
-        for stem, path in layout.audio_files(root, posixpath.join(folder, quadrant)).items()
+        for stem, path in layout.audio_files(root, layout.as_written(root, posixpath.join(folder, quadrant))).items()
     }
     if not found:
         where = layout.location(root, folder)
@@ -171,6 +174,13 @@ def _left_out(songs: Sequence[str], why: str) -> list[str]:
     return [f"{len(songs)} songs {why} and are left out: {layout.first_names(songs)}"] if songs else []
 
 
+def _without_metadata(part_of: Mapping[str, str], split: str) -> list[str]:
+    """A note on songs of the published split that the metadata lack, by part."""
+    counts = ", ".join(f"{count} of {part}" for part, count in Counter(part_of.values()).items())
+    what = f"of the published split {split} are not in the metadata and are left out, {counts}"
+    return [f"{len(part_of)} songs {what}: {layout.first_names(list(part_of))}"] if part_of else []
+
+
 def _artist_notes(rows: Sequence[Mapping[str, str]], split: str, data: DataSettings) -> list[str]:
     """Notes on songs without artist, or on artists in several parts of the published split."""
     if data.group_column is not None:
@@ -179,7 +189,7 @@ def _artist_notes(rows: Sequence[Mapping[str, str]], split: str, data: DataSetti
     parts: dict[str, set[str]] = {}
     for row in rows:
         if artist := row.get(ARTIST, "").strip():
-            parts.setdefault(artist, set()).add(row["part"])
+            parts.setdefault(layout.name_key(artist), set()).add(row["part"])
     crossing = sum(len(of_artist) > 1 for of_artist in parts.values())
     if not crossing:
         return []

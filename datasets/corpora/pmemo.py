@@ -29,8 +29,9 @@ COLUMNS_2018 = {"valence": "mean_V", "arousal": "mean_A"}
 def load(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the rated songs in the order of the annotations.
 
-    Columns of groups, folds and splits may be in the annotations or in the metadata. A song without artist is a group
-    of its own, with a note. Missing recordings, missing labels and errors are as in `tuning.datasets.corpora.deam`.
+    Columns of groups, folds and splits may be in the annotations or in the metadata. Spellings of an artist are
+    one group; a song without artist is a group of its own, with a note. Missing recordings, missing labels and errors
+    are as in `tuning.datasets.corpora.deam`.
     """
     layout.refuse_settings(data, "folds")
     root = layout.check_root(data)
@@ -56,7 +57,9 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
         )
         for song, (place, row) in songs.items()
     ]
-    return Corpus(data.corpus, root, clips, notes + layout.note_unlabelled(recordings, songs, folder))
+    return Corpus(
+        data.corpus, root, layout.unify_groups(clips), notes + layout.note_unlabelled(recordings, songs, folder)
+    )
 
 
 def _both_tables(root: str) -> layout.Table:

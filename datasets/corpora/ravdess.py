@@ -72,16 +72,16 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     top = posixpath.dirname(layout.find(root, *(f"{top}Actor_01" for top in TOPS)))
     clips: list[Clip] = []
     songs = 0
-    for folder in _actor_folders(root, top):
+    for folder, folder_actor in _actor_folders(root, top).items():
         for stem, path in layout.audio_files(root, folder).items():
             codes = _parse(stem, storage.below(root, path))
             if codes["the vocal channel"] == "song":
                 songs += 1
                 continue
             actor = codes["the actor"]
-            if not folder.endswith(f"Actor_{actor}"):
+            if actor != folder_actor:
                 raise ValueError(
-                    f"data.root: expected actor {folder[-2:]}, got '{actor}' in {storage.below(root, path)}"
+                    f"data.root: expected actor {folder_actor}, got '{actor}' in {storage.below(root, path)}"
                 )
             clips.append(Clip(path, group=actor, fold=folds[actor], label=codes["the emotion"]))
     emotions.check_speakers((str(clip.group) for clip in clips), ACTORS, root)
@@ -100,14 +100,25 @@ def _protocol(data: DataSettings) -> tuple[dict[str, str], dict[str, list[str]]]
     return emotions.folds_of_speakers(data, ACTORS, published), dev_groups
 
 
-def _actor_folders(root: str, top: str) -> list[str]:
-    """The existing folders Actor_01 to Actor_24. Raises ValueError for another Actor_."""
-    names = sorted(name for name, is_folder in storage.list_folder(root, top).items() if is_folder)
-    folders = [posixpath.join(top, name) for name in names if name.startswith("Actor_")]
-    for folder in folders:
-        if folder.rpartition("_")[2] not in ACTORS:
-            raise ValueError(f"data.root: expected folders Actor_01 to Actor_24, got {storage.below(root, folder)}")
-    return folders
+def _actor_folders(root: str, top: str) -> dict[str, str]:
+    """The actor of each existing folder Actor_01 to Actor_24, in their order and in any case.
+
+    Raises ValueError for another Actor_, and for two folders of one actor.
+    """
+    name_of: dict[str, str] = {}
+    for name in sorted(name for name, is_folder in storage.list_folder(root, top).items() if is_folder):
+        if not (parts := re.fullmatch(r"actor_(.*)", layout.plain(name))):
+            continue
+        if (actor := parts[1]) not in ACTORS:
+            folder = storage.below(root, posixpath.join(top, name))
+            raise ValueError(f"data.root: expected folders Actor_01 to Actor_24, got {folder}")
+        if actor in name_of:
+            where = layout.location(root, top)
+            raise ValueError(
+                f"data.root: expected one folder of actor {actor} in {where}, got {name_of[actor]} and {name}"
+            )
+        name_of[actor] = name
+    return {posixpath.join(top, name): actor for actor, name in sorted(name_of.items())}
 
 
 def _parse(stem: str, path: str) -> dict[str, str]:

@@ -43,6 +43,13 @@ def load(name: str, root: str | Path | None, targets: tuple[str, ...] = TARGETS,
     return load_corpus(data, list(targets))
 
 
+def in_lower_case(root: Path) -> Path:
+    """Rename all folders below the root."""
+    for folder in sorted((path for path in root.rglob("*") if path.is_dir()), reverse=True):  # inner ones first
+        folder.rename(folder.with_name(folder.name.lower()))
+    return root
+
+
 def replaced(root: Path, name: str, old: str, new: str) -> None:
     file = root / name
     text = file.read_text()
@@ -139,6 +146,8 @@ CASES: dict[str, Case] = {
         layouts={
             "Audio_Speech_Actors_01-24": lambda root: layout.write_ravdess(root, top="Audio_Speech_Actors_01-24/"),
             "in lower case": lambda root: layout.write_ravdess(root, top="audio_speech_actors_01-24/"),
+            "all in lower case":
+            lambda root: in_lower_case(layout.write_ravdess(root, top="Audio_Speech_Actors_01-24/")),
             "twice": lambda root: layout.write_ravdess(layout.write_ravdess(root), top="audio_speech_actors_01-24/"),
         },
     ),

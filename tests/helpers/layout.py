@@ -44,14 +44,15 @@ def write_deam_archives(root: Path, *content: Any) -> Path:
     return root
 
 
-# Artist by song, with an artist in two tables, a title with a hyphen that was split, and one song without artist.
+# Artist by song, with an artist in two tables, a title with a hyphen that was split, one with a comma, and one song
+# without artist.
 DEAM_ARTISTS = {
     2: "Kevin MacLeod",
     3: "Kevin MacLeod-Night on the Docks",
     10: "The  Shut-Ins",
     1001: "Kevin MacLeod",
     1002: "",
-    2001: "No",
+    2001: "No, Really",
 }
 DEAM_GROUPS = {
     2: "Kevin MacLeod",
@@ -76,7 +77,7 @@ def write_deam_metadata(root: Path, artists: Mapping[int, str]) -> Path:
         elif song <= 2000:
             lines[2014] += f"{song},{artist},Baby, Please,Title,SoulRB-Blues,12.03426304,161.3986168,rock,indie,,,\n"
         else:
-            lines[2015] += f"{song},80504,Title,{artist}, Really,n/a,folk,\n"
+            lines[2015] += f"{song},80504,Hello, Goodbye,{artist},n/a,folk,vocal,male,,\n"
     return write_tree(root, {f"metadata/metadata_{year}.csv": text for year, text in lines.items()})
 
 

@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 import numpy as np
 import pytest
 
-from tests.helpers.corpora import CASES, TARGETS, load
+from tests.helpers.corpora import CASES, TARGETS, in_lower_case, load
 from tests.helpers.layout import write_tree
 from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets import CORPORA
@@ -121,11 +121,17 @@ def test_a_wrong_root_is_told_which_layouts_are_known_and_what_was_found(name, t
     assert all(known in message for known in CASES[name].known) and "lyrics" not in message
 
 
-@pytest.mark.parametrize(("name", "other"), [(name, other) for name, case in CASES.items() for other in case.layouts])
+IN_LOWER_CASE = "folders in lower case"
+OTHERS = [(name, other) for name, case in CASES.items() for other in (*case.layouts, IN_LOWER_CASE)]
+
+
+@pytest.mark.parametrize(("name", "other"), OTHERS)
 def test_other_layouts_of_the_same_clips_read_alike(name, root, other, tmp_path):
-    other_root = CASES[name].layouts[other](tmp_path / "other")
+    writers = {**CASES[name].layouts, IN_LOWER_CASE: lambda root: in_lower_case(CASES[name].write(root))}
+    other_root = writers[other](tmp_path / "other")
     corpora = load(name, root), load(name, other_root)
     assert all((other_root / clip.id).is_file() for clip in corpora[1].clips)
+    assert all((other_root / clip.text).is_file() for clip in corpora[1].clips if clip.text is not None)
     first, second = (
         {PurePosixPath(c.id).stem: (c.targets, c.group, c.fold, c.split, c.label) for c in corpus.clips}
         for corpus in corpora

@@ -34,6 +34,14 @@ def test_emotion_speaker_and_session(tmp_path):
     )
 
 
+def test_tables_with_their_ending_in_upper_case(tmp_path):
+    root = write_iemocap(tmp_path, RATINGS)
+    clips = load(root).clips
+    for table in list(root.glob("Session*/dialog/EmoEvaluation/Ses*.txt")):
+        table.rename(table.with_suffix(".TXT"))
+    assert load(root).clips == clips
+
+
 def test_the_four_classes_that_the_corpus_brings_along(tmp_path):
     corpus = load(write_iemocap(tmp_path, RATINGS), **FOUR)
     assert corpus.classes == ["angry", "happy", "neutral", "sad"]

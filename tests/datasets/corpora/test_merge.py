@@ -99,9 +99,33 @@ def test_what_is_missing_on_the_disk_is_listed_and_what_no_table_has_is_left_out
     assert corpus.notes == [
         "1 songs have no valence and arousal and are left out: A003",
         "1 songs are in no part of the published split 70_15_15 and are left out: A004",
+        "1 songs of the published split 70_15_15 are not in the metadata and are left out, 1 of train: B900",
         "1 recordings in audio have no label and are left out: C001.mp3",
         CROSSING,
     ]
+
+
+def test_songs_of_the_split_without_metadata_are_counted_by_part(tmp_path):
+    parts = MERGE_SPLIT | {
+        "train": [*MERGE_SPLIT["train"], *(f"B{number:03d}" for number in range(10))],
+        "test": ["A102", "C900", "MT01", "C901"],
+    }
+    corpus = load(write_merge_audio(tmp_path, SONGS, splits={"70_15_15": parts}))
+    assert len(corpus.clips) == len(SONGS)
+    assert corpus.notes == [
+        "12 songs of the published split 70_15_15 are not in the metadata and are left out, 10 of train, 2 of test: "
+        "B000, B001, B002, B003, B004, B005, B006, B007 and 4 more",
+        CROSSING,
+    ]
+
+
+def test_spellings_of_one_artist_are_one_artist(tmp_path):
+    other = {"A003": "NINA", "A101": "miles", "MT01": "nina"}
+    songs = {song: (*row[:2], other.get(song, row[2]), *row[3:]) for song, row in SONGS.items()}
+    root = write_merge(tmp_path, songs)
+    assert load(root).notes == [CROSSING]
+    groups = [clip.group for clip in load(root, group_column="Artist").clips]
+    assert groups == ["Nina", "Miles", "Nina", "Bj\u00f6rk", "Bj\u00f6rk", "Miles", "Billie", "Nina"]
 
 
 def test_recordings_alone_have_no_lyrics(tmp_path):

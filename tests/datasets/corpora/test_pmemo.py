@@ -71,6 +71,11 @@ def test_songs_without_artist_are_groups_of_their_own(tmp_path):
     assert corpus.notes == ["2 songs have no artist in metadata.csv: each is a group of its own"]
 
 
+def test_spellings_of_one_artist_are_one_group(tmp_path):
+    corpus = load(write_pmemo(tmp_path, LABELS, {1: "Ke\u2010Sha", 4: "Miles", 5: "KE-SHA"}, AUDIO))
+    assert [clip.group for clip in corpus.clips] == ["Ke\u2010Sha", "Miles", "Ke\u2010Sha"]
+
+
 def test_without_groups_the_metadata_is_not_needed(tmp_path):
     root = write_pmemo(tmp_path, LABELS, ARTISTS, AUDIO)
     (root / "metadata.csv").unlink()

@@ -110,6 +110,19 @@ def test_errors_name_the_setting_and_the_path(tmp_path, added, settings, message
         load(write_ravdess(tmp_path, [*RAVDESS_NAMES, added]), **settings)
 
 
+@pytest.mark.parametrize("added", ["actor_01/03-01-01-01-01-01-01", "ACTOR_01/03-01-01-01-01-02-01"])
+def test_two_folders_of_one_actor_are_an_error(tmp_path, added):
+    with pytest.raises(ValueError, match=r"data.root: expected one folder of actor 01 in .*, got (\w+_01) and (?!\1)"):
+        load(write_ravdess(tmp_path, [*RAVDESS_NAMES, added]))
+
+
+def test_an_actor_in_the_folder_of_another_in_lower_case(tmp_path):
+    root = write_ravdess(tmp_path, [*RAVDESS_NAMES, "Actor_01/03-01-01-01-01-02-02"])
+    (root / "Actor_01").rename(root / "actor_01")
+    with pytest.raises(ValueError, match=r"data.root: expected actor 01, got '02' in .*actor_01/03-.*-02.wav"):
+        load(root)
+
+
 def test_a_missing_actor_is_an_error(tmp_path):
     names = [name for name in RAVDESS_NAMES if name[6:8] not in ("07", "24")]
     root = write_ravdess(tmp_path / "RAVDESS", names)
