@@ -552,6 +552,7 @@ def estimate(space: str = "crnn", overrides: Mapping[str, Any] | None = None) ->
 
 def measure(plan: Plan) -> Estimate:
     """The estimate of a checked search."""
+    check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
     plan = with_augmentation(with_classes(plan, corpus), len(split.train))
     from tuning.search.estimate import estimate as estimate_search

@@ -37,6 +37,7 @@ from tuning.experiment.recorded import space_of
 from tuning.search.compute import assigned_device, assigned_share, compute, splits_batches
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import start_ray
+from tuning.search.shared_places import check_places
 from tuning.training.cross_validation import FoldResults, median_rates, rounded_mean
 from tuning.training.encoders import encoder_of, located
 from tuning.training.ranking import check_metric
@@ -118,6 +119,7 @@ def finalize(
         )
     space = space_of(folder)
     chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    check_places(chosen[0].config, folder.remote or str(folder.path.parent))
     known = DataModule.of_search(folder, space, chosen[0].config)
     known.prepare_features(when_needed(space.fixed()))
     if not known.split.test:

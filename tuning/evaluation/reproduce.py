@@ -71,12 +71,14 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     from tuning.data.data_module import DataModule
     from tuning.search.compute import compute
     from tuning.search.resources import start_ray
+    from tuning.search.shared_places import check_places
     from tuning.training.encoders import encoder_of
 
     space = space_of(folder)
     config = config_of(folder, record.number)
     if config.resources.workers_per_trial > 1:
         print("note      trained by several workers: sums in another order, so figures may differ in the last digits")
+    check_places(config, folder.remote or str(folder.path.parent))
     module = DataModule.of_search(folder, space, config)
     start_ray(config)
     module.prepare(lambda done, total: None)
