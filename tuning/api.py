@@ -34,6 +34,7 @@ from tuning.data.plan import (
     print_corpus_defaults,
     print_unread_settings,
     read_corpus,
+    training_clips,
     with_augmentation,
     with_classes,
 )
@@ -45,7 +46,7 @@ from tuning.evaluation.reproduce import reproduce as train_again
 from tuning.experiment.bucket_sync import open_folder, open_location
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
-from tuning.experiment.recorded import folder_of, space_of
+from tuning.experiment.recorded import folder_of, loading_of, space_of
 from tuning.search.backend import choose_backend
 from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
 from tuning.search.shared_places import check_places
@@ -210,7 +211,7 @@ def run(plan: Plan) -> Search:
 
     with open_folder(plan.run.storage, plan.name) as folder:
         begun = space_of(folder) if folder.exists and not plan.run.fresh else None
-        plan = with_augmentation(plan, len(split.train), begun)
+        plan = with_augmentation(plan, len(training_clips(split, plan.config)), begun)
         print_augmentation(plan)
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)
@@ -243,7 +244,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     start_ray(plan.config)
     fits = plan_resources(plan.config, *cluster_resources())
     generated = prepare_generated(data)
-    shared, baseline = data.share()
+    shared, baseline = data.share(loading_of(folder))
     resources, why = choose_backend(plan.config, fits, lambda: shortest_trial(plan, data.split, shared, fits))
     logging.getLogger("tuning.search").info("backend %s: %s", resources.backend, why)
     # Only now: a command that is refused must not leave a folder, whose identity a corrected command would not match.
@@ -554,7 +555,7 @@ def measure(plan: Plan) -> Estimate:
     """The estimate of a checked search."""
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
-    plan = with_augmentation(with_classes(plan, corpus), len(split.train))
+    plan = with_augmentation(with_classes(plan, corpus), len(training_clips(split, plan.config)))
     from tuning.search.estimate import estimate as estimate_search
 
     return estimate_search(plan, corpus, split)

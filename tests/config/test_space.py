@@ -655,3 +655,20 @@ def test_a_preset_that_is_not_there_or_does_not_fit():
         make_plan(["space=ser", "preset=smal"])
     with pytest.raises(UserError, match=r"preset: 'small' sets model\.dropout, which the space's model does not have"):
         make_plan(["space=crnn", "preset=small"])
+
+
+def test_a_point_of_the_whole_crnn_space_gives_way_to_another_optimiser():
+    """The documented point is Adam's and has no momentum; the user wrote no point."""
+    plan = make_plan(["space=crnn_full", "optim.name=sgd"])
+    assert planned_points(plan.space, plan.config) == []
+    assert planned_points((adam := make_plan(["space=crnn_full"])).space, adam.config)[0]["optim.name"] == "adam"
+
+
+def test_a_range_in_a_point_is_one_of_the_listed_ranges():
+    """JSON has lists, settings have pairs."""
+    listed = "augment.stretch_range={choice: [[0.8, 1.2], [0.9, 1.1]]}"
+    point = "search.points_to_evaluate=[{augment.stretch_range: [0.9, 1.1]}]"
+    plan = make_plan(["augment.stretch_prob=0.5", listed, point])
+    assert planned_points(plan.space, plan.config)[0]["augment.stretch_range"] == (0.9, 1.1)
+    with pytest.raises(UserError, match=r"point 1: augment\.stretch_range: expected a value of choice"):
+        make_plan(["augment.stretch_prob=0.5", listed, point.replace("0.9", "0.7")])

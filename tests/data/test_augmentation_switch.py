@@ -11,7 +11,7 @@ from tests.helpers.recordings import RATE, encode, tone
 from tuning.config.errors import UserError
 from tuning.config.space import read_recorded
 from tuning.data.keys import searched_combinations
-from tuning.data.plan import make_plan, with_augmentation
+from tuning.data.plan import make_plan, print_augmentation, with_augmentation
 from tuning.datasets.settings import AugmentSettings
 
 EFFECTS = ("stretch", "pitch", "noise", "speed", "room", "formant")
@@ -114,7 +114,7 @@ def test_search_extension_dry_run_and_record_agree(tmp_path, monkeypatch, ray_se
     assert off in run("--dry-run", *given, "search.num_trials=1")
     output = run(*given, "search.num_trials=1", "name=large")
     assert off in output and "versions" not in output
-    assert "note      augment.noise_prob: not searched, since augmentation is off" in output
+    assert "note      augment.noise_prob, augment.versions: without effect, since augmentation is off" in output
     recorded = read_recorded(tmp_path / "large" / "config.yaml")
     assert recorded.fixed().augment == AugmentSettings(enabled=False)
     (params,) = (tmp_path / "large" / "trials").glob("*/params.json")
@@ -125,3 +125,13 @@ def test_search_extension_dry_run_and_record_agree(tmp_path, monkeypatch, ray_se
     assert not (tmp_path / "prepared" / "augmented").exists()
     output = run(*given, "search.num_trials=1", "name=small")
     assert on in output and "16 versions made" in output
+
+
+@pytest.mark.parametrize("off", ["preset=large", "augment.enabled=false"])
+def test_what_the_command_line_asks_for_is_named_where_it_is_without_effect(off, capsys):
+    print_augmentation(make_plan(["space=ser", "augment.mixup_prob=0.3", off]))
+    (note,) = capsys.readouterr().out.splitlines()
+    assert "augment.mixup_prob" in note and note.endswith("without effect, since augmentation is off")
+    decided = with_augmentation(make_plan(["space=ser", "augment.mixup_prob=0.3"]), 5000)
+    assert "augment.mixup_prob" in decided.fixed
+    assert "augment.mixup_prob" not in with_augmentation(make_plan(["space=ser", "augment.mixup_prob=0.3"]), 4999).fixed

@@ -116,3 +116,7 @@ def test_clips_are_read_as_in_the_search_on_a_machine_with_more_memory(ray_sessi
     losses = [[row["train_loss"] for row in read_progress(trial)] for trial in trials]
     assert losses[0] != losses[1], "the order of clips makes no difference here, so the test shows nothing"
     check_reproduced(tmp_path / "small", capsys)
+    output = run("name=small", "search.num_trials=2", *common)
+    assert "clips are streamed; trials before: streamed, on the machines of now: resident" in output
+    second = json.loads((tmp_path / "small" / "trials" / "0002" / "params.json").read_text())
+    assert second["config"]["data"]["loading"] == "streamed"

@@ -35,7 +35,7 @@ def preview(plan: Plan) -> None:
         UserError: the corpus or the resources do not allow it.
     """
     known = None if plan.config.data.corpus in MADE_FIRST else read_corpus(plan.config)
-    plan = with_augmentation(plan, len(known[1].train) if known else None)
+    plan = with_augmentation(plan, len(training_clips(known[1], plan.config)) if known else None)
     config, folds = plan.config, plan.config.split.inner_folds
     direction = "lower" if plan.mode == "min" else "higher"
     print(

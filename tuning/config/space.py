@@ -524,15 +524,17 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
 def _as_far_as_searched(space: Space, later: Collection[str]) -> list[dict[str, Any]]:
     """Return a file's points to be tried first, where corpus, preset or command line have set some of their settings.
 
-    What is fixed there is part of a point no longer. A point whose value, or default, a distribution from there does
-    not have is left out.
+    What is fixed there is part of a point no longer. A point is left out whose value, or default, a distribution from
+    there does not have, or a distribution that counts because of a choice made there.
     """
     kept = []
     for point in space.settings[POINTS]:
         flat = flatten(point, space.fields)
         free = {path: value for path, value in flat.items() if path in space.distributions or path not in later}
         trial = space.completed(free)
-        if all(space.distributions[path].contains(value) for path, value in trial.items() if path in later):
+        from_there = {path for path in trial if path in later}
+        from_there |= {path for path in trial.keys() - free.keys() if space.distributions[path].when.keys() & later}
+        if all(space.distributions[path].contains(trial[path]) for path in from_there):
             kept.append(free if len(free) < len(flat) else point)
     return kept
 

@@ -269,8 +269,11 @@ class DataModule:
         with _lock(self.config.data.prepared), ThreadPoolExecutor(len(wanted)) as pool:  # each waits for a Ray task
             return dict(zip(wanted, pool.map(make, wanted.values()), strict=True))
 
-    def share(self) -> tuple[dict[DataKey, list[Any]], dict[str, float]]:
+    def share(self, before: Loading | None = None) -> tuple[dict[DataKey, list[Any]], dict[str, float]]:
         """Put what trials read into Ray's object store; return references by `data_key`, and the constant baseline.
+
+        `before` says how earlier trials of the search read clips, which come in the same order only if later ones do
+        the same. `data.loading` wins, with a note.
 
         `fetch` resolves the references. With `split.inner_folds` the data are `loaders.kfold.Folds`, and the
         baseline is the mean over folds.
@@ -286,7 +289,10 @@ class DataModule:
         baseline: dict[str, float] = {}
         node_bytes = self._node_bytes()
         texts = {key: self._texts(key, node_bytes) for key in text_variants(self.space)}
-        self.loading = self._loading({*variants}, node_bytes - sum(text.num_bytes for text in texts.values()))
+        fits = self._loading({*variants}, node_bytes - sum(text.num_bytes for text in texts.values()))
+        self.loading = before if before is not None and config.data.loading == "auto" else fits
+        if before not in (None, fits):
+            print(f"note      clips are {self.loading}; trials before: {before}, on the machines of now: {fits}")
         for key, variant in variants.items():
             if key.clips in parts:
                 continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.config.distributions import LISTED, plain
-from tuning.config.errors import UserError, nearest
+from tuning.config.errors import UserError, cast, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, flatten, load
@@ -41,7 +41,7 @@ class Plan:
         mode: direction of the ranking metric.
         overrides: the settings of the command line as given.
         total: number of trials.
-        fixed: settings that the space file searches and this search does not, since augmentation is off.
+        fixed: settings that the space file searches, or the command line sets, without effect: augmentation is off.
         augmentation: why `augment.enabled=auto` is on or off; empty where it is not asked for.
     """
 
@@ -70,8 +70,10 @@ def make_plan(arguments: list[str]) -> Plan:
     return plan_of(*load(arguments))
 
 
-def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any]) -> Plan:
+def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: str = "") -> Plan:
     """Check that what `tuning.config.space.load` has read fits together.
+
+    `decided` says why `augment.enabled=auto` is on or off, once that is known.
 
     Raises:
         UserError: with path, expectation and what came.
@@ -103,8 +105,11 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any]) -> Plan:
         space.config(point)
     total = config.search.num_trials if config.search.algorithm == "optuna" else len(points)
     assert total is not None
-    fixed = tuple(path for path in given.distributions if path not in space.distributions)
-    return Plan(run, space, config, mode, overrides, total, fixed)
+    fixed = [path for path in given.distributions if path not in space.distributions]
+    if config.augment.enabled is False:
+        asked = [path for path in overrides if path.startswith("augment.") and path != ENABLED]
+        fixed += [path for path in asked if path not in fixed]
+    return Plan(run, space, config, mode, overrides, total, tuple(fixed), decided)
 
 
 def with_classes(plan: Plan, corpus: Corpus) -> Plan:
@@ -156,7 +161,7 @@ def with_augmentation(plan: Plan, num_clips: int | None, begun: Space | None = N
         on = num_clips < FEW_CLIPS
         why = f"{num_clips:,} training clips, {'fewer than' if on else 'at least'} {FEW_CLIPS:,}"
     space = Space({**plan.space.settings, ENABLED: on}, plan.space.distributions)
-    return replace(plan_of(plan.run, space, plan.overrides), augmentation=f"{'on' if on else 'off'}: {why}")
+    return plan_of(plan.run, space, plan.overrides, f"{'on' if on else 'off'}: {why}")
 
 
 def print_augmentation(plan: Plan) -> None:
@@ -164,7 +169,7 @@ def print_augmentation(plan: Plan) -> None:
     if plan.augmentation:
         print(f"augment   {plan.augmentation}")
     if plan.fixed:
-        print(f"note      {', '.join(plan.fixed)}: not searched, since augmentation is off")
+        print(f"note      {', '.join(plan.fixed)}: without effect, since augmentation is off")
 
 
 def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
@@ -190,6 +195,7 @@ def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
             if path not in space.distributions:
                 hint = nearest(path, space.distributions)
                 raise UserError(f"{where}: {path}: expected a searched setting{hint}")
+        given = {path: cast(f"{where}: {path}", value, space.fields[path]) for path, value in given.items()}
         point = space.completed(given)
         for path, value in point.items():
             if not space.distributions[path].contains(value):

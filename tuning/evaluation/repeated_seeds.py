@@ -17,7 +17,7 @@ from tuning.datasets.hashing import digest_of
 from tuning.evaluation.leaderboard import with_results
 from tuning.evaluation.significance import Decision, decide
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
-from tuning.experiment.recorded import config_of
+from tuning.experiment.recorded import config_of, loading_of
 from tuning.search.backend import choose_backend
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
@@ -118,7 +118,7 @@ def replicate(
             print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
             start_ray(config)
             data.prepare_banks(when_needed(config))
-            shared, _ = data.share()
+            shared, _ = data.share(loading_of(own) or loading_of(folder))
             if not own.exists:
                 own.create(space, {}, data.identity(), data.split)
             fits = plan_resources(config, *cluster_resources())

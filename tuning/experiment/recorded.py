@@ -8,6 +8,7 @@ from pathlib import Path
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, flattened, nested, parse_config
 from tuning.config.space import Space, read_recorded
+from tuning.datasets.settings import Loading
 from tuning.experiment.directory import SearchFolder, read_record
 
 
@@ -31,6 +32,15 @@ def not_a_search(place: str | Path, got: str = "") -> UserError:
 def space_of(folder: SearchFolder) -> Space:
     """The space that was searched. It is complete, so no defaults of the corpus are added."""
     return read_recorded(folder.path / "config.yaml")
+
+
+def loading_of(folder: SearchFolder) -> Loading | None:
+    """How the trials so far read their clips, resident or streamed; None if there are none, or none recorded it."""
+    for record in folder.records():
+        loading = config_of(folder, record.number).data.loading
+        if loading != "auto":
+            return loading
+    return None
 
 
 def config_of(folder: SearchFolder, number: int) -> Config:

@@ -143,7 +143,9 @@ def _missing(wanted: dict[str, str]) -> dict[str, list[str]]:
         print("places    waiting for a node, to see whether it has the same folders ...", flush=True)
         asked.append(ray.remote(num_cpus=1)(_not_seen).remote(wanted))
         ray.wait(asked[-1:])
-    ready, _ = ray.wait(asked, num_returns=len(asked), timeout=0)
+    ready, silent = ray.wait(asked, num_returns=len(asked), timeout=0)
+    if silent:
+        print(f"places    {len(silent)} nodes did not answer: not known whether they see the same folders", flush=True)
     found: dict[str, list[str]] = {}
     for reference in ready:
         # A node that died meanwhile is none of the cluster any more.
