@@ -113,7 +113,7 @@ def test_search_extension_dry_run_and_record_agree(tmp_path, monkeypatch, ray_se
     monkeypatch.setattr("tuning.data.plan.FEW_CLIPS", 16)  # as if there were 5,000
     assert off in run("--dry-run", *given, "search.num_trials=1")
     output = run(*given, "search.num_trials=1", "name=large")
-    assert off in output and "versions" not in output
+    assert off in output and "versions made" not in output
     assert "note      augment.noise_prob, augment.versions: without effect, since augmentation is off" in output
     recorded = read_recorded(tmp_path / "large" / "config.yaml")
     assert recorded.fixed().augment == AugmentSettings(enabled=False)
