@@ -126,3 +126,9 @@ def test_the_command_imports_nothing_heavy_and_writes_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
     help_text = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True).stdout
     assert help_text.startswith("tuning balance [key=value ...]")
+
+
+def test_a_demo_corpus_that_can_not_be_made_is_said_in_one_line(tmp_path, capsys):
+    (tmp_path / "file").write_text("no folder")
+    error = check(capsys, "space=ser_demo", f"data.prepared={tmp_path / 'file'}", code=2)
+    assert error.startswith("error: data.prepared: expected a folder to write in, got '") and error.count("\n") == 1

@@ -205,3 +205,9 @@ def test_a_trial_that_is_not_there_or_has_no_epoch_yet_is_said(trained):
     write_json(folder.trial(5) / "params.json", {"searched": {}, "config": {}})
     with pytest.raises(UserError, match=r"0005.*best.pt: expected a checkpoint, got no such file"):
         api.load_trial(folder.path, 5)
+
+
+def test_the_last_checkpoint_is_told_from_the_best(trained):
+    folder, _ = trained
+    with pytest.raises(UserError, match=r"last\.pt: expected a checkpoint to predict with, best\.pt, got one to"):
+        api.load(folder.trial(3) / "checkpoints" / "last.pt")

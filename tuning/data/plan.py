@@ -291,6 +291,11 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
         return corpus, split
     except ValueError as error:
         raise UserError(str(error)) from error
+    except OSError as error:
+        if not config.data.corpus.startswith("demo"):  # which are made below data.prepared
+            raise
+        why = error.strerror or error
+        raise UserError(f"data.prepared: expected a folder to write in, got '{config.data.prepared}' ({why})") from None
 
 
 def training_clips(split: Split, config: Config) -> list[Clip]:

@@ -81,6 +81,8 @@ def load_checkpoint(folder: str, name: str = "best.pt") -> Best:
     """
     file = storage.below(folder, name)
     state = _state(folder, name)
+    if "optimizer" in state and "config" not in state:
+        raise ValueError(f"{file}: expected a checkpoint to predict with, best.pt, got one to resume a training from")
     if missing := [part for part in ("config", "features", "model") if part not in state]:
         raise ValueError(
             f"{file}: expected a checkpoint with its settings and normalisation, got one without {', '.join(missing)}; "
