@@ -92,7 +92,7 @@ def bytes_of_an_epoch(case: Case, storage: Path, options: argparse.Namespace) ->
     """
     _, loading, workers = case
     plan = make_plan(arguments_of(case, storage, options))
-    module = DataModule.read(plan.space).prepare(lambda done, total: None)
+    module = DataModule.read(plan.space).prepare()
     data = module.source(plan.config).open()
     features = 4 * data.num_train * options.frames * data.num_features
     if loading == "resident":

@@ -17,3 +17,8 @@ CORPORA: dict[str, str] = {
     "pmemo": "tuning.datasets.corpora.pmemo:load",
     "ravdess": "tuning.datasets.corpora.ravdess:load",
 }
+
+
+def is_demo(corpus: str) -> bool:
+    """Whether a corpus is one of those that are made on the spot, below the prepared features."""
+    return CORPORA.get(corpus, "").startswith("tuning.datasets.demo.")

@@ -1,6 +1,5 @@
 """The whole job on a cluster whose head computes nothing, and the same search on one machine."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -10,22 +9,16 @@ import pytest
 
 from tests.cluster.three_nodes import SEARCH
 from tests.helpers.command import run
+from tests.helpers.ranking import ranking
 from tests.helpers.waiting import PATIENCE
-
-
-def ranking(folder):
-    """The leaderboard without times."""
-    rows = csv.DictReader((folder / "leaderboard.csv").open())
-    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.mark.cluster
 def test_a_cluster_whose_head_has_no_cpu_does_the_whole_job_as_one_machine_does(ray_session, tmp_path):
-    script = Path(__file__).with_name("three_nodes.py")
     cluster, alone = tmp_path / "cluster", tmp_path / "alone"
-    command = [sys.executable, str(script), str(cluster)]
+    command = [sys.executable, "-m", "tests.cluster.three_nodes", str(cluster)]
     done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=script.parents[2], timeout=2 * PATIENCE
+        command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2], timeout=2 * PATIENCE
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
     # Ray may print after the script has.

@@ -1,4 +1,4 @@
-"""A whole job on three nodes of one machine, of which the head has no CPU; `python three_nodes.py FOLDER` prints JSON.
+"""A whole job on three nodes of one machine, whose head has no CPU; as a module with a FOLDER it prints JSON.
 
 Preparation, search by Ray Train with streamed features, finalize, reproduce and predict. A worker node is killed in the
 middle of the search, and another one joins. In this process, which stands for the head, no training can be made.
@@ -8,8 +8,9 @@ import json
 import os
 import sys
 import threading
-import time
 from pathlib import Path
+
+from tests.helpers.waiting import wait_until
 
 SEARCH = (
     "search.num_trials=4", "features.num_frames=16", "model.conv_filters=[4, 4]", "model.lstm_units=[8, 4]",
@@ -65,8 +66,7 @@ def job(cluster, nodes, storage):
 
 def replace_a_node(cluster, nodes, search, killed):
     """Kill a worker node once a trial has two epochs, and start another one, as an autoscaler does."""
-    while not any(len(file.read_text().splitlines()) > 2 for file in search.glob("trials/*/progress.csv")):
-        time.sleep(0.05)  # between two looks at the trials' files
+    wait_until(lambda: any(len(file.read_text().splitlines()) > 2 for file in search.glob("trials/*/progress.csv")))
     killed.append(nodes[0].node_id)
     cluster.remove_node(nodes[0], allow_graceful=False)
     cluster.add_node(num_cpus=2, wait=False)

@@ -40,7 +40,7 @@ def main(folder: Path) -> None:
     small = cluster.add_node(num_cpus=2, object_store_memory=80 * MB)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     plan = make_plan([*SETTINGS, f"data.root={folder / 'songs'}", f"data.prepared={folder / 'prepared'}"])
-    data = DataModule.read(plan.space).prepare(lambda done, total: None)
+    data = DataModule.read(plan.space).prepare()
     found = {}
     for name in ("with the small node", "without"):
         if name == "without":

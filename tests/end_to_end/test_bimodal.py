@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.helpers.command import run
+from tests.helpers.ranking import ranking
 from tests.helpers.tiny_bert import write_encoder
 from tuning.cli.predict import main as predict
 from tuning.config.errors import UserError
@@ -79,14 +80,9 @@ def test_every_way_of_reading_texts_trains_and_is_prepared_once(searched, prepar
     fewer = (*(a for a in given[:-1] if a != points), f"search.points_to_evaluate={first}", "search.num_trials=1")
     again = run(*fewer, f"storage={folder.parent}", f"data.prepared={prepared}", "name=again")
     assert "nothing to prepare: all 80 recordings are reused, all 320 lyrics in 4 variants are reused" in again
-    (found,) = values(folder.parent / "again")
-    first = next(row for row in values(folder) if row["trial"] == "1")  # with a column of settings that it has not
+    (found,) = ranking(folder.parent / "again")
+    first = next(row for row in ranking(folder) if row["trial"] == "1")  # with a column of settings that it has not
     assert found == {name: first[name] for name in found} | {"rank": "1"}
-
-
-def values(folder):
-    rows = csv.DictReader((folder / "leaderboard.csv").open())
-    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
 @pytest.mark.slow
@@ -99,7 +95,7 @@ def test_lyrics_of_test_clips_are_sealed(searched, prepared, tmp_path):
     for shard in sealed:
         shard.write_bytes(b"sealed")
     run(*given, f"storage={tmp_path}", f"data.prepared={kept}", "name=blind")
-    assert values(tmp_path / "blind") == values(folder)
+    assert ranking(tmp_path / "blind") == ranking(folder)
 
 
 def test_the_best_epochs_weights_are_kept_not_the_lasts(searched):

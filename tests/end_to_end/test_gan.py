@@ -1,6 +1,5 @@
 """A GAN as a stage of a search: trained on training clips alone, once, shown, and shared by the trials."""
 
-import csv
 import json
 import shutil
 
@@ -10,6 +9,7 @@ import soundfile
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests.helpers.command import run
+from tests.helpers.ranking import ranking
 from tuning.config.schema import parse_config
 from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets.loaders.in_memory import ResidentData
@@ -39,23 +39,18 @@ def synthetic(folder):
     return found
 
 
-def values(search):
-    rows = csv.DictReader((search / "leaderboard.csv").open())
-    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
-
-
 @pytest.mark.slow
 def test_it_is_trained_once_and_its_clips_make_a_difference(searched):
     folder, given, output = searched
     assert "gan       1 trained, 0 reused; quality of 100:" in output
-    rows = values(folder / "results" / "one")
+    rows = ranking(folder / "results" / "one")
     assert [row["status"] for row in rows] == ["done"] * 2
     assert rows[0]["val_ccc"] != rows[1]["val_ccc"]
     before = (synthetic(folder) / "synthetic.parquet").stat().st_mtime_ns
     again = run(*given, "name=two")
     assert "gan       0 trained, 1 reused" in again
     assert (synthetic(folder) / "synthetic.parquet").stat().st_mtime_ns == before
-    assert values(folder / "results" / "two") == rows
+    assert ranking(folder / "results" / "two") == rows
 
 
 @pytest.mark.slow

@@ -242,7 +242,7 @@ def test_a_member_with_another_seed_draws_from_the_searchs_gan(tmp_path, monkeyp
         trained.append(trains.seed)
         raise StopError
 
-    monkeypatch.setattr(DataModule, "final_source", lambda self, config, on_progress: asked.append(config.seed) or DATA)
+    monkeypatch.setattr(DataModule, "final_source", lambda self, config: asked.append(config.seed) or DATA)
     monkeypatch.setattr(final_test, "compute", stop)
     config = space_of(write_search(tmp_path, *LISTED, count=1, timed=False)[0]).fixed()
     known, course = DataModule(None, None, None), final_test.Course(1, [], 1)

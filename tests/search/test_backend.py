@@ -5,6 +5,7 @@ import csv
 import pytest
 
 from tests.helpers.command import TINY, run
+from tests.helpers.ranking import ranking
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, nested
 from tuning.data.plan import make_plan
@@ -57,11 +58,7 @@ def rows_of(folder):
             {name: value for name, value in row.items() if name not in ("seconds", "timestamp")}
             for row in csv.DictReader(file.open())
         ]
-    ranking = [
-        {name: value for name, value in row.items() if "seconds" not in name}
-        for row in csv.DictReader((folder / "leaderboard.csv").open())
-    ]
-    return rows, ranking
+    return rows, ranking(folder)
 
 
 @pytest.mark.slow

@@ -1,6 +1,5 @@
 """Population-based training: poor trials take over weights and changed settings, and a kill changes nothing."""
 
-import csv
 import json
 from types import SimpleNamespace
 
@@ -10,6 +9,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from tests.helpers.command import TINY, run
+from tests.helpers.ranking import ranking
 from tests.search import test_tuner as test_search
 from tuning.config.distributions import Distribution
 from tuning.config.errors import UserError
@@ -28,11 +28,6 @@ SPACE = (
     "training.patience=null", "search.scheduler=pbt", "search.perturb_epochs=2", "search.num_trials=4",
     "model.lstm_dropout={uniform: [0.1, 0.5]}", "optim.learning_rate={loguniform: [0.00001, 0.1]}",
 )  # fmt: skip
-
-
-def ranking(folder):
-    rows = csv.DictReader((folder / "leaderboard.csv").open())
-    return [{name: cell for name, cell in row.items() if name != "seconds"} for row in rows]
 
 
 def last(folder):

@@ -18,14 +18,13 @@ from tuning.data.plan import (
     training_clips,
     with_augmentation,
 )
+from tuning.datasets import is_demo
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
 
 if TYPE_CHECKING:
     from tuning.search.estimate import Estimate
-
-MADE_FIRST = ("demo", "demo_bimodal", "demo_speech")  # corpora that only the search itself makes
 
 
 def preview(plan: Plan) -> None:
@@ -34,7 +33,8 @@ def preview(plan: Plan) -> None:
     Raises:
         UserError: the corpus or the resources do not allow it.
     """
-    known = None if plan.config.data.corpus in MADE_FIRST else read_corpus(plan.config)
+    # Only the search itself makes a demo corpus.
+    known = None if is_demo(plan.config.data.corpus) else read_corpus(plan.config)
     plan = with_augmentation(plan, len(training_clips(known[1], plan.config)) if known else None)
     config, folds = plan.config, plan.config.split.inner_folds
     direction = "lower" if plan.mode == "min" else "higher"

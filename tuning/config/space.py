@@ -29,7 +29,7 @@ from tuning.config.schema import (
     without_effect,
 )
 from tuning.config.yaml_text import read_yaml, text_settings
-from tuning.datasets import CORPORA
+from tuning.datasets import is_demo
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
@@ -567,7 +567,7 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
         brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}
     preset = read_preset(run.preset, fields)
     places = {k: v for k, v in places.items() if k in fields}
-    if CORPORA.get(str(named["data.corpus"]), "").startswith("tuning.datasets.demo."):  # made below data.prepared
+    if is_demo(str(named["data.corpus"])):  # made below data.prepared
         places.pop("data.root", None)
     flat = places | from_file | brought | preset | given
     space = build_space(flat, fields)

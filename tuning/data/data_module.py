@@ -60,6 +60,10 @@ SHORT = 8  # letters of a clip's digest in a search's identity
 Progress = Callable[[int, int], None]
 
 
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""
+
+
 @dataclass
 class DataModule:
     """Features, texts, augmented and generated clips of a corpus, for the trials of a space.
@@ -179,7 +183,7 @@ class DataModule:
         except OSError as error:
             raise UserError(f"data.prepared: expected a folder to write in, got '{data.prepared}' ({error})") from None
 
-    def prepare(self, on_progress: Progress) -> DataModule:
+    def prepare(self, on_progress: Progress = _silent) -> DataModule:
         """Prepare features, texts and banks that are missing. Ray runs, or `on_progress` starts it. Returns itself.
 
         Raises:
@@ -222,7 +226,7 @@ class DataModule:
             raise UserError(str(error)) from error
         return split
 
-    def prepare_banks(self, on_progress: Progress) -> None:
+    def prepare_banks(self, on_progress: Progress = _silent) -> None:
         """Prepare the missing banks of the clips that train.
 
         Raises:
@@ -317,7 +321,7 @@ class DataModule:
         """Where the data of a configuration's trial are. Ray runs; a GAN that is missing is trained."""
         return self._with_others(self._clips(config, self._loading({data_key(config)}, self._node_bytes())), config)
 
-    def final_source(self, config: Config, on_progress: Progress) -> DataSource:
+    def final_source(self, config: Config, on_progress: Progress = _silent) -> DataSource:
         """Where the data are to retrain and test a configuration: all known clips train, test clips validate.
 
         Makes the versions of validation clips that the bank lacks. Generated clips are those of the search, whose GAN

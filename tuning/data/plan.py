@@ -11,8 +11,9 @@ from tuning.config.distributions import LISTED, plain
 from tuning.config.errors import UserError, cast, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
-from tuning.config.space import Space, brought_along, flatten, load
+from tuning.config.space import POINTS, Space, brought_along, flatten, load
 from tuning.data.text import text_variants
+from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
 from tuning.datasets.settings import FEW_CLIPS, FeatureSettings
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
@@ -21,7 +22,7 @@ from tuning.models.encoder_shapes import check_speech_encoder
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
 
-ENABLED, POINTS = "augment.enabled", "search.points_to_evaluate"
+ENABLED = "augment.enabled"
 
 # Planned configurations that are checked before the search; further ones are checked when their trials begin.
 MAX_CHECKED_POINTS = 500
@@ -292,7 +293,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
-        if not config.data.corpus.startswith("demo"):  # which are made below data.prepared
+        if not is_demo(config.data.corpus):  # which is made below data.prepared
             raise
         why = error.strerror or error
         raise UserError(f"data.prepared: expected a folder to write in, got '{config.data.prepared}' ({why})") from None

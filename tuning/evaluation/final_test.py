@@ -34,7 +34,7 @@ from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_progress,
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
-from tuning.search.compute import assigned_device, assigned_share, compute, splits_batches
+from tuning.search.compute import assigned_to_task, compute
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import start_ray
 from tuning.search.shared_places import check_places
@@ -232,7 +232,7 @@ def _train_member(
     place: Path, number: int, config: Config, course: Course, known: DataModule, seed: int | None = None
 ) -> TestedModel:
     """Train a model, save it, and test the saved one. Another `seed` changes the weights, not the data."""
-    source = known.final_source(config, when_needed(config))
+    source = known.final_source(config)
     if seed is not None:
         config = config.model_copy(update={"seed": seed})
     count = len(source.split.train)
@@ -253,9 +253,8 @@ def train_and_test(
 
     `encoder` is the absolute location of its pretrained encoder; empty if it has none.
     """
-    data, share = source.open(), assigned_share()
-    device = assigned_device(share)
-    trainer = retrain(located(config, encoder), data, course, device, splits_batches(device, share))
+    data = source.open()
+    trainer = retrain(located(config, encoder), data, course, *assigned_to_task())
     loader: Any = trainer.data
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)

@@ -19,7 +19,6 @@ from tuning.evaluation.significance import Decision, decide
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.recorded import config_of, loading_of
 from tuning.search.backend import choose_backend
-from tuning.search.lazy_start import when_needed
 from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.search.tuner import run_search
 from tuning.training.ranking import Mode
@@ -117,7 +116,7 @@ def replicate(
         if sum(record.is_final for record in own.records()) < count:
             print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
             start_ray(config)
-            data.prepare_banks(when_needed(config))
+            data.prepare_banks()
             shared, _ = data.share(loading_of(own) or loading_of(folder))
             if not own.exists:
                 own.create(space, {}, data.identity(), data.split)

@@ -12,6 +12,10 @@ from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
 from tuning.experiment.recorded import config_of, space_of
 from tuning.experiment.trial_spec import TrialSpec
+from tuning.search.compute import assigned_to_task, compute
+from tuning.search.resources import start_ray
+from tuning.search.shared_places import check_places
+from tuning.training.encoders import encoder_of
 
 if TYPE_CHECKING:
     from tuning.data.source import DataSource
@@ -69,10 +73,6 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     """
     # Imported after the command line was checked, so that errors come at once.
     from tuning.data.data_module import DataModule
-    from tuning.search.compute import compute
-    from tuning.search.resources import start_ray
-    from tuning.search.shared_places import check_places
-    from tuning.training.encoders import encoder_of
 
     space = space_of(folder)
     config = config_of(folder, record.number)
@@ -81,7 +81,7 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
     check_places(config, folder.remote or str(folder.path.parent))
     module = DataModule.of_search(folder, space, config)
     start_ray(config)
-    module.prepare(lambda done, total: None)
+    module.prepare()
     source, spec = module.source(config), TrialSpec(config.model_dump(mode="json"), encoder=encoder_of(config))
     unit = record.unit + ("s" if count > 1 else "")
     print(f"train     trial {record.number} again for {count} {unit}", flush=True)
@@ -90,7 +90,6 @@ def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dic
 
 def train_rows(spec: TrialSpec, source: DataSource, count: int) -> list[dict[str, Any]]:
     """Train a trial in this process until it has reported `count` rows, at most to its end; return them."""
-    from tuning.search.compute import assigned_device, assigned_share, splits_batches
     from tuning.training.trial import train
 
     rows: list[dict[str, Any]] = []
@@ -100,10 +99,9 @@ def train_rows(spec: TrialSpec, source: DataSource, count: int) -> list[dict[str
         if len(rows) >= count:
             raise _Enough
 
-    share = assigned_share()
-    device = assigned_device(share)
+    device, splits = assigned_to_task()
     with contextlib.suppress(_Enough):
-        train(spec, source.open(), report, device=device, splits=splits_batches(device, share))
+        train(spec, source.open(), report, device=device, splits=splits)
     return rows
 
 

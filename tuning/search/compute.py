@@ -75,6 +75,13 @@ def assigned_share() -> float:
     return float(ray.get_runtime_context().get_assigned_resources().get("GPU", 0.0))
 
 
+def assigned_to_task() -> tuple[torch.device, bool]:
+    """The device of this task, and whether a batch that does not fit into its memory is trained in parts."""
+    share = assigned_share()
+    device = assigned_device(share)
+    return device, splits_batches(device, share)
+
+
 def assigned_device(share: float) -> torch.device:
     """The device that Ray has assigned to this process: its GPU, of whose memory it may take `share`, else the CPU."""
     import ray

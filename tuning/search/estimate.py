@@ -280,7 +280,7 @@ def _prepare(plan: Plan, corpus: Corpus, split: Split, scratch: str, cpus: int) 
         train, val = shuffled[0][:count], shuffled[1][: count // 3]
         part = replace(split, train=train, val=val, test=[], folds={})
         module, began = DataModule(space, replace(corpus, clips=[*train, *val]), part), time.perf_counter()
-        module.prepare(lambda done, total: None)
+        module.prepare()
         return time.perf_counter() - began, module
 
     cold, module = timed(FEW)
