@@ -16,6 +16,7 @@ from ray.cluster_utils import Cluster
 from tuning.data.plan import make_plan
 from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.experiment.directory import SearchFolder, read_progress
+from tuning.experiment.faults import whole_or_absent
 from tuning.search.resources import ENVIRONMENT, Resources
 from tuning.search.tuner import run_search
 
@@ -41,7 +42,8 @@ def slowly(spec, data):
             stream.write(f"{epoch + 1} {node}\n")
         time.sleep(0.5)  # stands for work
         epoch += 1
-        last.write_text(str(epoch))
+        with whole_or_absent(last) as partial:  # as a checkpoint: the process may be killed while it writes
+            partial.write_text(str(epoch))
 
 
 def kill_busy_node(cluster, nodes, folder, killed):

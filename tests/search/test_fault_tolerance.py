@@ -13,6 +13,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 from tests.search.test_tuner import begin, study_of
 from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.experiment.directory import read_progress
+from tuning.experiment.faults import whole_or_absent
 from tuning.search.fault_tolerance import Failures
 from tuning.search.resources import Resources
 from tuning.search.tuner import run_search
@@ -50,7 +51,8 @@ def counting(spec, data):
         epoch += 1
         with (folder / "trained").open("a") as stream:
             stream.write(f"{epoch}\n")
-        last.write_text(str(epoch))
+        with whole_or_absent(last) as partial:  # as a checkpoint: the process may be killed while it writes
+            partial.write_text(str(epoch))
 
 
 def fail(how):
