@@ -11,7 +11,7 @@ from tests.helpers.command import SMALL_SEARCH, run
 from tuning import api
 from tuning.cli import finalize as finalize_command
 from tuning.cli import predict as predict_command
-from tuning.config.space import parse_overrides
+from tuning.config.loader import parse_overrides
 
 
 @pytest.fixture(scope="module")

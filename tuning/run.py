@@ -10,7 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, run_command
-from tuning.config import space
+from tuning.config import loader
 from tuning.config.help import help_text
 
 
@@ -33,7 +33,7 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(options: Namespace) -> int:
-    loaded = space.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
+    loaded = loader.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
     from tuning import api
     from tuning.data.plan import plan_of
 

@@ -9,8 +9,8 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
 from benchmarks import ablation, bare, baselines, folds, recurrent
+from tuning.config.loader import load
 from tuning.config.schema import Config
-from tuning.config.space import load
 from tuning.datasets.corpus import Clip
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.settings import Segment

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tuning.config.space import known_spaces
+from tuning.config.loader import known_spaces
 from tuning.data.plan import make_plan, planned_points
 
 FOLDER = Path(__file__).parents[1] / "golden" / "spaces"

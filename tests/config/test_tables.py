@@ -8,9 +8,9 @@ from typing import get_args
 import pytest
 
 from tuning.cli.app import COMMANDS
+from tuning.config.loader import known_spaces, load
 from tuning.config.own_functions import GIVEN
 from tuning.config.schema import SECTIONS, import_model, model_settings
-from tuning.config.space import known_spaces, load
 from tuning.datasets import CORPORA
 from tuning.datasets.features.waveform_effects import EFFECTS
 from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Only

@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.command import run
 from tests.helpers.recordings import RATE, encode, tone
 from tuning.config.errors import UserError
-from tuning.config.space import read_recorded
+from tuning.config.loader import read_recorded
 from tuning.data.keys import searched_combinations
 from tuning.data.plan import make_plan, print_augmentation, with_augmentation
 from tuning.datasets.settings import AugmentSettings

@@ -3,7 +3,7 @@
 import pytest
 
 from tuning.config.errors import UserError
-from tuning.config.space import load
+from tuning.config.loader import load
 from tuning.data.generated_clips import prepare_generated_clips
 from tuning.datasets.corpus import Clip
 from tuning.datasets.splits.split import Split

@@ -18,7 +18,7 @@ from tests.helpers.command import run
 from tests.helpers.folds import arguments_of, corpus_arguments, write_corpus
 from tuning.cli import finalize, reproduce
 from tuning.config.errors import UserError
-from tuning.config.space import load
+from tuning.config.loader import load
 from tuning.data.data_module import DataModule
 from tuning.data.plan import make_plan, read_corpus
 from tuning.datasets.corpus import Clip, Corpus

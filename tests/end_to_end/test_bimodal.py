@@ -16,8 +16,8 @@ from tests.helpers.ranking import ranking
 from tests.helpers.tiny_bert import write_encoder
 from tuning.cli.predict import main as predict
 from tuning.config.errors import UserError
+from tuning.config.loader import load
 from tuning.config.schema import parse_config
-from tuning.config.space import load
 from tuning.data import text as text_stage
 from tuning.data.plan import make_plan, read_corpus
 from tuning.data.text import encode_text, prepare_texts

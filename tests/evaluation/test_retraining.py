@@ -216,7 +216,7 @@ FOLD_STEPS = {5: 1, 52: 4, 53: 4}
 
 def test_a_populations_trial_is_retrained_at_rates_of_its_best_epochs_learning_rate(tmp_path):
     """The trial had 0.08 and took 0.002 over after the second epoch; the plateau lowered both times by half."""
-    from tuning.config.space import load
+    from tuning.config.loader import load
 
     _, space, _ = load(["data.corpus=demo", *PLATEAU, "optim.learning_rate={loguniform: [0.0001, 0.1]}", "name=s"])
     rows = [

@@ -14,8 +14,8 @@ from tests.helpers.recordings import tone
 from tuning import api
 from tuning.cli.app import main
 from tuning.config.errors import UserError
+from tuning.config.loader import load
 from tuning.config.schema import nested, parse_config
-from tuning.config.space import load
 from tuning.datasets.features.spectral import extract
 from tuning.datasets.loaders.in_memory import ResidentData
 from tuning.datasets.store.reader import Part

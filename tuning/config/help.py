@@ -9,8 +9,8 @@ from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import KINDS, plain
 from tuning.config.errors import expectation
+from tuning.config.loader import known_spaces
 from tuning.config.schema import PLACES, SEARCHABLE, SECTIONS, Config, RunSettings, default_places
-from tuning.config.space import known_spaces
 from tuning.datasets.settings import Only
 
 USAGE = """\

@@ -14,8 +14,9 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from tuning.config.help import takes
+from tuning.config.loader import POINTS, flatten, known_spaces, load, parse_overrides
 from tuning.config.schema import SECTIONS, flattened, without_effect
-from tuning.config.space import POINTS, Space, brought_along, flatten, known_spaces, load, parse_overrides
+from tuning.config.space import Space, brought_along
 from tuning.models import MODELS
 
 # Corpora whose clips have classes and no numbers.

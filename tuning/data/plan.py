@@ -9,9 +9,10 @@ from typing import Any
 
 from tuning.config.distributions import LISTED, plain
 from tuning.config.errors import UserError, cast, nearest
+from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
-from tuning.config.space import POINTS, Space, brought_along, flatten, load
+from tuning.config.space import Space, brought_along
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
@@ -72,7 +73,7 @@ def make_plan(arguments: list[str]) -> Plan:
 
 
 def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: str = "") -> Plan:
-    """Check that what `tuning.config.space.load` has read fits together.
+    """Check that what `tuning.config.loader.load` has read fits together.
 
     `decided` says why `augment.enabled=auto` is on or off, once that is known.
 

@@ -28,8 +28,9 @@ import filelock
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
+from tuning.config.loader import read_recorded
 from tuning.config.schema import COSTS, identifying, nested, without_effect
-from tuning.config.space import Space, read_recorded
+from tuning.config.space import Space
 from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.features import library_versions as versions

@@ -6,8 +6,9 @@ import json
 from pathlib import Path
 
 from tuning.config.errors import UserError
+from tuning.config.loader import read_recorded
 from tuning.config.schema import Config, flattened, nested, parse_config
-from tuning.config.space import Space, read_recorded
+from tuning.config.space import Space
 from tuning.datasets.settings import Loading
 from tuning.experiment.directory import SearchFolder, read_record
 

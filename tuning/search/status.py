@@ -20,8 +20,8 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from tuning.config.errors import UserError
+from tuning.config.loader import read_recorded
 from tuning.config.schema import without_effect
-from tuning.config.space import read_recorded
 from tuning.data.plan import planned_points
 from tuning.datasets import storage
 from tuning.experiment import locking
