@@ -313,3 +313,78 @@ def test_a_range_in_a_point_is_one_of_the_listed_ranges():
     assert planned_points(plan.space, plan.config)[0]["augment.stretch_range"] == (0.9, 1.1)
     with pytest.raises(UserError, match=r"point 1: augment\.stretch_range: expected a value of choice"):
         make_plan(["augment.stretch_prob=0.5", listed, point.replace("0.9", "0.7")])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("# Größe\nseed: 1\n".encode("latin-1"), "expected text in UTF-8, got byte 0xf6 in line 1"),
+        ("seed: 1\n".encode("utf-16"), "expected text in UTF-8, got UTF-16; save it as UTF-8"),
+        (b"PK\x03\x04\x00\x00\xff\xfe", "expected text in UTF-8, got byte 0xff in line 1"),
+        (b"seed: 1\x00\n", "expected YAML in"),
+        (b"seed: !!binary aGVsbG8=\n", "got: line 1: expected plain values, got the tag !!binary"),
+        (b"data:\n  root: !!set {a, b}\n", "got: line 2: expected plain values, got the tag !!set"),
+        (b"seed: !!python/object/apply:os.getcwd []\n", "expected plain values, got the tag !!python/object/apply"),
+        (b"seed: 1\nseed: 2\n", "got: line 2: expected 'seed' once, got it twice"),
+        (b"seed: &a [*a]\n", "expected YAML in"),
+        (b"a: &a [1,1,1,1,1,1,1,1,1]\n" + b"".join(
+            b"%c: &%c [%s]\n" % (98 + n, 98 + n, b",".join([b"*%c" % (97 + n)] * 9)) for n in range(9)
+        ), "expected at most 100,000 values"),
+    ],
+)  # fmt: skip
+def test_a_space_file_that_is_no_plain_yaml_in_utf_8_is_refused(tmp_path, content, message):
+    (tmp_path / "own.yaml").write_bytes(content)
+    with pytest.raises(UserError) as caught:
+        make_plan([f"space={tmp_path}/own.yaml"])
+    assert str(caught.value).startswith("space: expected ") and message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("training.epochs=1:30", "training.epochs: expected integer at least 1, got 1:30"),
+        ("optim.learning_rate=0:0.5", "optim.learning_rate: expected number above 0, got 0:0.5"),
+        ("search.time_budget_minutes=1:30:00", "expected number or null above 0, got 1:30:00"),
+        ("training.keep=no", "training.keep: expected one of best, last, got no"),
+        ("training.epochs=0b11", "training.epochs: expected integer at least 1, got 0b11"),
+        ("seed=!!binary aGVsbG8=", "seed: expected a value in YAML, got '!!binary aGVsbG8=' (line 1: expected plain"),
+        ("seed=1\nsearch: 2", "seed: expected one value, got several lines"),
+        (f"training.epochs={'9' * 300}", "training.epochs: expected a whole number of at most 63 bits, got 9999"),
+        (f"training.epochs={'9' * 5000}", "training.epochs: expected integer at least 1, got 9999"),
+        (f"model.lstm_dropout={{uniform: [0, {'9' * 400}]}}", "model.lstm_dropout: uniform: expected "),
+        (f"training.batch_size={{int: [1, {'9' * 400}]}}", "training.batch_size: int: expected "),
+        (f"training.batch_size={{choice: [1, {'9' * 400}]}}", "training.batch_size: choice: expected a whole number"),
+        (f"data.root={'x' * 5000}", "data.root: expected text of at most 4,096 characters, got xxxx"),
+        ('data.root="a\\0b"', "data.root: expected text without control characters, got"),
+        (f"name={'x' * 300}", "name: expected text"),
+        (f"space={'x/' * 2500}own.yaml", "space: expected text of at most 4,096 characters"),
+        (f"space={'x' * 300}/own.yaml", "space: expected the path of a YAML file, got 'xxx"),
+        ("model.name=..:x", "model.name: expected a class as package.module:name, got '..:x'"),
+        ("model.name=os.:x", "model.name: expected a class as package.module:name, got 'os.:x'"),
+        ("data.corpus=..x:load", "data.corpus: expected a function as package.module:name, got '..x:load'"),
+        ("data.corpus=a/b:load", "data.corpus: expected a function as package.module:name, got 'a/b:load'"),
+        ("data.corpus={choice: [deam, demo]}", "data.corpus: expected a plain value"),
+        ("data.corpus=radvess", "data.corpus: expected one of"),
+        ("loss.name=a-b:c", "loss.name: expected a function as package.module:name, got 'a-b:c'"),
+    ],
+)
+def test_what_yaml_would_read_otherwise_or_nothing_can_hold_is_refused(argument, message):
+    with pytest.raises(UserError) as caught:
+        loader.load([argument])
+    assert message in str(caught.value) and len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    ("argument", "path", "value"),
+    [
+        ("optim.nesterov=off", "optim.nesterov", False),
+        ("augment.enabled=yes", "augment.enabled", True),
+        ("training.epochs=010", "training.epochs", 10),
+        ("training.epochs=1_000", "training.epochs", 1000),
+        ("optim.learning_rate=1e-3", "optim.learning_rate", 0.001),
+        ("optim.learning_rate=.5", "optim.learning_rate", 0.5),
+        ("training.patience=~", "training.patience", None),
+    ],
+)
+def test_numbers_and_switches_are_read_as_they_are_meant(argument, path, value):
+    assert loader.load([argument, *(["optim.name=sgd"] if "nesterov" in path else [])])[1].settings[path] == value

@@ -114,7 +114,7 @@ def _check_range(kind: str, values: list[Any]) -> None:
         raise ValueError(f"{kind}: expected {wanted} [low, high], got {plain(values)}")
     try:
         low, high = (float(value) for value in values)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{kind}: expected {wanted} [low, high], got {plain(values)}") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
         raise ValueError(f"{kind}: expected low below high, got {plain(values)}")

@@ -3,6 +3,7 @@
 import difflib
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -10,6 +11,12 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import plain
+
+# Of a value that is wrong, so many characters are shown.
+MOST_SHOWN = 200
+
+# No path is longer on Linux, and no whole number that a setting takes has more bits.
+MOST_CHARACTERS, MOST_BITS = 4096, 63
 
 
 class UserError(ValueError):
@@ -23,6 +30,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"; did you mean '{close[0]}'?"
     return f"; known: {', '.join(known)}" if known else ""
+
+
+def shown(value: Any) -> str:
+    """What came, on one line and no longer than a line is read."""
+    text = plain(value)
+    return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}... ({len(text):,} characters)"
 
 
 def unknown_setting(path: str, known: Iterable[str]) -> str:
@@ -52,6 +65,8 @@ def type_name(annotation: Any) -> str:
     if origin is Literal:
         return "one of " + ", ".join(str(arg) for arg in args)
     if origin in (Union, types.UnionType):
+        if bool in args and (words := [word for arg in args if get_origin(arg) is Literal for word in get_args(arg)]):
+            return f"true, false or {', '.join(words)}"
         return " or ".join("null" if arg is type(None) else type_name(arg) for arg in args)
     if origin is list:
         inner = args[0] if args else Any
@@ -71,6 +86,7 @@ def expectation(field: FieldInfo) -> str:
         "lt": "below",
         "le": "at most",
         "min_length": "of length at least",
+        "max_length": "of length at most",
     }
     bounds = [
         f"{word} {getattr(limit, name):g}"
@@ -95,15 +111,31 @@ def cast(path: str, value: Any, field: FieldInfo) -> Any:
     )
     try:
         # Python's True is an integer, but not a user's.
-        if isinstance(value, bool) and "true or false" not in type_name(field.annotation):
+        if isinstance(value, bool) and bool not in (field.annotation, *get_args(field.annotation)):
             raise TypeError
-        return adapter.validate_python(value)
-    except (ValidationError, TypeError):
+        found = adapter.validate_python(value)
+    except (ValidationError, TypeError, OverflowError):
         hint = ""
         options = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
         if isinstance(value, str) and options:
             hint = nearest(value, options) if difflib.get_close_matches(value, options, n=1, cutoff=0.5) else ""
-        raise UserError(f"{path}: expected {expectation(field)}, got {plain(value)}{hint}") from None
+        raise UserError(f"{path}: expected {expectation(field)}, got {shown(value)}{hint}") from None
+    if limit := _beyond(found):
+        raise UserError(f"{path}: expected {limit}, got {shown(value)}")
+    return found
+
+
+def _beyond(value: Any) -> str:
+    """What is expected of a value that no path or number of this machine can be; empty if it is usable."""
+    if isinstance(value, str):
+        if len(value) > MOST_CHARACTERS:
+            return f"text of at most {MOST_CHARACTERS:,} characters"
+        control = any(unicodedata.category(letter) == "Cc" and letter not in "\n\t" for letter in value)
+        return "text without control characters" if control else ""
+    if isinstance(value, int):
+        return f"a whole number of at most {MOST_BITS} bits" if value.bit_length() > MOST_BITS else ""
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+    return next((limit for part in parts if (limit := _beyond(part))), "")
 
 
 def validation_message(error: ValidationError) -> str:

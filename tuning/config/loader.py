@@ -1,6 +1,8 @@
 """Read space files and `key=value` arguments into checked settings and distributions. Imports nothing heavy."""
 
+import codecs
 import importlib.resources
+import re
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +11,8 @@ from typing import Any, get_origin
 from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import KINDS, LISTED, Distribution, is_distribution, parse, plain
-from tuning.config.errors import UserError, cast, expectation, nearest, unknown_setting
+from tuning.config.errors import UserError, cast, expectation, nearest, shown, unknown_setting
+from tuning.config.own_functions import GIVEN
 from tuning.config.schema import (
     PREPARED,
     SEARCHABLE,
@@ -23,10 +26,14 @@ from tuning.config.schema import (
 )
 from tuning.config.space import Space, brought_along, refers
 from tuning.config.yaml_text import read_yaml, text_settings
-from tuning.datasets import is_demo
+from tuning.datasets import CORPORA, is_demo
+from tuning.datasets.corpus import did_you_mean
 
 # Known-good points, which a space file writes for its own distributions.
 POINTS = "search.points_to_evaluate"
+
+# The dotted path of a user's own class or function.
+_DOTTED = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 
 
 def known_spaces() -> list[str]:
@@ -42,10 +49,7 @@ def read_space_file(space: str) -> dict[str, Any]:
         UserError: no such file, or no YAML mapping.
     """
     if space.endswith((".yaml", ".yml")) or "/" in space:
-        file = Path(space)
-        if not file.is_file():
-            raise UserError(f"space: expected the path of a YAML file, got '{space}' (no such file)")
-        text = file.read_text(encoding="utf-8")
+        text = _text_of(space)
     else:
         known = known_spaces()
         if space not in known:
@@ -54,10 +58,37 @@ def read_space_file(space: str) -> dict[str, Any]:
     try:
         tree = read_yaml(text, text_settings())
     except Exception as error:  # OmegaConf passes the YAML parser's own errors on
-        raise UserError(f"space: expected YAML in '{space}', got: {' '.join(str(error).split())}") from None
+        raise UserError(f"space: expected YAML in '{space}', got: {_one_line(error)}") from None
     if not isinstance(tree, dict):
         raise UserError(f"space: expected sections with settings in '{space}', got {plain(tree)}")
     return tree
+
+
+def _text_of(path: str) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        UserError: no such file, or one that is no text in UTF-8.
+    """
+    file, why = Path(path), "no such file"
+    try:
+        content = file.read_bytes() if file.is_file() else None
+    except OSError as error:
+        content, why = None, error.strerror or str(error)
+    if content is None:
+        raise UserError(f"space: expected the path of a YAML file, got '{shown(path)}' ({why})")
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = content[: error.start].count(b"\n") + 1
+        found = f"byte 0x{content[error.start]:02x} in line {line}"
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            found = "UTF-16"
+        raise UserError(f"space: expected text in UTF-8, got {found}; save it as UTF-8: '{path}'") from None
+
+
+def _one_line(error: Exception) -> str:
+    return shown(" ".join(str(error).split()))
 
 
 def read_preset(preset: str | None, fields: dict[str, FieldInfo]) -> dict[str, Any]:
@@ -92,10 +123,12 @@ def parse_overrides(arguments: list[str]) -> dict[str, Any]:
         if key in overrides:
             raise UserError(f"{key}: expected once, got twice")
         try:
-            overrides[key] = read_yaml(f"value: {text}", ["value"] if key in text_settings() else [])["value"]
+            found = read_yaml(f"value: {text}", ["value"] if key in text_settings() else [])
         except Exception as error:  # OmegaConf passes the YAML parser's own errors on
-            reason = " ".join(str(error).split())
-            raise UserError(f"{key}: expected a value in YAML, got '{text}' ({reason})") from None
+            raise UserError(f"{key}: expected a value in YAML, got '{shown(text)}' ({_one_line(error)})") from None
+        if len(found) > 1:
+            raise UserError(f"{key}: expected one value, got several lines: {shown(text)}")
+        overrides[key] = found["value"]
     return overrides
 
 
@@ -157,7 +190,7 @@ def parse_at(path: str, value: dict[str, Any]) -> Distribution:
 
 def _no_distribution(path: str, value: dict[str, Any], fields: dict[str, FieldInfo]) -> str:
     wanted = f"{path}: expected {expectation(fields[path])}, or one of {', '.join(KINDS)} over such values"
-    return f"{wanted}, got {plain(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
+    return f"{wanted}, got {shown(value)}{nearest(next(iter(value), ''), KINDS) if value else ''}"
 
 
 _PLAIN = f"expected a plain value (searched may be {', '.join(SEARCHABLE)})"
@@ -205,12 +238,32 @@ def fields_of(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, FieldInf
     """
     sections = {key: value for key, value in tree.items() if isinstance(value, dict) or key not in SECTIONS}
     named = flattened(sections) | given
-    if not isinstance(model := named.get("model.name", "crnn"), str):
-        raise UserError(f"model.name: expected a plain value, got {plain(model)}")
+    for setting in ("model.name", "data.corpus", *GIVEN):
+        _check_name(setting, named.get(setting))
     try:
         return known_fields(Parts.of(named))
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+def _check_name(setting: str, name: Any) -> None:
+    """Check the form of a setting that may name a user's own class or function, before anything is imported.
+
+    Raises:
+        UserError: a distribution where one value serves all trials, or a dotted path of another form.
+    """
+    if not isinstance(name, str):
+        if name is not None and setting in ("model.name", "data.corpus"):
+            raise UserError(f"{setting}: expected a plain value, got {shown(name)}")
+    elif ":" in name and not _DOTTED.fullmatch(name):
+        kind = "class" if setting == "model.name" else "function"
+        raise UserError(f"{setting}: expected a {kind} as package.module:name, got '{shown(name)}'")
+
+
+def _check_corpus(name: str) -> None:
+    if ":" not in name and name not in CORPORA:
+        known = f"one of {', '.join(sorted(CORPORA))} or a dotted path 'package.module:function'"
+        raise UserError(f"data.corpus: expected {known}, got '{shown(name)}'{did_you_mean(name, CORPORA)}")
 
 
 def read_recorded(file: Path) -> Space:
@@ -283,6 +336,7 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
         raise UserError("\n".join(unknown))
     from_file = flatten(tree, fields)
     named = {"data.corpus": "demo", "model.name": "crnn"} | from_file | given
+    _check_corpus(str(named["data.corpus"]))
     brought = brought_along(str(named["data.corpus"]), str(named["model.name"]), fields)
     if "augment.synthetic_share" not in from_file | given:  # then no GAN is trained
         brought = {path: value for path, value in brought.items() if not path.startswith("gan.")}

@@ -373,7 +373,10 @@ class RunSettings(Settings):
         "underfitting",
     )
     name: str | None = Field(
-        None, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", description="the search's name (default: the space's)"
+        None,
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$",
+        max_length=150,  # a file's name has at most 255 bytes, and an archived search a longer one
+        description="the search's name (default: the space's)",
     )
     storage: str = Field("results", description="folder or URI (s3://, gs://) of the searches, each under its name")
     fresh: bool = Field(False, description="archive an earlier search of this name and begin anew")
