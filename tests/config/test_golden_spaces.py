@@ -18,7 +18,8 @@ def test_a_space_resolves_as_before(name):
     # pretrained one of images is not at hand.
     corpus = {"bimodal": "demo_bimodal", "vit": "demo"}.get(name.split("_")[0], "manifest")
     plan = make_plan([f"space={name}", f"data.corpus={corpus}"])
-    resolved = {"total": plan.total, "space": plan.space.written(), "points": planned_points(plan.space, plan.config)}
+    points = list(planned_points(plan.space, plan.config))
+    resolved = {"total": plan.total, "space": plan.space.written(), "points": points}
     file = FOLDER / f"{name}.json"
     if os.environ.get("UPDATE_GOLDEN"):
         file.parent.mkdir(parents=True, exist_ok=True)

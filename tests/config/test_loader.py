@@ -301,7 +301,7 @@ def test_a_preset_that_is_not_there_or_does_not_fit():
 def test_a_point_of_the_whole_crnn_space_gives_way_to_another_optimiser():
     """The documented point is Adam's and has no momentum; the user wrote no point."""
     plan = make_plan(["space=crnn_full", "optim.name=sgd"])
-    assert planned_points(plan.space, plan.config) == []
+    assert list(planned_points(plan.space, plan.config)) == []
     assert planned_points((adam := make_plan(["space=crnn_full"])).space, adam.config)[0]["optim.name"] == "adam"
 
 

@@ -2,14 +2,17 @@
 
 import itertools
 import math
+from dataclasses import replace
 from operator import attrgetter
 from pathlib import Path
 
 import pytest
 
 from tuning.config import loader
+from tuning.config.distributions import fraction
 from tuning.config.errors import UserError
 from tuning.config.schema import flattened
+from tuning.config.space import point_key
 from tuning.data.keys import (
     bank_cost,
     data_key,
@@ -18,7 +21,7 @@ from tuning.data.keys import (
     searched_combinations,
     searched_effects,
 )
-from tuning.data.plan import make_plan, planned_points
+from tuning.data.plan import MAX_CHECKED_POINTS, make_plan, planned_points
 from tuning.data.text import text_key, text_variants
 from tuning.datasets.settings import WAVE_EFFECTS
 
@@ -90,7 +93,7 @@ def test_a_condition_may_name_a_setting_that_refers_to_a_searched_one():
         "optim.decay_steps=${training.batch_size}",
         "training.batch_size={grid: [16, 32]}",
     )
-    points = space.grid()
+    points = list(space.grid())
     assert len(points) == 24 * (2 + 1)
     assert all(("optim.momentum" in point) == (point["training.batch_size"] == 16) for point in points)
     configs = list(space.variants(("optim.momentum",)))
@@ -186,7 +189,7 @@ def test_conditional_settings_in_grid_and_samples():
         "optim.name={grid: [adam, sgd]}",
         "optim.momentum={grid: [0.8, 0.9], when: {optim.name: sgd}}",
     )
-    points = space.grid()
+    points = list(space.grid())
     assert len(points) == 24 * (1 + 2)
     assert all(("optim.momentum" in point) == (point["optim.name"] == "sgd") for point in points)
     assert len({str(point) for point in points}) == len(points)
@@ -215,6 +218,86 @@ def test_samples_are_seeded_extendable_and_never_twice():
     finite = load("space=crnn_grid", "search.algorithm=random", "search.num_trials=100")
     points = list(finite.samples(42))
     assert len(points) == 24 and len({str(point) for point in points}) == 24
+
+
+def test_a_finite_space_is_used_up_to_its_last_point():
+    """Of 24 points the last few would be drawn by chance only."""
+    many = load("space=crnn_grid", "search.algorithm=random", "training.batch_size={choice: [8, 9, 10, 11, 12]}")
+    for seed in range(3):
+        points = list(many.samples(seed))
+        assert len(points) == many.size() == 120 and len({str(point) for point in points}) == 120
+
+
+def test_a_hundred_thousand_trials_are_planned_without_drawing_them(monkeypatch):
+    drawn = []
+    monkeypatch.setattr("tuning.config.space.fraction", lambda *given: drawn.append(given) or fraction(*given))
+    plan = make_plan(["search.num_trials=100000"])
+    assert plan.total == 100_000
+    assert len(drawn) <= MAX_CHECKED_POINTS * len(plan.space.distributions)  # those that are checked
+    points = planned_points(plan.space, plan.config)
+    drawn.clear()
+    assert len(points) == 100_000 and not drawn
+    assert points[2] == list(itertools.islice(plan.space.samples(plan.config.seed), 3))[2]
+    assert points[0:3] == [points[0], points[1], points[2]]
+
+
+def test_the_number_of_comparisons_grows_with_the_number_of_trials(monkeypatch):
+    """Each trial is compared with those before by one look into a table, not with each of them."""
+    calls = []
+    monkeypatch.setattr("tuning.config.space.point_key", lambda point: calls.append(point) or point_key(point))
+    assert len(list(itertools.islice(load().samples(1), 2000))) == 2000
+    assert len(calls) < 2100
+
+
+SIX_OF_59 = [
+    f"{path}={{grid: {values}}}"
+    for path, values in {
+        "model.lstm_dropout": [n / 100 for n in range(59)],
+        "model.conv_dropout": [[n / 100, 0.1] for n in range(59)],
+        "model.dense_l2": [n / 1000 for n in range(59)],
+        "optim.learning_rate": [(n + 1) / 1000 for n in range(59)],
+        "training.batch_size": [*range(1, 60)],
+        "loss.delta": [n + 1 for n in range(59)],
+    }.items()
+]
+
+
+def test_a_grid_is_counted_without_being_made_and_refused_with_its_number():
+    arguments = ["space=crnn_grid", "loss.name=huber", "search.metric=val_rmse", "model.lstm_units=[8, 4]", *SIX_OF_59]
+    with pytest.raises(UserError, match="more than 100,000 trials, got a grid of 42,180,533,641; random and optuna"):
+        make_plan(arguments)
+    space = load(*arguments)
+    assert space.size() == 59**6 and next(space.grid())["training.batch_size"] == 1
+    drawn = make_plan([*arguments, "search.algorithm=random", "search.num_trials=3"])
+    assert drawn.total == 3 and len(list(planned_points(drawn.space, drawn.config))) == 3
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["optim.name={grid: [adam, sgd]}", "optim.momentum={grid: [0, 0.9], when: {optim.name: sgd}}"],
+        [
+            "model.kernel_size={choice: [3, 5, 7]}",
+            "model.dense_l2={choice: [0.1, 0.2], when: {model.kernel_size: [3, 5]}}",
+            "training.epochs={int: [3, 6], when: {model.dense_l2: 0.1}}",
+        ],
+    ],
+)  # fmt: skip
+def test_a_grid_is_counted_as_it_is_made(arguments):
+    whole = load(*arguments)
+    finite = {path: d for path, d in whole.distributions.items() if d.size < math.inf}
+    space = replace(whole, distributions=finite)
+    points = list(space.grid())
+    assert space.size() == len(points) == len({str(point) for point in points})
+    assert (whole.size() == math.inf) == (len(finite) < len(whole.distributions))
+
+
+def test_what_is_prepared_for_every_combination_is_bounded():
+    searched = {"features.num_mfcc": [*range(10, 40)], "features.hop_samples": [*range(400, 440)]}
+    arguments = [f"{path}={{choice: {values}}}" for path, values in searched.items()]
+    message = r"features.num_mfcc, features.hop_samples: expected at most 1,000 combinations .* got 1,200"
+    with pytest.raises(UserError, match=message):
+        make_plan(arguments)
 
 
 def test_integer_ranges_include_both_ends_in_equal_shares():

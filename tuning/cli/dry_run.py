@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from tuning.search.estimate import Estimate
 
 
+MOST_LISTED = 1000  # trials
+
+
 def preview(plan: Plan) -> None:
     """Print what the search would run. Runs nothing, or with `probe=true` a few steps.
 
@@ -72,8 +75,10 @@ def preview(plan: Plan) -> None:
     points = planned_points(plan.space, config)
     if points:
         print("trials" if len(points) == plan.total else "tried first")
-    for number, point in enumerate(points, start=1):
+    for number, point in enumerate(points[:MOST_LISTED], start=1):
         print(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items()))
+    if len(points) > MOST_LISTED:
+        print(f"  and {len(points) - MOST_LISTED:,} more")
     if plan.run.probe:
         print_estimate(api.measure(plan))
 

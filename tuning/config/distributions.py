@@ -3,6 +3,7 @@
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,6 +49,18 @@ class Distribution:
         # logint: log-uniform over [low - 1/2, high + 1/2], rounded, so that both ends have their full share.
         edge_low, edge_high = math.log(low - 0.5), math.log(high + 0.5)
         return min(max(round(math.exp(edge_low + fraction * (edge_high - edge_low))), low), high)
+
+    @property
+    def size(self) -> float:
+        """Number of values; infinite for a range of fractions."""
+        if self.kind in LISTED:
+            return len(self.values)
+        return self.values[1] - self.values[0] + 1 if self.kind in ("int", "logint") else math.inf
+
+    def every(self) -> Sequence[Any]:
+        """Return all values, of a range of integers from low to high."""
+        assert self.size < math.inf, "a range of fractions has no list of values"
+        return self.values if self.kind in LISTED else range(self.values[0], self.values[1] + 1)
 
     def contains(self, value: Any) -> bool:
         """Say whether the value can be drawn."""

@@ -194,7 +194,9 @@ class SearchSettings(Settings):
     """Which trials are run, which are stopped early, and what ranks them."""
 
     algorithm: Literal["grid", "random", "optuna"] = Field("random", description="who proposes the trials")
-    num_trials: int | None = Field(None, ge=1, description="number of trials (random, optuna; a grid has its own)")
+    num_trials: int | None = Field(
+        None, ge=1, le=1_000_000, description="number of trials (random, optuna; a grid has its own)"
+    )
     metric: str = Field(
         "val_loss", description="what ranks the trials, by each trial's best epoch (split.inner_folds: mean over folds)"
     )

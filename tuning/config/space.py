@@ -1,8 +1,9 @@
 """A space: the settings and distributions of a search, its grid, its samples, its trials. Imports nothing heavy."""
 
 import itertools
+import math
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, TypeGuard
@@ -16,8 +17,12 @@ from tuning.config.schema import Config, Parts, flattened, known_fields, nested,
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
-# A trial that equals an earlier one is drawn again so many times before the space counts as used up.
+# A trial that equals an earlier one is drawn again so many times before one that is left is taken.
 MAX_REDRAWS = 200
+
+# What is prepared or checked for every combination of values takes no more of them: each is a millisecond, or hours.
+MOST_VARIANTS = 1000
+MOST_COUNTED = 100_000
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _WORD = re.compile(r"[\w.]+")
@@ -97,10 +102,16 @@ class Space:
         All other searched settings are at their first or lowest value.
 
         Raises:
-            UserError: as `config`.
+            UserError: as `config`; too many combinations to go through, or to prepare.
         """
         searched = {path for found in self.varied(prefixes).values() for path in found}
         listed = {path for path in searched if self.distributions[path].kind in LISTED}
+        if (count := self.size(listed)) > MOST_VARIANTS:
+            names = ", ".join(path for path in self.distributions if path in listed)
+            raise UserError(
+                f"{names}: expected at most {MOST_VARIANTS:,} combinations of values that are prepared or checked "
+                f"before a search, got {count:,}"
+            )
         return (self.config(point) for point in self.grid(listed))
 
     def _referred(self, path: str) -> list[str]:
@@ -182,22 +193,52 @@ class Space:
             waiting = [p for p in waiting if p not in ready]
         return ordered
 
-    def grid(self, varied: Collection[str] | None = None) -> list[dict[str, Any]]:
-        """Return the product of all values, conditional settings only where active; the first path varies slowest.
+    def grid(self, varied: Collection[str] | None = None) -> Iterator[dict[str, Any]]:
+        """Yield the product of all values, conditional settings only where active; the first path varies slowest.
 
         `varied`: the paths to vary, the others at their first or lowest value; default: all.
         """
-        points: list[dict[str, Any]] = [{}]
-        for path in self.in_order():
-            distribution = self.distributions[path]
-            values = distribution.values if varied is None or path in varied else (distribution.at(0.0),)
-            points = [
-                {**point, **({path: value} if active else {})}
-                for point in points
-                for active in [self.is_active(path, point)]
-                for value in (values if active else values[:1])
-            ]
-        return points
+        order = self.in_order()
+
+        def below(place: int, point: dict[str, Any]) -> Iterator[dict[str, Any]]:
+            if place == len(order):
+                yield point
+            elif not self.is_active(path := order[place], point):
+                yield from below(place + 1, point)
+            else:
+                for value in self._varied_values(path, varied):
+                    yield from below(place + 1, {**point, path: value})
+
+        return below(0, {})
+
+    def size(self, varied: Collection[str] | None = None) -> float:
+        """Return the number of points of `grid`, infinite where a range of fractions is active, without making them.
+
+        Where more than `MOST_COUNTED` combinations decide which conditions hold, conditional settings are not counted,
+        so that there are at least so many points.
+        """
+        order = self.in_order()
+        counts = {path: self.distributions[path].size if varied is None or path in varied else 1 for path in order}
+        conditions = {condition for path in order for condition in self.distributions[path].when}
+        deciding = {path for condition in conditions for path in self.dependencies(condition)}
+        if math.prod(counts[path] for path in deciding) > MOST_COUNTED:
+            return math.prod(counts[path] for path in order if not self.distributions[path].when)
+
+        def below(place: int, point: dict[str, Any]) -> float:
+            if place == len(order):
+                return 1
+            path = order[place]
+            if not self.is_active(path, point):
+                return below(place + 1, point)
+            if path not in deciding:
+                return counts[path] * below(place + 1, point)
+            return sum(below(place + 1, {**point, path: value}) for value in self._varied_values(path, varied))
+
+        return below(0, {})
+
+    def _varied_values(self, path: str, varied: Collection[str] | None) -> Sequence[Any]:
+        distribution = self.distributions[path]
+        return distribution.every() if varied is None or path in varied else (distribution.at(0.0),)
 
     def completed(self, given: dict[str, Any]) -> dict[str, Any]:
         """Return a trial with the given values of searched settings, and the others at their defaults.
@@ -221,23 +262,29 @@ class Space:
             seed: the same seed gives the same trials.
             first: the first trials.
         """
-        seen: list[dict[str, Any]] = []
+        seen: set[Hashable] = set()
         for point in first:
-            if point not in seen:
-                seen.append(point)
+            if (key := point_key(point)) not in seen:
+                seen.add(key)
                 yield point
-        order = self.in_order()
+        order, size = self.in_order(), self.size()
+        rest = self.grid() if size < math.inf else iter(())
         for number in itertools.count(len(first) + 1):
+            if len(seen) >= size:
+                return
             for attempt in range(MAX_REDRAWS):
                 point = {}
                 for path in order:
                     if self.is_active(path, point):
                         point[path] = self.distributions[path].at(fraction(seed, number, attempt, path))
-                if point not in seen:
+                if (key := point_key(point)) not in seen:
                     break
-            else:
-                return
-            seen.append(point)
+            else:  # few are left: the next one in order
+                left = next((point for point in rest if point_key(point) not in seen), None)
+                if left is None:
+                    return
+                point, key = left, point_key(left)
+            seen.add(key)
             yield point
 
     def written(self) -> dict[str, Any]:
@@ -274,6 +321,17 @@ class Space:
             return parse_config(nested(named))
         except ValidationError as error:
             raise UserError(validation_message(error)) from None
+
+
+def point_key(point: dict[str, Any]) -> Hashable:
+    """Return what is equal for equal trials, whatever the order of their settings."""
+    return _frozen(point)
+
+
+def _frozen(value: Any) -> Hashable:
+    if isinstance(value, dict):
+        return frozenset((name, _frozen(entry)) for name, entry in value.items())
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def refers(value: Any) -> TypeGuard[str]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 from tuning.config.distributions import LISTED, plain
 from tuning.config.errors import UserError, cast, nearest
 from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
-from tuning.config.space import Space, brought_along
+from tuning.config.space import Space, brought_along, point_key
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
@@ -27,6 +28,9 @@ ENABLED = "augment.enabled"
 
 # Planned configurations that are checked before the search; further ones are checked when their trials begin.
 MAX_CHECKED_POINTS = 500
+
+# A larger grid is a mistake: no search ends it.
+MOST_GRID_POINTS = 100_000
 
 # URI schemes of object stores that pyarrow opens; file:// is a local folder that is treated as one.
 SCHEMES = ("s3", "gs", "file")
@@ -103,7 +107,7 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
     check_encoders([*text_variants(space).values(), *image_variants(space)])
     mode = check_metric(space, config)
     points = planned_points(space, config)
-    for point in points[:MAX_CHECKED_POINTS]:
+    for point in itertools.islice(points, MAX_CHECKED_POINTS):
         space.config(point)
     total = config.search.num_trials if config.search.algorithm == "optuna" else len(points)
     assert total is not None
@@ -174,14 +178,38 @@ def print_augmentation(plan: Plan) -> None:
         print(f"note      {', '.join(plan.fixed)}: without effect, since augmentation is off")
 
 
-def planned_points(space: Space, config: Config) -> list[dict[str, Any]]:
+class Points(Sequence[dict[str, Any]]):
+    """Settings of trials that are known in advance, in order; each is drawn when it, or a later one, is asked for."""
+
+    def __init__(self, source: Iterator[dict[str, Any]], total: int) -> None:
+        self._source, self._total = source, total
+        self._drawn: list[dict[str, Any]] = []
+
+    def __len__(self) -> int:
+        return self._total
+
+    @overload
+    def __getitem__(self, place: int) -> dict[str, Any]: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
+
+    def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
+        needed = range(self._total)[place]
+        last = needed if isinstance(needed, int) else max(needed, default=-1)
+        self._drawn += itertools.islice(self._source, max(0, last + 1 - len(self._drawn)))
+        return self._drawn[place] if isinstance(place, int) else [self._drawn[number] for number in needed]
+
+
+def planned_points(space: Space, config: Config) -> Points:
     """Settings of the trials that are known in advance: all of a grid or random search, else the points tried first."""
     if config.search.algorithm == "grid":
-        return space.grid()
+        return Points(space.grid(), int(space.size()))
     first = _first_points(space, config)
+    most = config.search.num_trials or 0
     if config.search.algorithm == "optuna":
-        return first[: config.search.num_trials]
-    return list(itertools.islice(space.samples(config.seed, first), config.search.num_trials))
+        return Points(iter(first), min(len(first), most))
+    return Points(space.samples(config.seed, first), int(min(most, space.size())))
 
 
 def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
@@ -190,7 +218,7 @@ def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
     Raises:
         UserError: a point with a setting that is not searched or with a value, or default, that can't be drawn.
     """
-    points: list[dict[str, Any]] = []
+    points: dict[Hashable, dict[str, Any]] = {}
     for number, written in enumerate(config.search.points_to_evaluate, start=1):
         given, where = flatten(written, space.fields), f"search.points_to_evaluate: point {number}"
         for path in given:
@@ -203,9 +231,8 @@ def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
             if not space.distributions[path].contains(value):
                 got = plain(value) if path in given else f"none, and the default {plain(value)} is not in it"
                 raise UserError(f"{where}: {path}: expected a value of {space.distributions[path]}, got {got}")
-        if point not in points:
-            points.append(point)
-    return points
+        points.setdefault(point_key(point), point)
+    return list(points.values())
 
 
 def _check_storage(location: str) -> None:
@@ -228,6 +255,11 @@ def _check_search(space: Space, config: Config) -> None:
             raise UserError(f"search.num_trials: expected null for algorithm grid, whose size is fixed, got {given}")
         if search.points_to_evaluate:
             raise UserError("search.points_to_evaluate: expected none for algorithm grid, which tries all")
+        if (count := space.size()) > MOST_GRID_POINTS:
+            raise UserError(
+                f"search.algorithm: expected another than grid for more than {MOST_GRID_POINTS:,} trials, got a grid "
+                f"of {count:,}; random and optuna try search.num_trials of them"
+            )
     elif given is None:
         raise UserError(f"search.num_trials: expected integer at least 1 for algorithm {search.algorithm}, got null")
     if search.algorithm == "optuna" and not space.distributions:

@@ -140,7 +140,7 @@ def fewest_epochs(config: Config) -> int:
     return fewest if stop is None else min(fewest, stop)
 
 
-def likely_points(plan: Plan) -> list[dict[str, Any]]:
+def likely_points(plan: Plan) -> Sequence[dict[str, Any]]:
     """Values of every trial: those that are known, and random draws for those that Optuna will propose."""
     known = planned_points(plan.space, plan.config)
     if len(known) == plan.total:
