@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
@@ -25,11 +24,7 @@ PARSER = _Parser("python -m tuning.run [space=NAME] [setting=VALUE ...] [--dry-r
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
     words = sys.argv[1:] if words is None else words
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_command(PARSER, _run, words, resume=_command(words))
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_command(PARSER, _run, words, resume=_command(words))
 
 
 def _run(options: Namespace) -> int:

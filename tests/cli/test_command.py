@@ -1,5 +1,7 @@
 """How commands read their words: any order, three ways to write an option, refusals with the nearest name."""
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -90,6 +92,50 @@ def test_exit_codes(capsys):
     assert "No space left on device" in capsys.readouterr().err
     with pytest.raises(ZeroDivisionError):  # a bug keeps its traceback
         run_command(parser(), raising(ZeroDivisionError()), ["x"])
+
+
+def test_errors_show_escape_codes_and_names_that_are_no_utf_8(capsys):
+    name = b"\xe4\x1b[2J.wav".decode("utf-8", "surrogateescape")
+    assert run_command(parser(), raising(UserError(f"{name}: expected a recording")), ["x"]) == USER_ERROR
+    assert capsys.readouterr().err == "error: \\udce4\\x1b[2J.wav: expected a recording\n"
+
+
+@pytest.mark.parametrize("words", [["status"], ["report"], ["predict"], ["history"], ["finalize"], ["export"]])
+def test_a_path_that_no_file_system_takes_is_the_users_input(words, capsys, tmp_path):
+    for path in ("x" * 300, "y/" * 2500):
+        assert app.main([*words, path, *(["a.wav"] if words == ["predict"] else [])]) == USER_ERROR
+        said = capsys.readouterr().err
+        assert said.startswith("error: ") and "Traceback" not in said and len(said) < 11_000
+
+
+@pytest.mark.parametrize("command", [["tuning", "--help"], ["tuning.run", "--help"], ["tuning", "space"]])
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback(command):
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    process.stdout.close()  # as `| head` does once it has its lines
+    assert (process.stderr.read(), process.wait()) == ("", FAILED)
+    process.stderr.close()
+
+
+def test_sigterm_is_an_interrupt_while_a_command_works(capsys):
+    def work(options):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.getsignal(signal.SIGTERM)
+    assert run_command(parser(), work, ["x"], resume="tuning try") == INTERRUPTED
+    assert capsys.readouterr().err == "\ninterrupted; to resume: tuning try\n"
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_wrong_place_from_the_environment_names_its_variable(monkeypatch, capsys):
+    monkeypatch.setenv("TUNING_DATA", "/no/such/corpus")
+    monkeypatch.setenv("TUNING_STORAGE", "s3:/bucket")
+    error = UserError("data.root: expected a folder, got '/no/such/corpus'\nstorage: expected another, got 'mine'")
+    run_command(parser(), raising(error), ["x"])
+    data, storage = capsys.readouterr().err.splitlines()
+    assert data.endswith("got '/no/such/corpus' (set by the environment variable TUNING_DATA)")
+    assert storage == "storage: expected another, got 'mine'"
 
 
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):

@@ -28,3 +28,11 @@ def test_a_figure_without_room_is_cut_with_a_sign():
 def test_cells_of_wrapped_columns_lose_nothing():
     text = rendered(24, wrapped=[2])
     assert "".join(text.split()).count("…") == 0 and "-0.1172" in text and "-0.0007" in text
+
+
+def test_cells_are_text_and_neither_markup_nor_escape_codes():
+    cells = ["song [official video].mp3", "x[/y].ogg", ":heart:.wav", "a\x1b[31m.wav"]
+    stream = io.StringIO()
+    Console(file=stream, width=100).print(make_table(["[bold]file", "class"], [[cell, "[red]"] for cell in cells]))
+    text = stream.getvalue()
+    assert all(cell in text for cell in (*cells[:3], "a\\x1b[31m.wav", "[bold]file", "[red]")) and "\x1b" not in text

@@ -1,5 +1,8 @@
 """What a trial takes and how many fit."""
 
+import subprocess
+import sys
+
 import pytest
 
 from tuning.config.errors import UserError
@@ -46,3 +49,24 @@ def test_a_trial_that_can_not_fit_is_an_error(settings):
 def test_more_than_one_gpu_is_a_whole_number():
     with pytest.raises(ValueError, match=r"gpus_per_worker: expected a fraction up to 1 or a whole number, got 1\.5"):
         plan(2, 4, resources__gpus_per_worker=1.5)
+
+
+TERMINATED = """
+import os, signal, sys
+from tuning.config.schema import Config
+from tuning.search.resources import start_ray
+
+signal.signal(signal.SIGTERM, signal.default_int_handler)
+start_ray(Config())
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+    signal.pause()
+except KeyboardInterrupt:
+    sys.exit(130)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_is_an_interrupt_also_once_ray_runs():
+    done = subprocess.run([sys.executable, "-c", TERMINATED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "")

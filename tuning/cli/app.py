@@ -7,8 +7,9 @@ import os
 import sys
 from collections.abc import Sequence
 
-from tuning.cli.command import DONE, USER_ERROR
-from tuning.config.errors import nearest
+from tuning.cli.command import DONE, USER_ERROR, guarded
+from tuning.config.errors import nearest, shown
+from tuning.config.terminal import visible
 
 # Name -> the module with its `main`, and a line of help. A new command is one file and one line here.
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -30,15 +31,19 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; its exit code, 2 for an unknown name."""
     name, *rest = (sys.argv[1:] if words is None else words) or ["--help"]
     if name in ("--help", "-h"):
-        print(usage())
-        return DONE
+        return guarded(_print_usage)
     if name not in COMMANDS:
-        print(f"error: {name}: no such command{nearest(name, COMMANDS)}", file=sys.stderr)
+        print(f"error: {visible(shown(name))}: no such command{nearest(name, COMMANDS)}", file=sys.stderr)
         return USER_ERROR
     # A user's own modules are in the folder where he stands. Last, so that none takes the place of an installed one.
     sys.path.append(os.getcwd())
     command = importlib.import_module(COMMANDS[name][0])
     return int(command.main(rest))
+
+
+def _print_usage() -> int:
+    print(usage())
+    return DONE
 
 
 def usage() -> str:

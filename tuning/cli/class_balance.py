@@ -6,6 +6,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from tuning.cli.command import Parser, run_command
+from tuning.config.terminal import visible
 from tuning.data.balance import PARTS, Balance, read_balance
 from tuning.data.plan import make_plan
 from tuning.evaluation.table import make_console, make_table
@@ -29,14 +30,14 @@ def _print_balance(options: Namespace) -> None:
     corpus, split = balance.corpus, balance.split
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
-        print(f"          note: {note}")
+        print(f"          note: {visible(note)}")
     if not balance.is_classes:
         where = "the median" if balance.config.split.quadrants == "median" else "0"
         targets = " and ".join(balance.config.task.targets[:2])
         print(f"quadrants {targets}: above or below {where} (split.quadrants)")
     _print_table(balance)
     for hint in balance.hints:
-        print(f"hint      {hint}")
+        print(f"hint      {visible(hint)}")
 
 
 def _print_table(balance: Balance) -> None:
@@ -63,7 +64,5 @@ def _print_table(balance: Balance) -> None:
         totals += [str(len(clips)), "", str(num_groups or "")]
     make_console().print(make_table(headings, [*rows, totals], wrapped=[0], styles={-1: "bold"}))
     small, large = balance.trained[0], balance.trained[-1]
-    print(
-        f"training  largest to smallest {heading}: {large.num_clips / small.num_clips:.2f} "
-        f"({large.num_clips} of {large.name}; {small.num_clips} of {small.name})"
-    )
+    counts = f"{large.num_clips} of {large.name}; {small.num_clips} of {small.name}"
+    print(f"training  largest to smallest {heading}: {large.num_clips / small.num_clips:.2f} ({visible(counts)})")

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import errno
+import io
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Sequence
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from tuning.config.errors import UserError, nearest
+from tuning.config.errors import UserError, nearest, shown
+from tuning.config.schema import naming_variables
+from tuning.config.terminal import visible
 from tuning.experiment.faults import StorageError, storage_fault
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -120,6 +127,33 @@ def one_of(known: Iterable[str]) -> Callable[[str], str]:
     return check
 
 
+def guarded(work: Callable[[], int]) -> int:
+    """Do the work and write out what it printed; its exit code, 1 if the reader of the output went away (`| head`)."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # no name of a file is too strange to be printed
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        code = work()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """A context in which SIGTERM, by which batch systems end a job, is an interrupt like Ctrl-C."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def run_command(
     parser: Parser,
     work: Callable[[argparse.Namespace], int | None],
@@ -128,31 +162,38 @@ def run_command(
 ) -> int:
     """Read the words, `sys.argv`'s unless given, and do the work; the exit code, 0 unless `work` returns another.
 
-    2 is the user's input: a `UserError`, printed as one message. 130 is an interrupt, 1 a disk that takes no more or
-    a reader of the output that went away. `--help` prints the help and does nothing else. `resume` is the command
-    that resumes the work, where there is one.
+    2 is the user's input: a `UserError`, printed as one message, or a path that is too long. 130 is an interrupt, by
+    Ctrl-C or SIGTERM; 1 a disk that takes no more or a reader of the output that went away. `--help` prints the help
+    and does nothing else. `resume` is the command that resumes the work, where there is one.
     """
-    words = sys.argv[1:] if words is None else words
+    given = sys.argv[1:] if words is None else words
+    with _terminated_as_interrupted():
+        return guarded(lambda: _run(parser, work, given, resume))
+
+
+def _run(parser: Parser, work: Callable[[argparse.Namespace], int | None], words: Sequence[str], resume: str) -> int:
     if {"--help", "-h"} & set(words):
         print(parser.format_help(), end="")
         return DONE
     try:
         return work(parser.read(words)) or DONE
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(naming_variables(str(error)))}", file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f"\ninterrupted{f'; to resume: {resume}' if resume else ''}", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, as `| head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILED
+        raise
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+            path = os.fsdecode(error.filename or "a path")
+            print(f"error: {visible(shown(path))}: expected a shorter path", file=sys.stderr)
+            return USER_ERROR
         fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
         if not fault:
             raise
-        print(f"error: {fault}; what was finished is kept", file=sys.stderr)
+        print(f"error: {visible(fault)}; what was finished is kept", file=sys.stderr)
         if resume:
             print(f"once it can be written there again, resume with: {resume}", file=sys.stderr)
         return FAILED

@@ -13,6 +13,7 @@ from typing import Any, TextIO
 from tuning import api
 from tuning.cli.command import BEST, DONE, USER_ERROR, Parser, one_of, run_command
 from tuning.config.errors import UserError
+from tuning.config.terminal import visible
 from tuning.evaluation.prediction_step import checked_step
 from tuning.evaluation.table import make_console, make_table
 
@@ -85,7 +86,7 @@ def _predict(options: argparse.Namespace) -> int:
             _write(stream, options.format or options.out.suffix.removeprefix("."), columns, rows)
         print(f"predictions of {len(options.files)} recordings: {options.out}")
     for problem in problems:
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {visible(problem)}", file=sys.stderr)
     return USER_ERROR if problems else DONE
 
 

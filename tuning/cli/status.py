@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tuning.cli.command import DONE, SEARCH, Parser, run_command
+from tuning.config.terminal import visible
 from tuning.search.callbacks.progress_table import draw
 from tuning.search.status import StatusReader
 
@@ -66,7 +67,7 @@ def picture(reader: StatusReader, height: int) -> tuple[RenderableType, bool]:
     status = reader.read()
     standing = status.standing
     if standing is None:
-        return Text(f"{reader.name}  no trial yet: {status.worker} prepares it"), True
+        return Text(visible(f"{reader.name}  no trial yet: {status.worker} prepares it")), True
     if status.worker:
         standing.note = f"{status.worker} works on it"
         return draw(standing, height), True
@@ -77,4 +78,4 @@ def picture(reader: StatusReader, height: int) -> tuple[RenderableType, bool]:
     # The command is to be copied, so it may wrap; the rest makes room.
     lines = 1 + len(command) // 60
     note = Text("cut off: nobody works on it; to resume:", style="yellow")
-    return Group(draw(standing, max(8, height - lines - 1)), note, Text(command)), False
+    return Group(draw(standing, max(8, height - lines - 1)), note, Text(visible(command))), False

@@ -398,6 +398,15 @@ def default_places() -> dict[str, str]:
     return {path: os.environ[name] for path, name in PLACES.items() if os.environ.get(name)}
 
 
+def naming_variables(message: str) -> str:
+    """An error's message with the environment variable behind each place that it finds wrong, if one set it."""
+    lines = message.splitlines()
+    for path, value in default_places().items():
+        told = f" (set by the environment variable {PLACES[path]})"
+        lines = [line + told if line.startswith(f"{path}: ") and value in line else line for line in lines]
+    return "\n".join(lines)
+
+
 @functools.cache
 def model_settings(name: str) -> type[ModelSettings]:
     """Return the settings class of a model by name or by `package.module:Class`: its `Class.Settings`.

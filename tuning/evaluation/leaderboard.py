@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from tuning.config.distributions import plain
 from tuning.config.schema import COSTS
 from tuning.config.space import Space
+from tuning.config.terminal import visible
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
 from tuning.experiment.ranking import rank
@@ -129,12 +131,12 @@ def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str
         console.print(_table(shown, metric, baseline, []))
         for record in shown[:1]:
             settings = "  ".join(f"{path}={plain(value)}" for path, value in record.params.items())
-            console.print(f"trial {record.number}: {settings}", style="bold", markup=False)
+            console.print(Text(visible(f"trial {record.number}: {settings}")), style="bold")
     else:
         console.print(table)
     failed = [record for record in ranked if record.status == "failed"]
     for record in failed[:PRINTED]:
-        console.print(f"trial {record.number} failed: {record.reason}", style="red", markup=False)
+        console.print(Text(visible(f"trial {record.number} failed: {record.reason}")), style="red")
     hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
     if hidden > 0:
         console.print(f"and {hidden} more in leaderboard.csv", style="dim")

@@ -8,6 +8,9 @@ from typing import Literal, TextIO
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from tuning.config.terminal import visible
 
 WIDTH = 140  # of text that goes to a file or a pipe
 
@@ -24,7 +27,7 @@ def make_table(
 
     Args:
         headings: of the columns; one with a line break takes two lines.
-        rows: cells.
+        rows: cells, of anybody's text: nothing in them acts on the terminal or is read as markup.
         left: numbers of the columns of text.
         wrapped: numbers of the columns that become narrower, with cells of several lines, where room is short.
         styles: of some rows by their number, negative ones from the end.
@@ -35,10 +38,10 @@ def make_table(
         is_wrapped = number in wrapped
         # A figure that is cut has to look like one.
         overflow: Literal["fold", "ellipsis"] = "fold" if is_wrapped else "ellipsis"
-        table.add_column(heading, justify=side, no_wrap=not is_wrapped, overflow=overflow)
+        table.add_column(Text(visible(heading)), justify=side, no_wrap=not is_wrapped, overflow=overflow)
     style_of = {number % len(rows): style for number, style in (styles or {}).items() if rows}
     for number, row in enumerate(rows):
-        table.add_row(*row, style=style_of.get(number))
+        table.add_row(*(Text(visible(cell)) for cell in row), style=style_of.get(number))
     return table
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tuning.config.terminal import visible
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import describe_bank
@@ -92,7 +93,7 @@ def _say_split(data: DataModule) -> None:
     parts = describe_parts(split, data.config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
-        print(f"          note: {note}")
+        print(f"          note: {visible(note)}")
 
 
 def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:

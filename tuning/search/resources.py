@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -107,9 +111,19 @@ def start_ray(config: Config) -> None:
     options: dict[str, Any] = {"include_dashboard": False}
     if address != "local":
         options = {"runtime_env": runtime_env(config, {**ENVIRONMENT, **CLUSTER_ENVIRONMENT})}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    with _own_sigterm():
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
     for name in ("ray", "ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep the handler of SIGTERM that this process has set: Ray's own prints a stack trace and ends it at once."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    if callable(before) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, before)
 
 
 def cluster_resources() -> tuple[float, float]:

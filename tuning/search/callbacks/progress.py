@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.live import Live
 
+from tuning.config.terminal import visible
 from tuning.experiment.directory import TrialRecord
 from tuning.search.callbacks.progress_table import Standing, draw, where
 
@@ -46,13 +47,13 @@ class View:
         line += f" ({record.epochs} {record.unit}{'s' if record.epochs != 1 else ''}, {record.seconds or 0:.0f} s)"
         if record.status == "failed" and value is not None:
             line += f": {record.reason}"
-        print(line, file=self.out, flush=True)
+        print(visible(line), file=self.out, flush=True)
 
     def say(self, note: str) -> None:
         """Show a line that is not about one trial, such as that the search is stopping."""
         self.standing.note = note
         if self.live is None:
-            print(note, file=self.out, flush=True)
+            print(visible(note), file=self.out, flush=True)
 
     def _panel(self) -> Any:
         self.standing.elapsed = time.monotonic() - self.began

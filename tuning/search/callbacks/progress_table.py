@@ -9,6 +9,7 @@ from rich.console import Group
 from rich.text import Text
 
 from tuning.config.distributions import plain
+from tuning.config.terminal import visible
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.ranking import rank
 from tuning.training.ranking import Mode
@@ -73,7 +74,8 @@ def draw(standing: Standing, height: int = 24) -> Group:
     """Draw at most `height` lines, none of which wraps: trials, time, resources, the best and the running trials."""
 
     def line(*parts: str | tuple[str, str], style: str = "") -> Text:
-        return Text.assemble(*parts, style=style, no_wrap=True, overflow="ellipsis")
+        safe = (visible(part) if isinstance(part, str) else (visible(part[0]), part[1]) for part in parts)
+        return Text.assemble(*safe, style=style, no_wrap=True, overflow="ellipsis")
 
     working = standing.elapsed is not None
     records = standing.trials()
