@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.space import Space
 from tuning.data.balance import Balance, read_balance
@@ -38,6 +39,7 @@ from tuning.data.plan import (
     with_augmentation,
     with_classes,
 )
+from tuning.datasets import is_demo
 from tuning.datasets.storage import absolute, below, is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
@@ -48,7 +50,8 @@ from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, r
 from tuning.experiment.faults import QuietFile
 from tuning.experiment.recorded import folder_of, loading_of, space_of
 from tuning.search.backend import choose_backend
-from tuning.search.resources import check_resources, cluster_resources, plan_resources, start_ray
+from tuning.search.checks import check
+from tuning.search.resources import cluster_resources, plan_resources, start_ray
 from tuning.search.shared_places import check_places
 from tuning.search.status import Status, StatusReader
 from tuning.training.ranking import Mode, check_metric
@@ -202,16 +205,15 @@ def _as_plain(value: Any) -> Any:
 
 def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
+    checked = check(plan)
+    plan, corpus, split = checked.plan, checked.corpus, checked.split
     print_corpus_defaults(plan)
     print_unread_settings(plan)
-    check_places(plan.config, plan.run.storage)
-    corpus, split = read_corpus(plan.config)
-    plan = with_classes(plan, corpus)
+    if is_demo(plan.config.data.corpus):  # which is made now
+        corpus, split = read_corpus(plan.config)
     from tuning.data.data_module import DataModule
 
     with open_folder(plan.run.storage, plan.name) as folder:
-        begun = space_of(folder) if folder.exists and not plan.run.fresh else None
-        plan = with_augmentation(plan, len(training_clips(split, plan.config)), begun)
         print_augmentation(plan)
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)
@@ -220,8 +222,6 @@ def run(plan: Plan) -> Search:
 
 def _run(plan: Plan, folder: SearchFolder, data: DataModule) -> str | None:
     """Prepare and search; None if all trials had ended before, empty if they ended now, else why it stopped."""
-    if plan.run.fresh or not folder.exists:
-        check_resources(plan.config)  # before an earlier search is put aside, and before anything is prepared
     if folder.exists and plan.run.fresh:
         print(f"archived  the earlier search is now {folder.archive()}")
     identity = data.identity()
@@ -254,7 +254,8 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
     resumed = f", {done} of them done before" if done else ""
-    print(f"search    {plan.name}: {plan.total} trials ({plan.config.search.algorithm}){resumed}; ", end="")
+    trials = f"{counted(plan.total, 'trial')} ({plan.config.search.algorithm})"
+    print(f"search    {plan.name}: {trials}{resumed}; clips {data.loading}; ", end="")
     print(f"{resources} per trial, {resources.concurrent} at once; ranked by {plan.config.search.metric}", flush=True)
     try:
         return run_search(folder, replace(plan, space=data.as_shared(plan.space)), shared, resources)
@@ -268,7 +269,8 @@ def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) ->
     baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
     ranked = leaderboard.write_leaderboard(folder, metric, plan.mode, baseline)
     if finished_before:
-        print(f"search    {plan.name}: all {plan.total} trials were done before; this is their ranking")
+        which = f"all {plan.total} trials were" if plan.total > 1 else "the one trial was"
+        print(f"search    {plan.name}: {which} done before; this is the ranking")
     leaderboard.print_leaderboard(ranked, metric, baseline)
     if second := leaderboard.second_metric(ranked):
         front = sorted(leaderboard.pareto_front(ranked, metric, plan.mode, second))

@@ -31,12 +31,14 @@ def _run(options: Namespace) -> int:
     loaded = loader.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
     from tuning import api
     from tuning.data.plan import plan_of
+    from tuning.search.checks import check
 
     plan = plan_of(*loaded)
     if options.dry_run:
-        from tuning.cli.dry_run import preview  # asks torch for the GPUs
+        checked = check(plan)  # what a run refuses, before torch is asked for the GPUs
+        from tuning.cli.dry_run import preview
 
-        preview(plan)
+        preview(checked)
         return DONE
     search = api.run(plan)
     has_result = search.best is not None

@@ -6,6 +6,7 @@ valence follows the mode (major or minor), the register, staccato and the tempo.
 the ratings, so that artists have to be kept on one side of a split, as with real recordings.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,7 +48,8 @@ def build(root: str) -> None:
                 "loudness_db": f"{piece.loudness_db:.1f}",
                 "brightness": f"{piece.brightness:.3f}",
             }
-            corpus.add(f"artist_{artist + 1:02d}/piece_{number + 1:02d}.wav", render(piece, timbre), values)
+            name = f"artist_{artist + 1:02d}/piece_{number + 1:02d}.wav"
+            corpus.add(name, functools.partial(render, piece, timbre), values)
     corpus.close()
 
 

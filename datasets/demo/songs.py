@@ -5,6 +5,7 @@ Valence and arousal are weighted means of both (Ali & Peynircioglu 2006, "Songs 
 equal partners?"). The corpus has a small text encoder that was pretrained on other lyrics of the same words.
 """
 
+import functools
 from dataclasses import replace
 
 import numpy as np
@@ -48,13 +49,14 @@ def encoder_folder(data: DataSettings) -> str:
 
 def build(root: str) -> None:
     """Write 200 WAV files (16 bit, 16 kHz, 3 s), their lyrics, the encoder and the manifest; about 10 s on one core."""
-    from tuning.datasets.demo.text_encoder import build_encoder  # torch
-
     corpus = CorpusWriter(root, COLUMNS, music.SAMPLE_RATE_HZ)
     for artist in range(NUM_ARTISTS):
         for number in range(CLIPS_PER_ARTIST):
             _add_song(corpus, artist, number)
-    build_encoder(storage.below(root, ENCODER))
+    if corpus.has_sounds:
+        from tuning.datasets.demo.text_encoder import build_encoder  # torch
+
+        build_encoder(storage.below(root, ENCODER))
     corpus.close()
 
 
@@ -79,7 +81,7 @@ def _add_song(corpus: CorpusWriter, artist: int, number: int) -> None:
     }
     factors = (piece.valence, piece.arousal, lyrics.valence, lyrics.arousal)
     values |= {factor: f"{value:.4f}" for factor, value in zip(FACTORS, factors, strict=True)}
-    corpus.add(f"audio/{name}.wav", music.render(piece, timbre, CLIP_SECONDS), values)
+    corpus.add(f"audio/{name}.wav", functools.partial(music.render, piece, timbre, CLIP_SECONDS), values)
 
 
 def quadrant(valence: float, arousal: float) -> str:

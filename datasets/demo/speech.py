@@ -7,6 +7,7 @@ in strength. Each speaker has a pitch, vocal tract, voice and microphone, so tha
 of a split, as with real recordings.
 """
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -66,7 +67,8 @@ def build(root: str) -> None:
             "rate": f"{speech.rate:.2f}",
             "loudness_db": f"{speech.loudness_db:.1f}",
         }
-        corpus.add(f"speaker_{number + 1:02d}/{emotion}_{take + 1}.wav", _render(speech, speaker), values)
+        name = f"speaker_{number + 1:02d}/{emotion}_{take + 1}.wav"
+        corpus.add(name, functools.partial(_render, speech, speaker), values)
     corpus.close()
 
 

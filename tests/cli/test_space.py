@@ -59,7 +59,7 @@ def test_what_is_printed_is_read_as_it_is(capsys, tmp_path, model, corpus, other
     others = tuple(word.replace("TMP", str(tmp_path)) for word in others)
     file = written(capsys, tmp_path, f"model.name={model}", f"data.corpus={corpus}", *root, *others)
     output = run(f"space={file}", "--dry-run", f"storage={tmp_path}/results")
-    assert "1 trials (random" in output and f"{corpus}" in output
+    assert "1 trial (random" in output and f"{corpus}" in output
     # Every setting with its description, once, active or as a comment for another choice.
     text, plan = file.read_text(), make_plan([f"space={file}"])
     said = re.sub(r"\n *# ", " ", text)

@@ -8,20 +8,22 @@ from typing import TYPE_CHECKING
 from tuning import api
 from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
+from tuning.config.terminal import visible
 from tuning.data.generated_clips import SYNTHETIC_SHARE
 from tuning.data.keys import data_variants, describe_bank
 from tuning.data.plan import (
-    Plan,
     planned_points,
     print_augmentation,
-    read_corpus,
+    print_corpus_defaults,
+    print_unread_settings,
     training_clips,
-    with_augmentation,
 )
-from tuning.datasets import is_demo
+from tuning.datasets import is_demo, storage
+from tuning.datasets.demo.writer import MANIFEST
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
+from tuning.search.checks import Checked
+from tuning.search.preparation import say_split
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
-from tuning.training.cross_validation import describe_parts
 
 if TYPE_CHECKING:
     from tuning.search.estimate import Estimate
@@ -30,37 +32,36 @@ if TYPE_CHECKING:
 MOST_LISTED = 1000  # trials
 
 
-def preview(plan: Plan) -> None:
+def preview(checked: Checked) -> None:
     """Print what the search would run. Runs nothing, or with `probe=true` a few steps.
 
     Raises:
-        UserError: the corpus or the resources do not allow it.
+        UserError: the resources do not allow it.
     """
-    # Only the search itself makes a demo corpus.
-    known = None if is_demo(plan.config.data.corpus) else read_corpus(plan.config)
-    plan = with_augmentation(plan, len(training_clips(known[1], plan.config)) if known else None)
+    plan, corpus, split = checked.plan, checked.corpus, checked.split
     config, folds = plan.config, plan.config.split.inner_folds
+    print_corpus_defaults(plan)
+    print_unread_settings(plan)
     direction = "lower" if plan.mode == "min" else "higher"
-    print(
-        f"search    {plan.name}: {plan.total} trials ({config.search.algorithm}, scheduler {config.search.scheduler})"
-    )
+    proposed = f"({config.search.algorithm}, scheduler {config.search.scheduler})"
+    resumed = "; begun before, and resumed" if checked.begun is not None else ""
+    print(f"search    {plan.name}: {counted(plan.total, 'trial')} {proposed}{resumed}")
     longest = plan.space.largest("training.epochs")
     print(f"          ranked by {config.search.metric} ({direction} is better), at most {counted(longest, 'epoch')}")
+    if folds is not None:
+        print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
     print_augmentation(plan)
-    if found := describe_bank(plan.space, known and len(training_clips(known[1], config))):
-        print(f"          {found}")
+    if found := describe_bank(plan.space, len(training_clips(split, config))):
+        print(f"augment   {found}")
     if most := plan.space.largest(SYNTHETIC_SHARE):
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
-        print(f"          {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
-    if folds is not None:
-        print(f"          each trial trains {folds} models, one per inner fold: {folds * plan.total} in all")
-    if known is None:
-        print(f"corpus    {config.data.corpus}, made on the first run")
-    else:
-        corpus, split = known
-        parts = describe_parts(split, folds)
-        print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; {parts}; split: {split.method}")
+        print(f"gan       {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
+    say_split(corpus, split, config)
+    if is_demo(config.data.corpus) and not storage.exists(corpus.root, MANIFEST):
+        print("          made on the first run")
+    how = "resident if they fit into memory, else streamed" if config.data.loading == "auto" else config.data.loading
+    print(f"loading   clips are {how} (data.loading={config.data.loading})")
     cpus, gpus = _machine(config)
     resources = plan_resources(config, cpus, gpus)
     print(f"resources {resources} per trial; {resources.concurrent} at once here ({cpus:g} CPUs, {gpus:g} GPUs)")
@@ -71,12 +72,12 @@ def preview(plan: Plan) -> None:
         print(f"backend   {chosen.backend}: {why}")
     print("searched")
     for path, distribution in plan.space.distributions.items():
-        print(f"  {path}: {distribution}")
+        print(visible(f"  {path}: {distribution}"))
     points = planned_points(plan.space, config)
     if points:
         print("trials" if len(points) == plan.total else "tried first")
     for number, point in enumerate(points[:MOST_LISTED], start=1):
-        print(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items()))
+        print(visible(f"  {number:4d}  " + "  ".join(f"{path}={plain(value)}" for path, value in point.items())))
     if len(points) > MOST_LISTED:
         print(f"  and {len(points) - MOST_LISTED:,} more")
     if plan.run.probe:

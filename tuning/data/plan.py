@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
 from tuning.config.distributions import LISTED, plain
-from tuning.config.errors import UserError, cast, nearest
+from tuning.config.errors import UserError, cast, nearest, type_name
 from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
@@ -85,13 +86,16 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
         UserError: with path, expectation and what came.
     """
     _check_storage(run.storage)
+    for setting in ("data.prepared", "data.root"):
+        check_location(setting, space.settings.get(setting))
     if run.mlflow and not importlib.util.find_spec("mlflow"):
         raise UserError(
             f"mlflow: expected null unless MLflow is installed, got '{run.mlflow}'; "
             "install it: pip install 'audio-emotion-tuning[mlflow]'"
         )
     if searched := space.dependencies(ENABLED):
-        raise UserError(f"{ENABLED}: expected a plain value, got one that depends on {', '.join(searched)}")
+        got = space.distributions.get(ENABLED) or f"one that depends on {', '.join(searched)}"
+        raise UserError(f"{ENABLED}: expected {type_name(space.fields[ENABLED].annotation)} for all trials, got {got}")
     config, given = space.fixed(), space
     if config.augment.enabled is False:
         space = without_augmentation(space)
@@ -149,8 +153,8 @@ def without_augmentation(space: Space) -> Space:
     return Space(settings | {ENABLED: False}, searched)
 
 
-def with_augmentation(plan: Plan, num_clips: int | None, begun: Space | None = None) -> Plan:
-    """The plan with `augment.enabled=auto` decided by the number of training clips; None: those of a demo corpus.
+def with_augmentation(plan: Plan, num_clips: int, begun: Space | None = None) -> Plan:
+    """The plan with `augment.enabled=auto` decided by the number of training clips.
 
     A search that was begun keeps what its space `begun` says, so that it is extended as it was begun.
 
@@ -161,8 +165,6 @@ def with_augmentation(plan: Plan, num_clips: int | None, begun: Space | None = N
         return plan
     if begun is not None and (then := begun.fixed().augment.enabled) != "auto":
         on, why = then, "as this search was begun"
-    elif num_clips is None:
-        on, why = True, f"a demo corpus, with fewer than {FEW_CLIPS:,} training clips"
     else:
         on = num_clips < FEW_CLIPS
         why = f"{num_clips:,} training clips, {'fewer than' if on else 'at least'} {FEW_CLIPS:,}"
@@ -236,11 +238,26 @@ def _first_points(space: Space, config: Config) -> list[dict[str, Any]]:
 
 
 def _check_storage(location: str) -> None:
+    check_location("storage", location)
     scheme, mark, rest = location.partition("://")
     if mark and (scheme not in SCHEMES or not rest):
-        raise UserError(
-            f"storage: expected a folder, or a URI like s3://bucket/folder ({', '.join(SCHEMES)}), got '{location}'"
-        )
+        raise UserError(f"storage: {_PLACE}, got '{location}'")
+
+
+_PLACE = f"expected a folder, or a URI like s3://bucket/folder ({', '.join(SCHEMES)})"
+_ALMOST_URI = re.compile(rf"({'|'.join(SCHEMES)}|[a-z][a-z0-9+.-]+(?=:/)):/?([^/].*)?", re.IGNORECASE)
+
+
+def check_location(setting: str, location: object) -> None:
+    """Refuse a path that was meant as a URI, `s3:/bucket`: it would name a folder here.
+
+    Raises:
+        UserError: with the URI, where its scheme is known.
+    """
+    if isinstance(location, str) and (found := _ALMOST_URI.fullmatch(location)):
+        scheme, rest = found[1].lower(), found[2] or ""
+        hint = f"; did you mean '{scheme}://{rest}'?" if scheme in SCHEMES and rest else ""
+        raise UserError(f"{setting}: {_PLACE}, got '{location}'{hint}")
 
 
 def _check_search(space: Space, config: Config) -> None:
@@ -300,12 +317,17 @@ def _check_encoder(features: FeatureSettings) -> None:
         check_speech_encoder(features.encoder, features.encoder_layer)
 
 
-def read_corpus(config: Config) -> tuple[Corpus, Split]:
-    """Read the clips with their labels, and split them.
+def read_corpus(config: Config, make: bool = True) -> tuple[Corpus, Split]:
+    """Read the clips with their labels, and split them. A demo corpus that is missing is made, or only described.
 
     Raises:
         UserError: no such corpus, a wrong manifest, groups in several splits.
     """
+    if not make and is_demo(config.data.corpus):
+        from tuning.datasets.demo.writer import only_described
+
+        with only_described():
+            return read_corpus(config)
     task = config.task
     try:
         _check_encoder(config.features)  # settings of an earlier search were not checked in this process

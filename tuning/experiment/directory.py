@@ -121,6 +121,8 @@ class SearchFolder:
             self.storage.mkdir(parents=True, exist_ok=True)
             self._lock.acquire(timeout=0)
         except filelock.Timeout:
+            if not Path(self._lock.lock_file).exists():  # nobody holds it: it can't be made
+                raise UserError(f"storage: expected a folder to write in, got '{self.storage}'") from None
             who = self.holder.read_text(encoding="utf-8") if self.holder.exists() else "another process"
             raise UserError(
                 f"name: expected a search that no process is running, got '{self.name}', which {who} runs; "
@@ -278,22 +280,8 @@ class SearchFolder:
         Raises:
             UserError: another space or corpus, other encoders or libraries; the message lists every difference.
         """
-        old = identifying(read_recorded(self.path / "config.yaml").written())
-        new = identifying(space.written())
-        # A version that did not refuse them recorded settings that no trial reads.
-        unread = without_effect(old).keys() & without_effect(new).keys()
-        differences = [
-            f"  {path}: {plain(old.get(path))} -> {plain(new.get(path))}"
-            for path in {**old, **new}
-            if path not in unread and plain(old.get(path)) != plain(new.get(path))
-        ]
-        differences += [f"  {difference}" for difference in _data_differences(self._fingerprint(), identity)]
-        if differences:
-            raise UserError(
-                f"name: expected the space and corpus that '{self.name}' was begun with, got others:\n"
-                + "\n".join(differences)
-                + "\nor begin another one: python -m tuning.run with name=..., or fresh=true, which archives this one"
-            )
+        differences = setting_differences(read_recorded(self.path / "config.yaml"), space)
+        refuse_differences(self.name, [*differences, *_data_differences(self._fingerprint(), identity)])
 
     def records(self) -> list[TrialRecord]:
         """The records of all trials that have started, by number."""
@@ -303,6 +291,28 @@ class SearchFolder:
     def is_written(self, record: TrialRecord) -> bool:
         """Whether `result.json` of a trial that has ended was written before a kill."""
         return record.is_final and (self.trial(record.number) / "result.json").exists()
+
+
+def setting_differences(begun: Space, space: Space) -> list[str]:
+    """Describe every setting of a space that makes it another one than the space that a search was begun with."""
+    old, new = identifying(begun.written()), identifying(space.written())
+    # A version that did not refuse them recorded settings that no trial reads.
+    unread = without_effect(old).keys() & without_effect(new).keys()
+    return [
+        f"{path}: {plain(old.get(path))} -> {plain(new.get(path))}"
+        for path in {**old, **new}
+        if path not in unread and plain(old.get(path)) != plain(new.get(path))
+    ]
+
+
+def refuse_differences(name: str, differences: list[str]) -> None:
+    """Raise UserError if a search of this name was begun with another space or corpus."""
+    if differences:
+        raise UserError(
+            f"name: expected the space and corpus that '{name}' was begun with, got others:\n  "
+            + "\n  ".join(differences)
+            + "\nor begin another one: python -m tuning.run with name=..., or fresh=true, which archives this one"
+        )
 
 
 def is_metric(name: str) -> bool:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+from tuning.config.schema import Config
 from tuning.config.terminal import visible
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import describe_bank
+from tuning.datasets.corpus import Corpus
+from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.experiment.directory import SearchFolder, write_table
 from tuning.search.lazy_start import when_needed
@@ -19,7 +22,7 @@ from tuning.training.encoders import reads_text
 def prepare(folder: SearchFolder, data: DataModule) -> None:
     """Make missing features, texts and augmented clips; list unusable recordings in the search's folder."""
     _prepare_features(data)
-    _say_split(data)
+    say_split(data.corpus, data.split, data.config)
     _write_quarantine(folder, data)
     _prepare_banks(data)
 
@@ -86,11 +89,11 @@ def _starting(data: DataModule, what: str) -> Callable[[int, int], None]:
     return when_needed(data.config, say)
 
 
-def _say_split(data: DataModule) -> None:
-    corpus, split = data.corpus, data.split
+def say_split(corpus: Corpus, split: Split, config: Config) -> None:
+    """Print how many clips of how many groups are in each part, and the notes on corpus and split."""
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
-    parts = describe_parts(split, data.config.split.inner_folds)
+    parts = describe_parts(split, config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
         print(f"          note: {visible(note)}")

@@ -140,6 +140,8 @@ def run_search(
     minutes = config.search.time_budget_minutes
     request = StopRequest(seconds=minutes * 60 if minutes else None)
     words = f"{resources} per trial, {resources.concurrent} at once"
+    if (loading := space.settings.get("data.loading", "auto")) != "auto":
+        words += f"; clips {loading}"
     folder.begin_run(total, len(ended), words)
     known = {record.number: record for record in records}
     longest = int(space.largest("training.epochs"))
