@@ -1,7 +1,7 @@
-"""Compare a search's best trial with the constant predictor and an untuned SVR, on its validation clips.
+"""Compare a search's best trial with the constant predictor and an untuned SVR or SVC, on its validation clips.
 
-`python -m benchmarks.baselines results/NAME` in the folder where the search ran. No test clip is read. The SVR gets
-statistics over the frames of a clip.
+`python -m benchmarks.baselines results/NAME` in the folder where the search ran. No test clip is read. The support
+vector machine, for numbers or for classes, gets statistics over the frames of a clip.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from ray import cloudpickle
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVR
+from sklearn.svm import SVC, SVR
 
 from benchmarks.report import publish, table
-from tuning import run
+from tuning.cli.command import DONE, USER_ERROR
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.config.space import Space
@@ -44,8 +44,9 @@ from tuning.search.lazy_start import when_needed
 from tuning.training.metrics import METRICS
 from tuning.training.tasks import task_of
 
-# The usual settings of an SVR on standardised features and labels; epsilon is in standard deviations of the label.
+# The usual settings on standardised features and labels; epsilon is in standard deviations of the label.
 SVR_C, SVR_EPSILON = 1.0, 0.1
+CLASS_METRICS = ("uar", "accuracy", "f1", "recall")
 Part = tuple[np.ndarray, np.ndarray]  # statistics [clips, statistics], targets [clips, targets]
 
 
@@ -79,9 +80,9 @@ def read_search(place: str, storage: str) -> Search:
 
 
 def read_and_fit(search: Search) -> tuple[Part, Part, np.ndarray]:
-    """Training and validation clips with the features of the best trial, and the SVR's outputs for the latter.
+    """Training and validation clips with the features of the best trial, and an SVM's outputs for the latter.
 
-    On a cluster they are read, and the SVR is fitted, where trials run.
+    On a cluster they are read, and the SVM is fitted, where trials run.
 
     Raises:
         UserError: the corpus has changed.
@@ -95,12 +96,14 @@ def read_and_fit(search: Search) -> tuple[Part, Part, np.ndarray]:
     frames = checked_crop(features.num_frames, prepared.num_frames)
     # The machines of a cluster have the installed package, and not this folder.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return compute(config, _read_and_fit, prepared, data.split, frames, features.segment)
+    return compute(config, _read_and_fit, search.config, prepared, data.split, frames, features.segment)
 
 
-def _read_and_fit(prepared: Prepared, split: Split, frames: int, segment: Segment) -> tuple[Part, Part, np.ndarray]:
+def _read_and_fit(
+    config: Config, prepared: Prepared, split: Split, frames: int, segment: Segment
+) -> tuple[Part, Part, np.ndarray]:
     train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))
-    return train, val, svr_outputs(train, val[0])
+    return train, val, svm_outputs(config, train, val[0])
 
 
 def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int, segment: Segment) -> Part:
@@ -129,6 +132,15 @@ def clip_statistics(values: np.ndarray) -> np.ndarray:
     return np.concatenate([values.mean(axis=0), values.std(axis=0), low, high, changes])
 
 
+def svm_outputs(config: Config, train: Part, val_statistics: np.ndarray) -> np.ndarray:
+    """Predictions for validation clips: numbers [clips, targets], or logits [clips, classes] of the class alone."""
+    if config.task.name == "regression":
+        return svr_outputs(train, val_statistics)
+    statistics, targets = train
+    svc = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=SVR_C)).fit(statistics, targets[:, 0].astype(np.int64))
+    return np.eye(len(config.task.classes or []))[svc.predict(val_statistics)]
+
+
 def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
     """Predictions [clips, targets] of one SVR per target; SVR and scaling are fitted on the training clips."""
     statistics, targets = train
@@ -143,13 +155,18 @@ def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
 def compare(search: Search, train: Part, val: Part, outputs: np.ndarray) -> dict[str, dict[str, float]]:
     """Validation metrics such as `val_rmse` by predictor, without undefined ones."""
     task = task_of(search.config)
-    svr = task.metrics(val[1], outputs)
+    svm = task.metrics(val[1], outputs)
     trial = f"best trial ({search.best.number}, epoch {search.best.best_epoch})"
     return {
         trial: search.best.metrics,
         "constant": task.constant_baseline(train[1], val[1]),
-        "SVR": {f"val_{name}": value for name, value in svr.items()},
+        name_of_svm(search.config): {f"val_{name}": value for name, value in svm.items()},
     }
+
+
+def name_of_svm(config: Config) -> str:
+    """The support vector machine of a task."""
+    return "SVR" if config.task.name == "regression" else "SVC"
 
 
 def check_split(search: Search, constant: dict[str, float]) -> None:
@@ -165,27 +182,37 @@ def check_split(search: Search, constant: dict[str, float]) -> None:
 
 
 def describe(search: Search, found: dict[str, dict[str, float]], train: Part, val: Part) -> str:
-    """A Markdown table with a row per predictor and target, and an explanation."""
+    """A Markdown table with a row per predictor and target, or class, and an explanation."""
+    config = search.config
+    is_numbers = config.task.name == "regression"
+    metrics = list(METRICS) if is_numbers else list(CLASS_METRICS)
     rows = []
-    for suffix in ("", *search.config.task.targets):
+    for suffix in ("", *(config.task.targets if is_numbers else config.task.classes or [])):
         for predictor, values in found.items():
-            names = [f"val_{name}_{suffix}" if suffix else f"val_{name}" for name in METRICS]
+            names = [f"val_{name}_{suffix}" if suffix else f"val_{name}" for name in metrics]
             cells = [f"{values[name]:.4f}" if name in values else "" for name in names]
             rows.append([suffix or "all", predictor, *cells])
     final = sum(record.is_final for record in search.folder.records())
+    if is_numbers:
+        constant = "each target's mean over the training clips"
+        labels = " and the\n  labels"
+        svm = f"SVR: rbf kernel, C={SVR_C:g}, epsilon={SVR_EPSILON:g} standard deviations of the label"
+        means = " For all targets rmse and mae are pooled, the others means."
+    else:
+        constant, labels, means = "the classes' frequencies in the training clips", "", ""
+        svm = f"SVC: rbf kernel, C={SVR_C:g}, every clip of equal weight"
     return f"""## {search.folder.name}: validation figures
 
-{table(["target", "predictor", *METRICS], rows, left=2)}
+{table(["target" if is_numbers else "class", "predictor", *metrics], rows, left=2)}
 
 - The same {len(train[1])} training and {len(val[1])} validation clips for all; no test clip was read. The constant
-  predictor's figures are those that the search recorded. For all targets rmse and mae are pooled, the others means.
+  predictor's figures are those that the search recorded.{means}
 - Best trial: first of {final} by {search.config.search.metric}. Trial and epoch were chosen on these validation clips,
   so its figures are somewhat too good; the other two predictors were not chosen by them.
-- Constant: each target's mean over the training clips.
-- SVR: mean, standard deviation, 10th and 90th percentile of the {search.config.features.name} features over a clip's
-  frames, and the mean absolute difference between frames; these and the
-  labels standardised on training clips; rbf kernel, C={SVR_C:g}, epsilon={SVR_EPSILON:g} standard deviations of the
-  label. Not tuned."""
+- Constant: {constant}.
+- {svm}. It gets mean, standard deviation, 10th and 90th percentile of the
+  {config.features.name} features over a clip's frames, and the mean absolute difference between frames; these{labels}
+  standardised on training clips. Not tuned."""
 
 
 def _main(options: Any) -> None:
@@ -206,8 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
         _main(parser.parse_args(arguments))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return run.USER_ERROR
-    return run.DONE
+        return USER_ERROR
+    return DONE
 
 
 if __name__ == "__main__":

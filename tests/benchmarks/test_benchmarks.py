@@ -1,14 +1,17 @@
 """The references that the benchmarks compare with are what they say they are."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVR
+from sklearn.svm import SVC, SVR
 
 from benchmarks import ablation, bare, baselines, folds, recurrent
+from tests.helpers.written_search import write_search
 from tuning.config.loader import load
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Clip
@@ -104,6 +107,34 @@ def test_svr_is_sklearns_on_standardised_statistics_and_labels(data: ResidentDat
         expected = svr.predict(scaler.transform(val_statistics)) * std + mean
         assert outputs[:, k] == pytest.approx(expected, abs=1e-9)
         assert np.corrcoef(outputs[:, k], val_targets[:, k])[0, 1] > 0.7
+
+
+def test_a_search_of_classes_is_compared_with_a_constant_and_an_svc(data: ResidentData, tmp_path: Path) -> None:
+    classes = ("task.name=classification", "task.classes=[calm, happy, sad]", "search.metric=val_uar")
+    write_search(tmp_path, "data.corpus=manifest", *classes, count=3)
+    search = baselines.read_search("written", str(tmp_path))
+    train, val = (
+        (
+            np.stack([baselines.clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]),
+            np.digitize(p.targets[:, :1], [-0.3, 0.3]).astype(np.float32),
+        )
+        for p in (data.train, data.val)
+    )
+    outputs = baselines.svm_outputs(search.config, train, val[0])
+    scaler = StandardScaler().fit(train[0])
+    expected = SVC(kernel="rbf", C=1.0).fit(scaler.transform(train[0]), train[1][:, 0])
+    predicted = expected.predict(scaler.transform(val[0]))
+    assert outputs.shape == (130, 3) and (outputs.argmax(axis=1) == predicted).all()
+    found = baselines.compare(search, train, val, outputs)
+    assert found["SVC"]["val_uar"] == balanced_accuracy_score(val[1][:, 0], predicted) > 0.5
+    assert found["constant"]["val_uar"] == pytest.approx(1 / 3)
+    text = baselines.describe(search, found, train, val)
+    assert "| class | predictor | uar | accuracy | f1 | recall |" in text and "| sad | SVC |" in text
+
+
+def test_a_folder_that_is_no_search_is_refused_with_exit_code_2(tmp_path: Path, capsys: Any) -> None:
+    assert baselines.main([str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: expected the folder of a search")
 
 
 def test_a_searchs_space_is_read_as_it_was_searched(tmp_path: Path) -> None:

@@ -138,6 +138,17 @@ def test_a_wrong_place_from_the_environment_names_its_variable(monkeypatch, caps
     assert storage == "storage: expected another, got 'mine'"
 
 
+@pytest.mark.parametrize("command", ["finalize", "report", "history", "reproduce"])
+def test_a_folder_that_is_no_search_is_left_as_it_is(command, tmp_path, capsys):
+    """That of a saved model has a config.yaml, too."""
+    (tmp_path / "best").mkdir()
+    (tmp_path / "best" / "config.yaml").write_text("seed: 1\n")
+    before = sorted(tmp_path.rglob("*"))
+    assert app.main([command, str(tmp_path / "best")]) == USER_ERROR
+    assert "expected the folder of a search" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_an_unknown_command_is_refused_with_the_nearest(capsys):
     assert app.main(["fianlize", "x"]) == USER_ERROR
     assert capsys.readouterr().err == "error: fianlize: no such command; did you mean 'finalize'?\n"

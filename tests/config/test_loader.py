@@ -45,6 +45,12 @@ def load(*arguments):
         ("model.conv_filters=[64]", "model.conv_dropout: expected one rate per block of conv_filters (1), got 2"),
         ("model.dense_dropout=${model.lstm_dropot}", "model.dense_dropout: expected a reference to a setting"),
         ("data.corpus=[1", "data.corpus: expected a value in YAML, got '[1'"),
+        (
+            "task.name=classification search.metric=val_ccc",
+            "search.metric: expected a metric of classes (val_uar, val_accuracy, val_f1, val_calibration_error, "
+            "val_loss), got val_ccc, which is of numbers",
+        ),
+        ("search.metric=val_uar", "search.metric: expected a metric of numbers (val_"),
         ("search.metric=val_los", "search.metric: expected a validation metric, got val_los; did you mean 'val_loss'?"),
         ("search.num_trials=null", "search.num_trials: expected integer at least 1 for algorithm random, got null"),
         ("search.algorithm=grid", "model.lstm_dropout: expected grid or choice for search.algorithm grid, got uniform"),
@@ -59,7 +65,7 @@ def load(*arguments):
 )
 def test_a_wrong_argument_names_path_expectation_and_nearest(argument, message):
     with pytest.raises(UserError) as caught:
-        make_plan([argument])
+        make_plan(argument.split() if "search.metric" in argument else [argument])
     assert message in str(caught.value)
 
 

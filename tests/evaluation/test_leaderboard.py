@@ -1,12 +1,19 @@
 """Ranking and its files: failed last in either direction, empty cells, the constant above the table."""
 
 import csv
+import re
 
 import pytest
 
+from tests.helpers.written_search import write_search
+from tuning.evaluation import model_card
+from tuning.evaluation.history import write_history
 from tuning.evaluation.leaderboard import print_leaderboard, write_leaderboard
+from tuning.evaluation.report.gather import gather
+from tuning.evaluation.report.page import render
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_json
 from tuning.experiment.ranking import rank
+from tuning.experiment.recorded import config_of
 
 
 def record(number, value=None, status="done", **params):
@@ -76,3 +83,19 @@ def test_the_printed_table_stays_readable_with_many_settings(capsys, count):
     assert ("trial 1: model.setting_0=0" in output) == (count == 30)
     assert max(len(line) for line in lines) <= 140
     assert "trial 2 failed: because" in output
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"), [("best", "best epoch"), ("last", "last epoch"), ("{choice: [best, last]}", "best or last epoch")]
+)
+def test_the_epoch_that_a_search_keeps_has_its_name_everywhere(tmp_path, figures, keep, said):
+    folder, records = write_search(tmp_path, f"training.keep={keep}", "training.patience=null")
+    write_leaderboard(folder, "val_loss", "min", {"val_loss": 1.2})
+    board, page = (folder.path / "leaderboard.md").read_text(), render(gather(folder))
+    for text in (board, page):
+        assert {found[0] for found in re.finditer(r"(best|last|best or last) epoch\b", text)} == {said}
+    config = config_of(folder, records[0].number)
+    kept = f"{config.training.keep} epoch"
+    write_history(folder, records[0], "val_loss")
+    assert f"{kept} (" in str([text.get_text() for text in figures[-1].axes[0].get_legend().get_texts()])
+    assert f"as many epochs as to its {kept}." in "\n".join(model_card._choice(folder, config, records[0], None))

@@ -337,9 +337,9 @@ def test_locations():
     assert open_folder("s3://bucket/a?scheme=http", "n").remote == "s3://bucket/a/n?scheme=http"
 
 
-@pytest.mark.parametrize("location", ["ftp://host/folder", "s3:/", "s3://"])
+@pytest.mark.parametrize("location", ["ftp://host/folder", "s3:/", "s3:/bucket", "s3://", "S3:bucket", "results:old"])
 def test_wrong_locations(location):
-    if "://" not in location:
+    if location == "results:old":
         make_plan([f"storage={location}"])  # a folder with a colon
         return
     with pytest.raises(UserError, match="storage: expected a folder, or a URI like s3://bucket/folder"):

@@ -22,6 +22,7 @@ from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE, basis
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
+from tuning.experiment.ranking import kept_epoch
 from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import located, save_encoder
 
@@ -139,8 +140,8 @@ def confusions(tested: Tested, num_classes: int) -> np.ndarray:
 def draw(best: Path, config: Config, winner: TrialRecord, trial: Path, tested: Tested) -> None:
     """Draw the winner's learning curves, and its confusion matrix or its true against its predicted values."""
     clips = f"{len(tested.ids)} test clips"
-    title = f"trial {winner.number} in the search"
-    plots.draw_history(best / "history.png", read_progress(trial), config.search.metric, winner.best_epoch, title)
+    title, kept = f"trial {winner.number} in the search", kept_epoch([config.training.keep])
+    plots.draw_history(best / "history.png", read_progress(trial), config.search.metric, winner.best_epoch, title, kept)
     if config.task.name == "classification":
         classes = config.task.classes or []
         table = confusions(tested, len(classes))

@@ -7,7 +7,8 @@ from pathlib import Path
 from tuning.evaluation.plots import draw_curves, draw_history
 from tuning.evaluation.reproduce import recorded_rows
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
-from tuning.experiment.ranking import rank
+from tuning.experiment.ranking import kept_epoch, rank
+from tuning.experiment.recorded import config_of
 from tuning.training.ranking import Mode
 
 FILE = "history.png"
@@ -21,7 +22,8 @@ def write_history(folder: SearchFolder, record: TrialRecord, metric: str) -> Pat
         UserError: the trial has no finished epoch.
     """
     file = folder.trial(record.number) / FILE
-    draw_history(file, recorded_rows(folder, record), metric, record.best_epoch, f"trial {record.number}")
+    kept = kept_epoch([config_of(folder, record.number).training.keep])
+    draw_history(file, recorded_rows(folder, record), metric, record.best_epoch, f"trial {record.number}", kept)
     return file
 
 

@@ -15,7 +15,8 @@ from tuning.config.space import Space
 from tuning.config.terminal import visible
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
-from tuning.experiment.ranking import rank
+from tuning.experiment.ranking import kept_epoch, rank
+from tuning.experiment.recorded import space_of
 from tuning.training.ranking import Mode, check_metric
 
 PRINTED = 10  # trials that are printed; the files have all
@@ -87,7 +88,8 @@ def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: d
     else:
         write_text(folder.path / "leaderboard.csv", "")
     folds = next((record.folds for record in records if record.folds), None)
-    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds))
+    kept = kept_epoch(space_of(folder).values("training.keep") if folder.exists else ["best"])
+    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds, kept))
     return rank(records, metric, mode)
 
 
@@ -96,10 +98,16 @@ def _as_csv(value: Any) -> Any:
 
 
 def _markdown(
-    name: str, rows: list[dict[str, Any]], metric: str, mode: Mode, baseline: dict[str, float], folds: int | None
+    name: str,
+    rows: list[dict[str, Any]],
+    metric: str,
+    mode: Mode,
+    baseline: dict[str, float],
+    folds: int | None,
+    kept: str,
 ) -> str:
     direction = "lower" if mode == "min" else "higher"
-    measured, clips = "of each trial's best epoch", "split"
+    measured, clips = f"of each trial's {kept}", "split"
     if folds is not None:
         measured = f"as the mean over {folds} inner folds (`epochs`: folds done; with fewer, after the others)"
         clips = "folds"

@@ -12,6 +12,7 @@ from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
+from tuning.experiment.ranking import kept_epoch
 
 
 def write_card(
@@ -63,11 +64,12 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
 def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated: dict[str, Any] | None) -> list[str]:
     metric = config.search.metric
     in_the_mean = " in the repetitions, on average" if repeated is not None else ""
+    kept = kept_epoch([config.training.keep])
     lines = [
         f"- Trial {winner.number} of {len(folder.records())} ({config.search.algorithm}, scheduler "
         f"{config.search.scheduler}), chosen by {metric} on validation: {winner.metrics[metric]:.4f}. The test clips "
         "were in files that the search never opened.",
-        f"- Retrained on training and validation clips for as many epochs as its best took{in_the_mean}.",
+        f"- Retrained on training and validation clips for as many epochs as to its {kept}{in_the_mean}.",
     ]
     if repeated is not None:
         n, others = len(repeated["seeds"]), repeated["not_told_apart"]

@@ -54,7 +54,14 @@ def draw_confusion(file: Path, table: np.ndarray, classes: Sequence[str], uar: f
         bar.outline.set_visible(False)
 
 
-def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_epoch: int | None, title: str) -> None:
+def draw_history(
+    file: Path,
+    rows: Sequence[dict[str, str]],
+    metric: str,
+    best_epoch: int | None,
+    title: str,
+    kept: str = "best epoch",
+) -> None:
     """Draw the losses of a trial over its epochs, and the ranking metric below them if it is another one.
 
     A trial with inner folds has a point for each fold, the mean over the folds so far, and no best epoch.
@@ -65,6 +72,7 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
         metric: that ranks the trials.
         best_epoch: to mark in both plots.
         title: of the picture.
+        kept: what that epoch is called.
     """
     panels = 1 if metric == "val_loss" else 2
     folds = any(row.get("fold") for row in rows)
@@ -82,7 +90,7 @@ def draw_history(file: Path, rows: Sequence[dict[str, str]], metric: str, best_e
             axes[1].set_ylabel(metric)
         for panel in axes:
             if not folds:
-                _mark_best(panel, rows, metric, best_epoch, value=panel is axes[-1])
+                _mark_best(panel, rows, metric, best_epoch, kept, value=panel is axes[-1])
             panel.grid(axis="y", color="0.9")
         axes[0].legend(frameon=False)
         axes[-1].set_xlabel("inner folds, the mean over so many" if folds else "epoch")
@@ -127,10 +135,12 @@ def _points(rows: Sequence[dict[str, str]], name: str) -> list[tuple[int, float]
     return [(int(row["epoch"]), float(row[name])) for row in rows if row.get(name)]
 
 
-def _mark_best(axes: Axes, rows: Sequence[dict[str, str]], metric: str, epoch: int | None, value: bool) -> None:
+def _mark_best(
+    axes: Axes, rows: Sequence[dict[str, str]], metric: str, epoch: int | None, kept: str, value: bool
+) -> None:
     if epoch is None:
         return
-    axes.axvline(epoch, color=BEST_COLOUR, linestyle="--", linewidth=1, zorder=0, label=f"best epoch ({epoch})")
+    axes.axvline(epoch, color=BEST_COLOUR, linestyle="--", linewidth=1, zorder=0, label=f"{kept} ({epoch})")
     found = dict(_points(rows, metric)).get(epoch)
     if value and found is not None:
         axes.plot([epoch], [found], "o", color=VAL_COLOUR, markeredgecolor="black", markersize=7, zorder=5)

@@ -30,7 +30,7 @@ from tuning.experiment.bucket_changes import is_uploaded_by_trial, read, scan, u
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
 from tuning.experiment.periodic import Repeated
-from tuning.experiment.recorded import not_a_search
+from tuning.experiment.recorded import is_search, not_a_search
 
 log = logging.getLogger("tuning.search")
 
@@ -60,7 +60,7 @@ def open_location(path: str) -> SearchFolder:
     """
     location = path if storage.is_uri(path) else str(Path(path))
     try:
-        found = storage.exists(location, "config.yaml")
+        found = is_search(storage.list_folder(location))  # before a lock is left beside something else
     except (OSError, ValueError) as error:
         raise not_a_search(location, " ".join(str(error).split())) from None
     if not found:

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from tuning.experiment.directory import TrialRecord
+
+
+def kept_epoch(keep: Collection[str]) -> str:
+    """Name the epoch that trials are ranked by, given the values of `training.keep` that they may have.
+
+    >>> kept_epoch(["best"]), kept_epoch(["last"]), kept_epoch(["best", "last"])
+    ('best epoch', 'last epoch', 'best or last epoch')
+    """
+    return f"{' or '.join(dict.fromkeys(keep))} epoch"
 
 
 def rank(records: Iterable[TrialRecord], metric: str, mode: Literal["min", "max"]) -> list[TrialRecord]:

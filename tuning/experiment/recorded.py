@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 
 from tuning.config.errors import UserError
@@ -20,9 +21,14 @@ def folder_of(place: str | Path) -> SearchFolder:
         UserError: there is no search at that path.
     """
     path = Path(place)
-    if not (path / "config.yaml").exists():
+    if not is_search({found.name for found in path.iterdir()} if path.is_dir() else ()):
         raise not_a_search(path)
     return SearchFolder(path.parent, path.name)
+
+
+def is_search(names: Collection[str]) -> bool:
+    """Whether a folder with these names in it is a search; that of a saved model has a config.yaml, too."""
+    return "config.yaml" in names and ("trials" in names or "fingerprint.json" in names)
 
 
 def not_a_search(place: str | Path, got: str = "") -> UserError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from typing import Literal
+from typing import Literal, NoReturn
 
 from tuning.config.errors import UserError, nearest
 from tuning.config.schema import Config, TaskSettings
@@ -38,7 +38,7 @@ def check_metric(space: Space, config: Config) -> Mode:
     if classes and config.task.classes is None and metric.startswith(("val_recall_", "val_f1_")):
         return "max"  # whether there is such a class is seen when the corpus is read
     if metric not in modes:
-        raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
+        _refuse_metric(metric, config.task)
     # The validation loss of classes is the plain cross-entropy, whatever is trained.
     contained = [] if classes else [path for path in space.fields if path.startswith("loss.")]
     varied = [path for path in contained if space.dependencies(path)]
@@ -48,6 +48,18 @@ def check_metric(space: Space, config: Config) -> Mode:
             f"{', '.join(varied)} (searched); use val_rmse or val_ccc"
         )
     return modes[metric]
+
+
+def _refuse_metric(metric: str, task: TaskSettings) -> NoReturn:
+    """Raise UserError, with the metrics of the task where the metric is one of the other task."""
+    modes, kinds = ranking_metrics(task), ("classes", "numbers")
+    ours, other = kinds if task.name == "classification" else kinds[::-1]
+    of_task = {"classes": class_metric_modes([]), "numbers": metric_modes(task.targets)}
+    if metric.removeprefix("val_") in of_task[other]:
+        whole = [name for name in modes if not name.endswith(tuple(f"_{each}" for each in task.targets))]
+        known = ", ".join([*(name for name in whole if name != "val_loss"), "val_loss"])
+        raise UserError(f"search.metric: expected a metric of {ours} ({known}), got {metric}, which is of {other}")
+    raise UserError(f"search.metric: expected a validation metric, got {metric}{nearest(metric, modes)}")
 
 
 def check_weights(loss: str, weights: list[float], targets: list[str]) -> None:

@@ -158,7 +158,7 @@ def _curve(figure: go.Figure, search: Gathered, position: int, record: TrialReco
     if first and record.best_epoch in x:
         best = {"symbol": "star", "size": 13, "color": ORANGE, "line": {"color": "#000", "width": 1}}
         at = [y[x.index(record.best_epoch)]]
-        name = "its best epoch" if record.folds is None else "its mean over folds"
+        name = f"its {search.kept}" if record.folds is None else "its mean over folds"
         figure.add_scatter(x=[record.best_epoch], y=at, mode="markers", name=name, marker=best, hoverinfo="skip")
 
 

@@ -16,7 +16,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.faults import whole_lines
-from tuning.experiment.ranking import rank
+from tuning.experiment.ranking import kept_epoch, rank
 from tuning.experiment.recorded import space_of
 from tuning.experiment.timeline import Stretch, read_stretches
 from tuning.training.ranking import Mode, check_metric
@@ -73,6 +73,11 @@ class Gathered:
     def unit(self) -> str:
         """What the rows of a trial are: "epochs" or "folds"."""
         return "folds" if self.config.split.inner_folds else "epochs"
+
+    @property
+    def kept(self) -> str:
+        """The epoch that a trial is ranked by, in words."""
+        return kept_epoch(self.space.values("training.keep"))
 
     def value(self, record: TrialRecord) -> float | None:
         """A trial's value of the ranking metric; None if it failed or has none yet."""

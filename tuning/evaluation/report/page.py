@@ -147,7 +147,7 @@ def _of_settings(search: Gathered) -> list[Section]:
     thin = f" The {half} best trials and {half} evenly from the other {count - half}." if count > LINES else ""
     beyond = " Values beyond the axis are drawn at its end." if settings.range else ""
     coordinates.note = f"A line is a trial; dark is good.{more}{thin}{beyond}"
-    slices.note = "A point is a trial; later ones are darker. Stopped trials count with their best epoch."
+    slices.note = f"A point is a trial; later ones are darker. Stopped trials count with their {search.kept}."
     if len(search.comparable) < len(search.scored):
         slices.note += " Trials without all their folds are left out here and above: their values can't be compared."
     return found

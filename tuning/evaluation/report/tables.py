@@ -70,7 +70,7 @@ def summary(search: Gathered) -> list[tuple[str, str]]:
         f"{counts[status]} {status}" for status in ("done", "stopped", "failed", "running") if counts[status]
     )
     direction = "lower" if search.mode == "min" else "higher"
-    measured = f"mean over {search.config.split.inner_folds} inner folds" if search.unit == "folds" else "best epoch"
+    measured = f"mean over {search.config.split.inner_folds} inner folds" if search.unit == "folds" else search.kept
     lines = [("Trials", f"{len(search.ranked)} ({shown})" if shown else "none has started")]
     lines.append(("Ranked by", f"{search.metric}, {direction} is better; {measured} on validation clips"))
     if search.scored:
