@@ -54,6 +54,8 @@ def test_a_finished_search_leaves_what_is_documented(grid):
     trial = folder / "trials" / "0001"
     assert {path.name for path in (trial / "checkpoints").iterdir()} == {"best.pt", "last.pt"}
     assert json.loads((trial / "result.json").read_text())["epochs"] == 2
+    assert json.loads((folder / "run.json").read_text())["resources"].endswith("; clips resident")  # for tuning status
+    assert "; clips resident; 1 CPU per trial" in output
     losses = [float(row["val_loss"]) for row in ranking(folder)]
     assert losses == sorted(losses)
     assert "constant" in output and "sealed" in output and "tensorboard --logdir" in output

@@ -129,6 +129,8 @@ def test_a_model_of_your_own_has_its_settings(capsys, tmp_path, monkeypatch):
 def test_wrong_settings_are_refused(capsys):
     assert main(["space", "model.name=srr"]) == 2
     assert "model.name: expected one of crnn, ser" in capsys.readouterr().err
+    assert main(["space", "data.corpus=radvess"]) == 2
+    assert "data.corpus: expected one of cremad, " in (said := capsys.readouterr().err) and "'ravdess'?" in said
     assert main(["space", "optim.learning_rat=1"]) == 2
     assert "did you mean 'learning_rate'?" in capsys.readouterr().err
 

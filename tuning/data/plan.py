@@ -197,10 +197,11 @@ class Points(Sequence[dict[str, Any]]):
     def __getitem__(self, place: slice) -> list[dict[str, Any]]: ...
 
     def __getitem__(self, place: int | slice) -> dict[str, Any] | list[dict[str, Any]]:
-        needed = range(self._total)[place]
-        last = needed if isinstance(needed, int) else max(needed, default=-1)
-        self._drawn += itertools.islice(self._source, max(0, last + 1 - len(self._drawn)))
-        return self._drawn[place] if isinstance(place, int) else [self._drawn[number] for number in needed]
+        if isinstance(place, slice):
+            return [self[number] for number in range(self._total)[place]]
+        number = range(self._total)[place]
+        self._drawn += itertools.islice(self._source, max(0, number + 1 - len(self._drawn)))
+        return self._drawn[number]
 
 
 def planned_points(space: Space, config: Config) -> Points:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
+from tuning.config.terminal import visible
 from tuning.evaluation.leaderboard import with_results
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
 from tuning.experiment.recorded import config_of, space_of
@@ -62,7 +63,7 @@ def say_what_changed(folder: SearchFolder) -> None:
     if then["python"] != now["python"]:
         changed.append(f"python {then['python']} -> {now['python']}")
     if changed:
-        print(f"note      not the environment of the search: {', '.join(changed)}")
+        print(visible(f"note      not the environment of the search: {', '.join(changed)}"))
 
 
 def reproduce(folder: SearchFolder, record: TrialRecord, count: int) -> list[dict[str, Any]]:
@@ -128,14 +129,14 @@ def compare(
                 largest, description = difference, f"{name} in {record.unit} {number}: {value} recorded, {found} now"
     recorded_of = {int(row["epoch"]): row for row in recorded}
     best = max(recorded_of) if record.folds else record.best_epoch or max(recorded_of)
-    print(f"recorded  {metric} {recorded_of[best][metric]} in {record.unit} {best}")
+    print(visible(f"recorded  {metric} {recorded_of[best][metric]} in {record.unit} {best}"))
     print(f"now       {metric} {now_of[best][metric] if best in now_of else None}")
     if missing or len(rows) < len(recorded):
         without = f", none of {record.unit} {', '.join(map(str, missing))}" if missing else ""
         print(f"differ    {len(recorded)} {record.unit}s recorded, {len(rows)} now{without}")
         return False
     if largest:
-        print(f"differ    at most by {largest:.3g}, {description}")
+        print(visible(f"differ    at most by {largest:.3g}, {description}"))
         return False
     print(f"equal     to the last bit: {count} values of {counted(len(rows), record.unit)}")
     return True

@@ -77,8 +77,8 @@ def check_writable(setting: str, place: str) -> None:
 def _begun(place: str, name: str) -> Space | None:
     """The space of the search of that name, if there is one."""
     if not storage.is_uri(place):
-        folder = SearchFolder(place, name)
-        return space_of(folder) if folder.exists else None
+        earlier = SearchFolder(place, name)
+        return space_of(earlier) if earlier.exists else None
     try:
         content = storage.read_bytes(storage.below(place, name), "config.yaml")
     except FileNotFoundError:
