@@ -1,13 +1,16 @@
 """What a trial takes and how many fit."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, nested
-from tuning.search.resources import plan_resources
+from tuning.search.resources import plan_resources, start_ray
 
 
 def plan(cpus, gpus, **settings):
@@ -64,6 +67,28 @@ try:
 except KeyboardInterrupt:
     sys.exit(130)
 """
+
+
+def test_sigterm_while_ray_starts_is_an_interrupt(monkeypatch):
+    """Ray's handler, which is set as soon as it starts, ends the process with the signal's number."""
+    import ray
+
+    def starting(**options):
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(number))
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)  # never
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", starting)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr("tuning.search.resources.guard_token", lambda create: None)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            start_ray(Config())
+        assert signal.getsignal(signal.SIGTERM) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.slow

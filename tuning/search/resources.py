@@ -119,11 +119,24 @@ def start_ray(config: Config) -> None:
 
 @contextmanager
 def _own_sigterm() -> Iterator[None]:
-    """Keep the handler of SIGTERM that this process has set: Ray's own prints a stack trace and ends it at once."""
+    """Keep the handler of SIGTERM that this process has set, while Ray starts and afterwards.
+
+    Ray's own handlers end the process at once, one of them with a stack trace.
+
+    Raises:
+        KeyboardInterrupt: SIGTERM came while Ray started.
+    """
     before = signal.getsignal(signal.SIGTERM)
-    yield
-    if callable(before) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, before)
+    is_ours = callable(before) and threading.current_thread() is threading.main_thread()
+    try:
+        yield
+    except SystemExit as ended:  # by Ray's handler
+        if not is_ours:
+            raise
+        raise KeyboardInterrupt from ended
+    finally:
+        if is_ours:
+            signal.signal(signal.SIGTERM, before)
 
 
 def cluster_resources() -> tuple[float, float]:
