@@ -23,8 +23,16 @@ def check(capsys, *arguments, code=0):
 def write(root, rows, header="file,emotion,speaker,split"):
     root.mkdir()
     (root / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    touch(root, rows)
     columns = ("data.label_column=emotion", "data.group_column=speaker", "data.split_column=split")
     return ("task.name=classification", "data.corpus=manifest", f"data.root={root}", *columns)
+
+
+def touch(root, rows):
+    for row in rows:
+        file = root / row.partition(",")[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def clips(part, speaker, **counts):
@@ -66,6 +74,7 @@ def test_hints_are_silent_where_nothing_is_wrong(tmp_path, capsys):
     assert cells(output, "happy") == ["happy", "6", "60.0%", "2", "6", "60.0%", "2"]
     rows += clips("train", "trainc", happy=2)
     (tmp_path / "corpus" / "manifest.csv").write_text("\n".join(["file,emotion,speaker,split", *rows]))
+    touch(tmp_path / "corpus", rows)
     assert "loss.class_weights=inverse lets classes" in check(capsys, *arguments)
     assert "as it is set" in check(capsys, *arguments, "loss.class_weights=inverse")
 
@@ -81,6 +90,7 @@ def test_regression_counts_quadrants(tmp_path, capsys):
     root = tmp_path / "corpus"
     root.mkdir()
     rows = ["a,1,1,train", "b,1,-1,train", "c,-1,1,train", "d,-0.5,0,train", "e,-1,-1,val", "f,0.5,0.5,val"]
+    touch(root, rows)
     (root / "manifest.csv").write_text("\n".join(["file,valence,arousal,split", *rows]))
     arguments = ("data.corpus=manifest", f"data.root={root}", "data.split_column=split", "split.quadrants=zero")
     output = check(capsys, *arguments)
@@ -132,3 +142,15 @@ def test_a_demo_corpus_that_can_not_be_made_is_said_in_one_line(tmp_path, capsys
     (tmp_path / "file").write_text("no folder")
     error = check(capsys, "space=ser_demo", f"data.prepared={tmp_path / 'file'}", code=2)
     assert error.startswith("error: data.prepared: expected a folder to write in, got '") and error.count("\n") == 1
+
+
+def test_speakers_and_files_are_told_before_anything_is_made(tmp_path, capsys):
+    rows = clips("train", "Ann", sad=5) + clips("train", "Ben", happy=5) + clips("train", "ann", sad=1, happy=1)
+    rows += clips("val", "Cy", sad=6, happy=6)
+    arguments = write(tmp_path / "corpus", rows)
+    (tmp_path / "corpus" / "train" / "Ann" / "sad0.wav").unlink()
+    output = check(capsys, *arguments)
+    assert "note: speakers or artists that look alike count as different ones: 'Ann' (5 clips), 'ann' (2)" in output
+    assert "note: 2 of 4 speakers or artists have clips of one class only: 'Ann' (sad), 'Ben' (happy)" in output
+    assert "hint      1 of 24 recordings is not in " in output and "train/Ann/sad0.wav" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]

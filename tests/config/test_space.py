@@ -388,6 +388,20 @@ def test_points_to_evaluate_that_can_not_be_tried_are_refused(points, others, me
     assert re.search(message, str(caught.value).removeprefix("search.points_to_evaluate: point "))
 
 
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_fewer_trials_than_points_are_the_first_points(algorithm):
+    points = "search.points_to_evaluate=[{optim.learning_rate: 0.001}, {optim.learning_rate: 0.002}]"
+    plan = make_plan([points, f"search.algorithm={algorithm}", "search.num_trials=1"])
+    assert plan.total == 1
+    assert [point["optim.learning_rate"] for point in planned_points(plan.space, plan.config)] == [0.001]
+
+
+@pytest.mark.parametrize(("space", "count"), [("ser_ensemble", 2), ("ser_ablation", 3), ("bimodal_ablation", 1)])
+def test_a_space_of_fixed_points_takes_fewer_trials(space, count):
+    whole, part = (make_plan([f"space={space}", *more]) for more in ((), (f"search.num_trials={count}",)))
+    assert planned_points(part.space, part.config) == planned_points(whole.space, whole.config)[:count]
+
+
 def test_the_demo_shortens_clips_and_overrides_win():
     assert load().fixed().features.num_frames == 80
     assert load("features.num_frames=40").fixed().features.num_frames == 40

@@ -12,6 +12,7 @@ from tuning.config.errors import UserError, cast, nearest
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import POINTS, Space, brought_along, flatten, load
+from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
@@ -239,9 +240,6 @@ def _check_search(space: Space, config: Config) -> None:
         check_population(space, config)
     if search.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         raise UserError("search.sampler: expected a sampler that is installed, got cmaes; install the package 'cmaes'")
-    if given is not None and len(search.points_to_evaluate) > given:
-        count = len(search.points_to_evaluate)
-        raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
 
 
 def _check_encoders(space: Space) -> None:
@@ -286,6 +284,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
                 f"data.corpus: expected lyrics for every clip with model.name={config.model.name}, got none for "
                 f"'{without}'; with data.corpus=manifest data.text_column names the column with their files"
             )
+        corpus = replace(corpus, notes=[*corpus.notes, *remarks(corpus)])
         split = split_clips(corpus.clips, config.split, corpus.dev_groups)
         if config.split.inner_folds is not None:  # too few clips are an error before anything is computed
             inner_folds(split, config.split)

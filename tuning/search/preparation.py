@@ -8,6 +8,9 @@ from collections.abc import Callable
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import describe_bank
+from tuning.data.remarks import check_files
+from tuning.datasets import is_demo
+from tuning.datasets.storage import is_uri
 from tuning.datasets.store.build import Prepared
 from tuning.experiment.directory import SearchFolder, write_table
 from tuning.search.lazy_start import when_needed
@@ -17,9 +20,13 @@ from tuning.training.encoders import reads_text
 
 def prepare(folder: SearchFolder, data: DataModule) -> None:
     """Make missing features, texts and augmented clips; list unusable recordings in the search's folder."""
-    _prepare_features(data)
     _say_split(data)
+    known = set(data.split.notes)
+    _prepare_features(data)
     _write_quarantine(folder, data)
+    for note in data.split.notes:
+        if note not in known:
+            print(f"note      {note}")
     _prepare_banks(data)
 
 
@@ -91,12 +98,15 @@ def _say_split(data: DataModule) -> None:
     of_groups = f" of {len(groups)} groups" if groups else ""
     parts = describe_parts(split, data.config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
-    for note in [*corpus.notes, *split.notes]:
-        print(f"          note: {note}")
+    files = [] if is_demo(data.config.data.corpus) or is_uri(corpus.root) else check_files(corpus, data.config.data)
+    for note in [*corpus.notes, *split.notes, *files]:
+        print(f"          note: {note}", flush=True)
 
 
 def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:
     found = dict(entry for variant in data.variants for entry in variant.quarantine)
     write_table(folder.path / "quarantine.csv", ["clip", "reason"], found.items())
     if found:
-        print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")
+        left = describe_parts(data.split, data.config.split.inner_folds)
+        where = folder.path / "quarantine.csv"
+        print(f"prepare   {len(found)} recordings can't be used and are left out: {where}; {left}")
