@@ -58,21 +58,22 @@ def test_the_table_counts_clips_shares_and_speakers(tmp_path, capsys):
     assert cells(output, "all") == ["all", "10", "2", "5", "2", "4", "1"]
     assert "largest to smallest class: 6.00 (6 of happy; 1 of sad)" in output
     hints = [line for line in output.splitlines() if line.startswith("hint ")]
-    assert len(hints) == 3
+    assert len(hints) == 4
     assert "uneven in training, 6.0 to 1; loss.class_weights=inverse" in hints[0]
     assert "test has no clips of sad: recall and F1" in hints[1]
-    assert "test has one speaker or artist, 'Eve'" in hints[2]
+    assert "validation has two speakers or artists, 'Cy' and 'Di'" in hints[2]
+    assert "test has one speaker or artist, 'Eve'" in hints[3]
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_hints_are_silent_where_nothing_is_wrong(tmp_path, capsys):
     even = {"happy": 3, "sad": 2}
-    rows = [row for part in ("train", "val") for who in ("a", "b") for row in clips(part, f"{part}{who}", **even)]
+    rows = [row for part in ("train", "val") for who in "abc" for row in clips(part, f"{part}{who}", **even)]
     arguments = write(tmp_path / "corpus", rows)
     output = check(capsys, *arguments)
     assert "hint" not in output  # 1.5 to 1 is not above it, and there is no test to speak of
-    assert cells(output, "happy") == ["happy", "6", "60.0%", "2", "6", "60.0%", "2"]
-    rows += clips("train", "trainc", happy=2)
+    assert cells(output, "happy") == ["happy", "9", "60.0%", "3", "9", "60.0%", "3"]
+    rows += clips("train", "traind", happy=3)
     (tmp_path / "corpus" / "manifest.csv").write_text("\n".join(["file,emotion,speaker,split", *rows]))
     touch(tmp_path / "corpus", rows)
     assert "loss.class_weights=inverse lets classes" in check(capsys, *arguments)

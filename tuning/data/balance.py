@@ -68,11 +68,9 @@ class Balance:
                 )
             elif missing:
                 found.append(f"{name} has no clips in the quadrant {'; '.join(missing)}")
-            groups = {clip.group for clip in self.parts[part] if clip.group is not None}
-            if len(groups) == 1:
-                only = groups.pop()
-                found.append(f"{name} has one speaker or artist, '{only}': figures on it hold for that one alone")
-        return found
+        if len({clip.group for clip in self.parts["train"]}) == 1 and self.parts["train"][0].group is not None:
+            found.append("training has one speaker or artist: what others do differently can't be learned from it")
+        return found + [caution for caution in self.split.cautions() if caution not in self.split.notes]
 
 
 def read_balance(plan: Plan) -> Balance:

@@ -63,7 +63,10 @@ def draw_history(search: Gathered) -> go.Figure:
         line = {"shape": "hv", "color": "#000", "width": 1.5}
         figure.add_scatter(x=x, y=y, mode="lines", name="best so far", line=line, hoverinfo="skip")
     _constant(figure, search)
-    figure.update_xaxes(title="trial")
+    last = max((record.number for record in search.ranked), default=1)
+    # Few trials have a line each; of many the ticks are whole numbers by themselves.
+    few = {"dtick": 1, "range": [0.5, last + 0.5]} if last <= 20 else {}
+    figure.update_xaxes(title="trial", tickformat="d", **few)
     shown = value_range([search.value(record) or 0.0 for record in scored], search.mode)
     figure.update_layout(yaxis={"title": search.metric, "range": shown})
     return laid_out(figure, 380)

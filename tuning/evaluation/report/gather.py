@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from tuning.config.schema import Config
 from tuning.config.space import Space
+from tuning.evaluation.score_notes import search_notes
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.faults import whole_lines
 from tuning.experiment.ranking import rank
@@ -45,6 +46,8 @@ class Gathered:
         texts: files that are shown unchanged, by name.
         test: `best/metrics.json`, if the winner was tested.
         looks: every use of the test clips.
+        notes: what has to be known with the scores.
+        confusion: rows of `best/confusion.csv`, the header first; empty without classes or before the test.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Gathered:
     texts: dict[str, str]
     test: dict[str, Any] | None
     looks: list[dict[str, Any]]
+    notes: list[str]
+    confusion: list[list[str]]
 
     @property
     def metric(self) -> str:
@@ -99,6 +104,7 @@ def gather(folder: SearchFolder) -> Gathered:
     config = space.fixed()
     mode, path = check_metric(space, config), folder.path
     ranked = rank(folder.records(), config.search.metric, mode)
+    baseline = _json(path / "baseline.json") or {}
     folders = {record.number: folder.trial(record.number) for record in ranked}
     return Gathered(
         name=folder.name,
@@ -107,7 +113,7 @@ def gather(folder: SearchFolder) -> Gathered:
         config=config,
         mode=mode,
         ranked=ranked,
-        baseline=_json(path / "baseline.json") or {},
+        baseline=baseline,
         curves={number: _curve(path, config.search.metric) for number, path in folders.items()},
         stretches=_stretches(folder, folders),
         errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
@@ -117,6 +123,8 @@ def gather(folder: SearchFolder) -> Gathered:
         texts={name: _text(path / name) for name in ("overrides.yaml", "config.yaml")},
         test=_json(path / "best" / "metrics.json"),
         looks=_json(path / "test_looks.json") or [],
+        notes=search_notes(folder, ranked, baseline, config.search.metric, mode),
+        confusion=list(csv.reader(io.StringIO(_text(path / "best" / "confusion.csv")))),
     )
 
 
