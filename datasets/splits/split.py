@@ -141,6 +141,35 @@ def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
     return method
 
 
+def fold_sizes(clips: list[Clip], settings: SplitSettings) -> tuple[str, dict[str, int]]:
+    """The method by which clips fall into folds, each of which can be the test once, and the clips of each fold.
+
+    `auto` takes published folds, else folds of whole groups (`split.num_folds`). Raises ValueError for a method without
+    folds, for clips without folds and groups, and for fewer than three folds, of which one validates and one trains.
+    """
+    known = ", ".join(kfold.METHODS)
+    method: str = settings.method
+    if method == "auto":
+        has_folds = all(clip.fold is not None for clip in clips)
+        method = "folds" if has_folds else "group_folds"
+        if not has_folds and any(clip.group is None for clip in clips):
+            raise ValueError(
+                "split.method: expected clips with folds (data.fold_column) or with speakers or artists "
+                "(data.group_column), from which folds are made, got neither"
+            )
+    if method not in kfold.METHODS:
+        raise ValueError(f"split.method: expected one of {known} to test every fold, got {method}")
+    choose_method(clips, settings.model_copy(update={"method": method}))
+    fold_of = kfold.folds_of(clips, method, settings, [])
+    names = kfold.in_order(fold_of.values())
+    if len(names) < 3:
+        raise ValueError(
+            f"split.method: expected at least 3 folds, to train, to validate and to test, got {len(names)}: "
+            f"{', '.join(names)}"
+        )
+    return method, {name: list(fold_of.values()).count(name) for name in names}
+
+
 def partition_of(clips: list[Clip], split: Split) -> dict[str, str]:
     """The partition of each clip by its id: a shard holds clips of one partition only.
 

@@ -8,7 +8,7 @@ import torch
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVR
 
-from benchmarks import ablation, bare, baselines, folds, recurrent
+from benchmarks import ablation, bare, baselines, recurrent
 from tuning.config.schema import Config
 from tuning.config.space import load
 from tuning.datasets.corpus import Clip
@@ -134,23 +134,3 @@ def test_gains_are_paired_by_seed() -> None:
     text = ablation.describe(seeds)
     assert "Whole system: UAR 65.0 % (seeds: 60.0, 70.0)" in text
     assert "| data augmentation | 45.0 | +20.0 | 14.1 | 5 to 10 |" in text
-
-
-def test_folds_of_classes_have_a_recall_each() -> None:
-    each = [
-        {
-            "labels": np.array([0, 0, 1, 2]),
-            "search": np.array([0, 1, 1, 2]),
-            "svm": np.array([0, 0, 0, 0]),
-            "metrics": {},
-        },
-        {
-            "labels": np.array([0, 1, 2, 2]),
-            "search": np.array([0, 1, 2, 2]),
-            "svm": np.array([0, 1, 2, 0]),
-            "metrics": {},
-        },
-    ]
-    text = folds.describe_classes(["1", "2"], each)
-    assert "| search | 0.833 | 1.000 | **0.917** | 0.083 |" in text
-    assert "| SVM | 0.333 | 0.833 | **0.583** | 0.250 |" in text

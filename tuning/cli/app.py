@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "history": ("tuning.cli.history", "draw the learning curves of a trial"),
     "reproduce": ("tuning.cli.reproduce", "train a trial again from its record and compare"),
     "finalize": ("tuning.cli.finalize", "retrain the winner of a search and test it once"),
+    "folds": ("tuning.cli.folds", "search and test every fold of a corpus, and put the tests together"),
     "predict": ("tuning.cli.predict", "predict recordings with a finalized model"),
     "export": ("tuning.cli.export", "write a finalized model as ONNX"),
     "balance": ("tuning.cli.class_balance", "count the clips of each class in each part of a corpus"),

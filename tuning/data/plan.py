@@ -265,11 +265,11 @@ def _check_encoder(features: FeatureSettings) -> None:
         check_speech_encoder(features.encoder, features.encoder_layer)
 
 
-def read_corpus(config: Config) -> tuple[Corpus, Split]:
-    """Read the clips with their labels, and split them.
+def read_clips(config: Config) -> Corpus:
+    """Read the clips with their labels, and remark on them.
 
     Raises:
-        UserError: no such corpus, a wrong manifest, groups in several splits.
+        UserError: no such corpus, a wrong manifest.
     """
     task = config.task
     try:
@@ -284,11 +284,7 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
                 f"data.corpus: expected lyrics for every clip with model.name={config.model.name}, got none for "
                 f"'{without}'; with data.corpus=manifest data.text_column names the column with their files"
             )
-        corpus = replace(corpus, notes=[*corpus.notes, *remarks(corpus)])
-        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
-        if config.split.inner_folds is not None:  # too few clips are an error before anything is computed
-            inner_folds(split, config.split)
-        return corpus, split
+        return replace(corpus, notes=[*corpus.notes, *remarks(corpus)])
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -296,6 +292,31 @@ def read_corpus(config: Config) -> tuple[Corpus, Split]:
             raise
         why = error.strerror or error
         raise UserError(f"data.prepared: expected a folder to write in, got '{config.data.prepared}' ({why})") from None
+
+
+def split_of(corpus: Corpus, config: Config) -> Split:
+    """Split the clips of a corpus; too few clips for inner folds are an error before anything is computed.
+
+    Raises:
+        UserError: groups in several splits, a fold that is not there, too few clips.
+    """
+    try:
+        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
+        if config.split.inner_folds is not None:
+            inner_folds(split, config.split)
+        return split
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def read_corpus(config: Config) -> tuple[Corpus, Split]:
+    """Read the clips with their labels, and split them.
+
+    Raises:
+        UserError: no such corpus, a wrong manifest, groups in several splits.
+    """
+    corpus = read_clips(config)
+    return corpus, split_of(corpus, config)
 
 
 def training_clips(split: Split, config: Config) -> list[Clip]:

@@ -13,7 +13,7 @@ from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
-from tuning.evaluation.score_notes import score_notes, tested_notes
+from tuning.evaluation.score_notes import metric_of_test, score_notes, tested_notes
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
 from tuning.experiment.recorded import space_of
 from tuning.training.ranking import Mode, check_metric
@@ -45,7 +45,7 @@ def write_card(
     """
     winner, (mode, baseline) = members[0][0], _measured(folder)
     notes = score_notes(split.cautions(), winner, baseline, config.search.metric, mode)
-    on_test = tested_notes(tested.metrics, tested.constant, *_of_test(config, mode))
+    on_test = tested_notes(tested.metrics, tested.constant, *metric_of_test(config, mode))
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
     lines += ["## What it is", "", *_what(config, tested, num_parameters), ""]
@@ -106,13 +106,6 @@ def _measured(folder: SearchFolder) -> tuple[Mode, dict[str, float]]:
     space, file = space_of(folder), folder.path / "baseline.json"
     baseline = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return check_metric(space, space.fixed()), baseline
-
-
-def _of_test(config: Config, mode: Mode) -> tuple[str, Mode]:
-    """The metric by which a test is judged, with its direction: the ranking one, or in place of the loss its own."""
-    if config.search.metric != "val_loss":
-        return config.search.metric, mode
-    return ("val_uar", "max") if config.task.name == "classification" else ("val_rmse", "min")
 
 
 def _notes(notes: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 
+from tuning.config.schema import Config
 from tuning.datasets.splits.split import Split
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_json
 from tuning.training.ranking import Mode, better
@@ -52,6 +53,13 @@ def tested_notes(metrics: Mapping[str, float], constant: Mapping[str, float], me
         return []
     short = name.removeprefix("test_")
     return [f"{short} {value:.4f} is no better than the constant predictor's {least:.4f} on the test"]
+
+
+def metric_of_test(config: Config, mode: Mode) -> tuple[str, Mode]:
+    """The metric by which a test is judged, with its direction: the ranking one, or in place of the loss its own."""
+    if config.search.metric != "val_loss":
+        return config.search.metric, mode
+    return ("val_uar", "max") if config.task.name == "classification" else ("val_rmse", "min")
 
 
 def write_cautions(folder: SearchFolder, split: Split) -> None:

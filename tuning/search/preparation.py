@@ -162,8 +162,8 @@ def _starting(data: DataModule, what: str, moving: Moving) -> Callable[[int, int
     start = when_needed(data.config, say)
 
     def on_progress(done: int, total: int) -> None:
+        moving(done, total)  # also while Ray starts
         start(done, total)
-        moving(done, total)
 
     return on_progress
 
