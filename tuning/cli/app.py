@@ -13,6 +13,7 @@ from tuning.config.errors import nearest
 # Name -> the module with its `main`, and a line of help. A new command is one file and one line here.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tuning.run", "search: features, trials, ranking (python -m tuning.run does the same)"),
+    "init": ("tuning.cli.init", "look at a table of recordings and write a space file for them"),
     "space": ("tuning.cli.space", "print a commented space file for a model and a corpus"),
     "status": ("tuning.cli.status", "show the state of a search, also while it runs"),
     "report": ("tuning.cli.report", "write a search as one HTML page"),
