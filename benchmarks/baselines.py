@@ -42,7 +42,6 @@ from tuning.training.metrics import METRICS
 from tuning.training.tasks import task_of
 
 
-
 @dataclass(frozen=True)
 class Search:
     """A search's folder, its space, and its best trial with that trial's configuration."""

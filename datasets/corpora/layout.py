@@ -223,10 +223,10 @@ def read_table(
     setting: str = "data.root",
     row_of: Callable[[list[str], list[str]], dict[str, str]] | None = None,
 ) -> Table:
-    """Read a CSV file below the root, with commas, semicolons or tabs, in UTF-8 or in the encoding of its byte order mark.
+    """Read a CSV file below the root: with commas, semicolons or tabs, in UTF-8 or as its byte order mark says.
 
-    Header cells are stripped, empty lines skipped. Each line has as many cells as the header, unless `row_of` makes a row from header and cells. Raises ValueError,
-    which begins with the setting, when the file is missing or not a table.
+    Header cells are stripped, empty lines skipped. Each line has as many cells as the header, unless `row_of` makes a
+    row from header and cells. Raises ValueError, which begins with the setting, when the file is missing or no table.
     """
     path = storage.below(root, name)
     try:

@@ -15,8 +15,9 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
 def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Clip]:
     """Read the clips of the manifest under `root`, with numbers, or with classes if `data.label_column` is set.
 
-    Raises ValueError for a missing or empty table, a missing column, a name of two columns, an empty cell, a label that is not a finite number
-    or outside `data.target_range`, an unknown split, a file that is listed twice or outside the root.
+    Raises ValueError for a missing or empty table, a missing column, a name of two columns, an empty cell, a label that
+    is not a finite number or outside `data.target_range`, an unknown split, a file that is listed twice or outside the
+    root.
     """
     layout.refuse_settings(data, "folds")
     table = layout.read_table(root, data.manifest, "data.manifest")

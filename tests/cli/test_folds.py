@@ -12,7 +12,8 @@ from tuning.cli import folds
 from tuning.data.fold_plan import plan_folds
 
 SPEAKERS = [f"s{number}" for number in range(6)]
-ROWS = [f"{s}{e}{n}.wav,{e},{s},{i % 3 + 1}" for i, s in enumerate(SPEAKERS) for e in ("sad", "happy") for n in range(3)]
+PLACES = [(speaker, emotion, take) for speaker in SPEAKERS for emotion in ("sad", "happy") for take in range(3)]
+ROWS = [f"{s}{e}{take}.wav,{e},{s},{SPEAKERS.index(s) % 3 + 1}" for s, e, take in PLACES]
 CLASSES = ("task.name=classification", "data.corpus=manifest", "data.label_column=emotion", "search.metric=val_uar")
 GROUPS, FOLDS = "data.group_column=speaker", "data.fold_column=fold"
 
@@ -59,9 +60,8 @@ def test_names_that_no_path_may_have_are_numbered(tmp_path):
     rows = [f"{n}.wav,0.{n},0.1,{who}" for who in ("Ann: Lee", "a/b", "C\u00e9line") for n in range(3)]
     rows = [row.replace(".wav", f"-{place}.wav") for place, row in enumerate(rows)]
     (tmp_path / "manifest.csv").write_text("\n".join(["file,valence,arousal,artist", *rows]))
-    plan = plan_folds(
-        ["data.corpus=manifest", f"data.root={tmp_path}", "data.group_column=artist", "split.method=leave_one_group_out"]
-    )
+    words = ["data.corpus=manifest", f"data.root={tmp_path}", "data.group_column=artist"]
+    plan = plan_folds([*words, "split.method=leave_one_group_out"])
     assert [fold.plan.name for fold in plan.folds] == ["crnn-fold-1", "crnn-fold-2", "crnn-fold-3"]
     assert {fold.name for fold in plan.folds} == {"Ann: Lee", "a/b", "C\u00e9line"}
 

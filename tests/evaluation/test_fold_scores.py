@@ -12,7 +12,14 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.datasets.splits.split import NOT_APART
 from tuning.evaluation.fold_scores import (
-    Fold, fold_notes, fold_rows, markdown, predictions_table, read_fold, score_rows, scores,
+    Fold,
+    fold_notes,
+    fold_rows,
+    markdown,
+    predictions_table,
+    read_fold,
+    score_rows,
+    scores,
 )  # fmt: skip
 from tuning.evaluation.intervals import group_intervals
 from tuning.training.tasks import task_of
@@ -25,7 +32,8 @@ def of_classes(name, labels, found, svm=None, **metrics):
     outputs = np.log(np.full((len(found), 3), 0.1) + 0.7 * np.eye(3)[found])
     groups = [f"{name}{n // 2}" for n in range(len(labels))]
     svm = None if svm is None else np.array(svm, dtype=float)[:, None]
-    return Fold(name, [f"{name}-{n}" for n in range(len(labels))], groups, np.array(labels, float)[:, None], outputs, metrics, svm)
+    ids = [f"{name}-{n}" for n in range(len(labels))]
+    return Fold(name, ids, groups, np.array(labels, float)[:, None], outputs, metrics, svm)
 
 
 @pytest.fixture
@@ -122,11 +130,11 @@ def test_a_fold_is_read_from_its_test(tmp_path):
 
 @pytest.mark.parametrize("damage", ["test_predictions.csv", "metrics.json", "label"])
 def test_a_damaged_test_is_named(tmp_path, damage):
-    (tmp_path / "test_predictions.csv").write_text("clip,group,label,p_happy,p_sad,p_angry\na.wav,Ann,sad,0.6,0.4,0.0\n")
+    label = "glad" if damage == "label" else "sad"
+    text = f"clip,group,label,p_happy,p_sad,p_angry\na.wav,Ann,{label},0.6,0.4,0.0\n"
+    (tmp_path / "test_predictions.csv").write_text(text)
     (tmp_path / "metrics.json").write_text("{}")
-    if damage == "label":
-        (tmp_path / "test_predictions.csv").write_text("clip,group,label,p_happy,p_sad,p_angry\na.wav,Ann,glad,1,0,0\n")
-    else:
+    if damage != "label":
         (tmp_path / damage).unlink()
     with pytest.raises(UserError, match=f"{tmp_path}: expected the test that tuning finalize wrote, got: "):
         read_fold("7", tmp_path, CLASSES)

@@ -146,7 +146,10 @@ def test_the_card_says_it(poor, tmp_path):
 def test_the_card_of_an_ensemble_has_all_members(poor, tmp_path):
     folder, _ = poor
     first, second = rank(folder.records(), "val_loss", "min")[:2]
-    members = [(first, {"trial": first.number, "seed": 42, "epochs": 4}), (second, {"trial": second.number, "seed": 43, "epochs": 6})]
+    members = [
+        (first, {"trial": first.number, "seed": 42, "epochs": 4}),
+        (second, {"trial": second.number, "seed": 43, "epochs": 6}),
+    ]
     text = card_of(folder, first, tmp_path, trials=[first.number, second.number], members=members)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| ")]
     header = next(row for row in rows if row[0] == "trial")

@@ -45,8 +45,6 @@ PARSER.option("svm", one_of(("true", "false")), "false", "leave the SVM out")
 PARSER.option("out", str, "FILE.md", "also write the tables to this file")
 
 
-
-
 def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
     words = sys.argv[1:] if words is None else words
@@ -79,7 +77,8 @@ def _folds(options: Namespace, resume: str) -> int:
         worked += not was_tested
         left, seconds = len(plan.folds) - number, time.monotonic() - began
         if worked and left:
-            print(f"folds     {number} of {len(plan.folds)} done, about {left * seconds / worked / 60:.0f} minutes left")
+            minutes = left * seconds / worked / 60
+            print(f"folds     {number} of {len(plan.folds)} done, about {minutes:.0f} minutes left", flush=True)
     _publish(plan, tested, options.settings, options.out)
     return DONE
 
@@ -97,7 +96,10 @@ def _print_plan(plan: FoldsPlan) -> None:
 
 
 def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, bool] | str:
-    """Search a fold and test its winner, unless that is done; the test and whether it was, or why the search stopped."""
+    """Search a fold and test its winner, unless that is done.
+
+    Returns the test and whether it was done before, or why the search stopped.
+    """
     from tuning import api
     from tuning.evaluation.fold_scores import read_fold
     from tuning.experiment.directory import TEST_LOOKS

@@ -37,7 +37,8 @@ def _init(options: Namespace) -> None:
     given = [word for word in options.settings if "=" in word]
     if len(tables) != 1:
         got = ", ".join(f"'{table}'" for table in tables) or "none"
-        raise UserError(f"expected one CSV file that lists recordings and their labels, got {got}\nusage: {PARSER.usage}")
+        what = "one CSV file that lists recordings and their labels"
+        raise UserError(f"expected {what}, got {got}\nusage: {PARSER.usage}")
     out = Path(options.out or f"{Path(tables[0]).stem}.yaml")
     if out.exists():
         raise UserError(f"out: expected a new file, got '{out}', which is there; out=OTHER.yaml names another")
@@ -46,7 +47,8 @@ def _init(options: Namespace) -> None:
 
     found = propose(tables[0], given)
     lines = [f"{name:<9} {text}" for name, text in found.lines]
-    text = space_text([f"space={found.space}", *found.words], _header(tables[0], found.space, lines, out), searched=True)
+    header = _header(tables[0], found.space, lines, out)
+    text = space_text([f"space={found.space}", *found.words], header, searched=True)
     try:
         with out.open("x", encoding="utf-8") as file:
             file.write(text)
@@ -58,15 +60,16 @@ def _init(options: Namespace) -> None:
 
 def _header(table: str, space: str, lines: Sequence[str], out: Path) -> str:
     indent = "#" + " " * 11
-    told = [part for line in lines for part in textwrap.wrap(line, WIDTH, initial_indent="# ", subsequent_indent=indent)]
+    told = [textwrap.fill(line, WIDTH, initial_indent="# ", subsequent_indent=indent) for line in lines]
     return "\n".join(
         [
-            f"# Searches: what {space} does, for the recordings of {table}. Written by tuning init; change what you like.",
+            f"# Searches: what {space} does, for the recordings of {table}.",
+            "# Written by tuning init; change what you like.",
             "#",
             *told,
             "#",
-            "# Every setting has its value, or the distribution that is searched. What is commented out counts only for",
-            "# another choice, as it says.",
+            "# Every setting has its value, or the distribution that is searched. What is commented out counts only",
+            "# for another choice, as it says.",
             "#",
             f"#     python -m tuning.run space={_as_path(out)} --dry-run",
             "",

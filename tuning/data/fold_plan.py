@@ -59,7 +59,8 @@ def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
             got = plain(given[path] if path in given else plan.space.settings[path])
             raise UserError(f"{path}: expected none, since every fold is the test once, got {got}")
     if (minutes := plan.config.search.time_budget_minutes) is not None:
-        raise UserError(f"search.time_budget_minutes: expected null, so that all folds are searched alike, got {minutes}")
+        wanted = "search.time_budget_minutes: expected null, so that all folds are searched alike"
+        raise UserError(f"{wanted}, got {minutes:g}")
     if ensemble > plan.total:
         raise UserError(f"ensemble: expected at most the {plan.total} trials of a search, got {ensemble}")
     corpus = read_clips(plan.config)

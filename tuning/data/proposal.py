@@ -1,4 +1,4 @@
-"""Look at a table of recordings and propose a search: columns, split, metric and space. Imports neither torch nor Ray."""
+"""Look at a table of recordings and propose a search: columns, split, metric, space. Imports neither torch nor Ray."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def propose(file: str, given: list[str]) -> Proposal:
         raise UserError(str(error)) from None
     found = columns_of(table, VALENCE_AROUSAL)
     guessed = {name: value for name, value in _settings(path, table, found, overrides) if name not in overrides}
-    words = [*given, *(f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in guessed.items())]
+    written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in guessed.items()}
+    words = [*given, *(f"{name}={value}" for name, value in written.items())]
     task = str(overrides.get("task.name", guessed.get("task.name", "regression")))
     space = next(name for most, name in SPACES[task] if len(table.rows) <= most)
     of_task = ["search.metric=val_uar"] if task == "classification" and "search.metric" not in overrides else []

@@ -1,4 +1,4 @@
-"""Put the tests of all folds of a corpus together: pooled scores with an interval, and mean and spread over the folds."""
+"""Put the tests of all folds of a corpus together: pooled scores with an interval, mean and spread over the folds."""
 
 from __future__ import annotations
 

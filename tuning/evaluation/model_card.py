@@ -102,7 +102,7 @@ def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated:
 
 
 def _measured(folder: SearchFolder) -> tuple[Mode, dict[str, float]]:
-    """The direction of the search's ranking metric, and the constant predictor's metrics as far as they are recorded."""
+    """The direction of the search's ranking metric, and the constant predictor's metrics as far as recorded."""
     space, file = space_of(folder), folder.path / "baseline.json"
     baseline = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     return check_metric(space, space.fixed()), baseline

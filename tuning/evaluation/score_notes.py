@@ -87,5 +87,7 @@ def _read_cautions(folder: SearchFolder) -> list[str]:
     try:
         return [str(caution) for caution in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError, OSError):
-        return [f"{FILE} can't be read, and what it says of these scores is missing; the search's command, typed again "
-                "with more trials, has it written again"]
+        return [
+            f"{FILE} can't be read, and what it says of these scores is missing; the search's command, typed again "
+            "with more trials, has it written again"
+        ]

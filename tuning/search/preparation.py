@@ -134,7 +134,7 @@ class Moving:
         if done < self.done or not self.total:  # another variant
             self.first, self.began = done, time.monotonic()
         self.done, self.total = done, total
-        if self.bar is None or done >= total and self.task is None:
+        if self.bar is None or (done >= total and self.task is None):
             return
         if self.task is None:
             self.bar.start()
