@@ -38,6 +38,7 @@ from tuning.data.plan import (
     with_augmentation,
     with_classes,
 )
+from tuning.data.remarks import with_file_remarks
 from tuning.datasets.storage import absolute, below, is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
@@ -207,6 +208,7 @@ def run(plan: Plan) -> Search:
     print_unread_settings(plan)
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
+    corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_classes(plan, corpus)
     from tuning.data.data_module import DataModule
 

@@ -1,6 +1,7 @@
 """`--dry-run`: what it says, and that it leaves nothing behind."""
 
-from tests.helpers.command import run
+from tests.helpers.command import refusals, run
+from tests.helpers.recordings import write_corpus
 from tests.search.test_estimate import made
 from tuning.cli.dry_run import print_estimate
 
@@ -29,3 +30,21 @@ def test_a_searched_number_of_epochs_is_said_by_its_largest(capsys):
     assert "a trial with its 2 to 10 epochs: 5 to 41 s" in capsys.readouterr().out
     print_estimate(made(models=3, longest=[30, 30, 30]))
     assert "a trial with all 10 epochs: 21 to 41 s for each of 3 models" in capsys.readouterr().out
+
+
+def test_what_is_told_of_a_corpus_stands_in_a_dry_run_and_what_a_search_refuses_is_refused(tmp_path):
+    corpus = write_corpus(tmp_path, num_clips=24, seconds=0.2)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",g1", ",G0", 1))
+    words = ["data.corpus=manifest", f"data.root={tmp_path}", "data.group_column=artist"]
+    (tmp_path / corpus.clips[5].id).unlink()
+    output = run("--dry-run", *words)
+    assert "note: speakers or artists that look alike count as different ones: 'g0' (6 clips), 'G0' (1)" in output
+    assert f"note: 1 of 24 recordings is not in {tmp_path}: clip_05.wav" in output
+    (tmp_path / corpus.clips[6].id).unlink()
+    message = f"error: data.root: 2 of 24 recordings are not in {tmp_path}: clip_05.wav, clip_06.wav; "
+    message += "data.max_quarantined_share allows 5.0% of them\n"
+    storage = (f"storage={tmp_path}/results", f"data.prepared={tmp_path}/prepared")
+    assert run("--dry-run", *words, code=2).endswith(message)
+    assert refusals([[*words, *storage]]) == [(2, "", message)]
+    assert not (tmp_path / "results").exists() and not (tmp_path / "prepared").exists()

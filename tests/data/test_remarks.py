@@ -5,9 +5,11 @@ import re
 import pytest
 
 from tuning.config.errors import UserError
-from tuning.data.remarks import check_files, file_remarks, look_alikes, remarks
+from tuning.data.remarks import file_remarks, look_alikes, remarks, with_file_remarks
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
+
+MANIFEST = DataSettings(corpus="manifest")
 
 
 @pytest.mark.parametrize(
@@ -61,6 +63,14 @@ def test_classes_that_are_told_by_the_speaker():
     """By hand: with every speaker's own class a guess by speaker has no error, so lambda is 1."""
     (found,) = remarks(corpus_of([("a", "sad", 5), ("b", "sad", 6), ("c", "happy", 5), ("d", "happy", 6)]))
     assert "the speaker or artist tells the class of 100 % of the clips" in found and "lambda 1.00" in found
+
+
+def test_a_few_prolific_speakers_do_not_tie_a_corpus():
+    prolific = [("a", "sad", 5), ("b", "happy", 5)]
+    many = [(f"other {n}", ("sad", "happy")[n % 2], 1) for n in range(40)]
+    assert "lambda" in remarks(corpus_of(prolific))[0]
+    (found,) = remarks(corpus_of([*prolific, *many]))
+    assert found.startswith("2 of 42 speakers or artists have clips of one class only: 'a' (sad), 'b' (happy)")
 
 
 def test_a_few_speakers_of_one_class():
@@ -118,12 +128,12 @@ def test_what_is_wrong_with_files_is_said_with_the_remedy(tmp_path, names, here,
     (found,) = file_remarks(corpus)
     assert re.search(message, found)
     with pytest.raises(UserError, match=r"data.root: .*data.max_quarantined_share"):
-        check_files(corpus, DataSettings())
+        with_file_remarks(corpus, MANIFEST)
 
 
 def test_as_many_as_may_be_quarantined_are_told_and_no_more(tmp_path):
     names = [f"{n}.wav" for n in range(20)]
     corpus = files(tmp_path, *names, here=names[1:])
-    assert check_files(corpus, DataSettings()) == file_remarks(corpus) != []
+    assert with_file_remarks(corpus, MANIFEST).notes == file_remarks(corpus) != []
     with pytest.raises(UserError, match="1 of 20 recordings"):
-        check_files(corpus, DataSettings(max_quarantined_share=0.04))
+        with_file_remarks(corpus, MANIFEST.model_copy(update={"max_quarantined_share": 0.04}))

@@ -18,7 +18,7 @@ from tuning.data.plan import (
     training_clips,
     with_augmentation,
 )
-from tuning.data.remarks import check_files
+from tuning.data.remarks import with_file_remarks
 from tuning.datasets import is_demo
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
@@ -59,7 +59,7 @@ def preview(plan: Plan) -> None:
         corpus, split = known
         parts = describe_parts(split, folds)
         print(f"corpus    {corpus.name}: {len(corpus.clips)} clips; {parts}; split: {split.method}")
-        for note in [*corpus.notes, *split.notes, *check_files(corpus, config.data)]:
+        for note in [*with_file_remarks(corpus, config.data).notes, *split.notes]:
             print(f"          note: {note}")
     cpus, gpus = _machine(config)
     resources = plan_resources(config, cpus, gpus)

@@ -11,10 +11,11 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
-from tuning.datasets import storage
+from tuning.datasets import is_demo, storage
 from tuning.datasets.corpora.layout import as_written, first_names
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
@@ -24,6 +25,8 @@ SHOWN = 3  # sets of names that look alike, and speakers, in a remark
 FEW_CLIPS = 5
 # Goodman and Kruskal's lambda from which classes count as tied to speakers.
 TIED = 0.8
+# Share of the clips that are by such speakers, from which that is said.
+MOST = 0.5
 # Formats that libsndfile does not read.
 UNREAD = (".3gp", ".aac", ".amr", ".m4a", ".mkv", ".mp4", ".webm", ".wma")
 POINTER, POINTER_BYTES = b"version https://git-lfs.github.com/spec/", 1024
@@ -87,7 +90,9 @@ def _of_classes(clips: list[Clip]) -> list[str]:
     if len(by_class) < 2 or len(known) < 2:
         return []
     found = []
-    tied, share = _tied(list(known.values()))
+    # Of a few prolific speakers among many nothing is said about the corpus.
+    covered = sum(counts.total() for counts in known.values()) / len(clips)
+    tied, share = _tied(list(known.values())) if covered >= MOST else (0.0, 0.0)
     if tied >= TIED:
         found.append(
             f"the speaker or artist tells the class of {100 * share:.0f} % of the clips (Goodman and Kruskal's lambda "
@@ -119,20 +124,22 @@ def _tied(tables: list[Counter[str]]) -> tuple[float, float]:
     return (told - largest) / (total - largest) if largest < total else 0.0, told / total
 
 
-def check_files(corpus: Corpus, data: DataSettings) -> list[str]:
-    """As `file_remarks`, where so many recordings may be left out.
+def with_file_remarks(corpus: Corpus, data: DataSettings) -> Corpus:
+    """The corpus with notes on its files, where so many recordings may be left out.
+
+    Those of a demo corpus were just written, and those in a bucket are asked for one by one in the preparation.
 
     Raises:
-        UserError: more than `data.max_quarantined_share` of them are not there or can't be read.
+        UserError: more than `data.max_quarantined_share` of the recordings are not there or can't be read.
     """
+    if is_demo(data.corpus) or storage.is_uri(corpus.root):
+        return corpus
     found = _faults(corpus)
-    unusable = {clip for clips in found.values() for clip in clips}
+    told, unusable = _told(corpus, found), {clip for clips in found.values() for clip in clips}
     if len(unusable) > data.max_quarantined_share * len(corpus.clips):
-        told = "; ".join(_told(corpus, found))
-        raise UserError(
-            f"data.root: {told}; data.max_quarantined_share allows {data.max_quarantined_share:.1%} of them"
-        )
-    return _told(corpus, found)
+        allowed = f"data.max_quarantined_share allows {data.max_quarantined_share:.1%} of them"
+        raise UserError(f"data.root: {'; '.join(told)}; {allowed}")
+    return replace(corpus, notes=[*corpus.notes, *told])
 
 
 def file_remarks(corpus: Corpus) -> list[str]:

@@ -14,9 +14,6 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from tuning.data.data_module import DataModule
 from tuning.data.generated_clips import quality_of
 from tuning.data.keys import describe_bank
-from tuning.data.remarks import check_files
-from tuning.datasets import is_demo
-from tuning.datasets.storage import is_uri
 from tuning.datasets.store.build import Prepared
 from tuning.experiment.directory import SearchFolder, write_table
 from tuning.search.lazy_start import when_needed
@@ -174,8 +171,7 @@ def _say_split(data: DataModule) -> None:
     of_groups = f" of {len(groups)} groups" if groups else ""
     parts = describe_parts(split, data.config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
-    files = [] if is_demo(data.config.data.corpus) or is_uri(corpus.root) else check_files(corpus, data.config.data)
-    for note in [*corpus.notes, *split.notes, *files]:
+    for note in [*corpus.notes, *split.notes]:
         print(f"          note: {note}", flush=True)
 
 

@@ -15,6 +15,7 @@ from tuning.experiment.directory import TrialRecord
 from tuning.training.ranking import Mode, better
 
 CURVES = 30  # trials whose curves are drawn one by one; the others are a band
+FEW_TRIALS = 20  # have a tick each; of more the ticks are whole numbers by themselves
 LEFT_OUT = 0.03  # share of the values, the poorest, that an axis may leave out
 
 
@@ -64,8 +65,7 @@ def draw_history(search: Gathered) -> go.Figure:
         figure.add_scatter(x=x, y=y, mode="lines", name="best so far", line=line, hoverinfo="skip")
     _constant(figure, search)
     last = max((record.number for record in search.ranked), default=1)
-    # Few trials have a line each; of many the ticks are whole numbers by themselves.
-    few = {"dtick": 1, "range": [0.5, last + 0.5]} if last <= 20 else {}
+    few = {"dtick": 1, "range": [0.5, last + 0.5]} if last <= FEW_TRIALS else {}
     figure.update_xaxes(title="trial", tickformat="d", **few)
     shown = value_range([search.value(record) or 0.0 for record in scored], search.mode)
     figure.update_layout(yaxis={"title": search.metric, "range": shown})
