@@ -41,13 +41,17 @@ def class_column(table: layout.Table, data: DataSettings) -> str | None:
 
 def columns_of(table: layout.Table, targets: list[str]) -> Columns:
     """What the columns of a table seem to hold; `targets` are the names of numeric labels to look for."""
+    named = [column for target in targets for column in _named(table, [target]) if _is_numeric(table, column)]
+    label = class_column(table, DataSettings(corpus="manifest"))
+    if named and not _named(table, CLASSES):  # any other column of texts, such as the genre, is no label then
+        label = None
     spoken = [column for column in table.header if column and _is_audio(table, column)]
     file = next(iter(spoken), None) or next(iter(_named(table, FILES)), None)
     split = [column for column in _named(table, PARTS) if set(_cells(table, column)) <= set(layout.SPLITS)]
     return Columns(
         file=file,
-        label=class_column(table, DataSettings(corpus="manifest", file_column=file or "file")),
-        targets=[column for target in targets for column in _named(table, [target]) if _is_numeric(table, column)],
+        label=label,
+        targets=named,
         group=next(iter(_named(table, GROUPS)), None),
         fold=next(iter(_named(table, FOLDS)), None),
         split=next(iter(split), None),

@@ -68,6 +68,12 @@ def test_numbers_of_artists_with_few_clips(capsys, monkeypatch, tmp_path):
     assert "split     grouped" in output and "note" not in output
 
 
+def test_a_column_of_texts_beside_numbers_is_no_label(capsys, monkeypatch, tmp_path):
+    rows = [f"{n}.wav,{n % 7 / 7},{n % 5 / 5},{('pop', 'rock')[n % 2]}" for n in range(1200)]
+    table = write(tmp_path / "data", "file,valence,arousal,genre", rows)
+    assert init(capsys, monkeypatch, tmp_path, table)[1].config.task.name == "regression"
+
+
 def test_a_setting_that_follows_another_goes_on_following_it(capsys, monkeypatch, tmp_path):
     rows = [f"{n}.wav,{n % 7 / 7},{n % 5 / 5}" for n in range(1200)]
     output, plan = init(capsys, monkeypatch, tmp_path, write(tmp_path / "data", "file,valence,arousal", rows))
