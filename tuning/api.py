@@ -208,8 +208,8 @@ def run(plan: Plan) -> Search:
     print_unread_settings(plan)
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
-    corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_classes(plan, corpus)
+    corpus = with_file_remarks(corpus, plan.config.data)
     from tuning.data.data_module import DataModule
 
     with open_folder(plan.run.storage, plan.name) as folder:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.compose import TransformedTargetRegressor
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, SVR
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.store.build import Prepared
@@ -29,11 +33,6 @@ def clip_statistics(values: np.ndarray) -> np.ndarray:
 
 def svr_outputs(train: Part, statistics: np.ndarray) -> np.ndarray:
     """Predictions [clips, targets] of one SVR per target; SVR and scaling are fitted on the training clips."""
-    from sklearn.compose import TransformedTargetRegressor
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVR
-
     known, targets = train
     outputs = []
     for target in targets.astype(np.float64).T:
@@ -45,10 +44,6 @@ def svr_outputs(train: Part, statistics: np.ndarray) -> np.ndarray:
 
 def svm_classes(train: Part, statistics: np.ndarray) -> np.ndarray:
     """Predicted class indices [clips, 1], classes weighted by the inverse of their frequency."""
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-    from sklearn.svm import SVC
-
     known, targets = train
     model = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=SVM_C, class_weight="balanced"))
     found: np.ndarray = model.fit(known, targets[:, 0].astype(int)).predict(statistics)
