@@ -209,6 +209,14 @@ def test_an_ensemble_stands_beside_its_winner_and_classes_have_their_confusions(
     assert sad == ["<b>sad</b>", "3", "1", "4"] and happy == ["happy", "0", "4", "4"]
 
 
+@pytest.mark.parametrize("content", ["true,sad,happy\nsad,3\n", "true,sad\nsad,x\n", "true,sad,happy\nsad,1,2\n"])
+def test_damaged_confusions_are_named_and_the_rest_is_shown(tmp_path, content):
+    folder, _ = write_search(tmp_path, "space=ser", count=3)
+    write_text(folder.path / "best" / "confusion.csv", content)
+    page = Page(write_report(folder))
+    assert "best/confusion.csv is damaged" in page.texts[""] and len(board(page)) == 3
+
+
 @pytest.mark.parametrize("count", [1, 2, 3, 12, 40])
 def test_the_axis_of_trials_has_whole_numbers(tmp_path, count):
     page = Page(write_report(write_search(tmp_path, "space=crnn", count=count)[0]))

@@ -107,9 +107,10 @@ def test_the_log_says_it(poor, caplog):
     assert is_said(caplog.text) and f"best trial {poor[1].number}: val_loss" in caplog.text
 
 
-def test_a_damaged_note_is_told_and_an_older_search_has_none(poor):
+@pytest.mark.parametrize("content", ["{", '"text"', "3"])
+def test_a_damaged_note_is_told_and_an_older_search_has_none(poor, content):
     folder, _ = poor
-    (folder.path / "notes.json").write_text("{")
+    (folder.path / "notes.json").write_text(content)
     (found, _) = gather(folder).notes
     assert found.startswith("notes.json can't be read") and "written again" in found
     (folder.path / "notes.json").unlink()

@@ -85,9 +85,12 @@ def _read_cautions(folder: SearchFolder) -> list[str]:
     if not file.exists():
         return []
     try:
-        return [str(caution) for caution in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError, OSError):
-        return [
-            f"{FILE} can't be read, and what it says of these scores is missing; the search's command, typed again "
-            "with more trials, has it written again"
-        ]
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, OSError):
+        found = None
+    if isinstance(found, list):
+        return [str(caution) for caution in found]
+    return [
+        f"{FILE} can't be read, and what it says of these scores is missing; the search's command, typed again with "
+        "more trials, has it written again"
+    ]

@@ -105,6 +105,7 @@ def gather(folder: SearchFolder) -> Gathered:
     mode, path = check_metric(space, config), folder.path
     ranked = rank(folder.records(), config.search.metric, mode)
     baseline = _json(path / "baseline.json") or {}
+    confusion, damaged = _confusion(path / "best" / "confusion.csv")
     folders = {record.number: folder.trial(record.number) for record in ranked}
     return Gathered(
         name=folder.name,
@@ -123,8 +124,8 @@ def gather(folder: SearchFolder) -> Gathered:
         texts={name: _text(path / name) for name in ("overrides.yaml", "config.yaml")},
         test=_json(path / "best" / "metrics.json"),
         looks=_json(path / "test_looks.json") or [],
-        notes=search_notes(folder, ranked, baseline, config.search.metric, mode),
-        confusion=list(csv.reader(io.StringIO(_text(path / "best" / "confusion.csv")))),
+        notes=[*search_notes(folder, ranked, baseline, config.search.metric, mode), *damaged],
+        confusion=confusion,
     )
 
 
@@ -145,6 +146,18 @@ def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list
         if began is not None and ended is not None and found.get(number) == []:
             found[number] = [Stretch(began.astimezone(), ended.astimezone(), ended=True)]
     return found
+
+
+def _confusion(file: Path) -> tuple[list[list[str]], list[str]]:
+    """The rows of a table of confusions, or none and a note that it is damaged."""
+    try:
+        rows = list(csv.reader(io.StringIO(_text(file))))
+        widths = {len(row) for row in rows} | {len(rows)} if rows else set()
+        if len(widths) > 1 or any(int(count) < 0 for row in rows[1:] for count in row[1:]):
+            raise ValueError
+        return rows, []
+    except (ValueError, OSError):
+        return [], [f"best/{file.name} is damaged, and the page has no confusions: tuning finalize writes it"]
 
 
 def _json(file: Path) -> Any:
