@@ -17,10 +17,6 @@ from typing import Any
 
 import numpy as np
 from ray import cloudpickle
-from sklearn.compose import TransformedTargetRegressor
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from sklearn.svm import SVC, SVR
 
 from benchmarks.report import publish, table
 from tuning.cli.command import DONE, USER_ERROR
@@ -37,6 +33,7 @@ from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import scan
 from tuning.evaluation.leaderboard import with_results
+from tuning.evaluation.svm import SVM_C, SVR_EPSILON, Part, clip_statistics, svm_classes, svr_outputs
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.recorded import config_of, space_of
 from tuning.search.compute import compute
@@ -44,10 +41,7 @@ from tuning.search.lazy_start import when_needed
 from tuning.training.metrics import METRICS
 from tuning.training.tasks import task_of
 
-# The usual settings on standardised features and labels; epsilon is in standard deviations of the label.
-SVR_C, SVR_EPSILON = 1.0, 0.1
 CLASS_METRICS = ("uar", "accuracy", "f1", "recall")
-Part = tuple[np.ndarray, np.ndarray]  # statistics [clips, statistics], targets [clips, targets]
 
 
 @dataclass(frozen=True)
@@ -120,36 +114,11 @@ def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames:
     return np.stack(statistics), np.array(wanted, dtype=np.float32)
 
 
-def clip_statistics(values: np.ndarray) -> np.ndarray:
-    """Statistics of a clip for the SVR: [frames, features] -> [5 * features].
-
-    Mean, standard deviation, 10th and 90th percentile of each feature, and the mean absolute difference between frames.
-    The last three improve the SVR much on real music.
-    """
-    values = values.astype(np.float64)
-    low, high = np.percentile(values, (10, 90), axis=0)
-    changes = np.abs(np.diff(values, axis=0)).mean(axis=0) if len(values) > 1 else np.zeros(values.shape[1])
-    return np.concatenate([values.mean(axis=0), values.std(axis=0), low, high, changes])
-
-
 def svm_outputs(config: Config, train: Part, val_statistics: np.ndarray) -> np.ndarray:
     """Predictions for validation clips: numbers [clips, targets], or logits [clips, classes] of the class alone."""
     if config.task.name == "regression":
         return svr_outputs(train, val_statistics)
-    statistics, targets = train
-    svc = make_pipeline(StandardScaler(), SVC(kernel="rbf", C=SVR_C)).fit(statistics, targets[:, 0].astype(np.int64))
-    return np.eye(len(config.task.classes or []))[svc.predict(val_statistics)]
-
-
-def svr_outputs(train: Part, val_statistics: np.ndarray) -> np.ndarray:
-    """Predictions [clips, targets] of one SVR per target; SVR and scaling are fitted on the training clips."""
-    statistics, targets = train
-    outputs = []
-    for target in targets.astype(np.float64).T:
-        svr = make_pipeline(StandardScaler(), SVR(kernel="rbf", C=SVR_C, epsilon=SVR_EPSILON))
-        model = TransformedTargetRegressor(svr, transformer=StandardScaler())
-        outputs.append(model.fit(statistics, target).predict(val_statistics))
-    return np.stack(outputs, axis=1)
+    return np.eye(len(config.task.classes or []))[svm_classes(train, val_statistics)[:, 0]]
 
 
 def compare(search: Search, train: Part, val: Part, outputs: np.ndarray) -> dict[str, dict[str, float]]:
@@ -196,11 +165,11 @@ def describe(search: Search, found: dict[str, dict[str, float]], train: Part, va
     if is_numbers:
         constant = "each target's mean over the training clips"
         labels = " and the\n  labels"
-        svm = f"SVR: rbf kernel, C={SVR_C:g}, epsilon={SVR_EPSILON:g} standard deviations of the label"
+        svm = f"SVR: rbf kernel, C={SVM_C:g}, epsilon={SVR_EPSILON:g} standard deviations of the label"
         means = " For all targets rmse and mae are pooled, the others means."
     else:
         constant, labels, means = "the classes' frequencies in the training clips", "", ""
-        svm = f"SVC: rbf kernel, C={SVR_C:g}, every clip of equal weight"
+        svm = f"SVC: rbf kernel, C={SVM_C:g}, classes weighted by the inverse of their frequency"
     return f"""## {search.folder.name}: validation figures
 
 {table(["target" if is_numbers else "class", "predictor", *metrics], rows, left=2)}

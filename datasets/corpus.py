@@ -59,8 +59,6 @@ def load_classes(data: DataSettings, classes: list[str] | None, merge: Mapping[s
     ValueError as `load_corpus` does, when clips have numbers only, for an unknown class, a clip of a class that is not
     listed, fewer than two classes, and a class with a single clip, which can't both train and validate.
     """
-    if data.corpus == "manifest" and data.label_column is None:
-        raise ValueError("data.label_column: expected the column with each recording's class, got nothing")
     corpus = _read(data, [])
     if all(clip.label is None for clip in corpus.clips):
         raise ValueError(

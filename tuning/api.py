@@ -45,6 +45,7 @@ from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
 from tuning.evaluation.reproduce import reproduce as train_again
+from tuning.evaluation.score_notes import log_scores, search_notes, write_cautions
 from tuning.experiment.bucket_sync import open_folder, open_location
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
@@ -251,6 +252,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     if not folder.exists:
         folder.create(plan.space, plan.overrides, identity, data.split)
     write_json(folder.path / "baseline.json", baseline)
+    write_cautions(folder, data.split)
     show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
     resumed = f", {done} of them done before" if done else ""
@@ -260,7 +262,9 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     try:
         return run_search(folder, replace(plan, space=data.as_shared(plan.space)), shared, resources)
     finally:
-        leaderboard.write_leaderboard(folder, plan.config.search.metric, plan.mode, baseline)
+        metric = plan.config.search.metric
+        ranked = leaderboard.write_leaderboard(folder, metric, plan.mode, baseline)
+        log_scores(folder, ranked, metric, plan.mode, baseline)
 
 
 def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) -> None:
@@ -271,7 +275,8 @@ def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) ->
     if finished_before:
         which = f"all {plan.total} trials were" if plan.total > 1 else "the one trial was"
         print(f"search    {plan.name}: {which} done before; this is the ranking")
-    leaderboard.print_leaderboard(ranked, metric, baseline)
+    notes = search_notes(folder, ranked, baseline, metric, plan.mode)
+    leaderboard.print_leaderboard(ranked, metric, baseline, notes)
     if second := leaderboard.second_metric(ranked):
         front = sorted(leaderboard.pareto_front(ranked, metric, plan.mode, second))
         print(f"pareto    best for their {second}: trials {', '.join(map(str, front))}")

@@ -1,5 +1,6 @@
 """Helpers of corpus layouts: the root, CSV tables, labels on their scale, recordings by stem."""
 
+import codecs
 import csv
 import io
 import math
@@ -17,6 +18,16 @@ from tuning.datasets.settings import DataSettings
 AUDIO_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".ogg", ".opus", ".wav")
 SPLITS = ("train", "val", "test")
 SHOWN = 8  # names listed in an error
+LINE_SHOWN = 60  # characters of a line that can't be read
+SEPARATORS = (",", ";", "\t")
+MARKS = (  # of which that of UTF-32 begins as that of UTF-16
+    ("utf-8", codecs.BOM_UTF8),
+    ("utf-32-le", codecs.BOM_UTF32_LE),
+    ("utf-32-be", codecs.BOM_UTF32_BE),
+    ("utf-16-le", codecs.BOM_UTF16_LE),
+    ("utf-16-be", codecs.BOM_UTF16_BE),
+)
+DECIMAL_COMMA = re.compile(r"\s*[-+]?\d+,\d+\s*$")
 Row = tuple[str, dict[str, str]]  # its place (path:line), and its cells by column name
 
 
@@ -34,8 +45,17 @@ class Table:
             if column not in self.header:
                 hint = did_you_mean(column, self.header) or f"; it has: {', '.join(self.header)}"
                 raise ValueError(f"{setting}: no column '{column}' in {self.path}{hint}")
-            if self.header.count(column) > 1:
-                raise ValueError(f"{setting}: expected one column '{column}' in {self.path}, got several")
+            self.require_one(setting, column)
+
+    def require_one(self, setting: str, *columns: str) -> None:
+        """Raise ValueError with its places for the first of these names that several columns have."""
+        for column in columns:
+            places = [str(place) for place, name in enumerate(self.header, start=1) if name == column]
+            if len(places) > 1:
+                where = f"{', '.join(places[:-1])} and {places[-1]}"
+                raise ValueError(
+                    f"{setting}: expected columns of different names in {self.path}, got '{column}' in columns {where}"
+                )
 
     def lower(self) -> "Table":
         """The same table with names of columns in lower case."""
@@ -203,10 +223,10 @@ def read_table(
     setting: str = "data.root",
     row_of: Callable[[list[str], list[str]], dict[str, str]] | None = None,
 ) -> Table:
-    """Read a CSV file below the root; header cells are stripped, empty lines skipped.
+    """Read a CSV file below the root: with commas, semicolons or tabs, in UTF-8 or as its byte order mark says.
 
-    Each line has as many cells as the header, unless `row_of` makes a row from header and cells. Raises ValueError,
-    which begins with the setting, when the file is missing or not a table.
+    Header cells are stripped, empty lines skipped. Each line has as many cells as the header, unless `row_of` makes a
+    row from header and cells. Raises ValueError, which begins with the setting, when the file is missing or no table.
     """
     path = storage.below(root, name)
     try:
@@ -218,11 +238,7 @@ def read_table(
     except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
         there = _there(root, posixpath.dirname(name), [posixpath.basename(name)])
         raise ValueError(f"{setting}: no file {path}, {there}") from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        problem = f"{error.reason} at byte {error.start}"
-        raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {problem}") from None
+    text = _decoded(raw, path, setting)
     lines = list(_lines(path, text, setting, any_width=row_of is not None))
     if not lines:
         raise ValueError(f"{setting}: no recordings in {path}")
@@ -231,9 +247,46 @@ def read_table(
     return Table(path, header, [(place, row_of(header, cells)) for place, cells in others])
 
 
+def _decoded(raw: bytes, path: str, setting: str) -> str:
+    """The text of a table: in the encoding of its byte order mark, else in UTF-8.
+
+    Raises ValueError with what was found and how to save it for anything else, which would have to be guessed.
+    """
+    for name, mark in MARKS:
+        if raw.startswith(mark):
+            try:
+                return raw.removeprefix(mark).decode(name)
+            except UnicodeDecodeError as error:
+                problem = f"{error.reason} at byte {error.start + len(mark)}"
+                what = f"{name[:6].upper()} text, as its byte order mark says, in {path}"
+                raise ValueError(f"{setting}: expected {what}, got {problem}") from None
+    if raw.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{setting}: expected a CSV file in {path}, got an Excel workbook; save it as CSV UTF-8")
+    if b"\0" in raw:
+        every_second = raw[1:200:2].count(0) > 90 * len(raw[1:200:2]) // 100 or raw[:200:2].count(0) > 90
+        found = "UTF-16 without a byte order mark" if every_second else "NUL bytes, which no text has"
+        raise ValueError(f"{setting}: expected UTF-8 text in {path}, got {found}; save it as UTF-8")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        number = raw.count(b"\n", 0, error.start) + 1
+        line = raw.split(b"\n")[number - 1].decode("cp1252", errors="replace").strip()[:LINE_SHOWN]
+        raise ValueError(
+            f"{setting}: expected UTF-8 text in {path}, got other bytes in line {number}, as Windows-1252 writes "
+            f"'{line}'; save it as UTF-8 (of a spreadsheet: CSV UTF-8), or, if the line is right here: "
+            f"iconv -f WINDOWS-1252 -t UTF-8 {posixpath.basename(path)} > utf8.csv"
+        ) from None
+
+
+def _separator(text: str) -> str:
+    """The separator that gives the header the most cells: a comma, a semicolon or a tab; a comma if it has one cell."""
+    header = next((line for line in text.splitlines() if line.strip()), "")
+    return max(SEPARATORS, key=lambda separator: len(next(csv.reader([header], delimiter=separator), [])))
+
+
 def _lines(path: str, text: str, setting: str, any_width: bool) -> Iterator[tuple[str, list[str]]]:
     """Yield place and cells of each line that is not empty, the header first."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=_separator(text), strict=True)
     header: list[str] | None = None
     try:
         for cells in reader:
@@ -327,7 +380,8 @@ def parse_label(cell: str, column: str, place: str, scale: tuple[float, float] |
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"data.target_columns: expected a number in column '{column}', got '{cell}' at {place}")
+        hint = f"; with a decimal point it is {cell.strip().replace(',', '.')}" if DECIMAL_COMMA.match(cell) else ""
+        raise ValueError(f"data.target_columns: expected a number in column '{column}', got '{cell}' at {place}{hint}")
     if scale is None:
         return value
     low, high = scale

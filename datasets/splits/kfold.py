@@ -2,7 +2,7 @@
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tuning.datasets.corpus import Clip, did_you_mean
 from tuning.datasets.settings import SplitSettings
@@ -36,7 +36,7 @@ def by_folds(
     is the test, with a note, if no setting names a method nor a fold. Returns the part of each clip by its id. Raises
     ValueError for an unknown fold, and for groups that are unknown or in the test.
     """
-    folds = sorted(set(fold_of.values()), key=_natural)
+    folds = in_order(fold_of.values())
     known = f"the folds are {', '.join(folds)}"
     test_fold = settings.test_fold
     if test_fold is None and settings.method == "auto" and settings.val_fold is None and settings.dev_groups is None:
@@ -115,6 +115,11 @@ def _uneven(clips: Sequence[Clip], fold_of: Mapping[str, int]) -> bool:
     """Whether some fold lacks a class."""
     names, num_folds = classes_of(clips), len(set(fold_of.values()))
     return len({(clip.label, fold_of[clip.id]) for clip in clips}) < len(names) * num_folds
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """The distinct names of folds, 10 after 9."""
+    return sorted(set(names), key=_natural)
 
 
 def _natural(text: str) -> list[tuple[bool, int, str]]:

@@ -10,6 +10,8 @@ from tuning.datasets.splits import holdout, kfold
 from tuning.datasets.splits.stratification import classes_of, quadrants
 
 SHOWN = 5  # names listed in an error
+FEW_GROUPS = 2  # in a part, whose figures then say little of others
+NOT_APART = "no speaker or artist is known (data.group_column): nothing keeps them apart"
 NEEDS = {  # what a method needs, and why it is missing
     "column": "data.split_column, which names no column",
     "folds": "data.fold_column, which names no column, or a corpus with published folds; "
@@ -36,6 +38,14 @@ class Split:
     def parts(self) -> dict[str, list[Clip]]:
         """The three parts by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
+
+    def cautions(self) -> list[str]:
+        """What has to be known with every score on this split: speakers are not kept apart, or are too few."""
+        clips = [clip for part in self.parts().values() for clip in part]
+        if all(clip.group is None for clip in clips):
+            return [NOT_APART]
+        known = {"test": self.test} if self.inner else {"validation": self.val, "test": self.test}
+        return [found for name, part in known.items() if (found := _few_groups(name, part))]
 
     def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:
         """The inner folds: the clips to train on and to validate with in each, sorted by id."""
@@ -102,7 +112,7 @@ def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[
     if not split.test:
         split.notes.append("no clips are sealed for a test")
     if all(clip.group is None for clip in clips):
-        split.notes.append("no speaker or artist is known (data.group_column): nothing keeps them apart")
+        split.notes.append(NOT_APART)
     return split
 
 
@@ -129,6 +139,35 @@ def choose_method(clips: list[Clip], settings: SplitSettings) -> str:
             f"split.{named[0]}: only for split.method=folds, group_folds or leave_one_group_out, got method '{method}'"
         )
     return method
+
+
+def fold_sizes(clips: list[Clip], settings: SplitSettings) -> tuple[str, dict[str, int]]:
+    """The method by which clips fall into folds, each of which can be the test once, and the clips of each fold.
+
+    `auto` takes published folds, else folds of whole groups (`split.num_folds`). Raises ValueError for a method without
+    folds, for clips without folds and groups, and for fewer than three folds, of which one validates and one trains.
+    """
+    known = ", ".join(kfold.METHODS)
+    method: str = settings.method
+    if method == "auto":
+        has_folds = all(clip.fold is not None for clip in clips)
+        method = "folds" if has_folds else "group_folds"
+        if not has_folds and any(clip.group is None for clip in clips):
+            raise ValueError(
+                "split.method: expected clips with folds (data.fold_column) or with speakers or artists "
+                "(data.group_column), from which folds are made, got neither"
+            )
+    if method not in kfold.METHODS:
+        raise ValueError(f"split.method: expected one of {known} to test every fold, got {method}")
+    choose_method(clips, settings.model_copy(update={"method": method}))
+    fold_of = kfold.folds_of(clips, method, settings, [])
+    names = kfold.in_order(fold_of.values())
+    if len(names) < 3:
+        raise ValueError(
+            f"split.method: expected at least 3 folds, to train, to validate and to test, got {len(names)}: "
+            f"{', '.join(names)}"
+        )
+    return method, {name: list(fold_of.values()).count(name) for name in names}
 
 
 def partition_of(clips: list[Clip], split: Split) -> dict[str, str]:
@@ -193,6 +232,16 @@ def check_duplicates(split: Split, digests: Mapping[str, str]) -> None:
             other, path = first.setdefault(digest, (name, clip.id))
             if other != name:
                 raise ValueError(f"split: the same recording is in {other} ('{path}') and in {name} ('{clip.id}')")
+
+
+def _few_groups(name: str, clips: Sequence[Clip]) -> str:
+    """A caution for figures on clips of one or two groups; empty for more, and where a group is not known."""
+    groups = sorted({str(clip.group) for clip in clips})
+    if not 1 <= len(groups) <= FEW_GROUPS or any(clip.group is None for clip in clips):
+        return ""
+    if len(groups) == 1:
+        return f"{name} has one speaker or artist, '{groups[0]}': figures on it hold for that one alone"
+    return f"{name} has two speakers or artists, '{groups[0]}' and '{groups[1]}': figures on it hold for those alone"
 
 
 def _check_groups(parts: Mapping[str, Sequence[Clip]], where: str) -> None:

@@ -23,8 +23,16 @@ def check(capsys, *arguments, code=0):
 def write(root, rows, header="file,emotion,speaker,split"):
     root.mkdir()
     (root / "manifest.csv").write_text("\n".join([header, *rows]) + "\n")
+    touch(root, rows)
     columns = ("data.label_column=emotion", "data.group_column=speaker", "data.split_column=split")
     return ("task.name=classification", "data.corpus=manifest", f"data.root={root}", *columns)
+
+
+def touch(root, rows):
+    for row in rows:
+        file = root / row.partition(",")[0]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
 
 
 def clips(part, speaker, **counts):
@@ -50,22 +58,24 @@ def test_the_table_counts_clips_shares_and_speakers(tmp_path, capsys):
     assert cells(output, "all") == ["all", "10", "2", "5", "2", "4", "1"]
     assert "largest to smallest class: 6.00 (6 of happy; 1 of sad)" in output
     hints = [line for line in output.splitlines() if line.startswith("hint ")]
-    assert len(hints) == 3
+    assert len(hints) == 4
     assert "uneven in training, 6.0 to 1; loss.class_weights=inverse" in hints[0]
     assert "test has no clips of sad: recall and F1" in hints[1]
-    assert "test has one speaker or artist, 'Eve'" in hints[2]
+    assert "validation has two speakers or artists, 'Cy' and 'Di'" in hints[2]
+    assert "test has one speaker or artist, 'Eve'" in hints[3]
     assert [path.name for path in tmp_path.iterdir()] == ["corpus"]
 
 
 def test_hints_are_silent_where_nothing_is_wrong(tmp_path, capsys):
     even = {"happy": 3, "sad": 2}
-    rows = [row for part in ("train", "val") for who in ("a", "b") for row in clips(part, f"{part}{who}", **even)]
+    rows = [row for part in ("train", "val") for who in "abc" for row in clips(part, f"{part}{who}", **even)]
     arguments = write(tmp_path / "corpus", rows)
     output = check(capsys, *arguments)
     assert "hint" not in output  # 1.5 to 1 is not above it, and there is no test to speak of
-    assert cells(output, "happy") == ["happy", "6", "60.0%", "2", "6", "60.0%", "2"]
-    rows += clips("train", "trainc", happy=2)
+    assert cells(output, "happy") == ["happy", "9", "60.0%", "3", "9", "60.0%", "3"]
+    rows += clips("train", "traind", happy=3)
     (tmp_path / "corpus" / "manifest.csv").write_text("\n".join(["file,emotion,speaker,split", *rows]))
+    touch(tmp_path / "corpus", rows)
     assert "loss.class_weights=inverse lets classes" in check(capsys, *arguments)
     assert "as it is set" in check(capsys, *arguments, "loss.class_weights=inverse")
 
@@ -81,6 +91,7 @@ def test_regression_counts_quadrants(tmp_path, capsys):
     root = tmp_path / "corpus"
     root.mkdir()
     rows = ["a,1,1,train", "b,1,-1,train", "c,-1,1,train", "d,-0.5,0,train", "e,-1,-1,val", "f,0.5,0.5,val"]
+    touch(root, rows)
     (root / "manifest.csv").write_text("\n".join(["file,valence,arousal,split", *rows]))
     arguments = ("data.corpus=manifest", f"data.root={root}", "data.split_column=split", "split.quadrants=zero")
     output = check(capsys, *arguments)
@@ -132,3 +143,15 @@ def test_a_demo_corpus_that_can_not_be_made_is_said_in_one_line(tmp_path, capsys
     (tmp_path / "file").write_text("no folder")
     error = check(capsys, "space=ser_demo", f"data.prepared={tmp_path / 'file'}", code=2)
     assert error.startswith("error: data.prepared: expected a folder to write in, got '") and error.count("\n") == 1
+
+
+def test_speakers_and_files_are_told_before_anything_is_made(tmp_path, capsys):
+    rows = clips("train", "Ann", sad=5) + clips("train", "Ben", happy=5) + clips("train", "ann", sad=1, happy=1)
+    rows += clips("val", "Cy", sad=6, happy=6)
+    arguments = write(tmp_path / "corpus", rows)
+    (tmp_path / "corpus" / "train" / "Ann" / "sad0.wav").unlink()
+    output = check(capsys, *arguments)
+    assert "note: speakers or artists that look alike count as different ones: 'Ann' (5 clips), 'ann' (2)" in output
+    assert "note: 2 of 4 speakers or artists have clips of one class only: 'Ann' (sad), 'Ben' (happy)" in output
+    assert "hint      1 of 24 recordings is not in " in output and "train/Ann/sad0.wav" in output
+    assert [path.name for path in tmp_path.iterdir()] == ["corpus"]

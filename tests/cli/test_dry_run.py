@@ -3,6 +3,7 @@
 import pytest
 
 from tests.helpers.command import ONE_AT_A_TIME, refusals, run
+from tests.helpers.recordings import write_corpus
 from tests.helpers.written_search import write_search
 from tests.search.test_estimate import made
 from tuning.cli.dry_run import print_estimate
@@ -105,3 +106,21 @@ def test_a_dry_run_of_a_search_that_was_begun_says_so(tmp_path):
     given = ("--dry-run", f"storage={tmp_path}", "name=written", f"data.prepared={tmp_path}", ONE_AT_A_TIME)
     assert "20 trials (random, scheduler none); begun before, and resumed" in run(*given)
     assert "begun before" not in run(*given, "fresh=true")
+
+
+def test_what_is_told_of_a_corpus_stands_in_a_dry_run_and_what_a_search_refuses_is_refused(tmp_path):
+    corpus = write_corpus(tmp_path, num_clips=24, seconds=0.2)
+    manifest = tmp_path / "manifest.csv"
+    manifest.write_text(manifest.read_text().replace(",g1", ",G0", 1))
+    words = ["data.corpus=manifest", f"data.root={tmp_path}", "data.group_column=artist"]
+    (tmp_path / corpus.clips[5].id).unlink()
+    output = run("--dry-run", *words)
+    assert "note: speakers or artists that look alike count as different ones: 'g0' (6 clips), 'G0' (1)" in output
+    assert f"note: 1 of 24 recordings is not in {tmp_path}: clip_05.wav" in output
+    (tmp_path / corpus.clips[6].id).unlink()
+    message = f"error: data.root: 2 of 24 recordings are not in {tmp_path}: clip_05.wav, clip_06.wav; "
+    message += "data.max_quarantined_share allows 5.0% of them\n"
+    storage = (f"storage={tmp_path}/results", f"data.prepared={tmp_path}/prepared")
+    assert run("--dry-run", *words, code=2).endswith(message)
+    assert refusals([[*words, *storage]]) == [(2, "", message)]
+    assert not (tmp_path / "results").exists() and not (tmp_path / "prepared").exists()

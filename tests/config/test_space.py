@@ -359,6 +359,20 @@ def test_defaults_of_points_are_those_of_corpus_and_task_and_conditions_decide_w
     ]
 
 
+@pytest.mark.parametrize("algorithm", ["random", "optuna"])
+def test_fewer_trials_than_points_are_the_first_points(algorithm):
+    points = "search.points_to_evaluate=[{optim.learning_rate: 0.001}, {optim.learning_rate: 0.002}]"
+    plan = make_plan([points, f"search.algorithm={algorithm}", "search.num_trials=1"])
+    assert plan.total == 1
+    assert [point["optim.learning_rate"] for point in planned_points(plan.space, plan.config)] == [0.001]
+
+
+@pytest.mark.parametrize(("space", "count"), [("ser_ensemble", 2), ("ser_ablation", 3), ("bimodal_ablation", 1)])
+def test_a_space_of_fixed_points_takes_fewer_trials(space, count):
+    whole, part = (make_plan([f"space={space}", *more]) for more in ((), (f"search.num_trials={count}",)))
+    assert list(planned_points(part.space, part.config)) == list(planned_points(whole.space, whole.config))[:count]
+
+
 def test_the_speech_space_has_the_documented_ranges_and_begins_with_the_documented_network():
     plan = make_plan(["space=ser"])
     assert {path: str(distribution) for path, distribution in plan.space.distributions.items()} == {

@@ -194,6 +194,38 @@ def test_the_test_of_the_winner(tmp_path):
     assert "Intervals by bootstrap over the 12 clips of the test." in text
 
 
+def test_an_ensemble_stands_beside_its_winner_and_classes_have_their_confusions(tmp_path):
+    folder, records = write_search(tmp_path, "space=ser", count=6)
+    figures = {"trial": 2, "epochs": 7, "validation": records[1].metrics, "test": {"test_uar": 0.6}}
+    figures |= {"constant": {"test_uar": 0.5}, "ensemble": [2, 1], "winner_alone": {"test_uar": 0.55}}
+    figures |= {"bootstrap": {"intervals": {}, "basis": "no interval: 3 clips in the test, at least 10 needed"}}
+    write_json(folder.path / "best" / "metrics.json", figures)
+    write_text(folder.path / "best" / "confusion.csv", "true,<b>sad</b>,happy\n<b>sad</b>,3,1\nhappy,0,4\n")
+    page = Page(write_report(folder))
+    header, uar, confused, sad, happy = page.tables["test"]
+    assert header == ["metric", "validation", "winner alone", "test", "95 % interval", "constant"]
+    assert uar[2:4] == ["0.5500", "0.6000"]
+    assert confused == ["true class", "<b>sad</b>", "happy", "clips"]
+    assert sad == ["<b>sad</b>", "3", "1", "4"] and happy == ["happy", "0", "4", "4"]
+
+
+@pytest.mark.parametrize("content", ["true,sad,happy\nsad,3\n", "true,sad\nsad,x\n", "true,sad,happy\nsad,1,2\n"])
+def test_damaged_confusions_are_named_and_the_rest_is_shown(tmp_path, content):
+    folder, _ = write_search(tmp_path, "space=ser", count=3)
+    write_text(folder.path / "best" / "confusion.csv", content)
+    page = Page(write_report(folder))
+    assert "best/confusion.csv is damaged" in page.texts[""] and len(board(page)) == 3
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 12, 40])
+def test_the_axis_of_trials_has_whole_numbers(tmp_path, count):
+    page = Page(write_report(write_search(tmp_path, "space=crnn", count=count)[0]))
+    axis = page.figures["history"][0]["layout"]["xaxis"]
+    assert axis["tickformat"] == "d" and (axis.get("dtick") == 1) is (count <= 20)
+    if count <= 20:
+        assert axis["range"] == [0.5, count + 0.5]
+
+
 @pytest.mark.slow
 def test_a_thousand_trials_fit(tmp_path):
     folder, _ = write_search(tmp_path, "space=crnn_full", count=1000, epochs=100)

@@ -14,12 +14,14 @@ from tuning.config.terminal import visible
 # Name -> the module with its `main`, and a line of help. A new command is one file and one line here.
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("tuning.run", "search: features, trials, ranking (python -m tuning.run does the same)"),
+    "init": ("tuning.cli.init", "look at a table of recordings and write a space file for them"),
     "space": ("tuning.cli.space", "print a commented space file for a model and a corpus"),
     "status": ("tuning.cli.status", "show the state of a search, also while it runs"),
     "report": ("tuning.cli.report", "write a search as one HTML page"),
     "history": ("tuning.cli.history", "draw the learning curves of a trial"),
     "reproduce": ("tuning.cli.reproduce", "train a trial again from its record and compare"),
     "finalize": ("tuning.cli.finalize", "retrain the winner of a search and test it once"),
+    "folds": ("tuning.cli.folds", "search and test every fold of a corpus, and put the tests together"),
     "predict": ("tuning.cli.predict", "predict recordings with a finalized model"),
     "export": ("tuning.cli.export", "write a finalized model as ONNX"),
     "balance": ("tuning.cli.class_balance", "count the clips of each class in each part of a corpus"),

@@ -80,7 +80,8 @@ class Parser(argparse.ArgumentParser):
 
     def _as_option(self, word: str) -> str:
         name, equals, _ = word.partition("=")
-        return f"--{word}" if equals and name.isidentifier() and not self._takes_settings else word
+        is_option = name in self._known if self._takes_settings else name.isidentifier()
+        return f"--{word}" if equals and is_option else word
 
     def error(self, message: str) -> NoReturn:
         """Refuse the command line in the words of the other refusals.

@@ -34,8 +34,13 @@ HEADER = """\
 """
 
 
-def space_text(arguments: list[str]) -> str:
+def space_text(arguments: list[str], header: str | None = None, searched: bool = False) -> str:
     """Return a space file for the model and the corpus that the settings of a command line name.
+
+    Args:
+        arguments: settings, and `space=NAME` for another space than the model's own.
+        header: comment lines at the top; by default they say that nothing is searched yet.
+        searched: whether the space's distributions and fixed points are searched, and not comments.
 
     Raises:
         UserError: as a search of these settings.
@@ -50,9 +55,11 @@ def space_text(arguments: list[str]) -> str:
             wanted = _of_task(space, corpus)
             arguments = [*arguments, *(f"{path}={value}" for path, value in wanted.items() if path not in given)]
             _, space, _ = load(arguments)
-    values = _values(space, given)
+    values = _values(space, given, searched)
     what = f"model.name={values['model.name']} data.corpus={values['data.corpus']}"
-    return "\n".join([HEADER.format(title=f"# Searches: nothing yet; {what}."), *_sections(space, values, given)])
+    header = HEADER.format(title=f"# Searches: nothing yet; {what}.") if header is None else header
+    active = [path for path in space.distributions if searched or path in given]
+    return "\n".join([header, *_sections(space, values, active)])
 
 
 def _template(model: str, folder: Path) -> str:
@@ -74,21 +81,24 @@ def _of_task(space: Space, corpus: str) -> dict[str, str]:
     return {"task.name": name, "loss.name": loss, "search.metric": metric}
 
 
-def _values(space: Space, given: dict[str, Any]) -> dict[str, Any]:
+def _values(space: Space, given: dict[str, Any], searched: bool) -> dict[str, Any]:
     """Every setting: the first point of the space, its fixed settings, and defaults, with what the corpus brings."""
     points = space.settings.get(POINTS) or [{}]
     values = flattened(space.config(space.completed(flatten(points[0], space.fields))).model_dump(mode="json"))
     brought = brought_along(values["data.corpus"], values["model.name"], space.fields)
     values |= {path: value for path, value in brought.items() if path not in given}
+    if searched:  # a setting that follows another one goes on following it
+        return values | {path: text for path, text in space.settings.items() if isinstance(text, str) and "${" in text}
     # Nothing is searched, so there are no points to try first and nothing for Optuna to propose.
     values |= {POINTS: [], "search.algorithm": "random"}
     values["search.num_trials"] = values["search.num_trials"] or NUM_TRIALS
     return values
 
 
-def _sections(space: Space, values: dict[str, Any], given: dict[str, Any]) -> Iterator[str]:
+def _sections(space: Space, values: dict[str, Any], shown: list[str]) -> Iterator[str]:
+    """The lines of every section; distributions of the paths in `shown` are active, others are comments."""
     searched = {path: distribution.as_setting() for path, distribution in space.distributions.items()}
-    active = values | {path: setting for path, setting in searched.items() if path in given}
+    active = values | {path: setting for path, setting in searched.items() if path in shown}
     unread = without_effect(active)
     section = ""
     for path, field in space.fields.items():
@@ -103,7 +113,7 @@ def _sections(space: Space, values: dict[str, Any], given: dict[str, Any]) -> It
         yield from _comment(f"{field.description} ({takes(f'{name}.' if dot else '', field)})", indent)
         line = f"{leaf}: {_flow(active[path])}"
         yield f"{indent}# {line}" if path in unread else f"{indent}{line}"
-        if path in searched and path not in given:
+        if path in searched and path not in shown:
             yield f"{indent}# {leaf}: {_flow(searched[path])}"
     yield ""
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, replace
 
 from tuning.config.schema import Config
 from tuning.data.plan import Plan, read_corpus, with_classes
+from tuning.data.remarks import file_remarks
+from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.splits.class_balance import ClassCount, class_balance
 from tuning.datasets.splits.split import Split
@@ -26,6 +28,7 @@ class Balance:
         config: settings that all trials share, with the corpus's classes.
         parts: clips of each part; of regression with their quadrant as the label.
         counts: one entry for each class in each part that has clips.
+        files: what is wrong with the files of recordings, a sentence each.
     """
 
     corpus: Corpus
@@ -33,6 +36,7 @@ class Balance:
     config: Config
     parts: Mapping[str, Sequence[Clip]]
     counts: Sequence[ClassCount]
+    files: Sequence[str] = ()
 
     @property
     def is_classes(self) -> bool:
@@ -47,8 +51,8 @@ class Balance:
 
     @property
     def hints(self) -> list[str]:
-        """A sentence for each problem: uneven classes, missing classes, parts with a single speaker."""
-        found = []
+        """A sentence for each problem: files, uneven classes, missing classes, parts with a single speaker."""
+        found = list(self.files)
         ratio = self.trained[-1].num_clips / self.trained[0].num_clips
         if ratio > UNEVEN_ABOVE and self.is_classes:
             weighted = "loss.class_weights=inverse"
@@ -64,11 +68,9 @@ class Balance:
                 )
             elif missing:
                 found.append(f"{name} has no clips in the quadrant {'; '.join(missing)}")
-            groups = {clip.group for clip in self.parts[part] if clip.group is not None}
-            if len(groups) == 1:
-                only = groups.pop()
-                found.append(f"{name} has one speaker or artist, '{only}': figures on it hold for that one alone")
-        return found
+        if len({clip.group for clip in self.parts["train"]}) == 1 and self.parts["train"][0].group is not None:
+            found.append("training has one speaker or artist: what others do differently can't be learned from it")
+        return found + [caution for caution in self.split.cautions() if caution not in self.split.notes]
 
 
 def read_balance(plan: Plan) -> Balance:
@@ -80,7 +82,8 @@ def read_balance(plan: Plan) -> Balance:
     corpus, split = read_corpus(plan.config)
     config = with_classes(plan, corpus).config
     parts = split.parts() if config.task.name == "classification" else _by_quadrant(split, config)
-    return Balance(corpus, split, config, parts, class_balance(parts))
+    files = [] if is_demo(config.data.corpus) else file_remarks(corpus)
+    return Balance(corpus, split, config, parts, class_balance(parts), files)
 
 
 def _by_quadrant(split: Split, config: Config) -> dict[str, list[Clip]]:

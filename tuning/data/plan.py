@@ -15,6 +15,7 @@ from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, point_key
+from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
@@ -290,9 +291,6 @@ def _check_search(space: Space, config: Config) -> None:
         check_population(space, config)
     if search.sampler == "cmaes" and not importlib.util.find_spec("cmaes"):
         raise UserError("search.sampler: expected a sampler that is installed, got cmaes; install the package 'cmaes'")
-    if given is not None and len(search.points_to_evaluate) > given:
-        count = len(search.points_to_evaluate)
-        raise UserError(f"search.points_to_evaluate: expected at most search.num_trials ({given}) points, got {count}")
 
 
 def _check_encoders(space: Space) -> None:
@@ -318,17 +316,17 @@ def _check_encoder(features: FeatureSettings) -> None:
         check_speech_encoder(features.encoder, features.encoder_layer)
 
 
-def read_corpus(config: Config, make: bool = True) -> tuple[Corpus, Split]:
-    """Read the clips with their labels, and split them. A demo corpus that is missing is made, or only described.
+def read_clips(config: Config, make: bool = True) -> Corpus:
+    """Read the clips with their labels, and remark on them. A demo corpus that is missing is made, or only described.
 
     Raises:
-        UserError: no such corpus, a wrong manifest, groups in several splits.
+        UserError: no such corpus, a wrong manifest.
     """
     if not make and is_demo(config.data.corpus):
         from tuning.datasets.demo.writer import only_described
 
         with only_described():
-            return read_corpus(config)
+            return read_clips(config)
     task = config.task
     try:
         _check_encoder(config.features)  # settings of an earlier search were not checked in this process
@@ -342,10 +340,7 @@ def read_corpus(config: Config, make: bool = True) -> tuple[Corpus, Split]:
                 f"data.corpus: expected lyrics for every clip with model.name={config.model.name}, got none for "
                 f"'{without}'; with data.corpus=manifest data.text_column names the column with their files"
             )
-        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
-        if config.split.inner_folds is not None:  # too few clips are an error before anything is computed
-            inner_folds(split, config.split)
-        return corpus, split
+        return replace(corpus, notes=[*corpus.notes, *remarks(corpus)])
     except ValueError as error:
         raise UserError(str(error)) from error
     except OSError as error:
@@ -353,6 +348,31 @@ def read_corpus(config: Config, make: bool = True) -> tuple[Corpus, Split]:
             raise
         why = error.strerror or error
         raise UserError(f"data.prepared: expected a folder to write in, got '{config.data.prepared}' ({why})") from None
+
+
+def split_of(corpus: Corpus, config: Config) -> Split:
+    """Split the clips of a corpus; too few clips for inner folds are an error before anything is computed.
+
+    Raises:
+        UserError: groups in several splits, a fold that is not there, too few clips.
+    """
+    try:
+        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
+        if config.split.inner_folds is not None:
+            inner_folds(split, config.split)
+        return split
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def read_corpus(config: Config, make: bool = True) -> tuple[Corpus, Split]:
+    """Read the clips with their labels, and split them. A demo corpus that is missing is made, or only described.
+
+    Raises:
+        UserError: no such corpus, a wrong manifest, groups in several splits.
+    """
+    corpus = read_clips(config, make)
+    return corpus, split_of(corpus, config)
 
 
 def training_clips(split: Split, config: Config) -> list[Clip]:

@@ -157,11 +157,15 @@ def finalize(
         trained = [each.training() for each in members.values()]
         write_test(best, config, winner, trained, tested, repeated)
         draw(best, config, winner, folder.trial(winner.number), tested)
-        write_card(best, folder, config, winner, known.corpus, known.split, tested, repeated, first.num_parameters)
+        records = [candidate.record for candidate in chosen]
+        models = list(zip(records, trained, strict=True))
+        write_card(best, folder, config, models, known.corpus, known.split, tested, repeated, first.num_parameters)
     # Printed last: if the terminal is gone, the model is already saved.
     times = "once" if len(looks) == 1 else f"{len(looks)} times"
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
     print_scores(config, winner, tested)
+    for note in known.split.cautions():
+        print(f"note      {note}")
     report.write_or_note(folder)
     print(f"model     {folder.path / 'best'}")
     return metrics

@@ -13,6 +13,7 @@ from tuning.config.distributions import plain
 from tuning.config.schema import COSTS
 from tuning.config.space import Space
 from tuning.config.terminal import visible
+from tuning.evaluation.score_notes import search_notes
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
 from tuning.experiment.ranking import kept_epoch, rank
@@ -87,10 +88,11 @@ def write_leaderboard(folder: SearchFolder, metric: str, mode: Mode, baseline: d
         write_table(folder.path / "leaderboard.csv", list(rows[0]), values)
     else:
         write_text(folder.path / "leaderboard.csv", "")
-    folds = next((record.folds for record in records if record.folds), None)
+    folds, ranked = next((record.folds for record in records if record.folds), None), rank(records, metric, mode)
     kept = kept_epoch(space_of(folder).values("training.keep") if folder.exists else ["best"])
-    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds, kept))
-    return rank(records, metric, mode)
+    notes = search_notes(folder, ranked, baseline, metric, mode)
+    write_text(folder.path / "leaderboard.md", _markdown(folder.name, rows, metric, mode, baseline, folds, kept, notes))
+    return ranked
 
 
 def _as_csv(value: Any) -> Any:
@@ -105,6 +107,7 @@ def _markdown(
     baseline: dict[str, float],
     folds: int | None,
     kept: str,
+    notes: Sequence[str],
 ) -> str:
     direction = "lower" if mode == "min" else "higher"
     measured, clips = f"of each trial's {kept}", "split"
@@ -113,6 +116,7 @@ def _markdown(
         clips = "folds"
     lines = [f"# {name}", "", f"Ranked by `{metric}` {measured}; {direction} is better.", ""]
     lines += [f"Constant predictor on the same validation {clips}: {describe_baseline(baseline, metric)}.", ""]
+    lines += [f"- Note: {note}." for note in notes] + [""] * bool(notes)
     if rows:
         lines.append("| " + " | ".join(rows[0]) + " |")
         lines.append("|" + " --- |" * len(rows[0]))
@@ -128,8 +132,10 @@ def describe_baseline(baseline: dict[str, float], metric: str) -> str:
     return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
 
 
-def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str, float]) -> None:
-    """Print the best trials as a table, and each failed trial in one line."""
+def print_leaderboard(
+    ranked: list[TrialRecord], metric: str, baseline: dict[str, float], notes: Sequence[str] = ()
+) -> None:
+    """Print the best trials as a table, each failed trial in one line, and the notes of the scores."""
     console = make_console()
     shown = [record for record in ranked if record.status != "failed"][:PRINTED]
     paths = list(dict.fromkeys(path for record in ranked for path in record.params))
@@ -148,6 +154,8 @@ def print_leaderboard(ranked: list[TrialRecord], metric: str, baseline: dict[str
     hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
     if hidden > 0:
         console.print(f"and {hidden} more in leaderboard.csv", style="dim")
+    for note in notes:
+        print(f"note      {note}")
 
 
 def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], paths: list[str]) -> Table:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,22 +13,40 @@ from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
+from tuning.evaluation.score_notes import metric_of_test, score_notes, tested_notes
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
 from tuning.experiment.ranking import kept_epoch
+from tuning.experiment.recorded import space_of
+from tuning.training.ranking import Mode, check_metric
 
 
 def write_card(
     best: Path,
     folder: SearchFolder,
     config: Config,
-    winner: TrialRecord,
+    members: Sequence[tuple[TrialRecord, Mapping[str, Any]]],
     corpus: Corpus,
     split: Split,
     tested: Tested,
     repeated: dict[str, Any] | None,
     num_parameters: int,
 ) -> None:
-    """Write MODEL_CARD.md into `best`, the folder that becomes the search's best/."""
+    """Write MODEL_CARD.md into `best`, the folder that becomes the search's best/.
+
+    Args:
+        best: the folder to write to.
+        folder: of the search.
+        config: of the winner.
+        members: the record and the retraining (trial, seed, epochs) of each model, the winner first.
+        corpus: the clips.
+        split: who trained, and who was sealed for the test.
+        tested: the result of the test.
+        repeated: the scores of the best trials with other seeds, if they were repeated.
+        num_parameters: of the winner.
+    """
+    winner, (mode, baseline) = members[0][0], _measured(folder)
+    notes = score_notes(split.cautions(), winner, baseline, config.search.metric, mode)
+    on_test = tested_notes(tested.metrics, tested.constant, *metric_of_test(config, mode))
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
     lines += ["## What it is", "", *_what(config, tested, num_parameters), ""]
@@ -34,8 +54,10 @@ def write_card(
     lines += ["| part | clips | speakers or artists |", "| :-- | --: | --: |"]
     lines += [f"| {name} | {count} | {groups or 'unknown'} |" for name, (count, groups) in clips.items()]
     lines += ["", *(f"- {note}" for note in [*corpus.notes, *split.notes]), ""]
-    lines += ["## How it was chosen", "", *_choice(folder, config, winner, repeated), ""]
-    lines += ["## Test", "", *_test(config, tested), ""]
+    lines += ["## How it was chosen", "", *_choice(folder, config, winner, repeated), *_notes(notes), ""]
+    if len(members) > 1:
+        lines += ["## Members", "", *_members(config, members), ""]
+    lines += ["## Test", "", *_test(config, tested), *_notes([*split.cautions(), *on_test]), ""]
     lines += ["## Limits", "", *_limits(tested), ""]
     lines += ["## Use", "", f"    tuning predict {folder.path / 'best'} FILES...", ""]
     packages = environment()["packages"]
@@ -81,15 +103,44 @@ def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated:
     return lines
 
 
+def _measured(folder: SearchFolder) -> tuple[Mode, dict[str, float]]:
+    """The direction of the search's ranking metric, and the constant predictor's metrics as far as recorded."""
+    space, file = space_of(folder), folder.path / "baseline.json"
+    baseline = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return check_metric(space, space.fixed()), baseline
+
+
+def _notes(notes: Sequence[str]) -> list[str]:
+    return ["", *(f"- Note: {note}." for note in notes)] if notes else []
+
+
+def _members(config: Config, members: Sequence[tuple[TrialRecord, Mapping[str, Any]]]) -> list[str]:
+    """A table of all models that predict together, with the settings that were searched."""
+    metric = config.search.metric
+    paths = list(dict.fromkeys(path for record, _ in members for path in record.params))
+    lines = ["| " + " | ".join(["trial", metric, "seed", "epochs", *paths]) + " |"]
+    lines.append("|" + " --: |" * 4 + " :-- |" * len(paths))
+    for record, trained in members:
+        value = record.value(metric)
+        cells = [str(record.number), "" if value is None else f"{value:.4f}", str(trained["seed"])]
+        cells += [str(trained["epochs"]), *(plain(record.params[p]) if p in record.params else "" for p in paths)]
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return lines
+
+
 def _test(config: Config, tested: Tested) -> list[str]:
-    lines = ["| metric | test | 95 % interval | constant |", "| :-- | --: | --: | --: |"]
+    together = len(tested.trials) > 1
+    alone = (" the winner alone |", " --: |") if together else ("", "")
+    lines = [f"| metric |{alone[0]} test | 95 % interval | constant |", f"| :-- |{alone[1]} --: | --: | --: |"]
     for name, value in tested.metrics.items():
         short = name.removeprefix("test_")
         if (short if config.task.name == "classification" else short.split("_")[0]) not in PRINTED[config.task.name]:
             continue
         interval, constant = tested.intervals.get(name), tested.constant.get(name)
         shown = f"{interval[0]:.3f} to {interval[1]:.3f}" if interval else ""
-        lines.append(f"| {short} | {value:.3f} | {shown} | {'' if constant is None else f'{constant:.3f}'} |")
+        single = tested.winner_alone.get(name)
+        first = f" {'' if single is None else f'{single:.3f}'} |" if together else ""
+        lines.append(f"| {short} |{first} {value:.3f} | {shown} | {'' if constant is None else f'{constant:.3f}'} |")
     return [*lines, "", f"Note: {basis(tested.groups)}."]
 
 

@@ -10,6 +10,7 @@ from tuning.config.errors import UserError
 from tuning.config.loader import read_recorded
 from tuning.config.space import Space
 from tuning.data.plan import Plan, read_corpus, training_clips, with_augmentation, with_classes
+from tuning.data.remarks import with_file_remarks
 from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
@@ -49,6 +50,7 @@ def check(plan: Plan) -> Checked:
         check_resources(plan.config)
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config, make=False)
+    corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_classes(plan, corpus)
     plan = with_augmentation(plan, len(training_clips(split, plan.config)), begun)
     if begun is not None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
 from collections.abc import Callable
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from tuning.config.schema import Config
 from tuning.config.terminal import visible
@@ -18,12 +24,18 @@ from tuning.search.lazy_start import when_needed
 from tuning.training.cross_validation import describe_parts
 from tuning.training.encoders import reads_text
 
+EVERY_SECONDS = 10.0  # between two lines of a preparation, where there is no terminal
+
 
 def prepare(folder: SearchFolder, data: DataModule) -> None:
     """Make missing features, texts and augmented clips; list unusable recordings in the search's folder."""
-    _prepare_features(data)
     say_split(data.corpus, data.split, data.config)
+    known = set(data.split.notes)
+    _prepare_features(data)
     _write_quarantine(folder, data)
+    for note in data.split.notes:
+        if note not in known:
+            print(f"note      {visible(note)}")
     _prepare_banks(data)
 
 
@@ -31,7 +43,8 @@ def _prepare_features(data: DataModule) -> None:
     """Make missing features and texts, and print how many."""
     began = time.monotonic()
     what = "features and lyrics of" if reads_text(data.config) else "features of"
-    data.prepare_features(_starting(data, what))
+    with Moving(what) as moving:
+        data.prepare_features(_starting(data, what, moving))
     kinds = ((data.features, "recordings"), (data.texts, "lyrics"))
     done = [_counted(list(variants.values()), name) for variants, name in kinds if variants]
     if any(variant.num_extracted for variant in data.variants):
@@ -54,7 +67,8 @@ def _prepare_banks(data: DataModule) -> None:
     began = time.monotonic()
     if found := describe_bank(data.space, len(data.training_clips)):
         print(f"augment   {found}", flush=True)
-    data.prepare_banks(_starting(data, "augmented versions of"))
+    with Moving("augmented versions of") as moving:
+        data.prepare_banks(_starting(data, "augmented versions of", moving))
     made = [variant for bank in data.banks.values() for variant in bank.values()]
     if made:
         versions = sum(variant.num_extracted * (variant.versions or 1) for variant in made)
@@ -80,13 +94,79 @@ def prepare_generated(data: DataModule) -> list[str]:
     return folders
 
 
-def _starting(data: DataModule, what: str) -> Callable[[int, int], None]:
+class Moving:
+    """Show how far a preparation is while it runs: a line that changes on a terminal, else a line every so often.
+
+    Called with the recordings that are done and their total. Lines are also printed while nothing is done, so that a
+    slow encoder or a machine that is still starting can be told from a preparation that hangs.
+
+    Args:
+        what: is made, before the numbers.
+        out: where it is shown; standard output unless given.
+        every_seconds: between two lines where there is no terminal.
+    """
+
+    def __init__(self, what: str, out: TextIO | None = None, every_seconds: float = EVERY_SECONDS) -> None:
+        self.what, self.every_seconds = what, every_seconds
+        self.out = out or sys.stdout
+        self.done = self.total = self.first = 0
+        self.began = time.monotonic()
+        self.ended = threading.Event()
+        self.thread = threading.Thread(target=self._print_lines, daemon=True)
+        console = Console(file=self.out, highlight=False)
+        shown = [TextColumn("prepare   {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        self.bar = Progress(*shown, console=console, transient=True) if console.is_terminal else None
+        self.task: TaskID | None = None
+
+    def __enter__(self) -> Moving:
+        if self.bar is None:
+            self.thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        if self.bar is None:
+            self.thread.join()
+        elif self.task is not None:
+            self.bar.stop()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Take the number of recordings that are done."""
+        if done < self.done or not self.total:  # another variant
+            self.first, self.began = done, time.monotonic()
+        self.done, self.total = done, total
+        if self.bar is None or (done >= total and self.task is None):
+            return
+        if self.task is None:
+            self.bar.start()
+            self.task = self.bar.add_task(self.what, total=total)
+        self.bar.update(self.task, completed=done, total=total)
+
+    def _print_lines(self) -> None:
+        while not self.ended.wait(self.every_seconds):
+            if self.done < self.total:
+                print(f"prepare   {self._line()}", file=self.out, flush=True)
+
+    def _line(self) -> str:
+        done, total, seconds = self.done, self.total, time.monotonic() - self.began
+        words = f"{self.what} {done} of {total} recordings, {seconds:.0f} s"
+        made = done - self.first
+        return f"{words}, about {seconds / made * (total - done):.0f} s left" if made > 0 else words
+
+
+def _starting(data: DataModule, what: str, moving: Moving) -> Callable[[int, int], None]:
     """Return a progress function that prints what begins and starts Ray, once there is something to do."""
 
     def say(missing: int, total: int) -> None:
         print(f"prepare   {what} {missing} of {total} recordings ...", flush=True)
 
-    return when_needed(data.config, say)
+    start = when_needed(data.config, say)
+
+    def on_progress(done: int, total: int) -> None:
+        moving(done, total)  # also while Ray starts
+        start(done, total)
+
+    return on_progress
 
 
 def say_split(corpus: Corpus, split: Split, config: Config) -> None:
@@ -96,11 +176,13 @@ def say_split(corpus: Corpus, split: Split, config: Config) -> None:
     parts = describe_parts(split, config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
     for note in [*corpus.notes, *split.notes]:
-        print(f"          note: {visible(note)}")
+        print(f"          note: {visible(note)}", flush=True)
 
 
 def _write_quarantine(folder: SearchFolder, data: DataModule) -> None:
     found = dict(entry for variant in data.variants for entry in variant.quarantine)
     write_table(folder.path / "quarantine.csv", ["clip", "reason"], found.items())
     if found:
-        print(f"prepare   {len(found)} recordings can't be used and are left out: {folder.path / 'quarantine.csv'}")
+        left = describe_parts(data.split, data.config.split.inner_folds)
+        where = folder.path / "quarantine.csv"
+        print(f"prepare   {len(found)} recordings can't be used and are left out: {where}; {left}")

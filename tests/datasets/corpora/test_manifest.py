@@ -1,7 +1,9 @@
+import codecs
+
 import pytest
 
 from tests.helpers.recordings import write_corpus
-from tuning.datasets.corpus import Clip, load_corpus
+from tuning.datasets.corpus import Clip, load_classes, load_corpus
 from tuning.datasets.settings import DataSettings
 
 TARGETS = ["valence", "arousal"]
@@ -125,14 +127,88 @@ def test_own_corpus_by_dotted_path(tmp_path):
     assert load_corpus(data, TARGETS).clips == corpus.clips
 
 
-@pytest.mark.parametrize("column", ["valence", "file"])
-def test_a_column_that_stands_twice_is_no_column(tmp_path, column):
-    (tmp_path / "manifest.csv").write_text(f"file,valence,{column}\na.wav,0.1,0.9\n")
-    with pytest.raises(ValueError, match=rf"expected one column '{column}' in .*manifest.csv, got several"):
-        load_corpus(DataSettings(corpus="manifest", root=str(tmp_path)), ["valence"])
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ("file,valence,valence", "'valence' in columns 2 and 3"),
+        ("file,valence,file", "'file' in columns 1 and 3"),
+        ("file,valence,note, note ,note", "'note' in columns 3, 4 and 5"),
+    ],
+)
+def test_a_name_of_two_columns_is_refused_with_their_places(tmp_path, header, message):
+    (tmp_path / "manifest.csv").write_text(f"{header}\na.wav,0.1{',x' * (header.count(',') - 1)}\n")
+    with pytest.raises(ValueError, match=rf"data.manifest: expected columns of different names in .*, got {message}"):
+        load(tmp_path, targets=["valence"])
+
+
+def test_columns_without_a_name_may_be_several(tmp_path):
+    assert len(load(tmp_path, "file,valence,,\na.wav,1,,\n", ["valence"]).clips) == 1
 
 
 def test_columns_that_are_there_are_named(tmp_path):
-    (tmp_path / "manifest.csv").write_text("file;valence\na.wav;0.1\n")
-    with pytest.raises(ValueError, match=r"no column 'file' in .*; it has: file;valence"):
-        load_corpus(DataSettings(corpus="manifest", root=str(tmp_path)), ["valence"])
+    with pytest.raises(ValueError, match=r"no column 'file' in .*; it has: path, valence"):
+        load(tmp_path, "path;valence\na.wav;0.1\n", ["valence"])
+
+
+MARKS = {
+    "utf-8": codecs.BOM_UTF8,
+    "utf-16-le": codecs.BOM_UTF16_LE,
+    "utf-16-be": codecs.BOM_UTF16_BE,
+    "utf-32-le": codecs.BOM_UTF32_LE,
+}
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("encoding", MARKS)
+def test_marked_encodings_and_separators_are_read(tmp_path, encoding, separator):
+    text = 'file,valence,arousal,artist\r\nü.wav,0.5,-0.5,"Ni, na; é"\r\n'
+    rows = [line.split(",", 3) for line in text.splitlines()]
+    written = "\r\n".join(separator.join(row) for row in rows)
+    (tmp_path / "manifest.csv").write_bytes(MARKS[encoding] + written.encode(encoding))
+    assert load(tmp_path, group_column="artist").clips == [Clip("ü.wav", (0.5, -0.5), "Ni, na; é")]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            "file,valence\na.wav,1\nMüller.wav,1\n".encode("latin-1"),
+            r"expected UTF-8 text in .*csv, got other bytes in line 3, as Windows-1252 writes 'Müller.wav,1'; "
+            r"save it as UTF-8.*iconv -f WINDOWS-1252 -t UTF-8",
+        ),
+        ("file,valence\na.wav,1\n".encode("utf-16-le"), r"got UTF-16 without a byte order mark; save it as UTF-8"),
+        (b"PK\x03\x04 a workbook", r"expected a CSV file in .*, got an Excel workbook; save it as CSV UTF-8"),
+        (b"file,valence\n\x00\x01,1\n", r"expected UTF-8 text in .*, got NUL bytes"),
+        (b"file;valence\na.wav;0,5\n", r"expected a number in column 'valence', got '0,5' at .*:2; .* 0.5"),
+        (codecs.BOM_UTF16_LE + b"abc", r"expected UTF-16 text, as its byte order mark says, in .*csv"),
+    ],
+)
+def test_other_encodings_are_refused_with_what_was_found_and_how_to_save_it(tmp_path, content, message):
+    (tmp_path / "manifest.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path, targets=["valence"])
+
+
+@pytest.mark.parametrize(
+    ("header", "proposed"),
+    [
+        ("file,emotion,speaker", "; did you mean data.label_column=emotion? it has: file, emotion, speaker"),
+        ("file,Label,speaker", "; did you mean data.label_column=Label? it has: file, Label, speaker"),
+        ("file,class,speaker", "; did you mean data.label_column=class? it has: file, class, speaker"),
+        ("file,mood,artist", "; did you mean data.label_column=mood? it has: file, mood, artist"),
+        ("file,class,emotion", "; it has: file, class, emotion"),
+        ("file,one,two", "; it has: file, one, two"),
+    ],
+)
+def test_the_column_of_classes_is_proposed_by_name(tmp_path, header, proposed):
+    rows = [f"{n}.wav,{'sad' if n % 2 else 'happy'},{'x' if n < 6 else 'y'}" for n in range(12)]
+    (tmp_path / "manifest.csv").write_text("\n".join([header, *rows]))
+    with pytest.raises(ValueError, match=r"data.label_column: expected the column .* class, got nothing") as caught:
+        load_classes(DataSettings(corpus="manifest", root=str(tmp_path)), None, {}, False)
+    assert str(caught.value).endswith(proposed)
+
+
+def test_classes_in_place_of_numbers_are_proposed(tmp_path):
+    text = "file,emotion\n" + "".join(f"{n}.wav,{'sad' if n % 2 else 'happy'}\n" for n in range(6))
+    with pytest.raises(ValueError, match=r"no column 'valence'.*: task.name=classification data.label_column=emotion"):
+        load(tmp_path, text)

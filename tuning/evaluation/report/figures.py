@@ -15,6 +15,7 @@ from tuning.experiment.directory import TrialRecord
 from tuning.training.ranking import Mode, better
 
 CURVES = 30  # trials whose curves are drawn one by one; the others are a band
+FEW_TRIALS = 20  # have a tick each; of more the ticks are whole numbers by themselves
 LEFT_OUT = 0.03  # share of the values, the poorest, that an axis may leave out
 
 
@@ -63,7 +64,9 @@ def draw_history(search: Gathered) -> go.Figure:
         line = {"shape": "hv", "color": "#000", "width": 1.5}
         figure.add_scatter(x=x, y=y, mode="lines", name="best so far", line=line, hoverinfo="skip")
     _constant(figure, search)
-    figure.update_xaxes(title="trial")
+    last = max((record.number for record in search.ranked), default=1)
+    few = {"dtick": 1, "range": [0.5, last + 0.5]} if last <= FEW_TRIALS else {}
+    figure.update_xaxes(title="trial", tickformat="d", **few)
     shown = value_range([search.value(record) or 0.0 for record in scored], search.mode)
     figure.update_layout(yaxis={"title": search.metric, "range": shown})
     return laid_out(figure, 380)

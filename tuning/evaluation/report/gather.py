@@ -14,6 +14,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from tuning.config.schema import Config
 from tuning.config.space import Space
+from tuning.evaluation.score_notes import search_notes
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
 from tuning.experiment.faults import whole_lines
 from tuning.experiment.ranking import kept_epoch, rank
@@ -45,6 +46,8 @@ class Gathered:
         texts: files that are shown unchanged, by name.
         test: `best/metrics.json`, if the winner was tested.
         looks: every use of the test clips.
+        notes: what has to be known with the scores.
+        confusion: rows of `best/confusion.csv`, the header first; empty without classes or before the test.
     """
 
     name: str
@@ -63,6 +66,8 @@ class Gathered:
     texts: dict[str, str]
     test: dict[str, Any] | None
     looks: list[dict[str, Any]]
+    notes: list[str]
+    confusion: list[list[str]]
 
     @property
     def metric(self) -> str:
@@ -104,6 +109,8 @@ def gather(folder: SearchFolder) -> Gathered:
     config = space.fixed()
     mode, path = check_metric(space, config), folder.path
     ranked = rank(folder.records(), config.search.metric, mode)
+    baseline = _json(path / "baseline.json") or {}
+    confusion, damaged = _confusion(path / "best" / "confusion.csv")
     folders = {record.number: folder.trial(record.number) for record in ranked}
     return Gathered(
         name=folder.name,
@@ -112,7 +119,7 @@ def gather(folder: SearchFolder) -> Gathered:
         config=config,
         mode=mode,
         ranked=ranked,
-        baseline=_json(path / "baseline.json") or {},
+        baseline=baseline,
         curves={number: _curve(path, config.search.metric) for number, path in folders.items()},
         stretches=_stretches(folder, folders),
         errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
@@ -122,6 +129,8 @@ def gather(folder: SearchFolder) -> Gathered:
         texts={name: _text(path / name) for name in ("overrides.yaml", "config.yaml")},
         test=_json(path / "best" / "metrics.json"),
         looks=_json(path / "test_looks.json") or [],
+        notes=[*search_notes(folder, ranked, baseline, config.search.metric, mode), *damaged],
+        confusion=confusion,
     )
 
 
@@ -142,6 +151,18 @@ def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list
         if began is not None and ended is not None and found.get(number) == []:
             found[number] = [Stretch(began.astimezone(), ended.astimezone(), ended=True)]
     return found
+
+
+def _confusion(file: Path) -> tuple[list[list[str]], list[str]]:
+    """The rows of a table of confusions, or none and a note that it is damaged."""
+    try:
+        rows = list(csv.reader(io.StringIO(_text(file))))
+        widths = {len(row) for row in rows} | {len(rows)} if rows else set()
+        if len(widths) > 1 or any(int(count) < 0 for row in rows[1:] for count in row[1:]):
+            raise ValueError
+        return rows, []
+    except (ValueError, OSError):
+        return [], [f"best/{file.name} is damaged, and the page has no confusions: tuning finalize writes it"]
 
 
 def _json(file: Path) -> Any:

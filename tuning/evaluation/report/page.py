@@ -57,6 +57,8 @@ def render(search: Gathered) -> str:
     nonce = secrets.token_urlsafe(12)
     columns, rows = tables.leaderboard(search)
     failed = [record for record in search.ranked if record.status == "failed"]
+    test_heading, test_rows = tables.test_table(search)
+    classes, confused = tables.confusion_table(search)
     return environment.from_string((files / "page.html.jinja").read_text(encoding="utf-8")).render(
         search=search,
         nonce=nonce,
@@ -69,7 +71,10 @@ def render(search: Gathered) -> str:
         columns=columns,
         rows=rows,
         sections=_sections(search),
-        test_rows=tables.test_rows(search),
+        test_heading=test_heading,
+        test_rows=test_rows,
+        classes=classes,
+        confused=confused,
         environment=tables.environment(search),
         quarantine=search.quarantine[:LISTED],
         more_quarantined=max(0, len(search.quarantine) - LISTED),

@@ -10,7 +10,7 @@ import optuna
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
-from tuning.evaluation.report.figures import value_range
+from tuning.evaluation.report.figures import FEW_TRIALS, value_range
 from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.study import Drawn, make_study, short_names
 from tuning.evaluation.report.style import BLUE, GREY, laid_out, shortened, wrapped
@@ -119,8 +119,10 @@ class Settings:
                 axis.update(tickmode="array", tickvals=array, ticktext=[shortened(label.strip("'")) for label in array])
             axis.update(title={"standoff": 8}, tickfont={"size": 11}, nticks=6)
         figure.update_yaxes(range=self.range)
+        whole = {"dtick": 1} if max(record.number for record in self.records) <= FEW_TRIALS else {}
+        scale = {"colorscale": [[0, "#9ecae1"], [1, "#08306b"]], "colorbar": {"tickformat": "d", **whole}}
         figure.update_traces(
-            marker={"size": 6, "opacity": 0.8, "colorscale": [[0, "#9ecae1"], [1, "#08306b"]]},
+            marker={"size": 6, "opacity": 0.8, **scale},
             hovertemplate="trial %{marker.color}<br>%{x}: %{y:.4f}<extra></extra>",
         )
         return laid_out(figure, 320)

@@ -79,6 +79,7 @@ def summary(search: Gathered) -> list[tuple[str, str]]:
         lines.append(("Best", f"{search.metric} {search.value(best):.4f}: trial {best.number}, {of}"))
     if search.baseline:
         lines.append(("Constant predictor", describe_baseline(search.baseline, search.metric)))
+    lines += [("Note", note) for note in search.notes]
     settings = search.config.search
     lines.append(("Search", f"{settings.algorithm}, scheduler {settings.scheduler}, seed {search.config.seed}"))
     clips = search.fingerprint.get("num_clips")
@@ -100,26 +101,52 @@ def _duration(seconds: float) -> str:
     )
 
 
-def test_rows(search: Gathered) -> list[tuple[str, str, str, str, str]]:
-    """Rows of the winner's test: metric, validation, test, interval, constant predictor; none before the test."""
+def test_table(search: Gathered) -> tuple[list[str], list[list[str]]]:
+    """Heading and rows of the test, which has a row for each metric; of an ensemble also its winner alone.
+
+    There are no rows before the test.
+    """
     if search.test is None:
-        return []
+        return [], []
     intervals, constant = search.test.get("bootstrap", {}).get("intervals", {}), search.test.get("constant", {})
-    validation = search.test.get("validation", {})
+    validation, alone = search.test.get("validation", {}), search.test.get("winner_alone")
+    heading = ["metric", "validation", *(["winner alone"] if alone else []), "test", "95 % interval", "constant"]
     rows = []
     for name, value in search.test["test"].items():
         short = name.removeprefix("test_")
         interval = intervals.get(name)
         rows.append(
-            (
+            [
                 short,
                 _figure(validation.get(f"val_{short}")),
+                *([_figure(alone.get(name))] if alone else []),
                 _figure(value),
                 f"{interval[0]:.4f} to {interval[1]:.4f}" if interval else "",
                 _figure(constant.get(name)),
-            )
+            ]
         )
-    return rows
+    return heading, rows
+
+
+@dataclass(frozen=True)
+class Confused:
+    """The clips of one class that were taken for each class: counts as text, and their shares of the row."""
+
+    name: str
+    counts: list[tuple[str, float]]
+    total: int
+
+
+def confusion_table(search: Gathered) -> tuple[list[str], list[Confused]]:
+    """Names of the predicted classes, and a row for each true one; empty without classes."""
+    if len(search.confusion) < 2:
+        return [], []
+    (_, *classes), *rows = search.confusion
+    found = []
+    for name, *counts in rows:
+        total = sum(map(int, counts))
+        found.append(Confused(name, [(count, int(count) / total if total else 0.0) for count in counts], total))
+    return classes, found
 
 
 def _figure(value: float | None) -> str:

@@ -1,0 +1,222 @@
+"""Test a space on every fold of a corpus: `tuning folds space=ser data.corpus=... data.root=...`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, count, one_of, run_command
+from tuning.config.errors import UserError
+from tuning.config.loader import parse_overrides
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tuning.api import Search
+    from tuning.data.fold_plan import FoldPlan, FoldsPlan
+    from tuning.evaluation.fold_scores import Fold
+
+PARSER = Parser(
+    "tuning folds [name=NAME] [ensemble=K] [svm=false] [out=FILE.md] [key=value ...] [--dry-run]",
+    """\
+Search and test every fold of a corpus, with the settings of python -m tuning.run, and put the tests together: scores
+over all test clips with their 95 % intervals, and mean and spread over the folds.
+
+Folds are those that the corpus publishes or data.fold_column names; without them whole speakers or artists are dealt
+into split.num_folds folds, and with split.method=leave_one_group_out each speaker or artist is one.
+
+Each fold is a search of its own, NAME-fold-FOLD, which never opens its test clips. Its winner is chosen on validation
+clips, retrained on training and validation clips, and tested once, as by tuning finalize. An untuned SVM on statistics
+of the same features is fitted on the same clips. The same command resumes: what is searched and tested stays.
+
+STORAGE/NAME-folds/ holds folds.md, folds.json and predictions.csv.""",
+    settings=True,
+)
+PARSER.option("ensemble", count, "K", "retrain the K best trials of each fold, which predict together")
+PARSER.option("svm", one_of(("true", "false")), "false", "leave the SVM out")
+PARSER.option("out", str, "FILE.md", "also write the tables to this file")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
+    words = sys.argv[1:] if words is None else words
+    resume = f"tuning folds {shlex.join(word for word in words if not word.startswith('fresh='))}"
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return run_command(PARSER, lambda options: _folds(options, resume), words, resume=resume)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _folds(options: Namespace, resume: str) -> int:
+    parse_overrides(options.settings)  # wrong words are refused before numpy and pyarrow are imported
+    from tuning.data.fold_plan import plan_folds
+
+    plan = plan_folds(options.settings, options.ensemble or 1)
+    _print_plan(plan)
+    if options.dry_run:
+        return DONE
+    tested = []
+    began, worked = time.monotonic(), 0
+    for number, fold in enumerate(plan.folds, start=1):
+        print(f"\nfold      {fold.name}: {number} of {len(plan.folds)}", flush=True)
+        found = _test_fold(plan, fold, with_svm=options.svm != "false")
+        if isinstance(found, str):
+            print(f"stopped   fold {fold.name}: {found}; to resume: {resume}", file=sys.stderr)
+            return INTERRUPTED if found == "interrupted" else FAILED
+        one, was_tested = found
+        tested.append(one)
+        worked += not was_tested
+        left, seconds = len(plan.folds) - number, time.monotonic() - began
+        if worked and left:
+            minutes = left * seconds / worked / 60
+            print(f"folds     {number} of {len(plan.folds)} done, about {minutes:.0f} minutes left", flush=True)
+    _publish(plan, tested, options.settings, options.out)
+    return DONE
+
+
+def _print_plan(plan: FoldsPlan) -> None:
+    total = plan.folds[0].plan.total
+    print(f"folds     {len(plan.folds)} by split.method={plan.method}, each the test once: {plan.name}-fold-...")
+    print(f"          {total} trials in each, {len(plan.folds) * total} in all")
+    for note in plan.corpus.notes:
+        print(f"          note: {note}")
+    for fold in plan.folds:
+        names = {"train": "to train", "val": "to validate", "test": "sealed"}
+        parts = ", ".join(f"{len(clips)} {names[name]}" for name, clips in fold.split.parts().items())
+        print(f"          {fold.name}: {parts}")
+
+
+def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, bool] | str:
+    """Search a fold and test its winner, unless that is done.
+
+    Returns the test and whether it was done before, or why the search stopped.
+    """
+    from tuning import api
+    from tuning.evaluation.fold_scores import read_fold
+    from tuning.experiment.directory import TEST_LOOKS
+    from tuning.experiment.faults import recover_folder
+
+    search = api.run(fold.plan)
+    if search.stopped:
+        return search.stopped
+    if search.best is None:
+        return f"no trial came to a result; why: {search.folder.trials}/*/error.txt"
+    best = search.path / "best"
+    recover_folder(best)
+    was_tested = (search.path / TEST_LOOKS).exists() and (best / "metrics.json").exists()
+    if not was_tested:
+        # A kill between the test and the last file of best/ leaves a recorded look: nothing was chosen by it.
+        api.finalize(search, ensemble=plan.ensemble, again=search.is_tested)
+    tested = read_fold(fold.name, best, fold.plan.config)
+    members = len(tested.metrics.get("ensemble", [0]))
+    if members != plan.ensemble:
+        raise UserError(
+            f"ensemble: expected {members}, with which {search.path} was tested, got {plan.ensemble}; "
+            "choose another name=... to test otherwise"
+        )
+    if was_tested and tested.metrics["trial"] != search.best.number and plan.ensemble == 1:
+        print(f"note      tested was trial {tested.metrics['trial']}, the best before the search was extended")
+    return (replace(tested, svm=_svm(plan, fold, search, tested)) if with_svm else tested), was_tested
+
+
+def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.ndarray:
+    """Predictions of an SVM for the clips of a fold's test, fitted where trials run, or as they were kept before."""
+    import numpy as np
+
+    from tuning.data.data_module import DataModule
+    from tuning.datasets import storage
+    from tuning.datasets.hashing import digest_of
+    from tuning.evaluation.svm import fit_and_predict
+    from tuning.experiment.recorded import space_of
+    from tuning.search.compute import compute
+    from tuning.search.lazy_start import when_needed
+
+    config, place, name = fold.plan.config, _place(plan), f"svm-{fold.tag}.json"
+    key = digest_of((search.path / "fingerprint.json").read_bytes(), *tested.ids)
+    if (kept := _read(place, name)).get("key") == key:
+        return np.array(kept["predicted"], dtype=np.float64)
+    print("svm       fitted on the clips that the winner knows", flush=True)
+    data = DataModule.of_search(search.folder, space_of(search.folder), config)
+    data.prepare_features(when_needed(config))
+    clip_of = {clip.id: clip for clip in data.split.test}
+    known, test = data.split.train + data.split.val, [clip_of[clip] for clip in tested.ids]
+    is_classes = config.task.name == "classification"
+    found = compute(config, fit_and_predict, next(iter(data.features.values())), known, test, is_classes)
+    storage.write_bytes(place, name, json.dumps({"key": key, "predicted": found.tolist()}).encode())
+    return found
+
+
+def _place(plan: FoldsPlan) -> str:
+    """The folder or URI of what is written of all folds together."""
+    from tuning.datasets import storage
+
+    return storage.below(storage.absolute(plan.folds[0].plan.run.storage), f"{plan.name}-folds")
+
+
+def _read(place: str, name: str) -> dict[str, Any]:
+    """A file of that folder; empty if it is not there or damaged, and then it is made again."""
+    from tuning.datasets import storage
+
+    try:
+        found = json.loads(storage.read_bytes(place, name))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
+
+
+def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str | None) -> None:
+    """Print the scores of all folds, and write them as text, as figures and with every prediction."""
+    from tuning.datasets import storage
+    from tuning.evaluation import fold_scores
+    from tuning.evaluation.score_notes import metric_of_test
+    from tuning.evaluation.table import make_console, make_table
+    from tuning.experiment.directory import write_text
+
+    first = plan.folds[0].plan
+    found = fold_scores.scores(folds, first.config)
+    metric, mode = metric_of_test(first.config, first.mode)
+    shown = metric.removeprefix("val_")
+    rows = fold_scores.score_rows(found)
+    heading, by_fold = fold_scores.fold_rows(folds, found, shown)
+    notes = fold_scores.fold_notes(folds, [fold.split.cautions() for fold in plan.folds], metric, mode)
+    predicting = f"the {plan.ensemble} best trials together" if plan.ensemble > 1 else "the winner"
+    text = f"""# {plan.name}: {len(folds)} folds, each the test once
+
+{fold_scores.markdown(fold_scores.HEADINGS, rows, left=2)}
+
+{fold_scores.markdown(heading, by_fold)}
+
+- {len(folds)} searches of {first.total} trials (split.method={plan.method}), each without its test fold;
+  {sum(len(fold.ids) for fold in folds)} test clips, each predicted once by {predicting}.
+- Pooled: over all test clips together. sd: standard deviation over the folds.
+""" + "".join(f"- Note: {note}.\n" for note in notes)
+    together = [f"ensemble={plan.ensemble}"] if plan.ensemble > 1 else []
+    text += f"- Command: `tuning folds {shlex.join([*together, *settings])}`\n"
+    place = _place(plan)
+    figures = [
+        {"metric": s.metric, "predictor": s.predictor, "pooled": s.pooled, "interval": s.interval, "folds": s.by_fold}
+        for s in found
+    ]
+    written = {"folds": [fold.name for fold in folds], "scores": figures, "notes": notes}
+    storage.write_bytes(place, "folds.json", json.dumps(written, indent=1).encode())
+    storage.write_bytes(place, "predictions.csv", fold_scores.predictions_table(folds, first.config).encode())
+    storage.write_bytes(place, "folds.md", text.encode())
+    if out is not None:
+        write_text(Path(out), text)
+    console = make_console()
+    console.print()
+    console.print(make_table(fold_scores.HEADINGS, rows, left=[0, 1]))
+    console.print()
+    console.print(make_table(heading, by_fold))
+    for note in notes:
+        print(f"note      {note}")
+    print(f"folds     {storage.below(place, 'folds.md')}")
