@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
-from tuning.config.space import Space, parse_overrides
+from tuning.config.loader import parse_overrides
+from tuning.config.space import Space
 from tuning.data.plan import Plan, make_plan, read_clips, split_of, with_classes
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split, fold_sizes
