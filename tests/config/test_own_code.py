@@ -175,7 +175,7 @@ def test_a_function_of_the_users_own_gets_its_settings(folder):
     assert [schedule(step, 1.0) for step in (0, 3, 4, 8)] == [1.0, 1.0, 0.25, 0.0625]
 
 
-def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entropy(folder):
+def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entropy(folder, named_code):
     classes = {"name": "classification", "classes": ["a", "b", "c"]}
     config = parse_config({"task": classes, "loss": {"name": "own_functions:focal", "gamma": 1.0}})
     logits, targets = torch.randn(5, 3), torch.tensor([[0], [1], [2], [1], [0]])
@@ -201,13 +201,13 @@ def test_the_console_script_finds_modules_in_the_folder_where_the_user_stands(fo
     assert (done.returncode, done.stderr.count("did you mean 'exponent'?")) == (2, 1), done.stderr
 
 
-def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder):
+def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder, named_code):
     config = parse_config({"search": {"scheduler": "own_functions:at_once"}})
     assert first_stop(config, 50) == 1
     assert first_stop(parse_config({"search": {"scheduler": "own_functions:best_only"}}), 50) == 5
 
 
-def test_a_loss_of_another_shape_is_refused_before_any_trial(folder):
+def test_a_loss_of_another_shape_is_refused_before_any_trial(folder, named_code):
     config = parse_config({"loss": {"name": "own_functions:total"}})
     expected = r"loss.name: expected one value per clip from own_functions:total, shape \[4\], got \[\]"
     with pytest.raises(UserError, match=expected):

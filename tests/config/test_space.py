@@ -23,6 +23,7 @@ from tuning.data.keys import (
 from tuning.data.plan import make_plan, planned_points
 from tuning.data.text import text_key, text_variants
 from tuning.datasets.settings import WAVE_EFFECTS
+from tuning.experiment.reading import read_recorded
 
 
 def load(*arguments):
@@ -429,7 +430,7 @@ def test_names_that_look_like_numbers_stay_as_they_are_written(tmp_path, argumen
         assert space.settings[path] == value
         recorded = tmp_path / "config.yaml"
         recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
-        assert spaces.read_recorded(recorded).settings[path] == value
+        assert read_recorded(recorded).settings[path] == value
 
 
 def test_numbers_are_still_read_as_numbers():
@@ -454,7 +455,7 @@ def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
     recorded = tmp_path / "config.yaml"
     space = load("task.name=classification")
     recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
-    assert spaces.read_recorded(recorded).fixed().loss.name == "cross_entropy"
+    assert read_recorded(recorded).fixed().loss.name == "cross_entropy"
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from tuning.config.errors import UserError, nearest
+from tuning.datasets.redaction import redacted
 from tuning.experiment.faults import StorageError, storage_fault
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -133,6 +134,7 @@ def run_command(
     that resumes the work, where there is one.
     """
     words = sys.argv[1:] if words is None else words
+    resume = redacted(resume)
     if {"--help", "-h"} & set(words):
         print(parser.format_help(), end="")
         return DONE
@@ -149,7 +151,7 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
+        fault = redacted(str(error) if isinstance(error, StorageError) else storage_fault(error))
         if not fault:
             raise
         print(f"error: {fault}; what was finished is kept", file=sys.stderr)

@@ -10,10 +10,17 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import plain
+from tuning.datasets.redaction import redacted
 
 
 class UserError(ValueError):
-    """What the user gave can't be used. The message has the path, the expectation, what came and the known names."""
+    """What the user gave can't be used. The message has the path, the expectation, what came and the known names.
+
+    Credentials within locations are hidden in it.
+    """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

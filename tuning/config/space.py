@@ -14,6 +14,8 @@ from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import KINDS, LISTED, Distribution, fraction, is_distribution, parse, plain
 from tuning.config.errors import UserError, cast, expectation, nearest, unknown_setting, validation_message
+from tuning.config.own_functions import named_code
+from tuning.config.references import refuse_lookups
 from tuning.config.schema import (
     PREPARED,
     SEARCHABLE,
@@ -30,6 +32,7 @@ from tuning.config.schema import (
 )
 from tuning.config.yaml_text import read_yaml, text_settings
 from tuning.datasets import is_demo
+from tuning.datasets.dotted_path import allow
 from tuning.datasets.settings import CORPUS_DEFAULTS
 from tuning.models import MODELS
 
@@ -402,6 +405,7 @@ def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
     problems = []
     for path, value in flat.items():
         try:
+            refuse_lookups(path, value)
             if is_distribution(value):
                 distributions[path] = _checked(path, parse_at(path, value), fields)
             elif isinstance(value, dict) and get_origin(fields[path].annotation) is not dict:
@@ -485,13 +489,6 @@ def fields_of(tree: dict[str, Any], given: dict[str, Any]) -> dict[str, FieldInf
         raise UserError(str(error)) from None
 
 
-def read_recorded(file: Path) -> Space:
-    """Read the space of an earlier search from its `config.yaml`."""
-    tree = read_space_file(str(file))
-    fields = fields_of(tree, {})
-    return build_space(flatten(tree, fields), fields)
-
-
 def brought_along(corpus: str, model: str, fields: dict[str, FieldInfo]) -> dict[str, object]:
     """Return the settings that a corpus brings along, for built-in models with their sizes."""
     found = CORPUS_DEFAULTS.get(corpus, {})
@@ -556,6 +553,7 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
+    allow(path for _, path in named_code(tree) + named_code(given))
     fields = fields_of(tree, given)
     unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
     if unknown:
