@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
@@ -156,6 +157,27 @@ def test_an_own_model_corpus_loss_optimiser_schedule_scheduler_and_space_are_sea
     trial = folder / "results" / "own" / "trials" / "0001"
     rates = [float(row["learning_rate"]) for row in csv.DictReader((trial / "progress.csv").open())]
     assert rates == [0.01, 0.0025, 0.000625]
+    assert "tuning finalize results/own allow_code=true" in result.stdout
+    # Another command knows the code from the record alone.
+    command = [sys.executable, "-m", "tuning", "reproduce", "results/own", "1"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert refused.returncode == 2 and "allow_code=true" in refused.stderr
+    command.append("allow_code=true")
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert again.returncode == 0 and "equal     to the last bit" in again.stdout, again.stdout + again.stderr
+
+
+def test_a_process_that_gets_a_configuration_may_import_what_it_names(folder):
+    """A trial's process, or a task of Ray: it gets what the user's own process has checked."""
+    (folder / "own.yaml").write_text(SPACE)
+    sent = cloudpickle.dumps(make_plan(["space=own.yaml"]).config)
+    code = (
+        "import sys; from ray import cloudpickle; from tuning.training.tasks import task_of; "
+        "config = cloudpickle.loads(sys.stdin.buffer.read()); print(task_of(config).loss.name)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}"}
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.split()) == (0, [b"own_functions:power"]), done.stderr
 
 
 def test_a_function_of_the_users_own_gets_its_settings(folder):
