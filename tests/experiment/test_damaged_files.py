@@ -21,6 +21,7 @@ from tuning.evaluation import leaderboard
 from tuning.evaluation.final_test_files import write_model
 from tuning.experiment.directory import SearchFolder, put_aside_damaged, write_json, write_text
 from tuning.experiment.recorded import loading_of
+from tuning.search.searcher import open_study
 from tuning.search.status import StatusReader
 from tuning.training.ranking import check_metric
 from tuning.training.trial import build_model
@@ -198,6 +199,17 @@ def _ranked(place, capsys):
     assert ranking(place) == 0
     capsys.readouterr()
     return place / "leaderboard.csv"
+
+
+@pytest.mark.parametrize("damage", ["a line", "not UTF-8", "another type"])
+def test_a_damaged_journal_is_named(tmp_path, damage):
+    journal = tmp_path / "study.journal"
+    open_study(journal, "s", "min").ask()
+    lines = journal.read_bytes().splitlines(keepends=True)
+    lines[0] = {"a line": lines[0][:9] + b"\n", "not UTF-8": b"\xe4" + lines[0], "another type": b"7\n"}[damage]
+    journal.write_bytes(b"".join(lines))
+    with pytest.raises(UserError, match=r"study\.journal: expected the journal .*fresh=true"):
+        open_study(journal, "s", "min")
 
 
 def test_a_search_that_resumes_makes_damaged_results_again(whole, tmp_path):

@@ -40,6 +40,7 @@ REMEDIES = {
     "exploits.json": _RUN_AGAIN,
     "result.json": f"{COPY}, or resume the search, which makes it again",
     "run.json": f"{COPY}, or resume the search, which writes it again",
+    "study.journal": f"{COPY}, or begin anew: fresh=true",
     ".mirror.json": "delete the folder that it is in: the search is in its bucket",
     "overrides.yaml": f"{COPY}, or delete it: only the line that resumes the search is made of it",
     **dict.fromkeys(("baseline.json", "environment.json", "quarantine.csv", "times.csv", "error.txt"), _LEFT_OUT),
