@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -122,8 +123,8 @@ def gather(folder: SearchFolder) -> Gathered:
         ranked=ranked,
         baseline=read(path / "baseline.json", _metrics, {}),
         curves={
-            number: read(place / "progress.csv", lambda file: _curve(file.parent, metric), [])
-            for number, place in folders.items()
+            record.number: read(folders[record.number], partial(_curve, metric=metric, epochs=record.epochs), [])
+            for record in ranked
         },
         stretches=_stretches(
             folder,
@@ -143,8 +144,11 @@ def gather(folder: SearchFolder) -> Gathered:
     )
 
 
-def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
+def _curve(folder: Path, metric: str, epochs: int) -> list[tuple[int, float]]:
+    rows = read_progress(folder)
+    if epochs and not rows:
+        raise DamagedFileError.of(folder / "progress.csv", f"a row for each of {epochs} epochs", "none")
+    return [(int(row["epoch"]), float(row[metric])) for row in rows if row.get(metric)]
 
 
 def _stretches(folder: SearchFolder, found: dict[int, list[Stretch]]) -> dict[int, list[Stretch]]:
