@@ -1,12 +1,14 @@
 """Corpora: labelled clips under one root. Imports nothing heavy."""
 
-import difflib
-import importlib
+import inspect
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 from tuning.datasets import CORPORA
+from tuning.datasets.dotted_path import did_you_mean as did_you_mean
+from tuning.datasets.dotted_path import imported
 from tuning.datasets.settings import DataSettings
 
 
@@ -133,28 +135,26 @@ def _read(data: DataSettings, targets: list[str]) -> Corpus:
             f"data.corpus: expected one of {', '.join(sorted(CORPORA))} or a dotted path 'package.module:function', "
             f"got '{data.corpus}'{did_you_mean(data.corpus, CORPORA)}"
         )
-    corpus = _import(path)(data, targets)
+    corpus = _loader(path)(data, targets)
+    if not isinstance(corpus, Corpus):
+        raise ValueError(f"data.corpus: expected a Corpus from '{path}', got {type(corpus).__name__}")
     if data.folds is not None and all(clip.fold is None and clip.split is None for clip in corpus.clips):
         raise ValueError(f"data.folds: expected nothing for data.corpus={data.corpus}, got '{data.folds}'")
     return corpus
 
 
-def _import(path: str) -> Callable[[DataSettings, list[str]], Corpus]:
-    module_name, _, function_name = path.partition(":")
+def _loader(path: str) -> Callable[[DataSettings, list[str]], Corpus]:
+    """The function that a path names. Raises ValueError for one that is no corpus; it is not called."""
+    found = imported("data.corpus", path)
     try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # If the user's module lacks a package, that error is shown as it is.
-        if error.name is None or not (module_name + ".").startswith(error.name + "."):
-            raise
-        raise ValueError(f"data.corpus: no module '{error.name}' for '{path}'") from None
-    if not callable(function := getattr(module, function_name, None)):
-        hint = did_you_mean(function_name, vars(module))
-        raise ValueError(f"data.corpus: no function '{function_name}' in {module_name}{hint}")
-    return function
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """ "; did you mean 'x'?" with the nearest known name, or "" if none is near."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean '{near[0]}'?" if near else ""
+        signature = inspect.signature(found)
+    except (TypeError, ValueError):  # some that are built into Python have none
+        signature = inspect.Signature()
+    names = [name.lstrip("_") for name in signature.parameters]
+    returned = str(getattr(signature.return_annotation, "__name__", signature.return_annotation))
+    if names[:2] != ["data", "targets"] and returned.rpartition(".")[2] != Corpus.__name__:
+        raise ValueError(
+            f"data.corpus: expected a function (data, targets) that returns a Corpus, got '{path}' "
+            f"({', '.join(names) or 'no parameters'})"
+        )
+    return cast("Callable[[DataSettings, list[str]], Corpus]", found)

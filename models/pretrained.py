@@ -23,6 +23,8 @@ CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
 WEIGHTS = (".safetensors", ".bin")
 # Weights that hidden states do not depend on, and that some published encoders lack: a prefix and a suffix.
 POOLER, TRAINING_MASK = "pooler.", "masked_spec_embed"
+# Code that the files of an encoder bring along is not run; transformers would ask for it.
+NO_CODE = {"trust_remote_code": False}
 # Where a model has its transformer layers: BERT and its relatives; DistilBERT; ModernBERT and ViT.
 LAYERS = ("encoder.layer", "transformer.layer", "layers")
 
@@ -86,7 +88,7 @@ def load_config(name: str, setting: str) -> Any:
     """
     from transformers import AutoConfig
 
-    return _loaded(AutoConfig.from_pretrained, name, setting)
+    return _loaded(AutoConfig.from_pretrained, name, setting, **NO_CODE)
 
 
 def load_preprocessor(name: str, setting: str) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting)
+    tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting, **NO_CODE)
     # Without its files transformers may build a tokenizer of nothing but the special tokens, and not say so.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         found = signature(name, setting)
@@ -132,7 +134,7 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
 
     if pretrained:
         check_weights(name, setting)
-        model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True)
+        model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True, **NO_CODE)
         # transformers fills missing weights with random numbers.
         lacking = (key for key in info["missing_keys"] if not key.endswith(TRAINING_MASK))
         if missing := [key for key in lacking if not key.startswith(POOLER)]:
@@ -141,7 +143,7 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
                 f"'{min(missing)}' among them"
             )
     else:
-        model = AutoModel.from_config(load_config(name, setting))
+        model = AutoModel.from_config(load_config(name, setting), **NO_CODE)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.float().eval()

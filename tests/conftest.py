@@ -58,6 +58,15 @@ def recordings() -> Path:
 
 
 @pytest.fixture
+def named_code():
+    """Code that a test names by a dotted path counts as named by the user, as on a command line."""
+    from tuning.datasets.dotted_path import allowing
+
+    with allowing(True):
+        yield
+
+
+@pytest.fixture
 def figures(monkeypatch):
     """Every figure of matplotlib that was saved."""
     from matplotlib.figure import Figure

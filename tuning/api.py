@@ -40,6 +40,8 @@ from tuning.data.plan import (
     with_classes,
 )
 from tuning.datasets import is_demo
+from tuning.datasets.dotted_path import allowing
+from tuning.datasets.redaction import redacted
 from tuning.datasets.storage import absolute, below, is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
@@ -49,6 +51,7 @@ from tuning.evaluation.score_notes import log_scores, search_notes, write_cautio
 from tuning.experiment.bucket_sync import open_folder, open_location
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.faults import QuietFile
+from tuning.experiment.reading import DamagedFileError
 from tuning.experiment.recorded import folder_of, loading_of, space_of
 from tuning.search.backend import choose_backend
 from tuning.search.checks import check
@@ -136,11 +139,12 @@ class Search:
         import pandas as pd
 
         folder = self.folder
-        rows = [
-            {"trial": record.number, **row}
-            for record in folder.records()
-            for row in read_progress(folder.trial(record.number))
-        ]
+        rows = []
+        for record in folder.records():
+            try:
+                rows += [{"trial": record.number, **row} for row in read_progress(folder.trial(record.number))]
+            except DamagedFileError as error:
+                print(f"note      trial {record.number} is left out: {error}")
         table = pd.DataFrame(rows)
         numbers = {name: pd.to_numeric(table[name], errors="coerce") for name in table if name != "finished"}
         return table.assign(**numbers)
@@ -214,7 +218,7 @@ def run(plan: Plan) -> Search:
         corpus, split = read_corpus(plan.config)
     from tuning.data.data_module import DataModule
 
-    with open_folder(plan.run.storage, plan.name) as folder:
+    with allowing(plan.run.allow_code), open_folder(plan.run.storage, plan.name) as folder:
         print_augmentation(plan)
         stopped = _run(plan, folder, DataModule(plan.space, corpus, split))
         _rank_and_report(plan, folder, finished_before=stopped is None)
@@ -270,7 +274,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
 def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) -> None:
     """Write and print the ranking, write the report, and say where everything is."""
     metric = plan.config.search.metric
-    baseline = json.loads((folder.path / "baseline.json").read_text(encoding="utf-8"))
+    baseline = leaderboard.read_baseline(folder)
     ranked = leaderboard.write_leaderboard(folder, metric, plan.mode, baseline)
     if finished_before:
         which = f"all {plan.total} trials were" if plan.total > 1 else "the one trial was"
@@ -288,7 +292,7 @@ def _rank_and_report(plan: Plan, folder: SearchFolder, finished_before: bool) ->
         print(f"history   {picture}")
     print(f"trials    {folder.trials}")
     if folder.remote:
-        print(f"storage   {folder.remote}; mirrored in {folder.path}, but for checkpoints")
+        print(f"storage   {redacted(folder.remote)}; mirrored in {folder.path}, but for checkpoints")
     print(f"curves    tensorboard --logdir {folder.path}")
 
 
@@ -298,22 +302,36 @@ def _draw_best(folder: SearchFolder, metric: str, mode: Mode) -> Path | None:
 
     try:
         return write_best(folder, metric, mode)
-    except OSError as error:
-        print(f"note: no {folder.path / FILE} could be written ({error.strerror or error})")
+    except (OSError, DamagedFileError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        print(f"note: no {folder.path / FILE} could be written ({reason})")
         return None
 
 
-def open_search(path: str | Path) -> Search:
+def open_search(path: str | Path, *, allow_code: bool = False) -> Search:
     """The search in a folder, to look at or to finalize.
+
+    With `allow_code`, here and below, code that only the records name is run, too (`package.module:name`): somebody
+    else's code, if the search is somebody else's.
 
     Raises:
         UserError: there is none.
     """
-    return Search(folder_of(path).path)
+    found = Search(folder_of(path).path)
+    if allow_code:
+        with allowing(True):
+            space_of(found.folder)
+    return found
 
 
 def finalize(
-    search: Search | str | Path, *, top: int = 1, seeds: int | None = None, ensemble: int = 1, again: bool = False
+    search: Search | str | Path,
+    *,
+    top: int = 1,
+    seeds: int | None = None,
+    ensemble: int = 1,
+    again: bool = False,
+    allow_code: bool = False,
 ) -> dict[str, float]:
     """Retrain the winner, test it once and write `best/`; the test's metrics. The same as the command `finalize`.
 
@@ -323,6 +341,7 @@ def finalize(
         seeds: number of other seeds of each of them, 3 unless given.
         ensemble: number of configurations that are retrained and predict together.
         again: look at the test clips once more; every look is recorded.
+        allow_code: run the code that the records name.
 
     Raises:
         UserError: no finished trial, a test that was looked at before, numbers that do not go together.
@@ -333,12 +352,12 @@ def finalize(
             raise UserError(f"{name}: expected a number from 1, got {number}")
     if seeds is not None and top < 2:
         raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
-    with open_location(_location(search)) as folder:
+    with allowing(allow_code), open_location(_location(search)) as folder:
         from tuning.evaluation.final_test import finalize as finalize_folder
 
         metrics = finalize_folder(folder, again=again, **counts)
         if folder.remote:
-            print(f"storage   {folder.remote}")
+            print(f"storage   {redacted(folder.remote)}")
     return metrics
 
 
@@ -346,7 +365,7 @@ def _location(search: Search | str | Path) -> str:
     return str(search.remote or search.path) if isinstance(search, Search) else str(search)
 
 
-def reproduce(search: Search | str | Path, trial: int | str | None = None) -> bool:
+def reproduce(search: Search | str | Path, trial: int | str | None = None, *, allow_code: bool = False) -> bool:
     """Train a trial again from its record; whether every loss and metric of every epoch is equal to the last bit.
 
     Args:
@@ -357,33 +376,35 @@ def reproduce(search: Search | str | Path, trial: int | str | None = None) -> bo
         UserError: no such trial, no finished epoch, another corpus than the search's.
     """
     folder = folder_of(_location(search))
-    record = chosen(folder, None if trial is None else str(trial))
-    recorded = recorded_rows(folder, record)
-    say_what_changed(folder)
-    return compare(folder, record, recorded, train_again(folder, record, len(recorded)))
+    with allowing(allow_code):
+        record = chosen(folder, None if trial is None else str(trial))
+        recorded = recorded_rows(folder, record)
+        say_what_changed(folder)
+        return compare(folder, record, recorded, train_again(folder, record, len(recorded)))
 
 
-def report(search: Search | str | Path) -> Path:
+def report(search: Search | str | Path, *, allow_code: bool = False) -> Path:
     """Write a search, finished or not, as one HTML page; its path.
 
     Raises:
         UserError: no such search, or its folder can't be written to.
     """
     location = _location(search)
-    if is_uri(location):
-        with open_location(location) as folder:
-            page = write_report(folder)
-            print(f"report    {page}, and in {folder.remote}")
-            return page
-    try:
-        page = write_report(folder_of(location))
-    except OSError as error:
-        raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None
+    with allowing(allow_code):
+        if is_uri(location):
+            with open_location(location) as folder:
+                page = write_report(folder)
+                print(f"report    {page}, and in {redacted(folder.remote or '')}")
+                return page
+        try:
+            page = write_report(folder_of(location))
+        except OSError as error:
+            raise UserError(f"{location}: expected a folder to write in ({error.strerror or error})") from None
     print(f"report    {page}")
     return page
 
 
-def history(search: Search | str | Path, trial: int | str | None = None) -> Path:
+def history(search: Search | str | Path, trial: int | str | None = None, *, allow_code: bool = False) -> Path:
     """Draw the learning curves of a trial, finished or not, as `history.png` in its folder; its path.
 
     Args:
@@ -400,22 +421,24 @@ def history(search: Search | str | Path, trial: int | str | None = None) -> Path
         return write_history(folder, record, space_of(folder).fixed().search.metric)
 
     location = _location(search)
-    if is_uri(location):
-        with open_location(location) as folder:
-            picture = write(folder)
-    else:
-        picture = write(folder_of(location))
+    with allowing(allow_code):
+        if is_uri(location):
+            with open_location(location) as folder:
+                picture = write(folder)
+        else:
+            picture = write(folder_of(location))
     print(f"history   {picture}")
     return picture
 
 
-def status(search: Search | str | Path) -> Status:
+def status(search: Search | str | Path, *, allow_code: bool = False) -> Status:
     """The state of a search that runs elsewhere, or that ended: its trials so far, and who works on it.
 
     Raises:
         UserError: no such search, or its storage can't be read.
     """
-    return StatusReader(_location(search)).read()
+    with allowing(allow_code):
+        return StatusReader(_location(search)).read()
 
 
 def saved(best: str | Path) -> Path:
@@ -432,7 +455,7 @@ def saved(best: str | Path) -> Path:
     return best
 
 
-def load(best: str | Path) -> Predictor:
+def load(best: str | Path, *, allow_code: bool = False) -> Predictor:
     """The model, or ensemble, in a folder `best/` that `finalize` wrote; its `predict(files)` gives a table.
 
     A trial's checkpoint `best.pt` is loaded as well.
@@ -440,9 +463,10 @@ def load(best: str | Path) -> Predictor:
     Raises:
         UserError: a file is missing, can't be read, or does not fit the others.
     """
-    if is_checkpoint(best):
-        return _predictor([(str(Path(best).parent), Path(best).name)])
-    return _predictor(saved(best))
+    with allowing(allow_code):
+        if is_checkpoint(best):
+            return _predictor([(str(Path(best).parent), Path(best).name)])
+        return _predictor(saved(best))
 
 
 def is_checkpoint(place: str | Path) -> bool:
@@ -450,7 +474,7 @@ def is_checkpoint(place: str | Path) -> bool:
     return Path(place).suffix == ".pt"
 
 
-def load_trial(search: Search | str | Path, trial: int | str | None = None) -> Predictor:
+def load_trial(search: Search | str | Path, trial: int | str | None = None, *, allow_code: bool = False) -> Predictor:
     """The model of a trial as it was in its best epoch, of a search that is finished or still runs.
 
     The models of a trial with inner folds, as far as these are finished, predict together.
@@ -462,14 +486,18 @@ def load_trial(search: Search | str | Path, trial: int | str | None = None) -> P
     Raises:
         UserError: no such trial, or its checkpoint is missing or damaged.
     """
-    location = _location(search)
+    with allowing(allow_code):
+        return _load_trial(_location(search), None if trial is None else str(trial))
+
+
+def _load_trial(location: str, trial: str | None) -> Predictor:
     if is_uri(location):
         reader = StatusReader(location)
         reader.read()
         folder = reader.folder  # a copy, which is there as long as the reader
     else:
         folder = folder_of(location)
-    record = chosen(folder, None if trial is None else str(trial))
+    record = chosen(folder, trial)
     place = below(absolute(location), "trials", f"{record.number:04d}", "checkpoints")
     names = [f"fold-{number}/best.pt" for number in range(1, record.epochs + 1)] if record.folds else ["best.pt"]
     return _predictor([(place, name) for name in names])
@@ -486,7 +514,7 @@ def _predictor(place: Path | list[tuple[str, str]]) -> Predictor:
         raise UserError(str(error)) from None
 
 
-def export(best: str | Path) -> list[Path]:
+def export(best: str | Path, *, allow_code: bool = False) -> list[Path]:
     """Write the model, or each member of an ensemble, as ONNX, and compare it with PyTorch; the files.
 
     Raises:
@@ -505,7 +533,8 @@ def export(best: str | Path) -> list[Path]:
 
     files = []
     for folder in member_folders(best):
-        difference, clips, lengths = export_folder(folder)
+        with allowing(allow_code):
+            difference, clips, lengths = export_folder(folder)
         files.append(folder / FILE)
         print(f"exported  {files[-1]}: {lengths}")
         print(f"compared  with PyTorch on {clips}: largest difference {difference:.1e}")

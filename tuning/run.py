@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, run_command
 from tuning.config import loader
 from tuning.config.help import help_text
+from tuning.config.own_functions import allow_code_word
+from tuning.datasets.redaction import redacted
 
 
 class _Parser(Parser):
@@ -45,9 +47,9 @@ def _run(options: Namespace) -> int:
     if not has_result:
         print(f"error: no trial came to a result; why: {search.folder.trials}/*/error.txt", file=sys.stderr)
     if search.stopped:
-        print(f"stopped   {search.stopped}: not all trials ended; to resume: {_command(options.settings)}")
+        print(f"stopped   {search.stopped}: not all trials ended; to resume: {redacted(_command(options.settings))}")
     elif has_result and not search.is_tested:
-        where = shlex.quote(str(search.remote or search.path))
+        where = shlex.quote(redacted(str(search.remote or search.path))) + allow_code_word(plan.config)
         print(f"next      tuning finalize {where}  (retrains the best trial and tests it once)")
     if search.stopped == "interrupted":
         return INTERRUPTED

@@ -11,6 +11,7 @@ from tuning.config import loader
 from tuning.config.errors import UserError
 from tuning.config.schema import nested
 from tuning.data.plan import make_plan, planned_points
+from tuning.experiment.reading import read_recorded
 
 
 def load(*arguments):
@@ -174,7 +175,7 @@ def test_names_that_look_like_numbers_stay_as_they_are_written(tmp_path, argumen
         assert space.settings[path] == value
         recorded = tmp_path / "config.yaml"
         recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
-        assert loader.read_recorded(recorded).settings[path] == value
+        assert read_recorded(recorded).settings[path] == value
 
 
 def test_numbers_are_still_read_as_numbers():
@@ -199,7 +200,7 @@ def test_a_recorded_space_of_classes_has_the_loss_of_classes(tmp_path):
     recorded = tmp_path / "config.yaml"
     space = load("task.name=classification")
     recorded.write_text(OmegaConf.to_yaml(OmegaConf.create(nested(space.written()))))
-    assert loader.read_recorded(recorded).fixed().loss.name == "cross_entropy"
+    assert read_recorded(recorded).fixed().loss.name == "cross_entropy"
 
 
 @pytest.mark.parametrize(

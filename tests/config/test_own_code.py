@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ray import cloudpickle
 
 from tests.helpers.waiting import PATIENCE
 from tuning.config.errors import UserError
@@ -156,6 +157,27 @@ def test_an_own_model_corpus_loss_optimiser_schedule_scheduler_and_space_are_sea
     trial = folder / "results" / "own" / "trials" / "0001"
     rates = [float(row["learning_rate"]) for row in csv.DictReader((trial / "progress.csv").open())]
     assert rates == [0.01, 0.0025, 0.000625]
+    assert "tuning finalize results/own allow_code=true" in result.stdout
+    # Another command knows the code from the record alone.
+    command = [sys.executable, "-m", "tuning", "reproduce", "results/own", "1"]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert refused.returncode == 2 and "allow_code=true" in refused.stderr
+    command.append("allow_code=true")
+    again = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
+    assert again.returncode == 0 and "equal     to the last bit" in again.stdout, again.stdout + again.stderr
+
+
+def test_a_process_that_gets_a_configuration_may_import_what_it_names(folder):
+    """A trial's process, or a task of Ray: it gets what the user's own process has checked."""
+    (folder / "own.yaml").write_text(SPACE)
+    sent = cloudpickle.dumps(make_plan(["space=own.yaml"]).config)
+    code = (
+        "import sys; from ray import cloudpickle; from tuning.training.tasks import task_of; "
+        "config = cloudpickle.loads(sys.stdin.buffer.read()); print(task_of(config).loss.name)"
+    )
+    environment = os.environ | {"PYTHONPATH": f"{Path(__file__).parents[2]}:{folder}"}
+    done = subprocess.run([sys.executable, "-c", code], input=sent, capture_output=True, check=False, env=environment)
+    assert (done.returncode, done.stdout.split()) == (0, [b"own_functions:power"]), done.stderr
 
 
 def test_a_function_of_the_users_own_gets_its_settings(folder):
@@ -175,7 +197,7 @@ def test_a_function_of_the_users_own_gets_its_settings(folder):
     assert [schedule(step, 1.0) for step in (0, 3, 4, 8)] == [1.0, 1.0, 0.25, 0.0625]
 
 
-def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entropy(folder):
+def test_classes_are_trained_by_an_own_loss_and_ranked_by_the_plain_cross_entropy(folder, named_code):
     classes = {"name": "classification", "classes": ["a", "b", "c"]}
     config = parse_config({"task": classes, "loss": {"name": "own_functions:focal", "gamma": 1.0}})
     logits, targets = torch.randn(5, 3), torch.tensor([[0], [1], [2], [1], [0]])
@@ -201,13 +223,13 @@ def test_the_console_script_finds_modules_in_the_folder_where_the_user_stands(fo
     assert (done.returncode, done.stderr.count("did you mean 'exponent'?")) == (2, 1), done.stderr
 
 
-def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder):
+def test_a_scheduler_that_knows_no_grace_may_stop_at_once(folder, named_code):
     config = parse_config({"search": {"scheduler": "own_functions:at_once"}})
     assert first_stop(config, 50) == 1
     assert first_stop(parse_config({"search": {"scheduler": "own_functions:best_only"}}), 50) == 5
 
 
-def test_a_loss_of_another_shape_is_refused_before_any_trial(folder):
+def test_a_loss_of_another_shape_is_refused_before_any_trial(folder, named_code):
     config = parse_config({"loss": {"name": "own_functions:total"}})
     expected = r"loss.name: expected one value per clip from own_functions:total, shape \[4\], got \[\]"
     with pytest.raises(UserError, match=expected):

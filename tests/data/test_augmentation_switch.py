@@ -9,10 +9,10 @@ import pytest
 from tests.helpers.command import run
 from tests.helpers.recordings import RATE, encode, tone
 from tuning.config.errors import UserError
-from tuning.config.loader import read_recorded
 from tuning.data.keys import searched_combinations
 from tuning.data.plan import make_plan, print_augmentation, with_augmentation
 from tuning.datasets.settings import AugmentSettings
+from tuning.experiment.reading import read_recorded
 
 EFFECTS = ("stretch", "pitch", "noise", "speed", "room", "formant")
 SEARCHED = ("augment.noise_prob={uniform: [0.2, 0.5]}", "augment.mixup_prob={choice: [0.0, 0.5]}")

@@ -38,7 +38,7 @@ def test_without_a_number_it_is_the_best_trial(tmp_path):
 def test_a_trial_without_an_epoch_and_one_that_is_not_there_are_said(tmp_path, capsys):
     folder, _ = write_search(tmp_path, "space=crnn")
     assert main(["history", str(folder.path), "11"]) == 2  # failed before its first epoch
-    assert "0011: expected a trial with a finished epoch, got none" in capsys.readouterr().err
+    assert "progress.csv: expected a trial with a finished epoch, got none" in capsys.readouterr().err
     assert main(["history", str(folder.path), "13"]) == 2
     assert "expected the number of a trial (1 to 12), got '13'" in capsys.readouterr().err
 

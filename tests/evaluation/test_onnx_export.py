@@ -134,7 +134,8 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
     own = folder / "config.yaml"
     text = own.read_text()
     own.write_text(text.replace("name: crnn", "name: tests.evaluation.test_onnx_export:Own"))
-    assert "expected a model of one of the families crnn, ser" in refused(folder)
+    assert "model.name: expected a class that this command line or its space file names" in refused(folder)
+    assert "expected a model of one of the families crnn, ser" in refused(folder, "allow_code=true")
     own.write_text(text)
     monkeypatch.setattr("tuning.api.ONNX_PACKAGES", ("onnx", "no_such_package"))
     assert "install them: pip install 'audio-emotion-tuning[onnx]'" in refused(folder)

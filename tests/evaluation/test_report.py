@@ -340,7 +340,7 @@ def test_the_command(tmp_path, capsys):
 
 def test_a_page_that_can_not_be_written_is_one_line(tmp_path, capsys):
     folder, _ = write_search(tmp_path, "space=crnn")
-    (folder.path / "environment.json").write_text("{")
+    (folder.path / "config.yaml").write_text("{")
     assert write_or_note(folder) is None
     out = capsys.readouterr().out
     assert out.startswith("note: no ") and out.count("\n") == 1

@@ -1,13 +1,14 @@
 """Pretrained models by folder and by hub name: what comes out is transformers' own, and every lack has a name."""
 
 import json
+from contextlib import suppress
 
 import pytest
 import torch
 
 from tests.helpers.tiny_bert import SONGS, write_encoder
 from tuning.models.encoder_shapes import TextShape, text_shape
-from tuning.models.pretrained import layers_of, load_encoder, load_tokenizer
+from tuning.models.pretrained import layers_of, load_config, load_encoder, load_tokenizer
 
 NOBODY = "nobody/nothing-of-this-name"
 
@@ -230,3 +231,18 @@ def test_transformers_settings_of_its_messages_are_left_as_they_were(tmp_path, c
     load_encoder(name)
     assert capfd.readouterr() == ("", "")
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
+
+
+@pytest.mark.parametrize("function", [load_config, load_encoder, load_tokenizer])
+def test_code_that_an_encoder_brings_along_is_not_run(tmp_path, monkeypatch, function):
+    """transformers would ask on the terminal, and run it after a y."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("builtins.input", lambda *prompt: "y")
+    write_encoder(tmp_path / "encoder")
+    config = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    classes = {"AutoConfig": "own_code.Config", "AutoModel": "own_code.Net", "AutoTokenizer": ["own_code.Words", None]}
+    (tmp_path / "encoder" / "config.json").write_text(json.dumps(config | {"model_type": "x", "auto_map": classes}))
+    (tmp_path / "encoder" / "own_code.py").write_text("from pathlib import Path\nPath('ran').touch()\n")
+    with suppress(ValueError):  # a tokenizer is read without it
+        function("encoder", "model.text_encoder")
+    assert not (tmp_path / "ran").exists()

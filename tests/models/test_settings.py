@@ -13,6 +13,8 @@ from tuning.config.schema import import_model, model_settings, parse_config
 from tuning.models import MODELS
 from tuning.models.base import Model, ModelSettings, pretrained_weights
 
+pytestmark = pytest.mark.usefixtures("named_code")
+
 NETWORK = """
 from typing import Literal
 

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from tuning.config.errors import UserError, nearest, shown
 from tuning.config.schema import naming_variables
 from tuning.config.terminal import visible
+from tuning.datasets.redaction import redacted
 from tuning.experiment.faults import StorageError, storage_fault
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -169,7 +170,7 @@ def run_command(
     """
     given = sys.argv[1:] if words is None else words
     with _terminated_as_interrupted():
-        return guarded(lambda: _run(parser, work, given, resume))
+        return guarded(lambda: _run(parser, work, given, redacted(resume)))
 
 
 def _run(parser: Parser, work: Callable[[argparse.Namespace], int | None], words: Sequence[str], resume: str) -> int:
@@ -191,7 +192,7 @@ def _run(parser: Parser, work: Callable[[argparse.Namespace], int | None], words
             path = os.fsdecode(error.filename or "a path")
             print(f"error: {visible(shown(path))}: expected a shorter path", file=sys.stderr)
             return USER_ERROR
-        fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
+        fault = redacted(str(error) if isinstance(error, StorageError) else storage_fault(error))
         if not fault:
             raise
         print(f"error: {visible(fault)}; what was finished is kept", file=sys.stderr)

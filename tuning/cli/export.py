@@ -6,10 +6,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from tuning import api
+from tuning.cli.allow_code import take_allow_code
 from tuning.cli.command import BEST, Parser, run_command
 
 PARSER = Parser(
-    "tuning export BEST",
+    "tuning export BEST [allow_code=true]",
     """\
 Write a finalized model as model.onnx into its folder; of an ensemble one for each member. Inputs are features, not
 normalised (that is part of the graph), and the number of frames of each clip that are not padding; outputs are those
@@ -20,6 +21,7 @@ onnxruntime then runs the file on clips of the corpus, with padding and without.
 the file is deleted and the exit code is 2. Needs: pip install 'audio-emotion-tuning[onnx]'.""",
 )
 PARSER.place("best", "one folder best/", BEST)
+take_allow_code(PARSER)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -28,4 +30,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _export(options: Namespace) -> None:
-    api.export(options.best)
+    api.export(options.best, allow_code=bool(options.allow_code))

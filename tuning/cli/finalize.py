@@ -6,10 +6,11 @@ import argparse
 from collections.abc import Sequence
 
 from tuning import api
+from tuning.cli.allow_code import take_allow_code, true
 from tuning.cli.command import SEARCH, Parser, count, run_command
 
 PARSER = Parser(
-    "tuning finalize SEARCH [top=K] [seeds=N] [ensemble=K] [again=true]",
+    "tuning finalize SEARCH [top=K] [seeds=N] [ensemble=K] [again=true] [allow_code=true]",
     """\
 Retrain the winner of a search on its training and validation clips, test it once on the sealed test clips, and write
 SEARCH/best/. It is trained for as many epochs as its best trial took (after inner folds, or repetitions: their mean).
@@ -27,17 +28,12 @@ confusion.csv, confusion.png and errors.csv (the most confident first), for regr
 )
 
 
-def _true(text: str) -> bool:
-    if text != "true":
-        raise argparse.ArgumentTypeError(f"expected true, got '{text}'")
-    return True
-
-
 PARSER.place("search", "one folder of a search", SEARCH)
 PARSER.option("top", count, "K", "repeat the K best trials and choose among them")
 PARSER.option("seeds", count, "N", "repeat each of them with N seeds (3)")
 PARSER.option("ensemble", count, "K", "retrain the K best trials, which predict together")
-PARSER.option("again", _true, "true", "test once more")
+PARSER.option("again", true, "true", "test once more")
+take_allow_code(PARSER)
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -6,10 +6,11 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from tuning import api
+from tuning.cli.allow_code import take_allow_code
 from tuning.cli.command import SEARCH, Parser, run_command
 
 PARSER = Parser(
-    "tuning history SEARCH [TRIAL]",
+    "tuning history SEARCH [TRIAL] [allow_code=true]",
     """\
 Draw the learning curves of a trial, finished or not, as history.png in its folder: training and validation loss, the
 ranking metric, and the best epoch. A search draws those of its best trials in one picture, SEARCH/history.png, at its
@@ -17,6 +18,7 @@ end.""",
 )
 PARSER.place("search", "the folder of a search and at most a trial's number", SEARCH)
 PARSER.place("trial", "", "number of the trial (the best one)", nargs="?")
+take_allow_code(PARSER)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -25,4 +27,4 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _history(options: Namespace) -> None:
-    api.history(options.search, options.trial)
+    api.history(options.search, options.trial, allow_code=bool(options.allow_code))

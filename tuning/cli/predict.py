@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from tuning import api
+from tuning.cli.allow_code import take_allow_code
 from tuning.cli.command import BEST, DONE, USER_ERROR, Parser, one_of, run_command
 from tuning.config.errors import UserError
 from tuning.config.terminal import visible
@@ -19,7 +20,8 @@ from tuning.evaluation.table import make_console, make_table
 
 FORMATS = ("table", "csv", "json")
 PARSER = Parser(
-    "tuning predict BEST FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE]",
+    "tuning predict BEST FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE] "
+    "[allow_code=true]",
     """\
 Predict recordings with a finalized model, or with that of any trial by its checkpoint; their features are made as those
 that it was trained on. Of a recording that is longer than the model's window the middle is judged, or what else it was
@@ -56,6 +58,7 @@ PARSER.option(
     "of the predictions: table, or with out= JSON for a file *.json and CSV for others",
 )
 PARSER.option("out", _out, "FILE", "write the predictions there")
+take_allow_code(PARSER)
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -71,7 +74,7 @@ def _predict(options: argparse.Namespace) -> int:
         if not file.is_file():
             raise UserError(f"{file}: expected a recording, got {'a folder' if file.is_dir() else 'no such file'}")
     step = None if options.step_seconds is None else checked_step(options.step_seconds)
-    predictor = api.load(best)
+    predictor = api.load(best, allow_code=bool(options.allow_code))
     longest = predictor.window_seconds
     if step is not None and step > longest:
         words = f"step_seconds={step:g} and windows of {longest:.2f} s"

@@ -11,6 +11,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import plain
+from tuning.datasets.redaction import redacted
 
 # Of a value that is wrong, so many characters are shown.
 MOST_SHOWN = 200
@@ -20,7 +21,13 @@ MOST_CHARACTERS, MOST_BITS = 4096, 63
 
 
 class UserError(ValueError):
-    """What the user gave can't be used. The message has the path, the expectation, what came and the known names."""
+    """What the user gave can't be used. The message has the path, the expectation, what came and the known names.
+
+    Credentials within locations are hidden in it.
+    """
+
+    def __str__(self) -> str:
+        return redacted(super().__str__())
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 
 from tuning.config.distributions import KINDS, LISTED, Distribution, is_distribution, parse, plain
 from tuning.config.errors import UserError, cast, expectation, nearest, shown, unknown_setting
-from tuning.config.own_functions import GIVEN
+from tuning.config.own_functions import GIVEN, named_code
+from tuning.config.references import refuse_lookups
 from tuning.config.schema import (
     PREPARED,
     SEARCHABLE,
@@ -28,6 +29,7 @@ from tuning.config.space import Space, brought_along, refers
 from tuning.config.yaml_text import read_yaml, text_settings
 from tuning.datasets import CORPORA, is_demo
 from tuning.datasets.corpus import did_you_mean
+from tuning.datasets.dotted_path import allow
 
 # Known-good points, which a space file writes for its own distributions.
 POINTS = "search.points_to_evaluate"
@@ -163,6 +165,7 @@ def build_space(flat: dict[str, Any], fields: dict[str, FieldInfo]) -> Space:
     problems = []
     for path, value in flat.items():
         try:
+            refuse_lookups(path, value)
             if is_distribution(value):
                 distributions[path] = _checked(path, parse_at(path, value), fields)
             elif isinstance(value, dict) and get_origin(fields[path].annotation) is not dict:
@@ -266,13 +269,6 @@ def _check_corpus(name: str) -> None:
         raise UserError(f"data.corpus: expected {known}, got '{shown(name)}'{did_you_mean(name, CORPORA)}")
 
 
-def read_recorded(file: Path) -> Space:
-    """Read the space of an earlier search from its `config.yaml`."""
-    tree = read_space_file(str(file))
-    fields = fields_of(tree, {})
-    return build_space(flatten(tree, fields), fields)
-
-
 def _check_choices(space: Space, file: Collection[str], later: Collection[str], given: Collection[str]) -> None:
     """Refuse settings that count only for choices that are not made.
 
@@ -330,6 +326,7 @@ def load(arguments: list[str]) -> tuple[RunSettings, Space, dict[str, Any]]:
     run = RunSettings(**run_values)
     tree = read_space_file(run.space)
     given = {k: v for k, v in overrides.items() if k not in run_fields}
+    allow(path for _, path in named_code(tree) + named_code(given))
     fields = fields_of(tree, given)
     unknown = [unknown_setting(k, [*run_fields, *fields]) for k in given if k not in fields]
     if unknown:

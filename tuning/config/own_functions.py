@@ -10,7 +10,6 @@ gives `loss.gamma`. A parameter that is named as a setting of the section is tha
 
 import copy
 import functools
-import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -19,6 +18,7 @@ from typing import Any, Literal, get_args
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
+from tuning.datasets.dotted_path import imported
 from tuning.datasets.settings import Only
 
 # Settings that may name a function of the user's own, with the parameters that the caller gives: they are no settings.
@@ -29,6 +29,9 @@ GIVEN: dict[str, tuple[str, ...]] = {
     "search.scheduler": ("longest", "seed"),
 }
 
+# All settings that may name code of the user's own.
+NAMING = ("data.corpus", "model.name", *GIVEN)
+
 OwnFunctions = tuple[tuple[str, str], ...]  # pairs of a setting of `GIVEN` and the function's dotted path
 
 
@@ -38,25 +41,20 @@ def own_functions(flat: Mapping[str, Any]) -> OwnFunctions:
     return tuple((setting, name) for setting, name in named if isinstance(name, str) and ":" in name)
 
 
-def imported(setting: str, path: str, kind: str = "function") -> Any:
-    """What `package.module:name` names.
-
-    Raises:
-        ValueError: no such module or name.
-    """
-    module, _, attribute = path.partition(":")
-    if not module or module.startswith("."):
-        raise ValueError(f"{setting}: expected a {kind} as package.module:name, got '{path}'")
-    try:
-        found = getattr(importlib.import_module(module), attribute, None)
-    except ModuleNotFoundError as error:
-        # A package that is missing within the user's module is that module's own error.
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise
-        raise ValueError(f"{setting}: expected a {kind}, got '{path}' (no module '{error.name}')") from None
-    if not callable(found):
-        raise ValueError(f"{setting}: expected a {kind}, got '{path}' (no '{attribute}' in {module})")
+def named_code(tree: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Pairs of a setting and the dotted path that it names, in settings that are flat or nested by section."""
+    found = []
+    for setting in NAMING:
+        section, _, leaf = setting.partition(".")
+        inside = tree.get(section)
+        values = (tree.get(setting), inside.get(leaf) if isinstance(inside, Mapping) else None)
+        found += [(setting, value) for value in values if isinstance(value, str) and ":" in value]
     return found
+
+
+def allow_code_word(config: BaseModel) -> str:
+    """What a later command needs in order to run the code that a configuration names; empty if it names none."""
+    return " allow_code=true" if named_code(config.model_dump()) else ""
 
 
 def chosen(setting: str, name: str, built_in: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:

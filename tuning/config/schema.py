@@ -4,14 +4,16 @@ import functools
 import importlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, cast
 
 from pydantic import BaseModel, Field, create_model, model_validator
 from pydantic.fields import FieldInfo
 
-from tuning.config.own_functions import OwnFunctions, imported, own_functions, with_own
-from tuning.datasets.corpus import did_you_mean
+from tuning.config.errors import UserError
+from tuning.config.own_functions import OwnFunctions, named_code, own_functions, with_own
+from tuning.datasets.dotted_path import allow, did_you_mean, imported, module_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Only, Settings, SplitSettings
 from tuning.models import MODELS
 from tuning.models.crnn_settings import CRNNSettings
@@ -296,6 +298,11 @@ class Config(Settings):
         """The user's own functions that the settings name."""
         return own_functions(flattened(self.model_dump()))
 
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        """Take over what a process of this user has pickled; the code that it names was allowed there."""
+        super().__setstate__(state)
+        allow(path for _, path in named_code(self.model_dump()))
+
     @model_validator(mode="after")
     def _loss_of_the_task(self) -> "Config":
         classes = self.task.name == "classification"
@@ -385,6 +392,9 @@ class RunSettings(Settings):
     mlflow: str | None = Field(
         None, description="URI of an MLflow server or store that each trial is logged to as a run, too"
     )
+    allow_code: bool = Field(
+        False, description="also run code that only the record of an earlier search names (package.module:name)"
+    )
     probe: bool = Field(False, description="with --dry-run: measure a few steps and estimate the time")
 
 
@@ -416,11 +426,11 @@ def model_settings(name: str) -> type[ModelSettings]:
     Raises:
         ValueError: no such model, or one without settings.
     """
-    module, _, attribute = MODELS.get(name, name).partition(":")
-    try:
-        light = importlib.import_module(f"{module}_settings") if attribute else None
-    except ModuleNotFoundError:
-        light = None
+    path = MODELS.get(name, name)
+    attribute, light = path.partition(":")[2], None
+    if attribute:
+        with suppress(ModuleNotFoundError):
+            light = importlib.import_module(f"{module_of('model.name', path, 'class')}_settings")
     settings = getattr(light, f"{attribute}Settings", None) or getattr(import_model(name), "Settings", None)
     if not (isinstance(settings, type) and issubclass(settings, BaseModel) and "name" in settings.model_fields):
         raise ValueError(f"model.name: expected '{name}' to have Settings, a pydantic model with a field 'name'")
@@ -476,8 +486,23 @@ def config_class(parts: Parts) -> type[Config]:
 
 
 def parse_config(tree: dict[str, Any]) -> Config:
-    """A configuration from plain values, nested by section."""
-    return config_class(Parts.of(flattened(tree))).model_validate(tree)
+    """A configuration from plain values, nested by section.
+
+    Raises:
+        UserError: no such model or function, or one that only a record names.
+        ValidationError: values that are not allowed.
+    """
+    try:
+        found = config_class(Parts.of(flattened(tree)))
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    return found.model_validate(tree)
+
+
+def parse_sent(tree: dict[str, Any]) -> Config:
+    """A configuration that a process of this user sent, as of a trial: the code that it names was allowed there."""
+    allow(path for _, path in named_code(tree))
+    return parse_config(tree)
 
 
 SECTIONS: dict[str, type[BaseModel]] = {

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tuning.config.schema import Config, parse_config
+from tuning.config.schema import Config, parse_sent
 from tuning.datasets import storage
 from tuning.datasets.features.griffin_lim import TEST_EMOTIONS, write_sounds
 from tuning.datasets.loaders.generated import CURVES, PROVENANCE, QUALITY, GeneratedClips
@@ -35,7 +35,7 @@ def train_and_generate(
 
     Provenance is written last: a folder without it counts as unfinished.
     """
-    config = parse_config(settings)
+    config = parse_sent(settings)
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     statistics = FeatureStatistics.of([(part.num_frames, part.features)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-import json
 import statistics
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,7 +29,7 @@ from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
-from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_progress, write_json
+from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_looks, read_progress, write_json
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
@@ -111,7 +110,7 @@ def finalize(
     """
     recover_folder(folder.path / "best")
     looks_file = folder.path / TEST_LOOKS
-    looks = json.loads(looks_file.read_text(encoding="utf-8")) if looks_file.exists() else []
+    looks = read_looks(looks_file) if looks_file.exists() else []
     if looks and not again:
         raise UserError(
             f"{folder.path}: expected a search whose test clips nobody has looked at, got one tested on "
@@ -191,7 +190,7 @@ def _now() -> str:
 def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
     """The best distinct configurations of the trials, best first."""
     found = candidates(folder, space)
-    running = [record.number for record in folder.records() if not record.is_final]
+    running = [record.number for record in folder.records() if record.status == "running"]
     if running or not found:
         raise UserError(
             f"{folder.path}: expected a finished search with a winner, got "

@@ -15,8 +15,9 @@ from tuning.config.space import Space
 from tuning.config.terminal import visible
 from tuning.evaluation.score_notes import search_notes
 from tuning.evaluation.table import make_console, make_table
-from tuning.experiment.directory import SearchFolder, TrialRecord, write_table, write_text
+from tuning.experiment.directory import DAMAGED, SearchFolder, TrialRecord, write_table, write_text
 from tuning.experiment.ranking import kept_epoch, rank
+from tuning.experiment.reading import DamagedFileError, read_json, read_metrics, understood
 from tuning.experiment.recorded import space_of
 from tuning.training.ranking import Mode, check_metric
 
@@ -126,10 +127,21 @@ def _markdown(
     return "\n".join(lines) + "\n"
 
 
+def read_baseline(folder: SearchFolder) -> dict[str, float]:
+    """The metrics of the constant predictor; none, with a note, if their file is damaged."""
+    file = folder.path / "baseline.json"
+    try:
+        with understood(file, "metrics by name"):
+            return read_metrics(read_json(file, dict))
+    except DamagedFileError as error:
+        print(f"note      {error}")
+        return {}
+
+
 def describe_baseline(baseline: dict[str, float], metric: str) -> str:
     """The constant predictor's metrics in words, the ranking metric first."""
     names = dict.fromkeys([metric, *SHOWN])
-    return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline)
+    return ", ".join(f"{name} {baseline[name]:.4f}" for name in names if name in baseline) or "not recorded"
 
 
 def print_leaderboard(
@@ -137,7 +149,7 @@ def print_leaderboard(
 ) -> None:
     """Print the best trials as a table, each failed trial in one line, and the notes of the scores."""
     console = make_console()
-    shown = [record for record in ranked if record.status != "failed"][:PRINTED]
+    shown = [record for record in ranked if record.status not in ("failed", DAMAGED)][:PRINTED]
     paths = list(dict.fromkeys(path for record in ranked for path in record.params))
     table = _table(shown, metric, baseline, paths)
     unbounded = console.options.update_width(10_000)
@@ -148,9 +160,9 @@ def print_leaderboard(
             console.print(Text(visible(f"trial {record.number}: {settings}")), style="bold")
     else:
         console.print(table)
-    failed = [record for record in ranked if record.status == "failed"]
+    failed = [record for record in ranked if record.status in ("failed", DAMAGED)]
     for record in failed[:PRINTED]:
-        console.print(Text(visible(f"trial {record.number} failed: {record.reason}")), style="red")
+        console.print(Text(visible(f"trial {record.number} {record.status}: {record.reason}")), style="red")
     hidden = len(ranked) - len(shown) - len(failed[:PRINTED])
     if hidden > 0:
         console.print(f"and {hidden} more in leaderboard.csv", style="dim")
@@ -164,7 +176,7 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
     headings = ["rank", "trial", "status", "folds" if any(record.folds for record in shown) else "epoch"]
     # Headings of two lines leave room for more columns on a terminal.
-    headings += [name.replace("_", "_\n", 1) for name in [*metrics, *(path.split(".", 1)[1] for path in paths)]]
+    headings += [name.replace("_", "_\n", 1) for name in [*metrics, *(path.split(".", 1)[-1] for path in paths)]]
     constant = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
     rows = [["", "", "constant", "", *constant, *[""] * len(paths)]]
     for position, record in enumerate(shown, start=1):
@@ -184,4 +196,7 @@ def with_results(folder: SearchFolder, space: Space) -> list[TrialRecord]:
     shared = space.fixed()
     metric = shared.search.metric
     ranked = rank(folder.records(), metric, check_metric(space, shared))
+    for record in ranked:
+        if record.status == DAMAGED:
+            print(f"note      trial {record.number} is left out: {record.reason}")
     return [record for record in ranked if record.value(metric) is not None]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tuning.config.distributions import plain
+from tuning.config.own_functions import allow_code_word
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
@@ -59,7 +60,8 @@ def write_card(
         lines += ["## Members", "", *_members(config, members), ""]
     lines += ["## Test", "", *_test(config, tested), *_notes([*split.cautions(), *on_test]), ""]
     lines += ["## Limits", "", *_limits(tested), ""]
-    lines += ["## Use", "", f"    tuning predict {folder.path / 'best'} FILES...", ""]
+    use = f"tuning predict {folder.path / 'best'} FILES...{allow_code_word(config)}"
+    lines += ["## Use", "", f"    {use}", ""]
     packages = environment()["packages"]
     versions = ", ".join(f"{name} {version}" for name, version in packages.items())
     lines += [f"Made with Python {environment()['python']}, {versions}.", ""]

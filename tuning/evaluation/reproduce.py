@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.terminal import visible
 from tuning.evaluation.leaderboard import with_results
-from tuning.experiment.directory import SearchFolder, TrialRecord, environment, read_progress
+from tuning.experiment.directory import DAMAGED, SearchFolder, TrialRecord, environment, read_progress
+from tuning.experiment.reading import DamagedFileError, read_json, understood
 from tuning.experiment.recorded import config_of, space_of
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.search.compute import assigned_to_task, compute
@@ -36,6 +36,8 @@ def chosen(folder: SearchFolder, number: str | None) -> TrialRecord:
         if found is None:
             known = f"1 to {len(records)}" if records else "none yet"
             raise UserError(f"{folder.path}: expected the number of a trial ({known}), got '{number}'")
+        if found.status == DAMAGED:
+            raise UserError(found.reason)
         return found
     ranked = with_results(folder, space_of(folder))
     if not ranked:
@@ -47,21 +49,24 @@ def recorded_rows(folder: SearchFolder, record: TrialRecord) -> list[dict[str, s
     """The rows of a trial's progress. Raises UserError if there are none."""
     rows = read_progress(folder.trial(record.number))
     if not rows:
-        raise UserError(f"{folder.trial(record.number)}: expected a trial with a finished epoch, got none")
+        file = folder.trial(record.number) / "progress.csv"
+        raise UserError(f"{file}: expected a trial with a finished epoch, got none")
     return rows
 
 
 def say_what_changed(folder: SearchFolder) -> None:
     """Print which packages have other versions than in the search, the usual reason for another score."""
-    then = json.loads((folder.path / "environment.json").read_text(encoding="utf-8"))
-    now = environment()
-    changed = [
-        f"{name} {version} -> {now['packages'].get(name)}"
-        for name, version in then["packages"].items()
-        if now["packages"].get(name) != version
-    ]
-    if then["python"] != now["python"]:
-        changed.append(f"python {then['python']} -> {now['python']}")
+    file, now = folder.path / "environment.json", environment()
+    try:
+        with understood(file, "versions of packages"):
+            then = read_json(file, dict)
+            before = {"python": then["python"], **then["packages"]}
+    except DamagedFileError as error:
+        print(f"note      {error}")
+        return
+    current = {**now["packages"], "python": now["python"]}
+    names = [*(name for name in before if name != "python"), "python"]
+    changed = [f"{name} {before[name]} -> {current.get(name)}" for name in names if current.get(name) != before[name]]
     if changed:
         print(visible(f"note      not the environment of the search: {', '.join(changed)}"))
 

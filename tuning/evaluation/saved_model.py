@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,16 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from omegaconf import OmegaConf
-from pydantic import ValidationError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from tuning.config.errors import validation_message
-from tuning.config.schema import Config, parse_config
+from tuning.config.schema import Config
 from tuning.datasets import storage
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
+from tuning.experiment.reading import DamagedFileError, read_config, read_json, read_settings, understood
 from tuning.training.encoders import with_saved_encoder, without_pretrained_weights
 from tuning.training.trainer import model_inputs
 from tuning.training.trial import build_model
@@ -46,7 +42,7 @@ def load_best(path: str | Path) -> Best:
     warning. Raises ValueError with the path if a file is missing, can't be read, or does not fit the others.
     """
     path = Path(path)
-    config = with_saved_encoder(_config(path / "config.yaml"), path)
+    config = with_saved_encoder(read_config(path / "config.yaml", read_settings(path / "config.yaml")), path)
     statistics, num_frames = _features(path / "features.json", config)
     weights = _weights(path / "model.safetensors")
     num_features = len(statistics.mean)
@@ -88,11 +84,12 @@ def load_checkpoint(folder: str, name: str = "best.pt") -> Best:
             f"{file}: expected a checkpoint with its settings and normalisation, got one without {', '.join(missing)}; "
             "an older version wrote it"
         )
-    try:
-        config = without_pretrained_weights(parse_config(state["config"]))
-    except ValidationError as error:
-        raise ValueError(f"{file}: {validation_message(error)}") from None
-    mean, std = (np.array(state["features"][part], dtype=np.float32) for part in ("mean", "std"))
+    config = without_pretrained_weights(read_config(file, state["config"]))
+    with understood(file, "a checkpoint with settings, normalisation and weights"):
+        mean, std = (np.array(state["features"][part], dtype=np.float32) for part in ("mean", "std"))
+        frames = int(state["features"]["prepared_frames"])
+        if not all(isinstance(weight, torch.Tensor) for weight in state["model"].values()):
+            raise TypeError("weights that are no tensors")
     classes = config.task.name == "classification"
     with torch.random.fork_rng(devices=[]):
         if classes and config.task.classes is None:
@@ -100,7 +97,7 @@ def load_checkpoint(folder: str, name: str = "best.pt") -> Best:
         model = build_model(config, len(mean))
     labels = _class_names(file, state.get("labels"), config) if classes else config.task.targets
     _fill(model, state["model"], file, "its settings")
-    return Best(model.eval(), config, labels, FeatureStatistics(mean, std), int(state["features"]["prepared_frames"]))
+    return Best(model.eval(), config, labels, FeatureStatistics(mean, std), frames)
 
 
 def _state(folder: str, name: str) -> dict[str, Any]:
@@ -142,23 +139,9 @@ def outputs_of(best: Best, batch: Batch) -> np.ndarray:
     return outputs
 
 
-def _config(file: Path) -> Config:
-    try:
-        tree = OmegaConf.to_container(OmegaConf.load(file))
-        if not isinstance(tree, dict):
-            raise ValueError("no sections with settings")
-        return parse_config(tree)  # type: ignore[arg-type]
-    except FileNotFoundError:
-        raise ValueError(f"{file}: expected the settings of a model that finalize saved, got no such file") from None
-    except ValidationError as error:
-        raise ValueError(f"{file}: {validation_message(error)}") from None
-    except Exception as error:  # OmegaConf also raises the errors of the YAML parser
-        raise ValueError(f"{file}: expected settings in YAML, got: {' '.join(str(error).split())}") from None
-
-
 def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     """The normalisation, and the length of prepared features."""
-    found = _json(file)
+    found = read_json(file, dict)
     settings = config.features.model_dump(mode="json")
     for name, value in settings.items():
         if name in found and found[name] != value:
@@ -167,23 +150,27 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
                 f"features.{name} is {value} there and {found[name]} here"
             )
     wanted = config.features.num_features
-    arrays = [np.array(found.get(name, []), dtype=np.float32) for name in ("mean", "std")]
+    with understood(file, "a normalisation"):
+        arrays = [np.array(found.get(name, []), dtype=np.float32) for name in ("mean", "std")]
+        frames = int(found.get("prepared_frames", config.features.num_frames))
     if any(array.shape != (wanted,) for array in arrays):
-        raise ValueError(f"{file}: expected mean and std of {wanted} features, got {[a.size for a in arrays]}")
-    return FeatureStatistics(*arrays), int(found.get("prepared_frames", config.features.num_frames))
+        raise DamagedFileError.of(file, f"mean and std of {wanted} features", [array.size for array in arrays])
+    if not all(np.isfinite(array).all() for array in arrays) or frames < config.features.num_frames:
+        raise DamagedFileError.of(file, "numbers, and at least as many frames as the model takes", f"{frames} frames")
+    return FeatureStatistics(*arrays), frames
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
     try:
         return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{file}: expected weights in safetensors, got: {error}") from None
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
+        raise DamagedFileError.of(file, "weights in safetensors", error) from None
 
 
 def _labels(file: Path, config: Config) -> list[str]:
     if config.task.name == "regression":
         return config.task.targets
-    found = _json(file) if file.exists() else {}
+    found = read_json(file, dict) if file.exists() else {}
     return _class_names(f"{file}", found.get("classes"), config)
 
 
@@ -225,15 +212,3 @@ def _fill(model: Any, weights: dict[str, torch.Tensor], file: str, settings: str
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{file}: expected weights of the model in {settings}, got {'; '.join(problems[:5])}{more}")
     model.load_state_dict(weights)
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{file}: expected what finalize saved, got no such file") from None
-    except ValueError as error:
-        raise ValueError(f"{file}: expected JSON, got: {error}") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{file}: expected names with values, got a {type(found).__name__}")
-    return found

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import datetime
 import hashlib
-import json
 import logging
 import math
 import os
@@ -22,14 +21,17 @@ import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tuning.config.errors import UserError
 from tuning.datasets import storage
+from tuning.datasets.redaction import redacted, without_redacted
 from tuning.experiment import locking
 from tuning.experiment.bucket_changes import is_uploaded_by_trial, read, scan, upload_step
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
 from tuning.experiment.periodic import Repeated
+from tuning.experiment.reading import DamagedFileError, read_json
 from tuning.experiment.recorded import is_search, not_a_search
 
 log = logging.getLogger("tuning.search")
@@ -163,7 +165,7 @@ class Mirror(SearchFolder):
     def _pull(self) -> None:
         """Bring the mirror up to date from the bucket, unless no other process has written there since."""
         remote = [name for name in storage.list_files(self._uri) if not name.startswith(".ray/")]
-        state = json.loads((self.path / STATE).read_text(encoding="utf-8")) if (self.path / STATE).exists() else {}
+        state = _state_of(self.path)
         theirs = storage.read_bytes(self._uri, SESSION).decode() if SESSION in remote else ""
         if remote and not theirs and "config.yaml" not in remote:
             raise UserError(f"name: expected an earlier search or nothing at '{self._uri}', got other files")
@@ -246,16 +248,33 @@ class Mirror(SearchFolder):
 def mirror_root(location: str) -> Path:
     """The folder in which this machine keeps the mirrors of a storage's searches."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    location = without_redacted(redacted(location))  # other credentials lead to the same bucket
     # A bucket of the same name at another endpoint is another bucket.
     digest = hashlib.sha256(f"{location} {os.environ.get('AWS_ENDPOINT_URL', '')}".encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.partition("?")[0]).strip("-")
     return cache / "audio-emotion-tuning" / f"{words}-{digest}"
 
 
+def _state_of(mirror: Path) -> dict[str, Any]:
+    """What a mirror has uploaded, and of which search; empty for a folder that is none.
+
+    Raises:
+        DamagedFileError: the file can't be read.
+    """
+    file = mirror / STATE
+    if not file.exists():
+        return {}
+    found = read_json(file, dict)
+    for name, kind in (("of", str), ("session", str), ("uploaded", dict)):
+        if not isinstance(found.get(name), kind):
+            raise DamagedFileError.of(file, "the state of a mirror", f"{name}: {found.get(name)!r}")
+    return found
+
+
 def refuse_mirror(path: Path) -> None:
     """Raise UserError for a folder that is only the mirror of a search in a bucket."""
-    if (path / STATE).exists():
-        uri = json.loads((path / STATE).read_text(encoding="utf-8"))["of"]
+    if state := _state_of(path):
+        uri = state.get("of")
         raise UserError(f"{path}: expected the search itself, got this machine's mirror of it; it is {uri}")
 
 

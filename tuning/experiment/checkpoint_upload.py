@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from tuning.datasets import storage
 from tuning.experiment.checkpoint_claim import SupersededError
+from tuning.experiment.reading import read_json
 
 log = logging.getLogger("tuning.experiment.checkpoint_upload")
 
@@ -113,7 +114,7 @@ class TrialUploads:
             file.write_bytes(storage.read_bytes(self.location, name))
             self.uploaded[file] = _stamp(file)
         kept = self.folder / ROWS
-        self.rows = json.loads(kept.read_text(encoding="utf-8")) if kept.exists() else []
+        self.rows = read_json(kept, list) if kept.exists() else []
 
 
 def _stamp(file: Path) -> tuple[int, int]:

@@ -22,29 +22,34 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import filelock
+from pydantic import BaseModel, Field, FiniteFloat
 
 from tuning.config.distributions import plain
 from tuning.config.errors import UserError
-from tuning.config.loader import read_recorded
 from tuning.config.schema import COSTS, identifying, nested, without_effect
 from tuning.config.space import Space
 from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.hashing import digest_of
+from tuning.datasets.redaction import redacted, without_redacted
 from tuning.datasets.splits.split import Split, dealt_by_sklearn
 from tuning.experiment.exploits import params_in
 from tuning.experiment.faults import whole_lines, whole_or_absent
 from tuning.experiment.machine import num_cpus
 from tuning.experiment.periodic import Repeated
+from tuning.experiment.reading import DamagedFileError, read_json, read_metrics, read_recorded, understood
+from tuning.experiment.reading import read_progress as read_progress
 
 FINAL = ("done", "stopped", "failed")
+DAMAGED = "damaged"  # the status of a trial one of whose files can't be read
 
 SPLIT, SKLEARN = "split.json", "scikit-learn"
 TEST_LOOKS = "test_looks.json"
+PARAMS, RESULT = "params.json", "result.json"
 NAMED = 3  # clips of a changed corpus that an error names
 STOPPED = "scheduler"  # in the last row of a trial that the scheduler stopped
 SIGN_SECONDS = 5.0  # between two signs of life of the process that runs a search
@@ -57,8 +62,9 @@ class TrialRecord:
     Args:
         number: from 1, in order of proposal.
         params: searched settings by dotted path.
-        status: done, stopped (by the scheduler), failed, or running (also if it was cut off before its end).
-        reason: why it ended.
+        status: done, stopped (by the scheduler), failed, running (also if it was cut off before its end), or damaged,
+            if its files can't be read.
+        reason: why it ended; of a damaged trial the file, what is wrong with it and what can be done.
         best_epoch: from 1, or None.
         epochs: number of finished epochs.
         seconds: wall-clock seconds.
@@ -93,8 +99,8 @@ class TrialRecord:
         return self.status in FINAL
 
     def value(self, metric: str) -> float | None:
-        """Its value of a ranking metric; None if it failed or has none yet."""
-        return None if self.status == "failed" else self.metrics.get(metric)
+        """Its value of a ranking metric; None if it failed, is damaged or has none yet."""
+        return None if self.status in ("failed", DAMAGED) else self.metrics.get(metric)
 
     def written(self) -> dict[str, Any]:
         """The content of `result.json`."""
@@ -123,7 +129,8 @@ class SearchFolder:
         except filelock.Timeout:
             if not Path(self._lock.lock_file).exists():  # nobody holds it: it can't be made
                 raise UserError(f"storage: expected a folder to write in, got '{self.storage}'") from None
-            who = self.holder.read_text(encoding="utf-8") if self.holder.exists() else "another process"
+            known = self.holder.exists()
+            who = self.holder.read_text(encoding="utf-8", errors="replace") if known else "another process"
             raise UserError(
                 f"name: expected a search that no process is running, got '{self.name}', which {who} runs; "
                 f"wait for it, or choose another name=..."
@@ -247,7 +254,8 @@ class SearchFolder:
                 f"{self.path / SPLIT}: expected the split that '{self.name}' was begun with, {what}; put the file back "
                 "from a copy, or choose another name=... to begin anew"
             )
-        return Split.recorded(json.loads((self.path / SPLIT).read_bytes()), corpus.clips, dealt.notes)
+        with understood(self.path / SPLIT, "the record of a split"):
+            return Split.recorded(read_json(self.path / SPLIT, dict), corpus.clips, dealt.notes)
 
     def _split_digest(self) -> str:
         file = self.path / SPLIT
@@ -257,7 +265,9 @@ class SearchFolder:
         """Raise UserError for a search without a record of its split if the split may be another one now."""
         config, now = space.fixed(), versions.installed(SKLEARN)
         settings, numbers = config.split, config.task.name == "regression"
-        then = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))["packages"].get(SKLEARN)
+        file = self.path / "environment.json"
+        with understood(file, "versions of packages"):
+            then = read_json(file, dict)["packages"].get(SKLEARN)
         if dealt_by_sklearn(dealt.method, settings) and then != now:
             raise UserError(
                 f"{self.path}: expected {SKLEARN} {then}, which made the split that is not recorded there, got {now}, "
@@ -271,8 +281,7 @@ class SearchFolder:
             )
 
     def _fingerprint(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.path / "fingerprint.json").read_text(encoding="utf-8"))
-        return found
+        return read_json(self.path / "fingerprint.json", dict)
 
     def check_identity(self, space: Space, identity: dict[str, Any]) -> None:
         """Compare space and data with those that the search was begun with, as far as it recorded them.
@@ -281,12 +290,13 @@ class SearchFolder:
             UserError: another space or corpus, other encoders or libraries; the message lists every difference.
         """
         differences = setting_differences(read_recorded(self.path / "config.yaml"), space)
-        refuse_differences(self.name, [*differences, *_data_differences(self._fingerprint(), identity)])
+        with understood(self.path / "fingerprint.json", "the fingerprint of a corpus"):
+            differences += _data_differences(self._fingerprint(), identity)
+        refuse_differences(self.name, differences)
 
     def records(self) -> list[TrialRecord]:
-        """The records of all trials that have started, by number."""
-        folders = sorted(path for path in self.trials.glob("[0-9]*") if (path / "params.json").exists())
-        return [read_record(path) for path in folders]
+        """The records of all trials that have started, by number. One with a damaged file has the status damaged."""
+        return [_record_or_damage(path) for path in sorted(self.trials.glob("[0-9]*")) if _has_begun(path)]
 
     def is_written(self, record: TrialRecord) -> bool:
         """Whether `result.json` of a trial that has ended was written before a kill."""
@@ -301,7 +311,7 @@ def setting_differences(begun: Space, space: Space) -> list[str]:
     return [
         f"{path}: {plain(old.get(path))} -> {plain(new.get(path))}"
         for path in {**old, **new}
-        if path not in unread and plain(old.get(path)) != plain(new.get(path))
+        if path not in unread and _comparable(old.get(path)) != _comparable(new.get(path))
     ]
 
 
@@ -315,40 +325,103 @@ def refuse_differences(name: str, differences: list[str]) -> None:
         )
 
 
+def read_looks(file: Path) -> list[dict[str, Any]]:
+    """Every use of the test clips. Raises DamagedFileError; without them nobody can tell whether there were any."""
+    found = read_json(file, list)
+    with understood(file, "the uses of the test clips"):
+        for look in found:
+            look["when"], look["trial"]
+    return found
+
+
 def is_metric(name: str) -> bool:
     """Whether a column of a trial's rows is part of its result: a validation metric, or something about its model."""
     return name.startswith("val_") or name in (*COSTS, "trained_parameters")
+
+
+def _has_begun(folder: Path) -> bool:
+    return folder.name.isdigit() and any((folder / name).exists() for name in (PARAMS, "progress.csv", RESULT))
+
+
+def _record_or_damage(folder: Path) -> TrialRecord:
+    try:
+        return read_record(folder)
+    except DamagedFileError as error:
+        return TrialRecord(int(folder.name), {}, DAMAGED, str(error))
+
+
+class _Result(BaseModel, extra="forbid", strict=True):
+    """What `result.json` may hold."""
+
+    number: int
+    status: Literal["done", "stopped", "failed", "running"]
+    reason: str = ""
+    best_epoch: int | None = Field(None, ge=1)
+    epochs: int = Field(0, ge=0)
+    seconds: FiniteFloat | None = None
+    metrics: dict[str, float] = {}
 
 
 def read_record(folder: Path) -> TrialRecord:
     """Read a trial from its folder: from `result.json`, or from `progress.csv` if it was cut off.
 
     If a population changed the trial's settings, those of its best epoch are returned, to which its metrics belong.
+
+    Raises:
+        DamagedFileError: one of its files can't be read.
     """
-    params = json.loads((folder / "params.json").read_text(encoding="utf-8"))
-    folds = params["config"].get("split", {}).get("inner_folds")
-    if (folder / "result.json").exists():
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-        searched = params_in(folder, result["best_epoch"]) or params["searched"]
-        return TrialRecord(params=searched, folds=folds, **result)
-    record = TrialRecord(number=int(folder.name), params=params["searched"], folds=folds)
+    file = folder / PARAMS
+    params = read_json(file, dict)
+    with understood(file, "searched settings and a configuration"):
+        searched, folds = dict(params["searched"]), params["config"].get("split", {}).get("inner_folds")
+        if folds is not None and not isinstance(folds, int):
+            raise TypeError(f"split.inner_folds {folds!r}")
+    if (folder / RESULT).exists():
+        result = read_json(folder / RESULT, dict)
+        with understood(folder / RESULT, "the result of a trial"):
+            _Result.model_validate(result)
+            read_metrics(result.get("metrics", {}))
+            if result["number"] != int(folder.name):
+                raise ValueError(f"that of trial {result['number']}")
+        return TrialRecord(params=params_in(folder, result.get("best_epoch")) or searched, folds=folds, **result)
+    record = TrialRecord(number=int(folder.name), params=searched, folds=folds)
     rows = read_progress(folder)
     if rows:
-        record.epochs = len(rows)
-        record.seconds = sum(float(row["seconds"]) for row in rows)
-        record.best_epoch = int(rows[-1]["best_epoch"])
-        best = next((row for row in rows if int(row["epoch"]) == record.best_epoch), rows[-1])
-        record.metrics = {name: float(value) for name, value in best.items() if is_metric(name) and value}
-        record.reason = rows[-1].get("finished") or ""
+        with understood(folder / "progress.csv", "the rows of a trial"):
+            record.epochs = len(rows)
+            record.seconds = sum(float(row["seconds"]) for row in rows)
+            record.best_epoch = int(rows[-1]["best_epoch"])
+            best = next((row for row in rows if int(row["epoch"]) == record.best_epoch), rows[-1])
+            record.metrics = {name: float(value) for name, value in best.items() if is_metric(name) and value}
+            record.reason = rows[-1].get("finished") or ""
         if record.reason:
             record.status = "stopped" if record.reason == STOPPED else "done"
     record.params = params_in(folder, record.best_epoch) or record.params
     return record
 
 
-def read_progress(folder: Path) -> list[dict[str, str]]:
-    """Read the rows of a trial's `progress.csv`, without a line that a kill cut off."""
-    return list(csv.DictReader(io.StringIO(_whole_lines(folder / "progress.csv").decode())))
+def put_aside_damaged(folder: SearchFolder) -> list[str]:
+    """Put damaged files of trials aside, so that the search can make them again; say what was done.
+
+    A result is made again of the trial's rows, or the trial resumes. A trial whose settings or rows are damaged begins
+    anew, with the settings that the study has. The caller holds the search's lock.
+    """
+    told = []
+    for path in [folder.trial(record.number) for record in folder.records() if not record.is_final]:
+        try:
+            read_record(path)
+            read_progress(path)
+        except DamagedFileError as error:
+            aside = f"{datetime.datetime.now(datetime.UTC):%Y%m%d-%H%M%S}"
+            if error.file.name == RESULT:
+                error.file.rename(error.file.with_name(f".{RESULT}.damaged-{aside}"))
+                told.append(f"trial {int(path.name)}: its damaged {RESULT} is made again")
+                with suppress(DamagedFileError):
+                    read_record(path)
+                    continue
+            path.rename(path.with_name(f".{path.name}.damaged-{aside}"))
+            told.append(f"trial {int(path.name)} begins anew, since {error.file.name} is damaged")
+    return told
 
 
 def repair_progress(folder: Path) -> list[str]:
@@ -371,9 +444,9 @@ def _whole_lines(file: Path) -> bytes:
 
 
 def write_text(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file, whole or not at all, without credentials within locations."""
     with whole_or_absent(file) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(redacted(text), encoding="utf-8")
 
 
 def write_table(file: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -403,6 +476,11 @@ def environment() -> dict[str, Any]:
         "packages": {name: importlib.metadata.version(name) for name in packages},
         "begun": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _comparable(value: Any) -> str:
+    """A setting as text, without credentials, which were not recorded."""
+    return str(without_redacted(redacted(plain(value))))
 
 
 def _data_differences(then: dict[str, Any], now: dict[str, Any]) -> list[str]:

@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
+from tuning.datasets.redaction import redacted
+
 # Errors of the operating system that say that results can't be written, through no fault of the program.
 STORAGE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE)
 
@@ -123,7 +125,7 @@ def faults_name(file: Path) -> Iterator[None]:
 
 
 class QuietFile:
-    """A text stream that drops what can't be written: a full disk must not end a search through its log."""
+    """A text stream that drops credentials, and what can't be written: a full disk must not end a search by its log."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream
@@ -131,7 +133,7 @@ class QuietFile:
     def write(self, text: str) -> int:
         """Write if possible."""
         with suppress(OSError, ValueError):
-            self.stream.write(text)
+            self.stream.write(redacted(text))
         return len(text)
 
     def flush(self) -> None:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from pathlib import Path
 
 from tuning.config.errors import UserError
-from tuning.config.loader import read_recorded
-from tuning.config.schema import Config, flattened, nested, parse_config
+from tuning.config.schema import Config, flattened, nested
 from tuning.config.space import Space
 from tuning.datasets.settings import Loading
-from tuning.experiment.directory import SearchFolder, read_record
+from tuning.experiment.directory import DAMAGED, PARAMS, SearchFolder, read_record
+from tuning.experiment.reading import read_config, read_json, read_recorded, understood
 
 
 def folder_of(place: str | Path) -> SearchFolder:
@@ -44,6 +43,8 @@ def space_of(folder: SearchFolder) -> Space:
 def loading_of(folder: SearchFolder) -> Loading | None:
     """How the trials so far read their clips, resident or streamed; None if there are none, or none recorded it."""
     for record in folder.records():
+        if record.status == DAMAGED:
+            continue
         loading = config_of(folder, record.number).data.loading
         if loading != "auto":
             return loading
@@ -51,12 +52,18 @@ def loading_of(folder: SearchFolder) -> Loading | None:
 
 
 def config_of(folder: SearchFolder, number: int) -> Config:
-    """The configuration of a trial; that of its best epoch if a population changed it."""
-    params = json.loads((folder.trial(number) / "params.json").read_text(encoding="utf-8"))
-    best = read_record(folder.trial(number)).params
+    """The configuration of a trial; that of its best epoch if a population changed it.
+
+    Raises:
+        UserError: its record is damaged, or names code that this user did not name.
+    """
+    file = folder.trial(number) / PARAMS
+    best, params = read_record(folder.trial(number)).params, read_json(file, dict)
+    config = read_config(file, params["config"])
     if best == params["searched"]:
-        return parse_config(params["config"])
+        return config
     space = space_of(folder)
-    then, now = (flattened(space.config(each).model_dump(mode="json")) for each in (best, params["searched"]))
-    changed = {path: value for path, value in then.items() if value != now[path]}
-    return parse_config(nested(flattened(params["config"]) | changed))
+    with understood(file, "settings of a trial"):
+        then, now = (flattened(space.config(each).model_dump(mode="json")) for each in (best, params["searched"]))
+        changed = {path: value for path, value in then.items() if value != now[path]}
+        return read_config(file, nested(flattened(params["config"]) | changed))

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import csv
 import datetime
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
-from tuning.experiment.faults import faults_name, whole_lines
+from tuning.experiment.faults import faults_name
+from tuning.experiment.reading import read_moment, read_rows, understood
 
 FILE = "times.csv"
 BEGAN, ROW, ENDED = "began", "row", "ended"
@@ -46,13 +46,18 @@ def note(folder: Path, event: str, worker: str = "") -> None:
 
 
 def read_stretches(folder: Path) -> list[Stretch]:
-    """The stretches of the trial in `folder`, in order; none if an earlier version ran it."""
+    """The stretches of the trial in `folder`, in order; none if an earlier version ran it.
+
+    Raises:
+        DamagedFileError: the file can't be read.
+    """
     file = folder / FILE
     if not file.exists():
         return []
     found: list[Stretch] = []
-    for row in csv.DictReader(io.StringIO(whole_lines(file.read_bytes()).decode())):
-        moment, event = datetime.datetime.fromisoformat(row["time"]), row["event"]
+    for row in read_rows(file, ("time", "event", "worker")):
+        with understood(file, "times in UTC"):
+            moment, event = read_moment(row["time"]), row["event"]
         if event == BEGAN or not found:
             found.append(Stretch(moment, moment, row["worker"]))
         else:

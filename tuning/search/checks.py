@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tuning.config.errors import UserError
-from tuning.config.loader import read_recorded
 from tuning.config.space import Space
 from tuning.data.plan import Plan, read_corpus, training_clips, with_augmentation, with_classes
 from tuning.data.remarks import with_file_remarks
@@ -15,6 +14,7 @@ from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.experiment.directory import SearchFolder, refuse_differences, setting_differences
+from tuning.experiment.reading import read_recorded
 from tuning.experiment.recorded import space_of
 from tuning.search.resources import check_resources
 from tuning.search.shared_places import check_places

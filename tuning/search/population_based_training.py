@@ -27,6 +27,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.exploits import FILE, current_params, exploits
+from tuning.experiment.reading import read_json, understood
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.ranking import Mode
 from tuning.training.trainer import write_checkpoint
@@ -179,8 +180,9 @@ class Population(FIFOScheduler):
         file = self.folder.path / STATE
         if not file.exists():
             return 0
-        state = json.loads(file.read_text(encoding="utf-8"))
-        return int(state["epoch"]) if self.active & set(state["trials"]) else 0
+        with understood(file, "the last generation of a population"):
+            state = read_json(file, dict)
+            return int(state["epoch"]) if self.active & set(state["trials"]) else 0
 
     def _next_generation(self) -> bool:
         """If all trials have reached the epoch, let the poorest copy the best and release all; say whether they had."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -25,8 +26,11 @@ from tuning.config.own_functions import chosen, options
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
+from tuning.experiment.reading import DamagedFileError
 from tuning.training.early_stopping import first_stop
 from tuning.training.ranking import Mode
+
+log = logging.getLogger("tuning.search")
 
 # By trial number its best metric up to each epoch (with inner folds its mean up to each fold), from the first on;
 # the larger the better.
@@ -159,7 +163,11 @@ def recorded_curves(folder: SearchFolder, records: list[TrialRecord], metric: st
     """
     curves = {}
     for record in records:
-        rows = read_progress(folder.trial(record.number))
+        try:
+            rows = read_progress(folder.trial(record.number))
+        except DamagedFileError as error:  # the others are compared without it
+            log.warning("%s", error)
+            continue
         values = {int(row["epoch"]): float(row[metric]) for row in rows}
         curves[record.number] = [values[int(row["best_epoch"])] for row in rows]
     return curves

@@ -26,6 +26,7 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.plan import planned_points
 from tuning.experiment.directory import SearchFolder, TrialRecord, cut_to_lines, read_progress
+from tuning.experiment.reading import DamagedFileError
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.ranking import Mode
 
@@ -82,20 +83,27 @@ def open_study(journal: Path, name: str, mode: Mode, second: str | None = None) 
 
     With a second metric, which is minimised, the study has two objectives. A line that a kill cut off is removed, and
     so is the journal's lock, which no other process can hold.
+
+    Raises:
+        DamagedFileError: the journal can't be read.
     """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     logging.getLogger("optuna").setLevel(logging.ERROR)
     cut_to_lines(journal)
     for stale in journal.parent.glob(f"{journal.name}.lock*"):
         stale.unlink(missing_ok=True)
-    backend = JournalFileBackend(str(journal))
-    return optuna.create_study(
-        storage=optuna.storages.JournalStorage(backend),
-        study_name=name,
-        directions=["minimize" if goal == "min" else "maximize" for goal in (mode, *(["min"] if second else []))],
-        sampler=optuna.samplers.RandomSampler(),  # proposes nothing: see StudySearcher
-        load_if_exists=True,
-    )
+    try:
+        return optuna.create_study(
+            storage=optuna.storages.JournalStorage(JournalFileBackend(str(journal))),
+            study_name=name,
+            directions=["minimize" if goal == "min" else "maximize" for goal in (mode, *(["min"] if second else []))],
+            sampler=optuna.samplers.RandomSampler(),  # proposes nothing: see StudySearcher
+            load_if_exists=True,
+        )
+    except OSError:
+        raise
+    except Exception as error:  # a damaged journal raises whatever Optuna stumbles over
+        raise DamagedFileError.of(journal, "the journal of an Optuna study", error) from None
 
 
 def reconcile(

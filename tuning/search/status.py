@@ -15,18 +15,17 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
 
-from omegaconf import OmegaConf
+from pydantic import BaseModel, FiniteFloat
 
 from tuning.config.errors import UserError
-from tuning.config.loader import read_recorded
 from tuning.config.schema import without_effect
 from tuning.data.plan import planned_points
 from tuning.datasets import storage
 from tuning.experiment import locking
 from tuning.experiment.bucket_sync import CONNECTIONS, refuse_mirror, split_location
-from tuning.experiment.directory import SIGN_SECONDS, SearchFolder
+from tuning.experiment.directory import DAMAGED, SIGN_SECONDS, SearchFolder
+from tuning.experiment.reading import DamagedFileError, read_json, read_recorded, read_settings, understood
 from tuning.search.callbacks.progress_table import Standing
 from tuning.training.ranking import check_metric
 
@@ -43,10 +42,21 @@ class Status:
     Args:
         standing: its trials; None before the first.
         worker: process and machine that work on it; empty if none does.
+        damaged: of each damaged file what is wrong with it and what can be done.
     """
 
     standing: Standing | None
     worker: str
+    damaged: tuple[str, ...] = ()
+
+
+class _Run(BaseModel, strict=True):
+    """What `run.json` holds; an earlier version did not write it."""
+
+    total: int | None = None
+    ended_before: int = 0
+    resources: str = ""
+    began: FiniteFloat | None = None
 
 
 class StatusReader:
@@ -66,6 +76,7 @@ class StatusReader:
         place, self.name = split_location(storage.absolute(location))
         self._copy: tempfile.TemporaryDirectory[str] | None = None
         self._known: dict[str, storage.FileStat] = {}
+        self._damaged: list[str] = []
         if storage.is_uri(location):
             # Read file by file into a folder of our own: the mirror belongs to the process that runs the search.
             self._copy = tempfile.TemporaryDirectory(prefix="search-")
@@ -94,49 +105,67 @@ class StatusReader:
             if worker:
                 return Status(None, worker)
             raise UserError(f"{self.location}: expected the folder of a search (with its config.yaml)")
-        return Status(self._standing(bool(worker)), worker)
+        self._damaged = []
+        standing = self._standing(bool(worker))
+        damaged = [record.reason for record in standing.trials() if record.status == DAMAGED]
+        return Status(standing, worker, (*damaged, *self._damaged))
 
     def command(self) -> str:
-        """The command that resumes the search, from the settings that it was begun with."""
+        """The command that resumes the search, from the settings that it was begun with.
+
+        Raises:
+            UserError: these can't be read.
+        """
         file = self.folder.path / "overrides.yaml"
-        found = OmegaConf.to_container(OmegaConf.load(file)) if file.exists() else {}
-        given: dict[str, Any] = {str(k): v for k, v in found.items()} if isinstance(found, dict) else {}
+        given = read_settings(file, may_be_empty=True) if file.exists() else {}
         # Older versions took settings that no trial reads.
-        left_out = {"fresh", "probe", *without_effect(read_recorded(self.folder.path / "config.yaml").written())}
+        left_out = {
+            "fresh",
+            "probe",
+            "allow_code",
+            *without_effect(read_recorded(self.folder.path / "config.yaml").written()),
+        }
         given = {name: value for name, value in given.items() if name not in left_out}
         if "search.num_trials" in given:
-            given["search.num_trials"] = self._run().get("total", given["search.num_trials"])
+            given["search.num_trials"] = self._run().total or given["search.num_trials"]
         words = [f"{name}={value if isinstance(value, str) else json.dumps(value)}" for name, value in given.items()]
         return shlex.join(["python", "-m", "tuning.run", *words])
 
-    def _run(self) -> dict[str, Any]:
+    def _run(self) -> _Run:
+        """What `run.json` says; nothing if it is damaged, which `Status.damaged` tells."""
         file = self.folder.path / "run.json"
-        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-        return found
+        if not file.exists():
+            return _Run()
+        try:
+            with understood(file, "the size and the beginning of a run"):
+                return _Run.model_validate(read_json(file, dict))
+        except DamagedFileError as error:
+            self._damaged.append(str(error))
+            return _Run()
 
     def _standing(self, working: bool) -> Standing:
         space = read_recorded(self.folder.path / "config.yaml")
         config, run = space.fixed(), self._run()
         records = self.folder.records()
         # A search of an earlier version did not record its number of trials.
-        total = run.get("total") or config.search.num_trials or len(planned_points(space, config))
+        total = run.total or config.search.num_trials or len(planned_points(space, config))
         return Standing(
             name=self.name,
             total=total,
             metric=config.search.metric,
             mode=check_metric(space, config),
             epochs=int(space.largest("training.epochs")),
-            resources=run.get("resources", ""),
+            resources=run.resources,
             records={record.number: record for record in records},
-            earlier=run.get("ended_before", 0),
-            elapsed=max(0.0, time.time() - run["began"]) if working and "began" in run else 0.0 if working else None,
+            earlier=run.ended_before,
+            elapsed=max(0.0, time.time() - (run.began or time.time())) if working else None,
         )
 
     def _holder_of_lock(self) -> str:
         """The process that works on a search in a folder: a living one of this machine, or one that gave a sign of life
         elsewhere."""
         try:
-            words = self.folder.holder.read_text(encoding="utf-8").strip()
+            words = self.folder.holder.read_text(encoding="utf-8", errors="replace").strip()
             age = time.time() - self.folder.holder.stat().st_mtime
         except FileNotFoundError:
             return ""

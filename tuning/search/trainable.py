@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from tuning.config.schema import Config, parse_config
+from tuning.config.schema import Config, parse_sent
 from tuning.data.data_module import fetch
 from tuning.data.keys import DataKey, data_key
 from tuning.experiment.faults import causes
@@ -29,7 +29,7 @@ def run_trial(given: dict[str, Any], data: dict[DataKey, list[Any]]) -> None:
     from ray import tune
 
     spec = TrialSpec.from_dict(given)
-    config = parse_config(spec.config)
+    config = parse_sent(spec.config)
     parts = data[data_key(config)]
     if spec.backend == "train":
         train_on_workers(spec, config, parts)

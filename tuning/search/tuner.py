@@ -19,7 +19,7 @@ from ray.tune.stopper import Stopper
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.plan import Plan
-from tuning.experiment.directory import SearchFolder
+from tuning.experiment.directory import SearchFolder, put_aside_damaged
 from tuning.experiment.exploits import current_params
 from tuning.experiment.faults import QuietFile, StorageError, storage_fault
 from tuning.experiment.trial_spec import TrialSpec
@@ -116,6 +116,8 @@ def run_search(
     """
     space, config, mode, total = plan.space, plan.config, plan.mode, plan.total
     metric = config.search.metric
+    for line in put_aside_damaged(folder):
+        print(f"note      {line}", flush=True)
     records = folder.records()
     second = config.search.second_metric
     study = open_study(folder.path / "study.journal", folder.name, mode, second)

@@ -13,6 +13,7 @@ from typing import Any
 from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.splits.split import Split
 from tuning.experiment.faults import whole_or_absent
+from tuning.experiment.reading import read_json, understood
 from tuning.training.tasks import Task
 
 
@@ -95,7 +96,8 @@ class FoldResults:
         self.num_folds, self.metric, self.file = num_folds, metric, file
         self.folds: list[FoldResult] = []
         if file is not None and file.exists():
-            self.folds = [FoldResult(**fold) for fold in json.loads(file.read_text(encoding="utf-8"))]
+            with understood(file, "results of folds"):
+                self.folds = [FoldResult(**fold) for fold in read_json(file, list)]
 
     @property
     def num_finished(self) -> int:

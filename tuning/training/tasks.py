@@ -10,8 +10,9 @@ import numpy as np
 import torch
 
 from tuning.config.errors import UserError
-from tuning.config.own_functions import chosen, imported, options
+from tuning.config.own_functions import chosen, options
 from tuning.config.schema import Config, LossSettings
+from tuning.datasets.dotted_path import imported
 from tuning.training.class_metrics import classification_metrics, softmax
 from tuning.training.losses import LOSSES, cross_entropy
 from tuning.training.metrics import has_both_sides, regression_metrics

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tuning.config.schema import Config, import_model, parse_config
+from tuning.config.schema import Config, import_model, parse_sent
 from tuning.datasets.loaders.generated import ExtendedData
 from tuning.datasets.loaders.kfold import Folds
 from tuning.datasets.loaders.mixup import augment_data
+from tuning.datasets.redaction import redacted_tree
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.trial_spec import TrialSpec
@@ -48,7 +49,7 @@ def train(
     """
     import torch
 
-    config = located(parse_config(spec.config), spec.encoder or None)
+    config = located(parse_sent(spec.config), spec.encoder or None)
     torch.set_num_threads(config.resources.cpus_per_worker)
     checkpoints = Path(spec.directory) / "checkpoints" if spec.directory else None
     if spec.note:
@@ -143,7 +144,7 @@ def make_trainer(
 def _about(config: Config, statistics: FeatureStatistics, prepared_frames: int) -> dict[str, Any]:
     """What a checkpoint needs besides weights to become a model that predicts, as plain values."""
     return {
-        "config": config.model_dump(mode="json"),
+        "config": redacted_tree(config.model_dump(mode="json")),
         "labels": config.task.classes if config.task.name == "classification" else config.task.targets,
         "features": {
             "mean": statistics.mean.tolist(),

@@ -109,19 +109,19 @@ def test_wrong_places_get_a_near_name(tmp_path):
             "manifets",
             r"data.corpus: expected one of cremad, deam, demo, .*, ravdess or a dotted path .*did you mean 'manifest'",
         ),
-        ("nowhere.at_all:load", r"data.corpus: no module 'nowhere' for 'nowhere.at_all:load'"),
+        ("nowhere.at_all:load", r"data.corpus: expected a function, got 'nowhere.at_all:load' \(no module 'nowhere'\)"),
         (
             "tuning.datasets.corpora.manifest:lod",
-            r"data.corpus: no function 'lod' in tuning.datasets.corpora.manifest; did you mean 'load'",
+            r"data.corpus: expected a function, .* \(no 'lod' in tuning.datasets.corpora.manifest\); did you mean 'lo",
         ),
     ],
 )
-def test_unknown_corpus(name, message):
+def test_unknown_corpus(named_code, name, message):
     with pytest.raises(ValueError, match=message):
         load_corpus(DataSettings(corpus=name), TARGETS)
 
 
-def test_own_corpus_by_dotted_path(tmp_path):
+def test_own_corpus_by_dotted_path(tmp_path, named_code):
     corpus = write_corpus(tmp_path)
     data = DataSettings(corpus="tuning.datasets.corpora.manifest:load", root=str(tmp_path), group_column="artist")
     assert load_corpus(data, TARGETS).clips == corpus.clips

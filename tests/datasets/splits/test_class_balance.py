@@ -112,7 +112,7 @@ def test_the_kind_of_prediction_must_be_that_of_the_corpus(tmp_path):
         load_corpus(numbers.model_copy(update={"folds": "reslstm"}), ["valence"])
 
 
-def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch):
+def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch, named_code):
     (tmp_path / "own_speech.py").write_text(
         "from tuning.datasets.corpus import Clip, Corpus\n"
         "def load(data, targets):\n"
@@ -129,7 +129,7 @@ def test_own_corpus_with_classes_by_dotted_path(tmp_path, monkeypatch):
     del sys.modules["own_speech"]
 
 
-def test_clips_may_have_classes_and_numbers(tmp_path, monkeypatch):
+def test_clips_may_have_classes_and_numbers(tmp_path, monkeypatch, named_code):
     (tmp_path / "own_both.py").write_text(
         "from tuning.datasets.corpus import Clip, Corpus\n"
         "def load(data, targets):\n"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple
 
+from tuning.datasets.redaction import redacted
+
 Level = Literal["ok", "warn", "fail"]
 
 
@@ -16,7 +18,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
     def __str__(self) -> str:
-        line = f"{self.level:<5} {self.what:<13} {self.found}"
+        line = redacted(f"{self.level:<5} {self.what:<13} {self.found}")
         return f"{line}\n{'':<20}-> {self.advice}" if self.advice else line
 
 

@@ -28,7 +28,10 @@ def write_report(folder: SearchFolder) -> Path:
     from tuning.evaluation.report.page import render
 
     file = folder.path / FILE
-    write_text(file, render(gather(folder)))
+    gathered = gather(folder)
+    write_text(file, render(gathered))
+    for each in gathered.damaged:
+        print(f"note      {each}")
     return file
 
 

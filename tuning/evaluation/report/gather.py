@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
-import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import optuna
 from optuna.storages.journal import JournalFileBackend
@@ -15,14 +16,16 @@ from optuna.storages.journal import JournalFileBackend
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.evaluation.score_notes import search_notes
-from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress
-from tuning.experiment.faults import whole_lines
+from tuning.experiment.directory import DAMAGED, TEST_LOOKS, SearchFolder, TrialRecord, read_looks, read_progress
 from tuning.experiment.ranking import kept_epoch, rank
+from tuning.experiment.reading import DamagedFileError, read_json, read_metrics, read_rows, read_text, understood
 from tuning.experiment.recorded import space_of
-from tuning.experiment.timeline import Stretch, read_stretches
+from tuning.experiment.timeline import FILE, Stretch, read_stretches
 from tuning.training.ranking import Mode, check_metric
 
 ERROR_LINES = 25  # of a failed trial's traceback
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,7 @@ class Gathered:
         looks: every use of the test clips.
         notes: what has to be known with the scores.
         confusion: rows of `best/confusion.csv`, the header first; empty without classes or before the test.
+        damaged: of each damaged file what is wrong with it and what can be done.
     """
 
     name: str
@@ -68,6 +72,7 @@ class Gathered:
     looks: list[dict[str, Any]]
     notes: list[str]
     confusion: list[list[str]]
+    damaged: list[str]
 
     @property
     def metric(self) -> str:
@@ -100,18 +105,28 @@ class Gathered:
 
 
 def gather(folder: SearchFolder) -> Gathered:
-    """Read a search that is finished, unfinished or running.
+    """Read a search that is finished, unfinished or running. What is damaged stays empty, and is told.
 
     Raises:
         UserError: its configuration can't be read.
     """
     space = space_of(folder)
     config = space.fixed()
-    mode, path = check_metric(space, config), folder.path
-    ranked = rank(folder.records(), config.search.metric, mode)
-    baseline = _json(path / "baseline.json") or {}
-    confusion, damaged = _confusion(path / "best" / "confusion.csv")
+    mode, path, metric = check_metric(space, config), folder.path, config.search.metric
+    ranked = rank(folder.records(), metric, mode)
     folders = {record.number: folder.trial(record.number) for record in ranked}
+    damaged = [record.reason for record in ranked if record.status == DAMAGED]
+
+    def read(file: Path, how: Callable[[Path], Found], nothing: Found) -> Found:
+        try:
+            return how(file) if file.exists() else nothing
+        except DamagedFileError as error:
+            if str(error) not in damaged:
+                damaged.append(str(error))
+            return nothing
+
+    failed = [record.number for record in ranked if record.status == "failed"]
+    baseline: dict[str, float] = read(path / "baseline.json", _metrics, {})
     return Gathered(
         name=folder.name,
         path=path,
@@ -120,65 +135,94 @@ def gather(folder: SearchFolder) -> Gathered:
         mode=mode,
         ranked=ranked,
         baseline=baseline,
-        curves={number: _curve(path, config.search.metric) for number, path in folders.items()},
-        stretches=_stretches(folder, folders),
-        errors={record.number: _error(folders[record.number]) for record in ranked if record.status == "failed"},
-        quarantine=_quarantine(path / "quarantine.csv"),
-        environment=_json(path / "environment.json") or {},
-        fingerprint=_json(path / "fingerprint.json") or {},
-        texts={name: _text(path / name) for name in ("overrides.yaml", "config.yaml")},
-        test=_json(path / "best" / "metrics.json"),
-        looks=_json(path / "test_looks.json") or [],
-        notes=[*search_notes(folder, ranked, baseline, config.search.metric, mode), *damaged],
-        confusion=confusion,
+        curves={
+            record.number: read(folders[record.number], partial(_curve, metric=metric, epochs=record.epochs), [])
+            for record in ranked
+        },
+        stretches=_stretches(
+            folder,
+            {
+                number: read(place / FILE, lambda file: read_stretches(file.parent), [])
+                for number, place in folders.items()
+            },
+        ),
+        errors={number: read(folders[number] / "error.txt", _last_lines, "") for number in failed},
+        quarantine=read(path / "quarantine.csv", _quarantine, []),
+        environment=read(path / "environment.json", _environment, {}),
+        fingerprint=read(path / "fingerprint.json", lambda file: read_json(file, dict), {}),
+        texts={name: read(path / name, read_text, "") for name in ("overrides.yaml", "config.yaml")},
+        test=read(path / "best" / "metrics.json", _test, None),
+        looks=read(path / TEST_LOOKS, read_looks, []),
+        notes=search_notes(folder, ranked, baseline, metric, mode),
+        confusion=read(path / "best" / "confusion.csv", _confusion, []),
+        damaged=damaged,
     )
 
 
-def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
-    return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
+def _curve(folder: Path, metric: str, epochs: int) -> list[tuple[int, float]]:
+    rows = read_progress(folder)
+    if epochs and not rows:
+        raise DamagedFileError.of(folder / "progress.csv", f"a row for each of {epochs} epochs", "none")
+    return [(int(row["epoch"]), float(row[metric])) for row in rows if row.get(metric)]
 
 
-def _stretches(folder: SearchFolder, folders: dict[int, Path]) -> dict[int, list[Stretch]]:
+def _stretches(folder: SearchFolder, found: dict[int, list[Stretch]]) -> dict[int, list[Stretch]]:
     """When each trial ran. Start and end of trials that an earlier version ran are taken from the study."""
-    found = {number: read_stretches(path) for number, path in folders.items()}
     journal = folder.path / "study.journal"
     if all(found.values()) or not journal.exists():
         return found
-    storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    for frozen in optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False):
+    try:
+        storage = optuna.storages.JournalStorage(JournalFileBackend(str(journal)))
+        trials = optuna.load_study(study_name=None, storage=storage).get_trials(deepcopy=False)
+    except Exception:  # a damaged journal raises whatever Optuna stumbles over; it only tells when old trials ran
+        return found
+    for frozen in trials:
         number, began, ended = frozen.number + 1, frozen.datetime_start, frozen.datetime_complete
         if began is not None and ended is not None and found.get(number) == []:
             found[number] = [Stretch(began.astimezone(), ended.astimezone(), ended=True)]
     return found
 
 
-def _confusion(file: Path) -> tuple[list[list[str]], list[str]]:
-    """The rows of a table of confusions, or none and a note that it is damaged."""
-    try:
-        rows = list(csv.reader(io.StringIO(_text(file))))
-        widths = {len(row) for row in rows} | {len(rows)} if rows else set()
-        if len(widths) > 1 or any(int(count) < 0 for row in rows[1:] for count in row[1:]):
-            raise ValueError
-        return rows, []
-    except (ValueError, OSError):
-        return [], [f"best/{file.name} is damaged, and the page has no confusions: tuning finalize writes it"]
+def _confusion(file: Path) -> list[list[str]]:
+    """The rows of a table of confusions."""
+    rows = list(csv.reader(io.StringIO(read_text(file))))
+    with understood(file, "a square table of counts"):
+        if {len(row) for row in rows} != {len(rows)} or any(int(count) < 0 for row in rows[1:] for count in row[1:]):
+            raise ValueError("another table")
+    return rows
 
 
-def _json(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else None
+def _metrics(file: Path) -> dict[str, float]:
+    with understood(file, "metrics by name"):
+        return read_metrics(read_json(file, dict))
 
 
-def _text(file: Path) -> str:
-    return file.read_text(encoding="utf-8") if file.exists() else ""
+def _environment(file: Path) -> dict[str, Any]:
+    found = read_json(file, dict)
+    with understood(file, "versions of packages"):
+        return found | {"packages": dict(found.get("packages", {}))}
 
 
-def _error(folder: Path) -> str:
-    return "\n".join(_text(folder / "error.txt").splitlines()[-ERROR_LINES:])
+def _test(file: Path) -> dict[str, Any]:
+    found = read_json(file, dict)
+    with understood(file, "the result of a test"):
+        # An earlier version wrote no intervals.
+        found |= {"bootstrap": {"intervals": {}, "basis": ""} | found.get("bootstrap", {})}
+        for metrics in (found["test"], found.get("constant", {}), found.get("validation", {})):
+            read_metrics(metrics)
+        for low, high in found["bootstrap"]["intervals"].values():
+            read_metrics({"low": low, "high": high})
+        wanted = ((found["trial"], int), (found["epochs"], int), (found["bootstrap"]["basis"], str))
+        for value, kind in (*wanted, (found.get("ensemble", []), list)):
+            if not isinstance(value, kind):
+                raise TypeError(f"{value!r}")
+        return found
+
+
+def _last_lines(file: Path) -> str:
+    return "\n".join(read_text(file).splitlines()[-ERROR_LINES:])
 
 
 def _quarantine(file: Path) -> list[tuple[str, str]]:
-    if not file.exists():
-        return []
-    rows = csv.DictReader(io.StringIO(whole_lines(file.read_bytes()).decode()))
-    return [(row["clip"], row["reason"]) for row in rows]
+    return [(row["clip"], row["reason"]) for row in read_rows(file, ("clip", "reason"))]

@@ -20,6 +20,7 @@ from tuning.evaluation.report.figures import CURVES, draw_curves, draw_front, dr
 from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.settings import AXES, DRAWS, LINES, Settings
 from tuning.evaluation.report.timeline import draw_timeline
+from tuning.experiment.directory import DAMAGED
 
 LISTED = 200  # lines of a long list that are shown
 ERRORS = 20  # failed trials whose traceback is shown
@@ -56,7 +57,7 @@ def render(search: Gathered) -> str:
     )
     nonce = secrets.token_urlsafe(12)
     columns, rows = tables.leaderboard(search)
-    failed = [record for record in search.ranked if record.status == "failed"]
+    failed = [record for record in search.ranked if record.status in ("failed", DAMAGED)]
     test_heading, test_rows = tables.test_table(search)
     classes, confused = tables.confusion_table(search)
     return environment.from_string((files / "page.html.jinja").read_text(encoding="utf-8")).render(
@@ -67,7 +68,8 @@ def render(search: Gathered) -> str:
         script=markupsafe.Markup((files / "page.js").read_text(encoding="utf-8")),
         plotly=markupsafe.Markup(plotly.offline.get_plotlyjs()),
         summary=tables.summary(search),
-        is_running=any(not record.is_final for record in search.ranked),
+        is_running=any(record.status == "running" for record in search.ranked),
+        damaged=search.damaged[:LISTED],
         columns=columns,
         rows=rows,
         sections=_sections(search),

@@ -9,11 +9,13 @@ import plotly.graph_objects as go
 # The palette of Okabe and Ito, for all common kinds of colour vision.
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#767676"
 
-COLOURS = {"done": BLUE, "stopped": ORANGE, "failed": RED, "running": GREEN}
-SYMBOLS = {"done": "circle", "stopped": "diamond-open", "failed": "x", "running": "triangle-up"}
-DASHES = {"done": "solid", "stopped": "dash", "failed": "dot", "running": "dashdot"}
-TEXTS = {"done": "#fff", "stopped": "#000", "failed": "#000", "running": "#000"}
-PATTERNS = {"done": "", "stopped": "/", "failed": "x", "running": "."}
+COLOURS = {"done": BLUE, "stopped": ORANGE, "failed": RED, "running": GREEN, "damaged": PURPLE}
+SYMBOLS = {
+    "done": "circle", "stopped": "diamond-open", "failed": "x", "running": "triangle-up", "damaged": "square-open",
+}  # fmt: skip
+DASHES = {"done": "solid", "stopped": "dash", "failed": "dot", "running": "dashdot", "damaged": "longdash"}
+TEXTS = {"done": "#fff", "stopped": "#000", "failed": "#000", "running": "#000", "damaged": "#000"}
+PATTERNS = {"done": "", "stopped": "/", "failed": "x", "running": ".", "damaged": "-"}
 
 FONT = "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans', sans-serif"
 

@@ -11,6 +11,7 @@ from tuning.config.schema import COSTS
 from tuning.evaluation.leaderboard import SHOWN, as_rows, describe_baseline
 from tuning.evaluation.report.gather import Gathered
 from tuning.evaluation.report.style import wrapped
+from tuning.experiment.directory import DAMAGED
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def summary(search: Gathered) -> list[tuple[str, str]]:
     """Summarise the search: number of trials, the best one, the constant predictor, corpus and time."""
     counts = Counter(record.status for record in search.ranked)
     shown = ", ".join(
-        f"{counts[status]} {status}" for status in ("done", "stopped", "failed", "running") if counts[status]
+        f"{counts[status]} {status}" for status in ("done", "stopped", "failed", "running", DAMAGED) if counts[status]
     )
     direction = "lower" if search.mode == "min" else "higher"
     measured = f"mean over {search.config.split.inner_folds} inner folds" if search.unit == "folds" else search.kept

@@ -6,7 +6,6 @@ a server that is out of reach delays the search for minutes, or ends it.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import threading
@@ -15,8 +14,10 @@ from collections.abc import Callable
 from typing import Any
 
 from tuning.config.distributions import plain
-from tuning.experiment.directory import SearchFolder, TrialRecord, read_progress, write_json
+from tuning.datasets.redaction import redacted
+from tuning.experiment.directory import DAMAGED, SearchFolder, TrialRecord, read_progress, write_json
 from tuning.experiment.exploits import first_params
+from tuning.experiment.reading import read_json, understood
 
 log = logging.getLogger("tuning.search")
 
@@ -74,10 +75,10 @@ class Tracking:
                 self.bring_up_to_date(closing=last)
             except Exception as error:  # of MLflow, its store or the network: none of them may end the search
                 pause = FAILURE_PAUSE_SECONDS
-                log.warning("mlflow: %s", error)
+                log.warning("mlflow: %s", redacted(str(error)))
                 if not self._said:
                     self._said = True
-                    reason = " ".join(str(error).split())[:200]
+                    reason = " ".join(redacted(str(error)).split())[:200]
                     self.say(f"mlflow: not logged, tried again later: {reason}")
             if last:
                 return
@@ -87,7 +88,7 @@ class Tracking:
         """Log what is new in the trials' folders; with `closing`, end the runs of unfinished trials as killed."""
         self._connect()
         for record in self.folder.records():
-            if record.number in self.ended:
+            if record.number in self.ended or record.status == DAMAGED:
                 continue
             # Read first whether the trial ended: rows that are written after that are logged at the next look.
             final = self.folder.is_written(record)
@@ -137,7 +138,8 @@ class Tracking:
         file = self.folder.path / "mlflow.json"
         if not file.exists():
             write_json(file, {"search_id": uuid.uuid4().hex})
-        return str(json.loads(file.read_text(encoding="utf-8"))["search_id"])
+        with understood(file, "the identifier of a search"):
+            return str(read_json(file, dict)["search_id"])
 
     def _log_trial(self, record: TrialRecord) -> None:
         from mlflow.entities import Metric, Param

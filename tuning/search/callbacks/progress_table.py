@@ -10,7 +10,7 @@ from rich.text import Text
 
 from tuning.config.distributions import plain
 from tuning.config.terminal import visible
-from tuning.experiment.directory import TrialRecord
+from tuning.experiment.directory import DAMAGED, TrialRecord
 from tuning.experiment.ranking import rank
 from tuning.training.ranking import Mode
 
@@ -91,7 +91,7 @@ def draw(standing: Standing, height: int = 24) -> Group:
         lines.append(line(standing.resources, style="dim"))
     leader = standing.best()
     if leader is not None:
-        params = "  ".join(f"{path.split('.', 1)[1]}={plain(value)}" for path, value in leader.params.items())
+        params = "  ".join(f"{path.split('.', 1)[-1]}={plain(value)}" for path, value in leader.params.items())
         best = f"best {standing.metric} {leader.metrics[standing.metric]:.4f}  trial {leader.number}"
         lines += [line(f"{best}, {where(leader)}", style="bold green"), line(f"     {params}", style="dim")]
     running = [_progress(standing, record) for record in records if record.status == "running"]
@@ -124,7 +124,8 @@ def clock(seconds: float) -> str:
 
 def _counts(states: Counter[str], working: bool) -> str:
     unfinished = f"  {states['running']} {'running' if working else 'cut off'}" if working or states["running"] else ""
-    return f"{unfinished}  {states['failed']} failed"
+    damaged = f"  {states[DAMAGED]} damaged" if states[DAMAGED] else ""
+    return f"{unfinished}  {states['failed']} failed{damaged}"
 
 
 def _times(standing: Standing) -> str:
