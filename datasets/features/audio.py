@@ -25,6 +25,7 @@ RATES_HZ = (1_000, 1_000_000)  # below, no speech or music is left; above, no re
 TRIM_FRAME, TRIM_HOP = 2048, 512  # samples; librosa's defaults
 Source = bytes | Path  # a recording: its content, or the file
 
+
 class AudioError(ValueError):
     """A recording that can't be used. `kind` is what the summary counts, `detail` helps to repair the file."""
 
