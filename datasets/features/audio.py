@@ -218,8 +218,12 @@ def _read_segment(
         kept: list[np.ndarray] = []
         num_read = 0
         for block in _mono_blocks(file, raw):
-            kept.append(block[max(0, span.start - num_read) : max(0, span.stop - num_read)])
+            part = block[max(0, span.start - num_read) : max(0, span.stop - num_read)]
+            if len(part):
+                kept.append(part.copy())  # a view would hold its block
             num_read += len(block)
+        if not kept:
+            raise AudioError("empty", "no samples can be decoded")
         return np.concatenate(kept), file.samplerate, span.start
 
 

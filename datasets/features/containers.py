@@ -14,7 +14,7 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, NamedTuple
+from typing import BinaryIO, Literal, NamedTuple, cast
 
 UNKNOWN = 0x7FFFF000  # a length of 32 bits from here on was written to a pipe
 HEADER_BYTES = 4096
@@ -58,7 +58,7 @@ def whole(file: BinaryIO) -> BinaryIO:
         raise ContainerError("truncated", f"{missing} bytes of samples are missing")
     if samples is None or samples.is_known:
         return file
-    return _Patched(file, samples.field, samples.true_length(size))
+    return cast("BinaryIO", _Patched(file, samples.field, samples.true_length(size)))
 
 
 def check_frames(file: BinaryIO, container: str, num_frames: int, log: str) -> None:
