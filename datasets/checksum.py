@@ -39,12 +39,12 @@ class Checksum(NamedTuple):
     @classmethod
     def of(cls, content: memoryview) -> Checksum:
         """Compute them for the content of a Parquet file."""
-        return cls(len(content), zlib.crc32(content), zlib.crc32(content[-footer_bytes(content[-8:]) :]))
+        return cls(len(content), zlib.crc32(content), zlib.crc32(content[-footer_bytes(content[-8:-4]) :]))
 
 
-def footer_bytes(end: bytes | memoryview) -> int:
-    """The size of a Parquet file's footer, by the last eight bytes of the file."""
-    return int.from_bytes(end[:4], "little") + 8
+def footer_bytes(length: bytes | memoryview) -> int:
+    """The size of a Parquet file's footer, by the four bytes that say its length, before the last four of the file."""
+    return int.from_bytes(length, "little") + 8
 
 
 def of_file(folder: str, name: str) -> tuple[int, int]:

@@ -52,7 +52,7 @@ def digest_files(
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for name, result in zip(stale, pool.map(hash_one, stale), strict=True):
             if isinstance(result, OSError):
-                reasons[name] = f"cannot be read: {result.strerror or result}"
+                reasons[name] = f"cannot be read: {os.strerror(result.errno) if result.errno else result}"
             else:
                 digests[name] = result
                 known[name] = (stats[name].size, stats[name].mtime_ns, result)

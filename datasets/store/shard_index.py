@@ -272,7 +272,7 @@ def _footer(folder: str, path: str, checksum: Checksum | None) -> parquet.FileMe
     filesystem, base = storage.open_storage(folder)
     with filesystem.open_input_file(f"{base}/{path}") as source:
         size = source.size()
-        length = min(footer_bytes(source.read_at(8, max(0, size - 8))), size)
+        length = min(footer_bytes(source.read_at(4, max(0, size - 8))), size)
         content = source.read_at(length, size - length)
     if checksum is not None and zlib.crc32(content) != checksum.footer:
         raise DamagedError(folder, path, "another footer than was written")

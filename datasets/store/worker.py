@@ -5,6 +5,7 @@ Of augmented clips it writes one shard for each combination of wave effects, nam
 
 import json
 import math
+import os
 import platform
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -58,7 +59,7 @@ def make_shard_of(row: dict[str, str], extract_rows: Extract) -> dict[str, str]:
         except OSError as error:
             return _failed(
                 f"data.root: expected a folder that every machine reads, got one where '{clip}' was there a moment ago "
-                f"and can't be read on {platform.node()} ({error.strerror or error})"
+                f"and can't be read on {platform.node()} ({os.strerror(error.errno) if error.errno else error})"
             )
         if digest_of(raw) != digest:
             return _failed(f"data.root: '{clip}' changed while it was read; run the same command again")

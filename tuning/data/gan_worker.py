@@ -95,11 +95,11 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
     """Train the GAN to its last epoch; its state is saved after each, from which an interrupted training resumes."""
     training = GANTrainer(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
-        raw = storage.read_bytes(folder, STATE)
-        if is_whole(raw):
-            training.load_state_dict(torch.load(io.BytesIO(raw), map_location=device, weights_only=True))
-        else:
+        state = read_state(storage.read_bytes(folder, STATE), device)
+        if state is None:
             say_damaged(folder, STATE, "another content than was written")
+        else:
+            training.load_state_dict(state)
     while training.epoch < config.gan.epochs:
         training.one_epoch()
         state = io.BytesIO()
@@ -109,13 +109,16 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
     return training
 
 
-def is_whole(saved: bytes) -> bool:
-    """Whether a file that `torch.save` wrote, a zip archive, matches its checksums, which `torch.load` ignores."""
+def read_state(saved: bytes, device: torch.device) -> dict[str, Any] | None:
+    """What `torch.save` wrote, a zip archive whose checksums `torch.load` ignores; None if it is damaged."""
     try:
         with zipfile.ZipFile(io.BytesIO(saved)) as archive:
-            return archive.testzip() is None
+            if archive.testzip() is not None:
+                return None
+        found: dict[str, Any] = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
+        return found
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
-        return False
+        return None
 
 
 def _mask_padding(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:
