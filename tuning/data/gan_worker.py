@@ -95,11 +95,11 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
     """Train the GAN to its last epoch; its state is saved after each, from which an interrupted training resumes."""
     training = GANTrainer(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
-        state = read_state(storage.read_bytes(folder, STATE), device)
-        if state is None:
+        earlier = read_state(storage.read_bytes(folder, STATE), device)
+        if earlier is None:
             say_damaged(folder, STATE, "another content than was written")
         else:
-            training.load_state_dict(state)
+            training.load_state_dict(earlier)
     while training.epoch < config.gan.epochs:
         training.one_epoch()
         state = io.BytesIO()
