@@ -190,6 +190,8 @@ def test_a_retraining_that_diverges_leaves_nothing(finished, tmp_path, monkeypat
     monkeypatch.setattr(final_test, "outputs_of", lambda best, batch: real(best, batch) * np.nan)
     assert finalize.main([str(copy)]) == 2
     printed = capsys.readouterr()
-    assert "expected a retraining whose model gives finite outputs, got NaN or infinite ones for 40 of 40" in printed.err
+    assert (
+        "expected a retraining whose model gives finite outputs, got NaN or infinite ones for 40 of 40" in printed.err
+    )
     left = {str(file.relative_to(copy)) for file in copy.rglob("*")} - {str(name) for name in before}
     assert not [name for name in left if "best" in name or "looks" in name], left
