@@ -1,11 +1,12 @@
 """Hash files by content; hashes are cached by size and time of change."""
 
 import hashlib
-import json
+import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 from tuning.datasets import storage
+from tuning.datasets.checksum import DamagedError, read_json, say_damaged, write_json
 
 NUM_THREADS = 8  # hashing and reading release Python's global lock
 
@@ -33,7 +34,7 @@ def digest_files(
     known = _read_cache(folder, table)
     stats = storage.stat_files(root, names)
     digests: dict[str, str] = {}
-    reasons: dict[str, str] = {name: "missing" for name in names if name not in stats}
+    reasons = {name: _why_missing(root, name) for name in names if name not in stats}
     stale = []
     for name, stat in stats.items():
         size, mtime_ns, digest = known.get(name, (-1, -1, ""))
@@ -51,17 +52,26 @@ def digest_files(
     with ThreadPoolExecutor(NUM_THREADS) as pool:
         for name, result in zip(stale, pool.map(hash_one, stale), strict=True):
             if isinstance(result, OSError):
-                reasons[name] = f"cannot be read: {result.strerror or result}"
+                reasons[name] = f"cannot be read: {os.strerror(result.errno) if result.errno else result}"
             else:
                 digests[name] = result
                 known[name] = (stats[name].size, stats[name].mtime_ns, result)
     if stale:
-        storage.write_bytes(folder, table, json.dumps(known).encode())
+        write_json(folder, table, known)
     return digests, reasons
 
 
+def _why_missing(root: str, name: str) -> str:
+    return "missing" if storage.is_uri(root) else storage.why_no_file(os.path.join(root, name)) or "missing"
+
+
 def _read_cache(folder: str, table: str) -> dict[str, tuple[int, int, str]]:
+    """The digests that were computed before; of a damaged table none."""
     try:
-        return {name: tuple(entry) for name, entry in json.loads(storage.read_bytes(folder, table)).items()}
-    except (FileNotFoundError, ValueError):
+        table_of = read_json(folder, table)
+        return {name: (int(size), int(time), str(digest)) for name, (size, time, digest) in table_of.items()}
+    except FileNotFoundError:
+        return {}
+    except (AttributeError, TypeError, ValueError) as error:
+        say_damaged(folder, table, error.what if isinstance(error, DamagedError) else "no digests")
         return {}

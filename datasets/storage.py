@@ -3,6 +3,7 @@
 import contextlib
 import os
 import posixpath
+import stat
 import uuid
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -55,6 +56,13 @@ def read_bytes(folder: str, name: str) -> bytes:
         return stream.read()
 
 
+def read_buffer(folder: str, name: str) -> Any:
+    """Read a file into a buffer of pyarrow. Raises OSError, such as FileNotFoundError."""
+    filesystem, base = open_storage(folder)
+    with filesystem.open_input_file(posixpath.join(base, name)) as source:
+        return source.read_buffer()
+
+
 def write_bytes(folder: str, name: str, content: Any) -> None:
     """Write bytes or a buffer to a file atomically: a reader sees all of it or nothing.
 
@@ -82,11 +90,16 @@ def exists(folder: str, name: str) -> bool:
     return bool(stat_files(folder, [name]))
 
 
-def list_names(folder: str) -> set[str]:
-    """Names of the files in a folder; empty if there is no such folder."""
+def list_sizes(folder: str) -> dict[str, int]:
+    """Bytes of the files in a folder by name; empty if there is no such folder."""
     filesystem, path = open_storage(folder)
     infos = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
-    return {info.base_name for info in infos if info.is_file}
+    return {info.base_name: info.size for info in infos if info.is_file}
+
+
+def list_names(folder: str) -> set[str]:
+    """Names of the files in a folder; empty if there is no such folder."""
+    return set(list_sizes(folder))
 
 
 def list_folder(folder: str, name: str = "") -> dict[str, bool]:
@@ -113,12 +126,39 @@ def stat_files(folder: str, names: Iterable[str]) -> dict[str, FileStat]:
     filesystem, base = open_storage(folder)
     names = list(names)
     chunks = [names[start : start + 50] for start in range(0, len(names), 50)]
+
+    def stat_chunk(chunk: list[str]) -> dict[str, FileStat]:
+        try:
+            infos = filesystem.get_file_info([posixpath.join(base, name) for name in chunk])
+        except (OSError, ValueError):  # a name that no file can have: too long, or with a NUL
+            return (
+                {} if len(chunk) == 1 else {name: found for each in chunk for name, found in stat_chunk([each]).items()}
+            )
+        found = zip(chunk, infos, strict=True)
+        return {name: FileStat(info.size, info.mtime_ns or 0) for name, info in found if info.is_file}
+
     with ThreadPoolExecutor(16) as pool:
-        infos = pool.map(lambda chunk: filesystem.get_file_info([posixpath.join(base, name) for name in chunk]), chunks)
-        found = [info for chunk in infos for info in chunk]
-    return {
-        name: FileStat(info.size, info.mtime_ns or 0) for name, info in zip(names, found, strict=True) if info.is_file
+        return {name: found for part in pool.map(stat_chunk, chunks) for name, found in part.items()}
+
+
+def why_no_file(path: str) -> str:
+    """Why there is no file to read at a local path, without opening it, as FIFOs and devices block who opens them."""
+    try:
+        mode = os.stat(path).st_mode
+    except ValueError:
+        return "missing: no file can have a NUL in its name"
+    except (FileNotFoundError, NotADirectoryError):
+        return "missing"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    kinds = {
+        "a folder": stat.S_ISDIR,
+        "a FIFO": stat.S_ISFIFO,
+        "a socket": stat.S_ISSOCK,
+        "a device": lambda mode: stat.S_ISCHR(mode) or stat.S_ISBLK(mode),
     }
+    kind = next((name for name, is_kind in kinds.items() if is_kind(mode)), "")
+    return f"not a file: {kind}" if kind else ""
 
 
 def list_files(folder: str) -> dict[str, FileStat]:

@@ -2,17 +2,28 @@
 
 import io
 import math
-from typing import Any, Literal, NamedTuple
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import librosa
 import numpy as np
 import soundfile
+import soxr
 
+from tuning.datasets.features import containers
 from tuning.datasets.settings import DataSettings, Segment
 
 BLOCK_FRAMES = 1 << 20  # read at a time, so that a long recording takes no more memory than the part that is kept
+KEPT_SAMPLES = 1 << 24  # of a waveform that is kept whole; of a longer one a part is decoded again when it is asked for
 MP3_SLACK_FRAMES = 2 * 1152  # an MP3 file may be two codec frames shorter than its header says
 RESAMPLING_MARGIN_SECONDS = 0.1  # read around a segment, so that the resampling filter does not ring into it
+# Files of floats may exceed full scale, 1, a little. Integers that were not scaled, and damage, exceed it by far.
+HIGHEST_PEAK = 100.0
+RATES_HZ = (1_000, 1_000_000)  # below, no speech or music is left; above, no recorder samples
+TRIM_FRAME, TRIM_HOP = 2048, 512  # samples; librosa's defaults
+Source = bytes | Path  # a recording: its content, or the file
 
 
 class AudioError(ValueError):
@@ -32,7 +43,7 @@ class Excerpt(NamedTuple):
 
 
 def decode(
-    raw: bytes,
+    raw: Source,
     sample_rate_hz: int,
     quality: DataSettings,
     keep_samples: int | None = None,
@@ -46,7 +57,7 @@ def decode(
 
 
 def excerpt(
-    raw: bytes,
+    raw: Source,
     sample_rate_hz: int,
     quality: DataSettings,
     keep_samples: int | None,
@@ -57,21 +68,129 @@ def excerpt(
 
     With `trim_db`, silent ends of the whole recording are cut first: those that stay so many decibels below its loudest
     passage. The file is read to its end even where a segment suffices, because damage shows only there. Raises
-    AudioError when the recording is empty, can't be decoded, is truncated, too short or non-finite, has too many
-    channels, or when its segment is silent.
+    AudioError when the recording is empty, can't be decoded, is truncated, damaged, too short, non-finite or too loud,
+    has too many channels or an absurd rate, or when its segment is silent.
     """
-    read_samples = keep_samples if trim_db is None else None
-    waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, read_samples, segment)
-    if rate != sample_rate_hz:
-        waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
-    sound = slice(0, len(waveform)) if trim_db is None else _without_silent_ends(waveform, trim_db)
-    span = segment_slice(sound.stop - sound.start, keep_samples, segment)
-    waveform = waveform[sound][span]
-    peak = float(abs(waveform).max())
+    if trim_db is not None:
+        sound = LongSound(raw, sample_rate_hz, quality, trim_db)
+        span = segment_slice(len(sound), keep_samples, segment)
+        waveform, start_seconds = sound[span], sound.start_seconds + span.start / sample_rate_hz
+    else:
+        waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
+        if rate != sample_rate_hz:
+            waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
+        span = segment_slice(len(waveform), keep_samples, segment)
+        waveform, start_seconds = waveform[span], start / rate + span.start / sample_rate_hz
+    check_loud(float(abs(waveform).max()), quality)
+    return Excerpt(waveform, start_seconds)
+
+
+def check_loud(peak: float, quality: DataSettings) -> None:
+    """Raise AudioError if a waveform of this peak counts as silent."""
     if peak < 10 ** (quality.silence_dbfs / 20):
         level = f"{20 * math.log10(peak):.0f} dBFS" if peak > 0 else "digital zero"
         raise AudioError("silent", f"peak {level}, expected at least {quality.silence_dbfs:g} dBFS")
-    return Excerpt(waveform, start / rate + (sound.start + span.start) / sample_rate_hz)
+
+
+class LongSound:
+    """The waveform of a whole recording, mono at `sample_rate_hz`, decoded as far as it is asked for.
+
+    Made, it has read the recording to its end once, and checked all of it as `excerpt` does. With `trim_db` its silent
+    ends are left out. Slices are float32 arrays; asked for from the start to the end, they decode the recording once
+    more, and memory does not grow with its length.
+    """
+
+    def __init__(self, source: Source, sample_rate_hz: int, quality: DataSettings, trim_db: float | None) -> None:
+        self.source, self.sample_rate_hz, self.quality = source, sample_rate_hz, quality
+        self._blocks: Iterator[np.ndarray] = iter(())
+        self._held, self._first, self._longest = np.zeros(0, np.float32), 0, 0
+        loudness, kept, length, peak = _Loudness(), list[np.ndarray](), 0, 0.0
+        for block in self._decode():
+            if trim_db is not None:
+                loudness.add(block)
+            length += len(block)
+            peak = max(peak, float(abs(block).max(initial=0)))
+            kept.append(block)
+            if length > KEPT_SAMPLES:
+                kept.clear()
+        check_loud(peak, quality)
+        self._sound = slice(0, length) if trim_db is None else loudness.without_silent_ends(length, trim_db)
+        if length <= KEPT_SAMPLES:
+            self._held = np.concatenate(kept)
+        else:
+            self._restart()
+
+    def __len__(self) -> int:
+        return self._sound.stop - self._sound.start
+
+    @property
+    def start_seconds(self) -> float:
+        """Where in the recording it begins."""
+        return self._sound.start / self.sample_rate_hz
+
+    def __getitem__(self, span: slice) -> np.ndarray:
+        """Decode the samples of a slice."""
+        begin, end, _ = span.indices(len(self))
+        begin, end = begin + self._sound.start, end + self._sound.start
+        self._longest = max(self._longest, end - begin)
+        if begin < self._first:
+            self._restart()
+        while self._first + len(self._held) < end:
+            if (block := next(self._blocks, None)) is None:
+                raise AudioError("truncated", "it has become shorter while it was read")
+            self._held = np.concatenate([self._held, block])
+            # The next slice may begin somewhat before this one.
+            passed = max(0, min(begin - self._first - 3 * self._longest, len(self._held)))
+            self._held, self._first = self._held[passed:], self._first + passed
+        return self._held[begin - self._first : end - self._first].copy()
+
+    def _restart(self) -> None:
+        self._blocks, self._held, self._first = self._decode(), np.zeros(0, np.float32), 0
+
+    def _decode(self) -> Iterator[np.ndarray]:
+        """Decode and resample block by block; together the blocks are what librosa makes of the whole."""
+        with _opened(self.source, self.quality) as (file, raw):
+            rate, wanted = file.samplerate, self.sample_rate_hz
+            if rate == wanted:
+                yield from _mono_blocks(file, raw)
+                return
+            stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
+            num_read = num_made = 0
+            for block in _mono_blocks(file, raw):
+                num_read += len(block)
+                found = stream.resample_chunk(block)
+                num_made += len(found)
+                yield found
+            last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
+            length = math.ceil(num_read * (wanted / rate)) - num_made
+            yield np.pad(last, (0, max(0, length - len(last))))[: max(0, length)]
+
+
+class _Loudness:
+    """The RMS over frames of a waveform that comes in blocks, as `librosa.effects.trim` measures it."""
+
+    def __init__(self) -> None:
+        self.waiting = np.zeros(TRIM_FRAME // 2, np.float32)
+        self.found: list[np.ndarray] = []
+
+    def add(self, block: np.ndarray) -> None:
+        """Add the samples that follow."""
+        self.waiting = np.concatenate([self.waiting, block])
+        count = (len(self.waiting) - TRIM_FRAME) // TRIM_HOP + 1
+        if count > 0:
+            part = self.waiting[: (count - 1) * TRIM_HOP + TRIM_FRAME]
+            rms = librosa.feature.rms(y=part, frame_length=TRIM_FRAME, hop_length=TRIM_HOP, center=False)
+            self.found.append(rms[0])
+            self.waiting = self.waiting[count * TRIM_HOP :]
+
+    def without_silent_ends(self, length: int, trim_db: float) -> slice:
+        """The slice of `length` samples between the ends that stay `trim_db` below the loudest frame."""
+        self.add(np.zeros(TRIM_FRAME // 2, np.float32))
+        decibels = librosa.amplitude_to_db(np.concatenate(self.found), ref=np.max, top_db=None)
+        heard = np.flatnonzero(decibels > -trim_db)
+        if not len(heard):
+            return slice(0, 0)
+        return slice(int(heard[0]) * TRIM_HOP, min(length, (int(heard[-1]) + 1) * TRIM_HOP))
 
 
 def cut_segment(waveform: np.ndarray, num_samples: int, segment: Segment) -> np.ndarray:
@@ -86,48 +205,72 @@ def segment_slice(length: int, wanted: int | None, segment: Segment) -> slice:
     return slice(start, start + size)
 
 
-def _without_silent_ends(waveform: np.ndarray, trim_db: float) -> slice:
-    """The slice between the ends whose RMS over 2048 samples stays `trim_db` below the loudest."""
-    from librosa.effects import trim
-
-    start, stop = trim(waveform, top_db=trim_db)[1].tolist()
-    return slice(start, stop)
-
-
 def _read_segment(
-    raw: bytes, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
+    source: Source, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
 ) -> tuple[np.ndarray, int, int]:
     """Read a segment with a margin around it: mono waveform, the recording's own rate in Hz, and its first sample."""
-    if not raw:
-        raise AudioError("empty", "the file has no bytes")
-    if truncation := _truncation(raw):
-        raise AudioError("truncated", truncation)
-    try:
-        with soundfile.SoundFile(io.BytesIO(raw)) as file:
-            _check_shape(file, quality)
-            keep = None
-            if keep_samples is not None:
-                margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
-                keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
-            span = segment_slice(file.frames, keep, segment)
-            kept: list[np.ndarray] = []
-            num_read = 0
-            while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
-                if not np.isfinite(block).all():
-                    raise AudioError("non-finite", f"NaN or infinite samples near frame {num_read}")
-                kept.append(block[max(0, span.start - num_read) : max(0, span.stop - num_read)].mean(axis=1))
-                num_read += len(block)
-            slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
-            if num_read < file.frames - slack:
-                raise AudioError("truncated", f"{num_read} of {file.frames} frames can be read")
-            return np.concatenate(kept), file.samplerate, span.start
-    except soundfile.LibsndfileError as error:
-        raise AudioError("cannot be decoded", error.error_string.strip()) from None
+    with _opened(source, quality) as (file, raw):
+        keep = None
+        if keep_samples is not None:
+            margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
+            keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
+        span = segment_slice(file.frames, keep, segment)
+        kept: list[np.ndarray] = []
+        num_read = 0
+        for block in _mono_blocks(file, raw):
+            part = block[max(0, span.start - num_read) : max(0, span.stop - num_read)]
+            if len(part):
+                kept.append(part.copy())  # a view would hold its block
+            num_read += len(block)
+        if not kept:
+            raise AudioError("empty", "no samples can be decoded")
+        return np.concatenate(kept), file.samplerate, span.start
+
+
+@contextmanager
+def _opened(source: Source, quality: DataSettings) -> Iterator[tuple[Any, BinaryIO]]:
+    """Open a recording with soundfile, and as the file that it is, once container and header are found to be usable."""
+    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as raw:
+        head = raw.read(32)
+        if not head:
+            raise AudioError("empty", "the file has no bytes")
+        try:
+            with soundfile.SoundFile(containers.whole(raw)) as file:
+                _check_shape(file, quality)
+                yield file, raw
+        except containers.ContainerError as error:
+            raise AudioError(error.kind, error.detail) from None
+        except soundfile.LibsndfileError as error:
+            reason = containers.unread_format(head) or error.error_string.strip()
+            raise AudioError("cannot be decoded", reason) from None
+
+
+def _mono_blocks(file: Any, raw: BinaryIO) -> Iterator[np.ndarray]:
+    """Decode a recording to its end, block by block, as the mean of its channels.
+
+    Raises AudioError if a sample is not finite or beyond any level of sound, or if samples are missing.
+    """
+    num_read = 0
+    while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+        peak = max(float(block.max()), -float(block.min()))  # NaN if any is
+        if not math.isfinite(peak):
+            raise AudioError("non-finite", f"NaN or infinite samples near frame {num_read}")
+        if peak > HIGHEST_PEAK:
+            raise AudioError("too loud", f"peak {peak:.3g} where full scale is 1, expected at most {HIGHEST_PEAK:g}")
+        num_read += len(block)
+        yield block.mean(axis=1)
+    containers.check_frames(raw, file.format, num_read, file.extra_info)
+    slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
+    if num_read < file.frames - slack:
+        raise AudioError("truncated", f"{num_read} of {file.frames} frames can be read")
 
 
 def _check_shape(file: Any, quality: DataSettings) -> None:
     if file.frames <= 0:
         raise AudioError("empty", "no samples")
+    lowest, highest = RATES_HZ
+    if not lowest <= file.samplerate <= highest:
+        raise AudioError("sample rate", f"{file.samplerate} Hz, expected {lowest} to {highest}")
     seconds = file.frames / file.samplerate
     if seconds < quality.min_clip_seconds:
         raise AudioError(
@@ -135,41 +278,3 @@ def _check_shape(file: Any, quality: DataSettings) -> None:
         )
     if file.channels > quality.max_channels:
         raise AudioError("too many channels", f"{file.channels}, expected at most {quality.max_channels}")
-
-
-def _truncation(raw: bytes) -> str:
-    """What is missing at the end of a cut WAV, AIFF or Ogg file by its own headers, or "".
-
-    libsndfile reads such files without an error; a cut FLAC or MP3 file it reports.
-    """
-    if raw[:4] == b"RIFF" and raw[8:12] == b"WAVE":
-        return _chunk_truncation(raw, b"data", "little")
-    if raw[:4] == b"FORM" and raw[8:12] in (b"AIFF", b"AIFC"):
-        return _chunk_truncation(raw, b"SSND", "big")
-    if raw[:4] == b"OggS":
-        return _ogg_truncation(raw)
-    return ""
-
-
-def _chunk_truncation(raw: bytes, wanted: bytes, order: Literal["little", "big"]) -> str:
-    position = 12
-    while position + 8 <= len(raw):
-        size = int.from_bytes(raw[position + 4 : position + 8], order)
-        if raw[position : position + 4] == wanted:
-            missing = position + 8 + size - len(raw)
-            # Programs that write to a pipe can't know the length and write a huge one.
-            return f"{missing} bytes of samples are missing" if missing > 0 and size < 0x7FFFF000 else ""
-        position += 8 + size + size % 2
-    return "the chunk of samples is missing"
-
-
-def _ogg_truncation(raw: bytes) -> str:
-    """As `_truncation`: the last page of an Ogg stream is complete and flagged as the end (RFC 3533, section 6)."""
-    page = raw.rfind(b"OggS")
-    header = raw[page : page + 27]
-    if len(header) < 27:
-        return "the last Ogg page is cut"
-    segments = raw[page + 27 : page + 27 + header[26]]
-    if len(segments) < header[26] or page + 27 + header[26] + sum(segments) > len(raw):
-        return "the last Ogg page is cut"
-    return "" if header[5] & 0x04 else "the Ogg stream has no last page"

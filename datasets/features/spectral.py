@@ -7,7 +7,7 @@ import librosa
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-from tuning.datasets.features.audio import cut_segment
+from tuning.datasets.features.audio import AudioError, cut_segment
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.encoder_shapes import speech_shape
 
@@ -41,15 +41,22 @@ def extract(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) ->
     A longer waveform is cut to `settings.segment`. After a shorter one come the features of silence (`db_floor` in
     every mel band, zero chroma and deltas), or zeros with an encoder. Frames are centred on multiples of the hop.
     Columns are the `settings.parts`, then their first deltas, then their second. Silent ends are cut earlier, when the
-    recording is decoded (`tuning.datasets.features.audio.excerpt`).
+    recording is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if a value is not finite.
     """
     waveform = cut_segment(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
         from tuning.datasets.features.speech_encoder import encode
 
-        return encode(waveform, settings.encoder, settings.encoder_layer, num_frames)
+        return checked(encode(waveform, settings.encoder, settings.encoder_layer, num_frames))
     with one_blas_thread():
-        return _spectral(waveform, settings, num_frames)
+        return checked(_spectral(waveform, settings, num_frames))
+
+
+def checked(rows: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
+    """Return features and the number of valid frames as they are. Raises AudioError if a value is not finite."""
+    if not np.isfinite(rows[0]).all():
+        raise AudioError("features not finite", "NaN or infinite values come out of this recording")
+    return rows
 
 
 def _spectral(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:

@@ -1,6 +1,5 @@
 """Add generated clips to the training batches; validation has real clips only."""
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from typing import Self
 
 import numpy as np
 
-from tuning.datasets import storage
+from tuning.datasets.checksum import read_json, write_json
 from tuning.datasets.loaders.in_memory import Batch, batch_bounds, collate
 from tuning.datasets.loaders.wrapper import DataWrapper
 from tuning.datasets.settings import Padding, Segment
@@ -16,6 +15,7 @@ from tuning.datasets.store.shard_index import Record, counts, read_shard, tensor
 
 SHARD = "synthetic"  # name of the shard with generated clips
 PROVENANCE, CURVES, QUALITY = "provenance.json", "curves.json", "quality.json"  # files in the shard's folder
+FILES = "files"  # in the provenance: size and checksum of the files that are read, by name
 STREAM = 5  # random stream that draws generated clips, apart from those of order and augmentation
 
 
@@ -35,14 +35,16 @@ class GeneratedClips:
 
     @classmethod
     def read(cls, folder: str) -> "GeneratedClips":
-        """Read what `write` wrote."""
-        known = json.loads(storage.read_bytes(folder, f"{SHARD}.targets.json"))
-        table = read_shard(folder, f"{SHARD}.parquet", ["num_frames", "features"])
-        return cls(np.array(tensor(table)), np.array(known, dtype=np.float32), counts(table))
+        """Read what `write` wrote. Raises DamagedError and FileNotFoundError."""
+        known = read_json(folder, f"{SHARD}.targets.json")
+        targets = known["targets"] if isinstance(known, dict) else known  # a list in earlier versions
+        checksum = Record.from_dict(read_json(folder, f"{SHARD}.json")).checksum
+        table = read_shard(folder, f"{SHARD}.parquet", ["num_frames", "features"], checksum)
+        return cls(np.array(tensor(table)), np.array(targets, dtype=np.float32), counts(table))
 
     def write(self, folder: str) -> None:
         """Write the clips as one shard; the targets first, because a shard with a record counts as complete."""
-        storage.write_bytes(folder, f"{SHARD}.targets.json", json.dumps(self.targets.tolist()).encode())
+        write_json(folder, f"{SHARD}.targets.json", {"targets": self.targets.tolist()})
         names = [(f"{SHARD}/{number:05d}", f"{number:05d}") for number in range(len(self.features))]
         write_shard(folder, Record(SHARD, SHARD, names, {}, len(names)), self.num_frames, self.features)
 

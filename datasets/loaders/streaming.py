@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from tuning.datasets.checksum import Checksum
 from tuning.datasets.loaders.in_memory import (
     Batch,
     ResidentData,
@@ -26,7 +27,7 @@ from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank, bank_bytes, row_bytes
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.ray_data_logs import quiet_ray_data
-from tuning.datasets.store.reader import FeatureStatistics, check_none_missing, ordered_ids, scan, shards_of
+from tuning.datasets.store.reader import FeatureStatistics, check, check_none_missing, ordered_ids, scan, shards_of
 from tuning.datasets.store.shard_index import counts, read_rows, tensor
 
 RESIDENT_SHARE = 0.5  # of the object store that features may take; Ray needs the rest
@@ -81,6 +82,7 @@ class Place(NamedTuple):
     root: str
     path: str
     row: int
+    checksum: Checksum | None
 
 
 @dataclass(frozen=True)
@@ -93,6 +95,7 @@ class Places:
         shards: the shard of each clip, a number in `paths`, int32 [clips].
         rows: its row there, of a bank that of its first version, int32 [clips].
         versions: rows of each clip.
+        checksums: of the files.
     """
 
     root: str
@@ -100,6 +103,7 @@ class Places:
     shards: np.ndarray
     rows: np.ndarray
     versions: int
+    checksums: list[Checksum | None]
 
     @classmethod
     def of(cls, prepared: Prepared, ids: Sequence[str], sealed: set[str]) -> "Places":
@@ -115,11 +119,13 @@ class Places:
                 if clip in positions:
                     found[:, positions[clip]] = number, row * versions
         check_none_missing(prepared, [ids[position] for position in np.flatnonzero(found[0] < 0).tolist()])
-        return cls(prepared.root, [shard.path for shard in shards], found[0], found[1], versions)
+        paths, checksums = [shard.path for shard in shards], [shard.checksum for shard in shards]
+        return cls(prepared.root, paths, found[0], found[1], versions, checksums)
 
     def at(self, clip: int, version: int = 0) -> Place:
         """The place of a clip, or of one of its versions."""
-        return Place(self.root, self.paths[int(self.shards[clip])], int(self.rows[clip]) + version)
+        shard = int(self.shards[clip])
+        return Place(self.root, self.paths[shard], int(self.rows[clip]) + version, self.checksums[shard])
 
 
 @dataclass(frozen=True)
@@ -148,11 +154,17 @@ class StreamedData:
 
     @classmethod
     def open(cls, prepared: Prepared, split: Split, bank: Bank | None = None) -> "StreamedData":
-        """Find the shards of both splits and compute statistics. Raises SealedError if one holds a test clip."""
+        """Find the shards of both splits and of the bank, compare their checksums, and compute statistics.
+
+        Raises SealedError if a shard holds a test clip, and DamagedError if one is not as it was written.
+        """
         sealed = {clip.id for clip in split.test}
         targets = {clip.id: clip.targets for clip in split.train + split.val}
         train, val = ({clip.id for clip in part} for part in (split.train, split.val))
         train_ids, val_ids = (ordered_ids(prepared, part, sealed) for part in (train, val))
+        check(prepared, val, sealed)  # those to train on are read for their statistics
+        for made in (bank or {}).values():
+            check(made, train, sealed)
         return cls(
             train=Places.of(prepared, train_ids, sealed),
             val=Places.of(prepared, val_ids, sealed),
@@ -278,19 +290,20 @@ def _stream(windows: Sequence[Sequence[tuple[int, Place]]], ids: np.ndarray, row
             yield from (held.pop(position) for position in range(len(window)))
 
 
-Read = tuple[str, str, list[int], list[int]]  # folder, file, rows, and their positions in the window
+# Folder, file, its checksum, rows, and their positions in the window.
+Read = tuple[str, str, Checksum | None, list[int], list[int]]
 
 
 def _tasks(window: Sequence[tuple[int, Place]], row_bytes: int) -> Iterator[list[Read]]:
     """Deal the rows of a window to reading tasks, those of a file to one task, and small files together."""
-    of_file: dict[tuple[str, str], list[tuple[int, int]]] = defaultdict(list)
+    of_file: dict[tuple[str, str, Checksum | None], list[tuple[int, int]]] = defaultdict(list)
     for position, (_, place) in enumerate(window):
-        of_file[place.root, place.path].append((place.row, position))
+        of_file[place.root, place.path, place.checksum].append((place.row, position))
     task: list[Read] = []
     size = 0
-    for (root, path), found in of_file.items():
+    for file, found in of_file.items():
         rows, positions = zip(*sorted(found), strict=True)
-        task.append((root, path, list(rows), list(positions)))
+        task.append((*file, list(rows), list(positions)))
         size += len(rows) * row_bytes
         if size >= TASK_BYTES:
             yield task
@@ -303,7 +316,8 @@ def _read(batch: dict[str, np.ndarray]) -> pa.Table:
     """The Ray Data task: read rows of several files, with a column of their positions."""
     tables = []
     for reads in batch["reads"]:
-        for root, path, rows, positions in json.loads(str(reads)):
-            table = read_rows(root, path, rows, ["clip", "num_frames", "features"])
+        for root, path, checksum, rows, positions in json.loads(str(reads)):
+            columns = ["clip", "num_frames", "features"]
+            table = read_rows(root, path, rows, columns, checksum and Checksum(*checksum))
             tables.append(table.append_column("position", pa.array(positions, pa.int64())))
     return pa.concat_tables(tables)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from tuning.datasets import storage
+from tuning.datasets.checksum import Checksum, say_damaged
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.hashing import digest_files
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.quarantine import check_quarantine, write_quarantine
 from tuning.datasets.store.ray_data_logs import quiet_ray_data
-from tuning.datasets.store.shard_index import Record, ShardIndex, features_fingerprint, shard_name
+from tuning.datasets.store.shard_index import INDEX, Record, ShardIndex, features_fingerprint, shard_name
 from tuning.datasets.store.worker import PLAIN, make_shard
 from tuning.models.pretrained import located
 
@@ -28,6 +29,7 @@ class ShardInfo:
     path: str
     partition: str
     clip_ids: list[str]
+    checksum: Checksum | None = None
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,11 @@ def collected(
 
 def shards_with_clips(records: Iterable[Record]) -> list[ShardInfo]:
     """The Parquet files of records, without those whose clips are all quarantined."""
-    return [ShardInfo(f"{record.shard}.parquet", record.partition, record.kept) for record in records if record.kept]
+    return [
+        ShardInfo(f"{record.shard}.parquet", record.partition, record.kept, record.checksum)
+        for record in records
+        if record.kept
+    ]
 
 
 def wanted_shards(partitions: Mapping[str, str], digests: Mapping[str, str], size: int) -> dict[str, tuple[str, Clips]]:
@@ -154,9 +160,13 @@ def make_missing(
 
     `indexes` has one index per combination of wave effects (`PLAIN` for none), for all of which a recording is decoded
     once. `settings` are plain values: features, num_frames, data, augment. `on_progress(done)` counts clips. Another
-    `task` may read other files than the recordings: `files` by clip.
+    `task` may read other files than the recordings: `files` by clip. What is damaged is named.
     """
     jobs = []
+    damaged = {id(index): index.damaged.keys() & {*wanted, INDEX} for index in indexes.values()}
+    for index in indexes.values():
+        for name in sorted(damaged[id(index)]):
+            say_damaged(*index.damaged[name].args)
     for shard, (partition, clips) in wanted.items():
         lacking = {combination: index for combination, index in indexes.items() if shard not in index.records}
         if lacking:
@@ -171,8 +181,9 @@ def make_missing(
             extracted[combination] += record.num_extracted
         done += len(record.clips)
         on_progress(done)
-    for index in indexes.values() if jobs else ():
-        index.write()
+    for index in indexes.values():
+        if jobs or damaged[id(index)]:
+            index.write()
     return extracted
 
 
@@ -185,6 +196,10 @@ def _shard_job(
             "folder": index.folder,
             "shard_of": {digest: index.shard_of[digest] for _, digest in clips if digest in index.shard_of},
             "reasons": {digest: index.reasons[digest] for _, digest in clips if digest in index.reasons},
+            "checksums": {
+                shard: index.records[shard].checksum
+                for shard in {index.shard_of[digest] for _, digest in clips if digest in index.shard_of}
+            },
         }
         for combination, index in indexes.items()
     }
@@ -192,12 +207,19 @@ def _shard_job(
 
 
 def _run(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, Record]]:
-    """Run one Ray Data task per job, and yield the records of its shards by combination."""
+    """Run one task per job, and yield the records of its shards by combination."""
+    for row in _results(jobs, task, num_gpus):
+        for folder, name, what in json.loads(row["damaged"]):
+            say_damaged(folder, name, what)
+        if row["error"]:
+            raise ValueError(row["error"])
+        yield {name: Record.from_dict(record) for name, record in json.loads(row["records"]).items()}
+
+
+def _results(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, str]]:
+    """What one Ray Data task per job returns."""
     import ray.data
 
     with quiet_ray_data():
         rows = ray.data.from_items([{"job": json.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
-        for row in rows.map(task, num_cpus=1, num_gpus=num_gpus).iter_rows():
-            if row["changed"]:
-                raise ValueError(f"data.root: '{row['changed']}' changed while it was read; run the same command again")
-            yield {name: Record.from_dict(record) for name, record in json.loads(row["records"]).items()}
+        yield from rows.map(task, num_cpus=1, num_gpus=num_gpus).iter_rows()

@@ -1,15 +1,18 @@
 """Read shards into memory, refuse those with test clips, and compute feature statistics."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
 
+from tuning.datasets.checksum import DamagedError, check_file
 from tuning.datasets.corpus import Clip
 from tuning.datasets.store.build import Prepared, ShardInfo
 from tuning.datasets.store.shard_index import Rows, by_clip, read_shard
 
 STD_FLOOR = 1e-3  # keeps normalisation from blowing up a feature that hardly varies
+NUM_THREADS = 8  # that compare checksums: reading and zlib release Python's global lock
 CHUNK_CLIPS = 64  # clips whose statistics are computed at a time, which limits the memory of their float64 copy
 
 
@@ -92,12 +95,29 @@ def ordered_ids(prepared: Prepared, wanted: Collection[str], sealed: Collection[
     return [clip for shard in shards_of(prepared, wanted, sealed) for clip in shard.clip_ids if clip in wanted]
 
 
+def check(prepared: Prepared, wanted: Collection[str], sealed: Collection[str]) -> None:
+    """Read the shards with wanted clips, and compare their checksums; keep nothing. Raises DamagedError."""
+
+    def check_shard(shard: ShardInfo) -> None:
+        if shard.checksum is None:
+            list(scan(prepared, shard.clip_ids, sealed))
+        else:
+            check_file(prepared.root, shard.path, *shard.checksum[:2])
+
+    with ThreadPoolExecutor(NUM_THREADS) as pool:
+        list(pool.map(check_shard, shards_of(prepared, wanted, sealed)))
+
+
 def scan(prepared: Prepared, wanted: Collection[str], sealed: Collection[str]) -> Iterator[Rows]:
     """Read the wanted clips shard by shard, in the order of `ordered_ids`."""
     wanted = set(wanted)
     for shard in shards_of(prepared, wanted, sealed):
-        table = read_shard(prepared.root, shard.path, ["clip", "num_frames", "features"])
+        table = read_shard(prepared.root, shard.path, ["clip", "num_frames", "features"], shard.checksum)
         ids, num_frames, features = by_clip(table, "clip", prepared.versions)
+        if ids != shard.clip_ids:
+            raise DamagedError(prepared.root, shard.path, "other clips than its record says")
+        if shard.checksum is None and not np.isfinite(features).all():  # of an earlier version, which let them pass
+            raise DamagedError(prepared.root, shard.path, "values that are not finite")
         rows = [row for row, clip in enumerate(ids) if clip in wanted]
         if len(rows) < len(ids):
             num_frames, features = num_frames[rows], features[rows]
@@ -115,7 +135,6 @@ def read_part(prepared: Prepared, clips: list[Clip], sealed: Collection[str]) ->
     num_frames = np.empty(len(ids), dtype=np.int32)
     start = 0
     for found, valid, values in scan(prepared, targets, sealed):
-        assert found == ids[start : start + len(found)], "a shard does not hold what its record says"
         features[start : start + len(found)] = values
         num_frames[start : start + len(found)] = valid
         start += len(found)

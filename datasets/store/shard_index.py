@@ -6,15 +6,16 @@
     <prepared>/augmented/<effects>-<fingerprint>/                  the same for versions of clips under wave effects
 
 A shard's name has a hash of its clips and their contents. Its record is written last, so that a shard with a record is
-complete. The index is only a cache and may lack records. Each row of a Parquet file is a row group of its own, so that
-one clip, or one version of it, can be read without the others.
+complete; it has the shard's checksum, and its own. The index is only a cache and may lack records. Each row of a
+Parquet file is a row group of its own, so that one clip, or one version of it, can be read without the others.
 """
 
 import functools
 import io
 import json
 import re
-from dataclasses import dataclass, field
+import zlib
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from tuning.datasets import storage
+from tuning.datasets.checksum import Checksum, DamagedError, check_content, footer_bytes, read_json, write_json
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON, effects_of
 from tuning.datasets.hashing import digest_of
@@ -46,6 +48,7 @@ class Record:
     clips: list[tuple[str, str]]  # id and digest
     reasons: dict[str, str]  # by digest: why a clip is not in the Parquet file
     num_extracted: int  # clips that were decoded for it, not copied from another shard
+    checksum: Checksum | None = None  # of the Parquet file, if there is one; files of earlier versions have none
 
     @property
     def kept(self) -> list[str]:
@@ -61,7 +64,8 @@ class Record:
     def from_dict(cls, content: dict[str, Any]) -> "Record":
         """The inverse of `to_dict`."""
         clips = [(clip, digest) for clip, digest in content["clips"]]
-        return cls(content["shard"], content["cell"], clips, content["reasons"], content["num_extracted"])
+        checksum = Checksum(*content["checksum"]) if content.get("checksum") else None
+        return cls(content["shard"], content["cell"], clips, content["reasons"], content["num_extracted"], checksum)
 
 
 @dataclass
@@ -72,25 +76,56 @@ class ShardIndex:
     records: dict[str, Record] = field(default_factory=dict)
     shard_of: dict[str, str] = field(default_factory=dict)  # digest -> shard
     reasons: dict[str, str] = field(default_factory=dict)  # digest -> why quarantined
+    damaged: dict[str, DamagedError] = field(default_factory=dict)  # by shard, and by INDEX for the index
 
     @classmethod
     def read(cls, folder: str) -> "ShardIndex":
-        """Read the index of a folder, empty if there is none; a record whose Parquet file is gone is skipped."""
+        """Read the index of a folder, empty if there is none.
+
+        A shard whose record is damaged, or whose Parquet file is missing or has another size, is left out and named in
+        `damaged`. What is in a file is checked when it is opened.
+        """
         index = cls(folder)
-        names = storage.list_names(folder)
-        remembered = json.loads(storage.read_bytes(folder, INDEX)) if INDEX in names else {}
-        for name in sorted(names - {INDEX}):
-            if not name.endswith(".json"):
+        sizes = storage.list_sizes(folder)
+        remembered = {}
+        if INDEX in sizes:
+            try:
+                remembered = dict(read_json(folder, INDEX))
+            except (DamagedError, TypeError, ValueError) as error:
+                index.damaged[INDEX] = _as_damaged(folder, INDEX, error)
+        for name in sorted(sizes.keys() - {INDEX}):
+            shard, dot, suffix = name.rpartition(".")
+            if dot + suffix != ".json":
                 continue
-            shard = name.removesuffix(".json")
-            content = remembered.get(shard) or json.loads(storage.read_bytes(folder, name))
-            record = Record.from_dict(content)
-            if not record.kept or f"{shard}.parquet" in names:
-                index.add(record)
+            try:
+                index.add(index._read_record(shard, remembered.get(shard), sizes))
+            except DamagedError as error:
+                index.damaged[shard] = error
         return index
+
+    def _read_record(self, shard: str, remembered: Any, sizes: dict[str, int]) -> Record:
+        """A complete shard's record, as the index remembers it or as its file has it. Raises DamagedError."""
+        record = None
+        if remembered is not None:
+            try:
+                record = _checked_record(remembered, shard)
+            except (KeyError, TypeError, ValueError) as error:
+                self.damaged[INDEX] = _as_damaged(self.folder, INDEX, error)
+        if record is None:
+            try:
+                record = _checked_record(read_json(self.folder, f"{shard}.json"), shard)
+            except (KeyError, TypeError, ValueError, FileNotFoundError) as error:
+                raise _as_damaged(self.folder, f"{shard}.json", error) from None
+        path = f"{shard}.parquet"
+        if record.kept and not sizes.get(path):
+            raise DamagedError(self.folder, path, "an empty file" if path in sizes else "no such file")
+        if record.checksum is not None and sizes[path] != record.checksum.num_bytes:
+            raise DamagedError(self.folder, path, f"{sizes[path]} of {record.checksum.num_bytes} bytes")
+        return record
 
     def add(self, record: Record) -> None:
         """Add a complete shard."""
+        self.damaged.pop(record.shard, None)
         self.records[record.shard] = record
         self.reasons |= record.reasons
         self.shard_of |= {digest: record.shard for _, digest in record.clips if digest not in record.reasons}
@@ -98,7 +133,20 @@ class ShardIndex:
     def write(self) -> None:
         """Write the records to one file, for the next `read`."""
         content = {shard: record.to_dict() for shard, record in self.records.items()}
-        storage.write_bytes(self.folder, INDEX, json.dumps(content).encode())
+        write_json(self.folder, INDEX, content)
+        self.damaged.pop(INDEX, None)
+
+
+def _checked_record(content: Any, shard: str) -> Record:
+    """The record of a shard from JSON. Raises an error if it is none, or not that of the shard's clips."""
+    record = Record.from_dict(content)
+    if shard_name(record.partition, record.clips) != shard:
+        raise ValueError("a record of other clips")
+    return record
+
+
+def _as_damaged(folder: str, name: str, error: Exception) -> DamagedError:
+    return error if isinstance(error, DamagedError) else DamagedError(folder, name, "no such record")
 
 
 def features_fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
@@ -141,8 +189,8 @@ def shard_name(partition: str, clips: list[tuple[str, str]]) -> str:
     return f"{readable}-{digest_of(partition, *(text for clip in clips for text in clip))[:16]}"
 
 
-def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> None:
-    """Write features float32 [clips, frames, features] of the record's kept clips, then the record.
+def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> Record:
+    """Write features float32 [clips, frames, features] of the record's kept clips, then the record with its checksum.
 
     A bank has num_frames [clips, versions] and features [clips, versions, frames, features]; its file has a row for
     each version, those of a clip after one another.
@@ -162,41 +210,73 @@ def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: n
         sink = io.BytesIO()
         # Compression would save a tenth of the size and cost more time than that.
         parquet.write_table(
-            table, sink, row_group_size=1, compression="none", use_dictionary=False, write_statistics=False
+            table,
+            sink,
+            row_group_size=1,
+            compression="none",
+            use_dictionary=False,
+            write_statistics=False,
+            write_page_checksum=True,
         )
         storage.write_bytes(folder, f"{record.shard}.parquet", sink.getbuffer())
-    storage.write_bytes(folder, f"{record.shard}.json", json.dumps(record.to_dict()).encode())
+        record = replace(record, checksum=Checksum.of(sink.getbuffer()))
+    write_json(folder, f"{record.shard}.json", record.to_dict())
+    return record
 
 
-def read_shard(folder: str, path: str, columns: list[str]) -> pa.Table:
-    """Read some of the columns clip, digest, num_frames, features of a shard's file `path` in a folder."""
-    filesystem, base = storage.open_storage(folder)
-    return parquet.read_table(f"{base}/{path}", columns=columns, filesystem=filesystem)
+def read_shard(folder: str, path: str, columns: list[str], checksum: Checksum | None) -> pa.Table:
+    """Read some of the columns clip, digest, num_frames, features of a shard's file `path` in a folder.
+
+    Raises DamagedError if the file is not there, not what `checksum` says, or can't be read as Parquet.
+    """
+    try:
+        content = storage.read_buffer(folder, path)
+    except FileNotFoundError:
+        raise DamagedError(folder, path, "no such file") from None
+    if checksum is not None:
+        check_content(folder, path, checksum, content)
+    try:
+        return parquet.read_table(pa.BufferReader(content), columns=columns)
+    except (pa.ArrowException, OSError):
+        raise DamagedError(folder, path, f"{len(content)} bytes that are no Parquet file") from None
 
 
-def read_rows(folder: str, path: str, rows: list[int], columns: list[str]) -> pa.Table:
+def read_rows(folder: str, path: str, rows: list[int], columns: list[str], checksum: Checksum | None) -> pa.Table:
     """Read some rows of a shard, and of its file no more than these, but for a footer that is read once.
 
-    Of a file from before each row had a row group of its own, all is read.
+    Of a file from before each row had a row group of its own, all is read. Every page has a checksum of its own. Raises
+    DamagedError as `read_shard` does.
     """
     filesystem, base = storage.open_storage(folder)
-    with filesystem.open_input_file(f"{base}/{path}") as source:
-        # Requests to an object store are joined where they are near; a disk reads exactly what is asked for.
-        file = parquet.ParquetFile(source, metadata=_footer(folder, path), pre_buffer=storage.is_uri(folder))
-        if file.num_row_groups == file.metadata.num_rows:
-            return file.read_row_groups(rows, columns, use_threads=False)
-        whole = file.read(columns)
-        return pa.concat_tables([whole.slice(row, 1) for row in rows])
+    try:
+        with filesystem.open_input_file(f"{base}/{path}") as source:
+            # Requests to an object store are joined where they are near; a disk reads exactly what is asked for.
+            file = parquet.ParquetFile(
+                source,
+                metadata=_footer(folder, path, checksum),
+                pre_buffer=storage.is_uri(folder),
+                page_checksum_verification=True,
+            )
+            if file.num_row_groups == file.metadata.num_rows:
+                return file.read_row_groups(rows, columns, use_threads=False)
+            whole = file.read(columns)
+            return pa.concat_tables([whole.slice(row, 1) for row in rows])
+    except (pa.ArrowException, OSError):
+        read_shard(folder, path, columns, checksum)  # which names the file if it is damaged
+        raise
 
 
 @functools.lru_cache(maxsize=512)
-def _footer(folder: str, path: str) -> parquet.FileMetaData:
+def _footer(folder: str, path: str, checksum: Checksum | None) -> parquet.FileMetaData:
     """The footer of a shard, whose content never changes. Arrow itself would read 64 kB for it."""
     filesystem, base = storage.open_storage(folder)
     with filesystem.open_input_file(f"{base}/{path}") as source:
         size = source.size()
-        length = int.from_bytes(source.read_at(4, size - 8), "little") + 8
-        return parquet.read_metadata(pa.BufferReader(source.read_at(length, size - length)))
+        length = min(footer_bytes(source.read_at(4, max(0, size - 8))), size)
+        content = source.read_at(length, size - length)
+    if checksum is not None and zlib.crc32(content) != checksum.footer:
+        raise DamagedError(folder, path, "another footer than was written")
+    return parquet.read_metadata(pa.BufferReader(content))
 
 
 def tensor(table: pa.Table) -> np.ndarray:

@@ -5,6 +5,8 @@ Of augmented clips it writes one shard for each combination of wave effects, nam
 
 import json
 import math
+import os
+import platform
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -12,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from tuning.datasets import storage
+from tuning.datasets.checksum import Checksum, DamagedError
 from tuning.datasets.features.audio import AudioError, decode
 from tuning.datasets.features.spectral import extract, num_samples
 from tuning.datasets.features.waveform_effects import MAX_RATE, Made, apply, version_rng
@@ -28,8 +31,8 @@ Extract = Callable[[bytes, str, list[str], dict[str, Any]], dict[str, Rows] | st
 def make_shard(row: dict[str, str]) -> dict[str, str]:
     """Write one shard per combination and its record: copy the rows that other shards hold, extract the rest.
 
-    `row["job"]` is a job of `tuning.datasets.store.build` as JSON. Returns `records` by combination as JSON, or in
-    `changed` the id of a recording whose content is no longer that of its digest.
+    `row["job"]` is a job of `tuning.datasets.store.build` as JSON. Returns `records` by combination as JSON; in `error`
+    why a recording is no longer what its digest says; and in `damaged`, as JSON, the shards that can't be copied from.
     """
     return make_shard_of(row, _extract)
 
@@ -40,7 +43,8 @@ def make_shard_of(row: dict[str, str], extract_rows: Extract) -> dict[str, str]:
     clips = [(clip, digest) for clip, digest in job["clips"]]
     outputs: dict[str, dict[str, Any]] = job["outputs"]
     versions = job["augment"]["versions"] if job.get("augment") else None
-    found = {combination: _copy_rows(output, versions) for combination, output in outputs.items()}
+    damaged: list[tuple[str, str, str]] = []
+    found = {combination: _copy_rows(output, versions, damaged) for combination, output in outputs.items()}
     num_extracted = dict.fromkeys(outputs, 0)
     for clip, digest in clips:
         missing = [
@@ -52,10 +56,13 @@ def make_shard_of(row: dict[str, str], extract_rows: Extract) -> dict[str, str]:
             continue
         try:
             raw = storage.read_bytes(job["root"], job["files"].get(clip, clip))
-        except OSError:
-            return {"changed": clip, "records": ""}
+        except OSError as error:
+            return _failed(
+                f"data.root: expected a folder that every machine reads, got one where '{clip}' was there a moment ago "
+                f"and can't be read on {platform.node()} ({os.strerror(error.errno) if error.errno else error})"
+            )
         if digest_of(raw) != digest:
-            return {"changed": clip, "records": ""}
+            return _failed(f"data.root: '{clip}' changed while it was read; run the same command again")
         results = extract_rows(raw, digest, missing, job)
         for combination in missing:
             num_extracted[combination] += 1
@@ -66,22 +73,31 @@ def make_shard_of(row: dict[str, str], extract_rows: Extract) -> dict[str, str]:
     records = {}
     for combination, output in outputs.items():
         record = Record(job["shard"], job["partition"], clips, output["reasons"], num_extracted[combination])
-        _write(output["folder"], record, found.pop(combination))
-        records[combination] = record.to_dict()
-    return {"changed": "", "records": json.dumps(records)}
+        records[combination] = _write(output["folder"], record, found.pop(combination)).to_dict()
+    return {"error": "", "records": json.dumps(records), "damaged": json.dumps(damaged)}
 
 
-def _write(folder: str, record: Record, found: dict[str, Rows]) -> None:
+def _failed(why: str) -> dict[str, str]:
+    return {"error": why, "records": "", "damaged": "[]"}
+
+
+def _write(folder: str, record: Record, found: dict[str, Rows]) -> Record:
     kept = [found[digest] for _, digest in record.clips if digest not in record.reasons]
     num_frames = np.array([count for count, _ in kept], dtype=np.int32)
-    write_shard(folder, record, num_frames, np.stack([values for _, values in kept]) if kept else num_frames)
+    return write_shard(folder, record, num_frames, np.stack([values for _, values in kept]) if kept else num_frames)
 
 
-def _copy_rows(output: dict[str, Any], versions: int | None) -> dict[str, Rows]:
-    """Rows by digest of the clips that other shards of the folder already hold."""
+def _copy_rows(output: dict[str, Any], versions: int | None, damaged: list[tuple[str, str, str]]) -> dict[str, Rows]:
+    """Rows by digest of the clips that other shards of the folder already hold; damaged ones are left out and added."""
     found = {}
     for shard in sorted(set(output["shard_of"].values())):
-        table = read_shard(output["folder"], f"{shard}.parquet", ["digest", "num_frames", "features"])
+        checksum = output["checksums"].get(shard)
+        try:
+            columns = ["digest", "num_frames", "features"]
+            table = read_shard(output["folder"], f"{shard}.parquet", columns, checksum and Checksum(*checksum))
+        except DamagedError as error:
+            damaged.append((error.folder, error.name, error.what))
+            continue
         digests, num_frames, values = by_clip(table, "digest", versions)
         for position, digest in enumerate(digests):
             if output["shard_of"].get(digest) == shard:
@@ -98,12 +114,12 @@ def _extract(raw: bytes, digest: str, combinations: list[str], job: dict[str, An
     quality = DataSettings(**job["data"])
     try:
         waveform = decode(raw, features.sample_rate_hz, quality, keep, features.segment, features.trim_db)
+        if job["augment"] is None:
+            values, num_valid = extract(waveform, features, num_frames)
+            return {PLAIN: (num_valid, values)}
+        return make_versions(waveform, digest, combinations, features, num_frames, AugmentSettings(**job["augment"]))
     except AudioError as error:
         return str(error)
-    if job["augment"] is None:
-        values, num_valid = extract(waveform, features, num_frames)
-        return {PLAIN: (num_valid, values)}
-    return make_versions(waveform, digest, combinations, features, num_frames, AugmentSettings(**job["augment"]))
 
 
 def make_versions(

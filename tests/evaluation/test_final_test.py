@@ -172,3 +172,26 @@ def test_an_unfinished_search_is_refused(finished, tmp_path):
     progress.write_text("".join(progress.read_text().splitlines(keepends=True)[:-1]))  # its last epoch is not there
     with pytest.raises(UserError, match=r"trials that have not ended \(\[2\]\)"):
         finalize_search(SearchFolder(tmp_path, "crnn"))
+
+
+def test_a_retraining_that_diverges_leaves_nothing(finished, tmp_path, monkeypatch, capsys):
+    import shutil
+
+    import torch
+
+    from tuning.evaluation import final_test
+
+    copy = tmp_path / "crnn"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("best", "test_looks.json"))
+    before = {file.relative_to(copy) for file in copy.rglob("*")}
+    monkeypatch.setattr(final_test, "compute", lambda config, function, *arguments: function(*arguments))
+    monkeypatch.setattr(final_test, "assigned_to_task", lambda: (torch.device("cpu"), True))
+    real = final_test.outputs_of
+    monkeypatch.setattr(final_test, "outputs_of", lambda best, batch: real(best, batch) * np.nan)
+    assert finalize.main([str(copy)]) == 2
+    printed = capsys.readouterr()
+    assert (
+        "expected a retraining whose model gives finite outputs, got NaN or infinite ones for 40 of 40" in printed.err
+    )
+    left = {str(file.relative_to(copy)) for file in copy.rglob("*")} - {str(name) for name in before}
+    assert not [name for name in left if "best" in name or "looks" in name], left

@@ -1,8 +1,11 @@
 """A model on new recordings: what finalize said of the test clips, windows of a long one, and what is refused."""
 
 import csv
+import errno
 import json
+import os
 import shutil
+import tracemalloc
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -113,6 +116,77 @@ def test_a_recording_that_cannot_be_used_stops_no_other(tested, best, tmp_path, 
     printed = capsys.readouterr()
     assert len(printed.out.splitlines()) == 2 and str(file) in printed.out
     assert printed.err.startswith(f"error: {bad}: cannot be decoded") and len(printed.err.splitlines()) == 1
+
+
+def test_a_path_without_a_recording_stops_no_other_and_is_not_counted(tested, best, tmp_path, capsys):
+    file, out = next(iter(tested)), tmp_path / "found.csv"
+    os.mkfifo(tmp_path / "fifo.wav")
+    wrong = {
+        tmp_path / "none.wav": "no such file",
+        tmp_path / "fifo.wav": "a FIFO",
+        Path("/dev/zero"): "a device",
+        tmp_path: "a folder",
+        tmp_path / ("a" * 300): "File name too long",
+    }
+    assert predict.main([str(best), *map(str, wrong), str(file), f"out={out}"]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == f"predictions of 1 recording: {out}\n"
+    assert [row["file"] for row in csv.DictReader(out.open())] == [str(file)]
+    for line, (path, words) in zip(printed.err.splitlines(), wrong.items(), strict=True):
+        assert line.startswith(f"error: {path}: expected a recording, got ") and words in line
+
+
+def test_what_is_not_finite_is_an_error_and_never_a_prediction(tested, best, tmp_path, capsys):
+    from safetensors.numpy import load_file, save_file
+
+    out = tmp_path / "found.json"
+    out.write_text("of before")
+    sound, rate = soundfile.read(next(iter(tested)))
+    sound[100] = 1e30
+    soundfile.write(tmp_path / "wild.wav", sound, rate, subtype="FLOAT")
+    assert predict.main([str(best), str(tmp_path / "wild.wav"), f"out={out}"]) == 2
+    assert "wild.wav: too loud: peak 1e+30 where full scale is 1" in capsys.readouterr().err
+    weights = load_file(best / "model.safetensors")
+    save_file({name: np.full_like(values, np.nan) for name, values in weights.items()}, best / "model.safetensors")
+    assert predict.main([str(best), str(next(iter(tested))), f"out={out}"]) == 2
+    printed = capsys.readouterr()
+    assert "the model's outputs are not finite from 0.0 s on" in printed.err and printed.out == ""
+    assert out.read_text() == "of before"
+
+
+def test_predictions_that_can_not_be_written_leave_the_file_of_before(tested, best, tmp_path, monkeypatch):
+    out = tmp_path / "found.csv"
+    out.write_text("of before")
+
+    def fill(stream, *rest):
+        stream.write("half a li")
+        stream.flush()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(predict, "_write", fill)
+    assert predict.main([str(best), str(next(iter(tested))), f"out={out}"]) == 1
+    assert out.read_text() == "of before" and [*tmp_path.glob("found*")] == [out]
+
+
+@pytest.mark.parametrize("step", [None, 2.0])
+def test_memory_does_not_grow_with_the_length_of_a_recording(best, tmp_path, monkeypatch, step):
+    from tuning import api
+    from tuning.datasets.features import audio
+
+    monkeypatch.setattr(audio, "KEPT_SAMPLES", 1 << 16)
+    monkeypatch.setattr(audio, "BLOCK_FRAMES", 1 << 16)
+    predictor = api.load(best)
+    peaks = []
+    for minutes in (2, 8):
+        file = tmp_path / f"{minutes}.wav"
+        soundfile.write(file, 0.1 * np.random.default_rng(0).standard_normal(minutes * 60 * 16000), 16000)
+        predictor.predict(file, step)
+        tracemalloc.start()
+        rows = predictor.predict(file, step)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert len(rows) == (1 if step is None else minutes * 30 + 1)
+    assert peaks[1] < 1.2 * peaks[0]
 
 
 @pytest.mark.parametrize(

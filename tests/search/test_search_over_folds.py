@@ -153,9 +153,9 @@ def test_each_fold_holds_what_its_shards_say_and_no_test_clip(prepared, monkeypa
     (variant,), split = prepared.features.values(), prepared.split
     opened, read_shard = set(), tuning.datasets.store.reader.read_shard
 
-    def recorded(root, path, columns):
+    def recorded(root, path, columns, checksum):
         opened.add(path)
-        return read_shard(root, path, columns)
+        return read_shard(root, path, columns, checksum)
 
     monkeypatch.setattr(tuning.datasets.store.reader, "read_shard", recorded)
     folds = open_folds(variant, split, "auto", 1 << 30)

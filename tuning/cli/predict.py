@@ -7,16 +7,19 @@ import csv
 import json
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TextIO
 
 from tuning import api
 from tuning.cli.allow_code import take_allow_code
 from tuning.cli.command import BEST, DONE, USER_ERROR, Parser, one_of, run_command
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.terminal import visible
-from tuning.evaluation.prediction_step import checked_step
+from tuning.evaluation.prediction_step import checked_step, why_no_recording
 from tuning.evaluation.table import make_console, make_table
+from tuning.experiment.faults import whole_or_absent
 
 FORMATS = ("table", "csv", "json")
 PARSER = Parser(
@@ -70,9 +73,9 @@ def _predict(options: argparse.Namespace) -> int:
     best = options.best if api.is_checkpoint(options.best) else api.saved(options.best)
     if not options.files:
         raise UserError(f"expected recordings to predict after '{best}', got none")
-    for file in options.files:
-        if not file.is_file():
-            raise UserError(f"{file}: expected a recording, got {'a folder' if file.is_dir() else 'no such file'}")
+    reasons = {file: why_no_recording(file) for file in options.files}
+    if all(reasons.values()):  # said at once
+        raise UserError("\n".join(f"{file}: {why}" for file, why in reasons.items()))
     step = None if options.step_seconds is None else checked_step(options.step_seconds)
     predictor = api.load(best, allow_code=bool(options.allow_code))
     longest = predictor.window_seconds
@@ -80,14 +83,19 @@ def _predict(options: argparse.Namespace) -> int:
         words = f"step_seconds={step:g} and windows of {longest:.2f} s"
         print(f"note: with {words} not every second is judged", file=sys.stderr)
     windows, problems = predictor.listen(options.files, step, options.lyrics)
-    predictor.judge(windows)
     columns, rows = predictor.table(windows)
-    if options.out is None:
+    if rows and options.out is None:
         _write(sys.stdout, options.format or "table", columns, rows)
-    else:
-        with options.out.open("w", newline="", encoding="utf-8") as stream:
-            _write(stream, options.format or options.out.suffix.removeprefix("."), columns, rows)
-        print(f"predictions of {len(options.files)} recordings: {options.out}")
+    elif rows:
+        # Written whole or not at all; a device such as /dev/stdout can't be replaced.
+        is_file = options.out.is_file() or not options.out.exists()
+        form = options.format or options.out.suffix.removeprefix(".")
+        with (
+            whole_or_absent(options.out) if is_file else nullcontext(options.out) as target,
+            target.open("w", newline="", encoding="utf-8") as stream,
+        ):
+            _write(stream, form, columns, rows)
+        print(f"predictions of {counted(len(options.files) - len(problems), 'recording')}: {options.out}")
     for problem in problems:
         print(f"error: {visible(problem)}", file=sys.stderr)
     return USER_ERROR if problems else DONE

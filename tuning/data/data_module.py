@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import filelock
 
@@ -36,6 +36,7 @@ from tuning.data.source import DataSource, join, read_with_baseline
 from tuning.data.text import VERSION as TEXT_VERSION
 from tuning.data.text import prepare_texts, text_key, text_of, text_variants
 from tuning.datasets import storage
+from tuning.datasets.checksum import DamagedError, say_damaged
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION
@@ -48,12 +49,13 @@ from tuning.datasets.splits.split import Split, check_duplicates, inner_folds, p
 from tuning.datasets.store.augmentation_bank import Bank, prepare_bank
 from tuning.datasets.store.build import Prepared, prepare
 from tuning.datasets.store.quarantine import QuarantineError
-from tuning.datasets.store.reader import shards_of
+from tuning.datasets.store.reader import check, shards_of
 from tuning.datasets.store.shard_index import EXTRACTION_VERSION, TRIMMING, TRIMMING_VERSION
 from tuning.experiment.directory import SearchFolder
 from tuning.models.pretrained import snapshot_of
 from tuning.training.encoders import image_variants, snapshots
 
+Result = TypeVar("Result")
 SHORT = 8  # letters of a clip's digest in a search's identity
 
 # Called with the clips that are done and all clips, before the first is made and after each shard.
@@ -90,6 +92,7 @@ class DataModule:
     texts: dict[str, Prepared] = field(default_factory=dict)
     banks: dict[DataKey, Bank] = field(default_factory=dict)
     loading: Loading = "auto"
+    _partitions: dict[str, str] = field(default_factory=dict)  # of all clips, as they were prepared
 
     @classmethod
     def read(cls, space: Space, config: Config | None = None) -> DataModule:
@@ -202,7 +205,8 @@ class DataModule:
             UserError: too many recordings can't be used, one recording is in two splits, a split is left empty, too few
                 clips for the folds.
         """
-        partitions, data = partition_of(self.corpus.clips, self.split), self.config.data
+        self._partitions = self._partitions or partition_of(self.corpus.clips, self.split)
+        partitions, data = self._partitions, self.config.data
         try:
             with _lock(data.prepared):
                 for key, wanted in feature_variants(self.space).items():
@@ -273,11 +277,38 @@ class DataModule:
         with _lock(self.config.data.prepared), ThreadPoolExecutor(len(wanted)) as pool:  # each waits for a Ray task
             return dict(zip(wanted, pool.map(make, wanted.values()), strict=True))
 
+    def _mending(self, read: Callable[[], Result]) -> Result:
+        """Call what reads prepared files, and again after each that is found damaged was made again. Ray is running."""
+        mended: set[str] = set()
+        while True:
+            try:
+                return read()
+            except DamagedError as error:
+                if str(error) in mended:  # made again, and damaged again: it is the disk
+                    raise UserError(str(error)) from error
+                mended.add(str(error))
+                say_damaged(*error.args)
+                for suffix in (".json", ".parquet"):  # first the record, without which the shard counts as missing
+                    storage.delete(error.folder, error.name.removesuffix(".parquet") + suffix)
+                self.prepare_features(_silent)
+                if self.banks:
+                    self.prepare_banks()
+
+    def _checked(self, source: DataSource) -> DataSource:
+        """The source, once all that it will read matches its checksums. Raises DamagedError."""
+        split = source.split
+        wanted, sealed = [clip.id for clip in split.train + split.val], {clip.id for clip in split.test}
+        for prepared in (source.prepared, *source.bank.values(), *([source.texts] if source.texts else [])):
+            check(prepared, wanted, sealed)
+        return source
+
     def share(self, before: Loading | None = None) -> tuple[dict[DataKey, list[Any]], dict[str, float]]:
         """Put what trials read into Ray's object store; return references by `data_key`, and the constant baseline.
 
         `before` says how earlier trials of the search read clips, which come in the same order only if later ones do
         the same. `data.loading` wins, with a note.
+
+        What is found damaged is named and made again.
 
         `fetch` resolves the references. With `split.inner_folds` the data are `loaders.kfold.Folds`, and the
         baseline is the mean over folds.
@@ -286,6 +317,9 @@ class DataModule:
             SealedError: a shard that would be opened holds a test clip.
             UserError: hidden states of texts that do not fit into memory.
         """
+        return self._mending(lambda: self._share(before))
+
+    def _share(self, before: Loading | None) -> tuple[dict[DataKey, list[Any]], dict[str, float]]:
         import ray
 
         config, variants = self.config, data_variants(self.space)
@@ -302,6 +336,8 @@ class DataModule:
                 continue
             try:
                 parts[key.clips], of_constant = _put(self._clips(variant, self.loading), config)
+            except DamagedError:
+                raise
             except ValueError as error:
                 raise UserError(str(error)) from error
             baseline = baseline or of_constant
@@ -318,19 +354,28 @@ class DataModule:
         return Space({**space.settings, "data.loading": self.loading}, space.distributions)
 
     def source(self, config: Config) -> DataSource:
-        """Where the data of a configuration's trial are. Ray runs; a GAN that is missing is trained."""
+        """Where the data of a configuration's trial are. Ray runs; a GAN that is missing is trained.
+
+        They are checked, and what is damaged is named and made again.
+        """
+        return self._mending(lambda: self._checked(self._source(config)))
+
+    def _source(self, config: Config) -> DataSource:
         return self._with_others(self._clips(config, self._loading({data_key(config)}, self._node_bytes())), config)
 
     def final_source(self, config: Config, on_progress: Progress = _silent) -> DataSource:
         """Where the data are to retrain and test a configuration: all known clips train, test clips validate.
 
-        Makes the versions of validation clips that the bank lacks. Generated clips are those of the search, whose GAN
-        saw its training clips alone.
+        They are checked as those of `source`. Makes the versions of validation clips that the bank lacks. Generated
+        clips are those of the search, whose GAN saw its training clips alone.
 
         Raises:
             SealedError: a shard with clips to train on holds a test clip.
         """
-        clips, split = self.source(config), self.split
+        return self._mending(lambda: self._checked(self._final_source(config, on_progress)))
+
+    def _final_source(self, config: Config, on_progress: Progress) -> DataSource:
+        clips, split = self._source(config), self.split
         known = split.train + split.val
         shards_of(clips.prepared, [clip.id for clip in known], {clip.id for clip in split.test})
         bank = self._banks_of(known, on_progress).get(data_key(config), {})

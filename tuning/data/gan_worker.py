@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tempfile
+import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +16,9 @@ import torch
 
 from tuning.config.schema import Config, parse_sent
 from tuning.datasets import storage
+from tuning.datasets.checksum import of_file, say_damaged, write_json
 from tuning.datasets.features.griffin_lim import TEST_EMOTIONS, write_sounds
-from tuning.datasets.loaders.generated import CURVES, PROVENANCE, QUALITY, GeneratedClips
+from tuning.datasets.loaders.generated import CURVES, FILES, PROVENANCE, QUALITY, GeneratedClips
 from tuning.datasets.store.reader import FeatureStatistics, Part, valid_frames
 from tuning.training.gan import plots
 from tuning.training.gan.metrics import band, compare, score, sub_scores
@@ -60,8 +62,9 @@ def train_and_generate(
         "clips": num_clips,
         "score": figures["score"],
         "trained_on": sources,
+        FILES: {name: of_file(folder, name) for name in sorted(storage.list_names(folder) - {STATE, PROVENANCE})},
     }
-    storage.write_bytes(folder, PROVENANCE, json.dumps(provenance, indent=1).encode())
+    write_json(folder, PROVENANCE, provenance)
 
 
 def normalise(part: Part, statistics: FeatureStatistics) -> Part:
@@ -92,8 +95,11 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
     """Train the GAN to its last epoch; its state is saved after each, from which an interrupted training resumes."""
     training = GANTrainer(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
-        raw = io.BytesIO(storage.read_bytes(folder, STATE))
-        training.load_state_dict(torch.load(raw, map_location=device, weights_only=True))
+        earlier = read_state(storage.read_bytes(folder, STATE), device)
+        if earlier is None:
+            say_damaged(folder, STATE, "another content than was written")
+        else:
+            training.load_state_dict(earlier)
     while training.epoch < config.gan.epochs:
         training.one_epoch()
         state = io.BytesIO()
@@ -101,6 +107,18 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
         storage.write_bytes(folder, STATE, state.getvalue())
         storage.write_bytes(folder, CURVES, json.dumps(training.rows).encode())
     return training
+
+
+def read_state(saved: bytes, device: torch.device) -> dict[str, Any] | None:
+    """What `torch.save` wrote, a zip archive whose checksums `torch.load` ignores; None if it is damaged."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(saved)) as archive:
+            if archive.testzip() is not None:
+                return None
+        found: dict[str, Any] = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
+        return found
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
+        return None
 
 
 def _mask_padding(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:

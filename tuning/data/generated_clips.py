@@ -18,8 +18,9 @@ from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.data.text import gpus_of_a_task
 from tuning.datasets import storage
+from tuning.datasets.checksum import DamagedError, check_file, read_json, say_damaged
 from tuning.datasets.hashing import digest_of
-from tuning.datasets.loaders.generated import PROVENANCE, QUALITY, SHARD
+from tuning.datasets.loaders.generated import FILES, PROVENANCE, QUALITY, SHARD, GeneratedClips
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import read_part
@@ -56,7 +57,7 @@ def prepare_generated_clips(
     sources = {clip.id: prepared.digests[clip.id] for clip in split.train}
     fingerprint = _fingerprint(prepared, config, sources, split, num_clips)
     folder = storage.below(storage.absolute(config.data.prepared), SHARD, fingerprint)
-    if storage.exists(folder, PROVENANCE):
+    if _is_complete(folder):
         return folder
     on_begin()
     sealed = {clip.id for clip in split.val + split.test}
@@ -71,6 +72,26 @@ def prepare_generated_clips(
             raise UserError(f"gan: expected a training with finite losses, got: {error.cause}") from None
         raise
     return folder
+
+
+def _is_complete(folder: str) -> bool:
+    """Whether a folder has clips, all files as they were written; what is damaged is named."""
+    try:
+        files = read_json(folder, PROVENANCE).get(FILES, {})
+        for name, expected in files.items():
+            check_file(folder, name, *expected)
+        if not files:  # of an earlier version, without checksums
+            GeneratedClips.read(folder)
+            quality_of(folder)
+    except DamagedError as error:
+        say_damaged(*error.args)
+        return False
+    except FileNotFoundError:
+        return False
+    except (AttributeError, KeyError, TypeError, ValueError):
+        say_damaged(folder, PROVENANCE, "no such files")
+        return False
+    return True
 
 
 def quality_of(folder: str) -> dict[str, Any]:

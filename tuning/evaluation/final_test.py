@@ -255,6 +255,9 @@ def train_and_test(
     """Train a model, save it, and test the saved one, in this process; return the test and the content of its files.
 
     `encoder` is the absolute location of its pretrained encoder; empty if it has none.
+
+    Raises:
+        UserError: outputs that are not finite.
     """
     data = source.open()
     trainer = retrain(located(config, encoder), data, course, *assigned_to_task())
@@ -265,6 +268,11 @@ def train_and_test(
         saved = load_best(place)
         files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
+    if wild := int((~np.isfinite(outputs).all(axis=1)).sum()):
+        raise UserError(
+            f"trial {number}: expected a retraining whose model gives finite outputs, got NaN or infinite ones for "
+            f"{wild} of {len(outputs)} test clips; nothing is saved, and the test clips count as not looked at"
+        )
     tested = TestedModel(
         number,
         config.seed,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,11 +13,11 @@ import pandas as pd
 
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
-from tuning.datasets.features.audio import AudioError, Excerpt, excerpt, segment_slice
+from tuning.datasets.features.audio import Excerpt, LongSound, excerpt, segment_slice
 from tuning.datasets.features.spectral import extract, frames_in, hop_samples, num_samples
 from tuning.datasets.features.text_file import decode_text
-from tuning.datasets.loaders.in_memory import collate
-from tuning.evaluation.prediction_step import checked_step
+from tuning.datasets.loaders.in_memory import Row, collate
+from tuning.evaluation.prediction_step import checked_step, why_no_recording
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, outputs_of
 from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
@@ -31,16 +31,15 @@ class Heard(NamedTuple):
     first: int
 
 
-@dataclass
+@dataclass(eq=False)
 class Window:
     """A stretch of a recording and the common prediction of the models, outputs [K]; None if it is silent."""
 
     file: Path
     start_seconds: float
     end_seconds: float
-    heard: list[Heard]  # the input of each model; empty if silent
     text: str = ""
-    outputs: np.ndarray | None = field(default=None)
+    outputs: np.ndarray | None = None
 
 
 class Predictor:
@@ -52,8 +51,11 @@ class Predictor:
         self.task = task_of(self.config)
         self.is_classes = self.config.task.name == "classification"
 
-    def windows(self, file: Path, step_seconds: float | None) -> Iterator[Window]:
-        """Iterate over the windows of a recording: one, cut as in training, or one every `step_seconds`.
+    def windows(self, file: Path, step_seconds: float | None) -> Iterator[tuple[Window, list[Heard]]]:
+        """Iterate over the windows of a recording, with the input of each model, or none of a silent window.
+
+        There is one window, cut as in training, or one every `step_seconds`. A recording is decoded as its windows are
+        asked for, so that a long one takes no more memory.
 
         Without steps, start and end enclose what any of the models hears. With steps every model hears the whole
         window, which is as long as the shortest input of a model. The first window starts, and the last one ends, where
@@ -62,17 +64,18 @@ class Predictor:
         Raises:
             ValueError: the recording can't be used.
         """
-        raw = file.read_bytes()
+        if why := why_no_recording(file):
+            raise ValueError(why)
         if step_seconds is None:
             # The start of a cut affects how it is resampled, so each model gets the cut that it had in training.
-            spans, heard = zip(*map(as_prepared, self.models, self._excerpts(raw, whole=False)), strict=True)
-            yield Window(file, min(start for start, _ in spans), max(end for _, end in spans), list(heard))
+            spans, heard = zip(*map(as_prepared, self.models, self._excerpts(file)), strict=True)
+            yield Window(file, min(start for start, _ in spans), max(end for _, end in spans)), list(heard)
             return
-        whole = self._excerpts(raw, whole=True)
+        whole = self._sounds(file)
         settings = [model.config.features for model in self.models]
         rates = [features.sample_rate_hz for features in settings]
         begin = max(found.start_seconds for found in whole)
-        end = min(found.start_seconds + len(found.waveform) / rate for found, rate in zip(whole, rates, strict=True))
+        end = min(found.start_seconds + len(found) / rate for found, rate in zip(whole, rates, strict=True))
         if begin >= end:
             raise ValueError("features.trim_db: the models' trimming leaves no stretch of it that all of them hear")
         length = self.window_seconds
@@ -80,10 +83,10 @@ class Predictor:
         for offset in _starts(end - begin, length, step_seconds):
             start, stop = begin + offset, min(begin + offset + length, end)
             first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
-            first = min(first, len(whole[0].waveform) - 1)  # rounding at another rate may exceed this end
-            silent = float(abs(whole[0].waveform[first : first + max(1, size)]).max()) < level
+            first = min(first, len(whole[0]) - 1)  # rounding at another rate may exceed this end
+            silent = float(abs(whole[0][first : first + max(1, size)]).max()) < level
             heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
-            yield Window(file, start, stop, [] if silent else heard)
+            yield Window(file, start, stop), [] if silent else heard
 
     @property
     def window_seconds(self) -> float:
@@ -120,21 +123,20 @@ class Predictor:
         except FileNotFoundError:
             raise ValueError(f"expected its lyrics in {lyrics} (lyrics=FOLDER), got no such file") from None
 
-    def _excerpts(self, raw: bytes, whole: bool) -> list[Excerpt]:
-        """Decode for each model the excerpt of which its features are made, or the whole trimmed recording."""
-        made: dict[tuple[Any, ...], Excerpt] = {}
-        excerpts = []
-        for model in self.models:
-            features = model.config.features
-            rate, keep = features.sample_rate_hz, None if whole else num_samples(model.num_frames, features)
-            key = rate, keep, features.segment, features.trim_db
-            try:
-                if key not in made:
-                    made[key] = excerpt(raw, rate, self.config.data, keep, features.segment, features.trim_db)
-            except AudioError as error:
-                raise ValueError(str(error)) from None
-            excerpts.append(made[key])
-        return excerpts
+    def _excerpts(self, file: Path) -> list[Excerpt]:
+        """Decode for each model the excerpt of which its features are made."""
+        cuts = [
+            (f.sample_rate_hz, num_samples(model.num_frames, f), f.segment, f.trim_db)
+            for model, f in ((model, model.config.features) for model in self.models)
+        ]
+        made = {cut: excerpt(file, cut[0], self.config.data, *cut[1:]) for cut in dict.fromkeys(cuts)}
+        return [made[cut] for cut in cuts]
+
+    def _sounds(self, file: Path) -> list[LongSound]:
+        """Open the whole trimmed recording for each model."""
+        keys = [(model.config.features.sample_rate_hz, model.config.features.trim_db) for model in self.models]
+        made = {key: LongSound(file, key[0], self.config.data, key[1]) for key in dict.fromkeys(keys)}
+        return [made[key] for key in keys]
 
     def predict(
         self,
@@ -160,14 +162,13 @@ class Predictor:
         windows, problems = self.listen([Path(file) for file in files], step_seconds, folder)
         if problems:
             raise UserError("\n".join(problems))
-        self.judge(windows)
         columns, rows = self.table(windows)
         return pd.DataFrame(rows, columns=columns)
 
     def listen(
         self, files: Sequence[Path], step_seconds: float | None, lyrics: Path | None
     ) -> tuple[list[Window], list[str]]:
-        """Read recordings; return their windows without outputs, and a line for each recording that can't be used.
+        """Predict recordings; return their windows, and a line for each recording that can't be used.
 
         Raises:
             UserError: two recordings have one text.
@@ -175,29 +176,42 @@ class Predictor:
         self.check_lyrics(files, lyrics)
         windows: list[Window] = []
         problems: list[str] = []
+        waiting: list[tuple[Window, list[Row]]] = []  # with the features that each model hears
         for file in files:
+            found: list[Window] = []
             try:
                 text = self.text_of(file, lyrics)
-                windows += [replace(window, text=text) for window in self.windows(file, step_seconds)]
+                for window, heard in self.windows(file, step_seconds):
+                    window.text = text
+                    found.append(window)
+                    if heard:
+                        waiting.append((window, [*map(_features, self.models, heard)]))
+                    if len(waiting) == CLIPS_PER_BATCH:
+                        self._judge(waiting)
             except (ValueError, OSError) as error:
                 problems.append(f"{file}: {error}")
-        return windows, problems
+                waiting = [(window, rows) for window, rows in waiting if window not in found]
+            else:
+                windows += found
+        self._judge(waiting)
+        return _finite(windows, problems), problems
 
     def table(self, windows: Sequence[Window]) -> tuple[list[str], list[list[Any]]]:
         """The names of columns and a row for each window: file, start, end, and its `values`."""
         rows = [[str(w.file), round(w.start_seconds, 3), round(w.end_seconds, 3), *self.values(w)] for w in windows]
         return ["file", "start_seconds", "end_seconds", *self.columns()], rows
 
-    def judge(self, windows: list[Window]) -> None:
-        """Compute the outputs of windows that are not silent."""
-        heard = [window for window in windows if window.heard]
-        for start in range(0, len(heard), CLIPS_PER_BATCH):
-            batch = heard[start : start + CLIPS_PER_BATCH]
-            members = []
-            for number, model in enumerate(self.models):
-                members.append(_outputs(model, [w.heard[number] for w in batch], [w.text for w in batch]))
-            for window, values in zip(batch, self.task.mean_outputs(members), strict=True):
-                window.outputs = values
+    def _judge(self, waiting: list[tuple[Window, list[Row]]]) -> None:
+        """Compute the outputs of windows, and empty the list."""
+        if not waiting:
+            return
+        texts = [window.text for window, _ in waiting]
+        members = [
+            _outputs(model, [rows[number] for _, rows in waiting], texts) for number, model in enumerate(self.models)
+        ]
+        for (window, _), values in zip(waiting, self.task.mean_outputs(members), strict=True):
+            window.outputs = values
+        waiting.clear()
 
     def columns(self) -> list[str]:
         """The names of the `values` of a window."""
@@ -224,6 +238,16 @@ def _lyrics_of(file: Path, folder: Path | None) -> Path:
     return below if below.exists() else folder / f"{file.stem}.txt"
 
 
+def _finite(windows: list[Window], problems: list[str]) -> list[Window]:
+    """The windows of files of which all outputs are finite; a line for each other file is added to the problems."""
+    wild: dict[Path, float] = {}
+    for window in windows:
+        if window.outputs is not None and not np.isfinite(window.outputs).all():
+            wild.setdefault(window.file, window.start_seconds)
+    problems += [f"{file}: the model's outputs are not finite from {start:.1f} s on" for file, start in wild.items()]
+    return [window for window in windows if window.file not in wild]
+
+
 def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard]:
     """The input that a model had in training from an excerpt, and its start and end in the recording in seconds."""
     features, length = model.config.features, len(found.waveform)
@@ -235,14 +259,14 @@ def as_prepared(model: Best, found: Excerpt) -> tuple[tuple[float, float], Heard
     return (start, stop), Heard(found.waveform, first)
 
 
-def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
+def around(model: Best, found: LongSound, start: float, stop: float) -> Heard:
     """The input of a model for a window of a whole recording, with the window in its middle except near both ends.
 
     Frames are made of as much sound around the input as in preparation, since it affects the outer frames, and all
     frames of an encoder.
     """
     features, hop = model.config.features, hop_samples(model.config.features)
-    size, length = num_samples(features.num_frames, features), len(found.waveform)
+    size, length = num_samples(features.num_frames, features), len(found)
     centre = ((start + stop) / 2 - found.start_seconds) * features.sample_rate_hz
     begin = max(0, min(round(centre - size / 2), length - size))
     # Frames that are prepared but not part of the input: as many before it as in preparation, if there are so many.
@@ -251,17 +275,21 @@ def around(model: Best, found: Excerpt, start: float, stop: float) -> Heard:
     wanted = segment_slice(model.num_frames, features.num_frames, features.segment).start
     first = min(max(wanted, surplus - after), before)
     beyond = begin - first * hop
-    return Heard(found.waveform[beyond : beyond + num_samples(model.num_frames, features)], first)
+    return Heard(found[beyond : beyond + num_samples(model.num_frames, features)], first)
 
 
-def _outputs(model: Best, given: list[Heard], texts: list[str]) -> np.ndarray:
-    """Outputs [N, K] of one model for its inputs and their texts."""
+def _features(model: Best, heard: Heard) -> Row:
+    """Valid frames and features of what a model hears."""
+    features, first = model.config.features, heard.first
+    values, num_valid = extract(heard.waveform, features, model.num_frames)
+    last = first + features.num_frames
+    return 0, min(num_valid - first, features.num_frames), values[first:last]
+
+
+def _outputs(model: Best, rows: list[Row], texts: list[str]) -> np.ndarray:
+    """Outputs [N, K] of one model for N inputs and their texts."""
     features = model.config.features
-    rows = []
-    for index, (waveform, first) in enumerate(given):
-        values, num_valid = extract(waveform, features, model.num_frames)
-        heard = slice(first, first + features.num_frames)
-        rows.append((index, min(num_valid - first, features.num_frames), values[heard]))
+    rows = [(index, num_valid, values) for index, (_, num_valid, values) in enumerate(rows)]
     no_targets = np.zeros((len(rows), 1), dtype=np.float32)
     batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
     if needs_text(model.config):

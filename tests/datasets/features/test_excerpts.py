@@ -260,10 +260,9 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
     kind = mel_kind(segment=segment, trim_db=trim_db)
     kind.stored = prepared
     predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
-    (window,) = predictor.windows(recording, None)
+    windows, _ = predictor.listen([recording], None, None)
     begin = expected_begin(kind, kind.heard)
-    assert_at([window], kind, [begin])
-    predictor.judge([window])
+    assert_at(windows, kind, [begin])
     (batch,) = listen
     check(batch["features"][0].numpy(), kind.times(begin, kind.heard))
 
@@ -273,9 +272,8 @@ def test_a_prediction_is_of_the_seconds_of_training_and_says_so(
 def test_windows_are_of_the_seconds_that_they_say(tmp_path, recording, listen, segment, trim_db, prepared):
     kind = mel_kind(segment=segment, trim_db=trim_db)
     predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
-    windows = list(predictor.windows(recording, 1.5))
+    windows, _ = predictor.listen([recording], 1.5, None)
     assert_at(windows, kind, starts_of(kind, 1.5))
-    predictor.judge(windows)
     (batch,) = listen
     assert batch["num_frames"].tolist() == [kind.heard] * len(windows)
     for values, window in zip(batch["features"].numpy(), windows, strict=True):
@@ -291,12 +289,10 @@ def test_an_encoder_predicts_the_seconds_that_it_says(
     kind = encoder_kind(trim_db=trim_db)
     kind.stored = prepared
     predictor = Predictor(load_members(write_best(tmp_path / "best", kind, prepared)))
-    windows = list(predictor.windows(recording, step))
+    windows, _ = predictor.listen([recording], step, None)
     assert_at(windows, kind, starts_of(kind, step) if step else [expected_begin(kind, kind.heard)])
-    predictor.judge(windows)
     (batch,) = listen
-    for values, window in zip(batch["features"].numpy(), windows, strict=True):
-        (heard,) = window.heard
+    for values, (window, (heard,)) in zip(batch["features"].numpy(), predictor.windows(recording, step), strict=True):
         states, _ = extract(heard.waveform, kind.features, prepared)
         np.testing.assert_array_equal(values, states[heard.first : heard.first + kind.heard])
         waveform = heard.waveform[heard.first * kind.hop :][: round(kind.seconds(kind.heard) * RATE)]
@@ -319,7 +315,7 @@ def test_without_steps_a_model_is_given_what_was_prepared_to_the_last_bit(
     raw = encode(sound(rate, seconds), rate, subtype="FLOAT")
     (tmp_path / "recording.wav").write_bytes(raw)
     predictor = Predictor(load_members(write_best(tmp_path / "best", kind, kind.stored)))
-    predictor.judge(list(predictor.windows(tmp_path / "recording.wav", None)))
+    predictor.listen([tmp_path / "recording.wav"], None, None)
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "augment": None}
     row = prepared_rows(raw, "digest", [PLAIN], unit | {"data": DataSettings().model_dump()})[PLAIN]
     (model,) = predictor.models
@@ -335,15 +331,13 @@ def test_members_hear_their_own_segment_of_a_clip_and_the_same_stretch_in_steps(
     write_best(tmp_path / "best", first, 41)
     write_best(tmp_path / "best" / "members" / "0002", second, 101)
     predictor = Predictor(load_members(tmp_path / "best"))
-    (window,) = predictor.windows(recording, None)
+    (window,), _ = predictor.listen([recording], None, None)
     assert (window.start_seconds, window.end_seconds) == pytest.approx((0.0, 8.0), abs=1e-3)
-    predictor.judge([window])
     check(listen[0]["features"][0].numpy(), first.times(0.0, 41))
     check(listen[1]["features"][0].numpy(), second.times(4.0, 81))
     listen.clear()
-    windows = list(predictor.windows(recording, 2.0))
+    windows, _ = predictor.listen([recording], 2.0, None)
     assert {round(window.end_seconds - window.start_seconds, 3) for window in windows} == {2.0}
-    predictor.judge(windows)
     for number, window in enumerate(windows):
         check(listen[0]["features"][number].numpy(), first.times(window.start_seconds, 41))
         begin = min(max(0.0, window.start_seconds - 1.0), SECONDS - 4.0)
@@ -387,12 +381,12 @@ def test_every_second_is_judged_by_a_window_that_says_so(tmp_path_factory, membe
     sizes = [(heard - 1) * hop for hop, heard, *_ in members]
     begins = [round(sound_span(trim_db, ramp)[0] * RATE) for *_, trim_db in members]
     windows = list(predictor.windows(file, share * min(sizes) / RATE))
-    bounds = [(window.start_seconds * RATE, window.end_seconds * RATE) for window in windows]
+    bounds = [(window.start_seconds * RATE, window.end_seconds * RATE) for window, _ in windows]
     assert bounds[0][0] == pytest.approx(max(begins), abs=1e-3)
     assert bounds[-1][1] == pytest.approx(num_samples_, abs=1)
     assert all(after[0] <= before[1] + 1 for before, after in itertools.pairwise(bounds))
-    for window, (start, stop) in zip(windows, bounds, strict=True):
-        for heard, (hop, _, surplus, segment, _), size, begin in zip(window.heard, members, sizes, begins, strict=True):
+    for (_, given_each), (start, stop) in zip(windows, bounds, strict=True):
+        for heard, (hop, _, surplus, segment, _), size, begin in zip(given_each, members, sizes, begins, strict=True):
             values = heard.waveform.astype(np.float64)
             numbers = np.round((np.where(values < 0.1, values / FAINT, values) - 0.5) * 2**24)
             given_frames = numbers[heard.first * hop : heard.first * hop + size]

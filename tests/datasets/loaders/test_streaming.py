@@ -215,7 +215,7 @@ def counted(monkeypatch, tmp_path):
         with patch("tuning.datasets.storage.open_storage", lambda root: (Disk(), root)):
             table = read(batch)
         reads = [each for reads in batch["reads"] for each in json.loads(str(reads))]
-        rows = [[f"{root}/{path}", row] for root, path, rows, _ in reads for row in rows]
+        rows = [[f"{root}/{path}", row] for root, path, _, rows, _ in reads for row in rows]
         content = {"rows": rows, "bytes": sum(sizes), "returned": table.num_rows}
         (folder / uuid.uuid4().hex).write_text(json.dumps(content))
         return table
@@ -311,7 +311,8 @@ def test_a_shard_from_before_rows_had_groups_of_their_own_is_read(made, tmp_path
     for shard in prepared.shards:
         table = parquet.read_table(f"{prepared.root}/{shard.path}")
         parquet.write_table(table, tmp_path / shard.path, compression="none", write_statistics=False)
-    older = StreamedData.open(replace(prepared, root=str(tmp_path)), split)
+    shards = [replace(shard, checksum=None) for shard in prepared.shards]
+    older = StreamedData.open(replace(prepared, root=str(tmp_path), shards=shards), split)
     for one, other in zip(older.train_batches(1, 5, 0), streamed.train_batches(1, 5, 0), strict=True):
         assert all(torch.equal(one[name], other[name]) for name in ("features", "num_frames", "targets", "indices"))
 

@@ -1,5 +1,7 @@
 import csv
 import os
+import platform
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -258,7 +260,7 @@ def test_bad_recordings_are_quarantined_with_their_reasons(bad_corpus, quality, 
     quality = quality.model_copy(update={"max_quarantined_share": 0.6})
     cells = dict.fromkeys((clip.id for clip in bad_corpus.clips), "train")
     prepared = prepare(bad_corpus, cells, SMALL, FRAMES, quality)
-    expected = {name: kind for name, (_, kind) in bad_recordings().items()} | {"folder.wav": "missing"}
+    expected = {name: kind for name, (_, kind) in bad_recordings().items()} | {"folder.wav": "not a file"}
     assert {clip: reason.partition(":")[0] for clip, reason in prepared.quarantine} == expected
     with open(prepared.quarantine_table, newline="") as file:
         assert list(csv.reader(file)) == [["clip", "reason"], *map(list, prepared.quarantine)]
@@ -296,6 +298,24 @@ def test_a_file_that_changes_meanwhile_is_an_error(tmp_path, quality, ray_sessio
 
     monkeypatch.setattr(shards, "digest_files", stale)
     with pytest.raises(ValueError, match=r"data.root: 'clip_01.wav' changed while it was read"):
+        prepare(corpus, dict.fromkeys(thirds(corpus), "train"), SMALL, FRAMES, quality)
+
+
+def test_a_file_that_only_this_machine_had_is_told_from_one_that_changed(tmp_path, quality, ray_session, monkeypatch):
+    corpus = write_corpus(tmp_path / "corpus", 3)
+    real = shards.digest_files
+
+    def then_gone(*args):
+        found = real(*args)
+        (tmp_path / "corpus" / "clip_01.wav").unlink()
+        return found
+
+    monkeypatch.setattr(shards, "digest_files", then_gone)
+    words = (
+        "data.root: expected a folder that every machine reads, got one where 'clip_01.wav' was there a moment ago and "
+        f"can't be read on {platform.node()} (No such file or directory)"
+    )
+    with pytest.raises(ValueError, match=re.escape(words)):
         prepare(corpus, dict.fromkeys(thirds(corpus), "train"), SMALL, FRAMES, quality)
 
 
