@@ -36,7 +36,9 @@ def _run(options: Namespace) -> int:
     loaded = space.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
     from tuning import api
     from tuning.data.plan import plan_of
+    from tuning.search import ray_watch
 
+    ray_watch.resume_command = _command(options.settings)
     plan = plan_of(*loaded)
     if options.dry_run:
         from tuning.cli.dry_run import preview  # asks torch for the GPUs

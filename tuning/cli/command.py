@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from tuning.config.errors import UserError, nearest
-from tuning.experiment.faults import StorageError, storage_fault
+from tuning.experiment.faults import NoRayError, StorageError, storage_fault
+from tuning.search.ray_watch import end_if_lost
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -128,9 +129,9 @@ def run_command(
 ) -> int:
     """Read the words, `sys.argv`'s unless given, and do the work; the exit code, 0 unless `work` returns another.
 
-    2 is the user's input: a `UserError`, printed as one message. 130 is an interrupt, 1 a disk that takes no more or
-    a reader of the output that went away. `--help` prints the help and does nothing else. `resume` is the command
-    that resumes the work, where there is one.
+    2 is the user's input: a `UserError`, printed as one message. 130 is an interrupt, 1 a disk that takes no more,
+    a Ray that does not start, or a reader of the output that went away. `--help` prints the help and does nothing else.
+    `resume` is the command that resumes the work, where there is one.
     """
     words = sys.argv[1:] if words is None else words
     if {"--help", "-h"} & set(words):
@@ -149,10 +150,13 @@ def run_command(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     except Exception as error:
-        fault = str(error) if isinstance(error, StorageError) else storage_fault(error)
+        is_known = isinstance(error, (StorageError, NoRayError))
+        fault = str(error) if is_known else storage_fault(error)
         if not fault:
+            end_if_lost()
             raise
         print(f"error: {fault}; what was finished is kept", file=sys.stderr)
         if resume:
-            print(f"once it can be written there again, resume with: {resume}", file=sys.stderr)
+            when = "" if isinstance(error, NoRayError) else "once it can be written there again, "
+            print(f"{when}resume with: {resume}", file=sys.stderr)
         return FAILED

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from tuning import api
@@ -20,6 +19,7 @@ from tuning.data.plan import (
 )
 from tuning.datasets import is_demo
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
+from tuning.search.cluster import cluster_address
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 from tuning.training.cross_validation import describe_parts
 
@@ -79,7 +79,7 @@ def preview(plan: Plan) -> None:
 
 
 def _machine(config: Config) -> tuple[float, float]:
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is not None:
         start_ray(config)
         return cluster_resources()
     return local_machine()
