@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from tuning.config.errors import UserError
+from tuning.experiment.bucket_sync import mirror_root
+
 # What a process sees in a container: its own control group, mounted over that of the machine.
 ROOT = "/sys/fs/cgroup"
 
@@ -62,6 +65,15 @@ def test_a_container_without_limits_has_the_whole_machine(files, tmp_path):
     assert cpus == len(os.sched_getaffinity(0))
     assert total == os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < free <= total
+
+
+def test_without_a_home_a_search_in_a_bucket_asks_for_a_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", "/proc/none")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    with pytest.raises(UserError, match=r"XDG_CACHE_HOME: expected a folder .* s3://bucket, got /proc/none/\.cache"):
+        mirror_root("s3://bucket")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert mirror_root("s3://bucket").is_relative_to(tmp_path)
 
 
 def test_a_process_bound_to_one_cpu_counts_one():

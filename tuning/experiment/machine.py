@@ -1,8 +1,9 @@
-"""The CPUs and the memory of this machine, as far as this process may use them."""
+"""The CPUs, the memory and the folders of this machine, as far as this process may use them."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 
 import joblib
@@ -32,3 +33,20 @@ def memory() -> tuple[float, float]:
             total = min(total, int(text))
             free = min(free, int(text) - int(used.read_text()))
     return total, max(free, 0)
+
+
+def existing(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.expanduser().absolute()
+    while not os.path.exists(path):  # which a folder that may not be entered does not break
+        path = path.parent
+    return path
+
+
+def can_write(folder: str | Path) -> bool:
+    """Whether this process can write a file into a folder; it tries."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return True
+    except OSError:
+        return False

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tuning.experiment.faults import NoRayError
+from tuning.experiment.machine import can_write, existing
 
 # The longest name of a socket that Ray makes below its folder, and the longest path that a socket may have on macOS.
 _SOCKET = "/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
@@ -31,11 +32,11 @@ def ray_folder() -> str | None:
     Where that has too long a path for a socket, it is a short link to it: what Ray writes is where the user wants it.
     """
     chosen = ray_temp()
-    can_write = _can_write(existing(chosen))
-    if can_write and len(os.fsencode(chosen)) + len(_SOCKET) <= _LONGEST_PATH:
+    works = can_write(existing(chosen))
+    if works and len(os.fsencode(chosen)) + len(_SOCKET) <= _LONGEST_PATH:
         return None
     folder = private_folder() / "ray"
-    if can_write and not folder.is_symlink():
+    if works and not folder.is_symlink():
         chosen.mkdir(parents=True, exist_ok=True)
         folder.symlink_to(chosen)
     return str(folder)
@@ -48,20 +49,12 @@ def private_folder() -> Path:
     Raises:
         NoRayError: there is no temporary folder that can be written.
     """
-    root = next(filter(_can_write, ROOTS), None)
+    root = next(filter(can_write, ROOTS), None)
     if root is None:
         raise NoRayError(f"Ray needs a temporary folder that can be written, and none of {', '.join(ROOTS)} is one")
     folder = Path(tempfile.mkdtemp(prefix="ray-", dir=root))
     atexit.register(_at_exit, os.getpid())
     return folder
-
-
-def _can_write(folder: str | Path) -> bool:
-    try:
-        with tempfile.TemporaryFile(dir=folder):
-            return True
-    except OSError:
-        return False
 
 
 def _at_exit(owner: int) -> None:
@@ -77,11 +70,3 @@ def delete_private_folder() -> None:
     if private_folder.cache_info().currsize:
         shutil.rmtree(private_folder(), ignore_errors=True)
         private_folder.cache_clear()
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.expanduser().absolute()
-    while not path.exists():
-        path = path.parent
-    return path

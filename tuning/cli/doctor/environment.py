@@ -13,8 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tuning.cli.doctor.finding import Finding, fail, in_words, ok, warn
-from tuning.experiment.machine import memory, num_cpus
-from tuning.search.temporary import existing
+from tuning.experiment.machine import existing, memory, num_cpus
 
 PROJECT = "audio-emotion-tuning"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuning.cli.doctor.finding import Finding, fail, ok, warn
 from tuning.datasets import storage
-from tuning.search.temporary import existing
+from tuning.experiment.machine import existing
 
 CONTENT = b"written by tuning doctor, which deletes it\n"
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "sshfs"}
