@@ -76,6 +76,16 @@ def test_without_a_home_a_search_in_a_bucket_asks_for_a_folder(monkeypatch, tmp_
     assert mirror_root("s3://bucket").is_relative_to(tmp_path)
 
 
+def test_a_user_whom_the_machine_does_not_know_gets_a_home():
+    code = "import os; from tuning.experiment.machine import ensure_home; os.setuid(4_000_000_000); ensure_home(); "
+    code += "print(os.environ['HOME'])"
+    kept = {name: value for name, value in os.environ.items() if name != "HOME"}
+    done = subprocess.run([sys.executable, "-c", code], env=kept, capture_output=True, text=True)
+    if "PermissionError" in done.stderr:
+        pytest.skip("another user needs root, and files that it can read")
+    assert done.stdout == "/\n", done.stderr
+
+
 def test_a_process_bound_to_one_cpu_counts_one():
     one = min(os.sched_getaffinity(0))
     code = "from tuning.experiment.machine import num_cpus; print(num_cpus())"

@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from tuning.config.errors import UserError, nearest
 from tuning.experiment.faults import NoRayError, StorageError, storage_fault
+from tuning.experiment.machine import ensure_home
 from tuning.search.ray_watch import end_if_lost
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
@@ -137,6 +138,7 @@ def run_command(
     if {"--help", "-h"} & set(words):
         print(parser.format_help(), end="")
         return DONE
+    ensure_home()
     try:
         return work(parser.read(words)) or DONE
     except UserError as error:

@@ -35,6 +35,12 @@ def memory() -> tuple[float, float]:
     return total, max(free, 0)
 
 
+def ensure_home() -> None:
+    """Set HOME to `/`, as Docker does, for a user without one whom the machine does not know: Ray can't do without."""
+    if os.path.expanduser("~") == "~":
+        os.environ["HOME"] = "/"
+
+
 def existing(path: Path) -> Path:
     """The path, or the nearest folder above it that exists."""
     path = path.expanduser().absolute()

@@ -64,7 +64,8 @@ def _watch() -> None:
 
 def end_if_lost() -> None:
     """End this process if the Ray that it has started is dead, which explains any error that it meets."""
-    if "ray" not in sys.modules:
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
         return
     from tuning.search.ray_internals import dead_parts
 

@@ -11,7 +11,7 @@ from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.experiment.faults import NoRayError
-from tuning.experiment.machine import num_cpus
+from tuning.experiment.machine import ensure_home, num_cpus
 from tuning.search.cluster import (
     CLUSTER_ENVIRONMENT,
     cluster_address,
@@ -116,6 +116,7 @@ def start_ray(config: Config) -> None:
         UserError: nothing answers at RAY_ADDRESS.
         NoRayError: Ray does not start.
     """
+    ensure_home()
     address = cluster_address()
     if address is not None:
         _check_reachable(address)
