@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 from tuning.experiment.directory import SearchFolder, TrialRecord
+from tuning.experiment.machine import num_cpus
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
@@ -31,9 +31,8 @@ def machine(*packages: str) -> str:
     if cpuinfo.exists():
         lines = cpuinfo.read_text(encoding="utf-8").splitlines()
         model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), model)
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    return f"{cpus} CPUs ({model}), {platform.system()}, Python {platform.python_version()}, {versions}"
+    return f"{num_cpus()} CPUs ({model}), {platform.system()}, Python {platform.python_version()}, {versions}"
 
 
 def whole_records(folder: SearchFolder, metric: str) -> list[TrialRecord]:

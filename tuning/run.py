@@ -33,8 +33,10 @@ def _run(options: Namespace) -> int:
     loaded = loader.load(options.settings)  # wrong settings are refused before numpy, pyarrow and scipy are imported
     from tuning import api
     from tuning.data.plan import plan_of
+    from tuning.search import ray_watch
     from tuning.search.checks import check
 
+    ray_watch.resume_command = redacted(_command(options.settings))
     plan = plan_of(*loaded)
     if options.dry_run:
         checked = check(plan)  # what a run refuses, before torch is asked for the GPUs

@@ -1,5 +1,6 @@
 """Turn mel spectrograms back into sound."""
 
+import inspect
 from pathlib import Path
 
 import librosa
@@ -32,13 +33,15 @@ def mel_to_audio(decibels: np.ndarray, features: FeatureSettings, seed: int = 0,
         ValueError: features other than mels, another number of mels, fewer than two frames.
     """
     _check(decibels, features)
+    # librosa 1.0 has renamed it.
+    rng = "rng" if "rng" in inspect.signature(librosa.griffinlim).parameters else "random_state"
     waveform = librosa.griffinlim(
         np.sqrt(mel_to_power(10 ** (decibels.T.astype(np.float64) / 10), features)),
         n_iter=iterations,
         n_fft=features.window_samples,
         hop_length=features.hop_samples,
         momentum=0.99,
-        random_state=seed,
+        **{rng: np.random.default_rng(seed)},
         pad_mode="constant",
         length=num_samples(len(decibels), features),
     )

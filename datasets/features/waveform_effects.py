@@ -27,24 +27,29 @@ def stretch(
     waveform: np.ndarray, sample_rate_hz: int, rng: np.random.Generator, settings: AugmentSettings
 ) -> np.ndarray:
     """Change the tempo, not the pitch, by a rate from `stretch_range`; a rate above 1 shortens. A phase vocoder."""
-    from librosa.effects import time_stretch
-
     rate = rng.uniform(*settings.stretch_range)
-    window = _window(sample_rate_hz)
-    stretched = time_stretch(_pad_to(waveform, window), rate=rate, n_fft=window)
+    stretched = _stretched(_pad_to(waveform, _window(sample_rate_hz)), sample_rate_hz, rate)
     return stretched[: max(1, round(len(waveform) / rate))]
 
 
 def pitch(waveform: np.ndarray, sample_rate_hz: int, rng: np.random.Generator, settings: AugmentSettings) -> np.ndarray:
     """Change the pitch, not the tempo, by up to `pitch_semitones` up or down; formants move along."""
-    from librosa.effects import pitch_shift
+    rate = 2.0 ** (-rng.uniform(-settings.pitch_semitones, settings.pitch_semitones) / 12)
+    longer = _stretched(_pad_to(waveform, _window(sample_rate_hz)), sample_rate_hz, rate)
+    played = librosa.resample(longer, orig_sr=sample_rate_hz / rate, target_sr=sample_rate_hz, res_type="soxr_hq")
+    return librosa.util.fix_length(played, size=len(waveform))
 
-    semitones = rng.uniform(-settings.pitch_semitones, settings.pitch_semitones)
+
+def _stretched(waveform: np.ndarray, sample_rate_hz: int, rate: float) -> np.ndarray:
+    """Play a waveform of at least a window at another tempo.
+
+    As `librosa.effects.time_stretch`, which in librosa 1.0 warns of its own call of the phase vocoder.
+    """
     window = _window(sample_rate_hz)
-    shifted = pitch_shift(
-        _pad_to(waveform, window), sr=sample_rate_hz, n_steps=semitones, res_type="soxr_hq", n_fft=window
-    )
-    return shifted[: len(waveform)]
+    # librosa 1.0 reads memory that nobody has written and overwrites it; a NaN that it finds there must not warn.
+    with np.errstate(invalid="ignore"):
+        spectrum = librosa.phase_vocoder(librosa.stft(waveform, n_fft=window), rate=rate)
+    return librosa.istft(spectrum, n_fft=window, dtype=waveform.dtype, length=round(len(waveform) / rate))
 
 
 def noise(waveform: np.ndarray, sample_rate_hz: int, rng: np.random.Generator, settings: AugmentSettings) -> np.ndarray:

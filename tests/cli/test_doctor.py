@@ -333,4 +333,6 @@ def test_a_cluster_whose_worker_has_another_version(tmp_path, monkeypatch):
 
 
 def test_a_cluster_that_is_not_there():
-    assert "127.0.0.1:9: [Errno 111] Connection refused" in only(nodes.check_nodes("127.0.0.1:9"), "fail")
+    assert "127.0.0.1:9: no connection: [Errno 111] Connection refused" in only(
+        nodes.check_nodes("127.0.0.1:9"), "fail"
+    )

@@ -18,7 +18,9 @@ from tuning.config.errors import UserError, nearest, shown
 from tuning.config.schema import naming_variables
 from tuning.config.terminal import visible
 from tuning.datasets.redaction import redacted
-from tuning.experiment.faults import StorageError, storage_fault
+from tuning.experiment.faults import NoRayError, StorageError, storage_fault
+from tuning.experiment.machine import ensure_home
+from tuning.search.ray_watch import end_if_lost
 
 DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 
@@ -165,8 +167,8 @@ def run_command(
     """Read the words, `sys.argv`'s unless given, and do the work; the exit code, 0 unless `work` returns another.
 
     2 is the user's input: a `UserError`, printed as one message, or a path that is too long. 130 is an interrupt, by
-    Ctrl-C or SIGTERM; 1 a disk that takes no more or a reader of the output that went away. `--help` prints the help
-    and does nothing else. `resume` is the command that resumes the work, where there is one.
+    Ctrl-C or SIGTERM; 1 a disk that takes no more, a Ray that does not start, or a reader of the output that went away.
+    `--help` prints the help and does nothing else. `resume` is the command that resumes the work, where there is one.
     """
     given = sys.argv[1:] if words is None else words
     with _terminated_as_interrupted():
@@ -177,6 +179,7 @@ def _run(parser: Parser, work: Callable[[argparse.Namespace], int | None], words
     if {"--help", "-h"} & set(words):
         print(parser.format_help(), end="")
         return DONE
+    ensure_home()
     try:
         return work(parser.read(words)) or DONE
     except UserError as error:
@@ -192,10 +195,13 @@ def _run(parser: Parser, work: Callable[[argparse.Namespace], int | None], words
             path = os.fsdecode(error.filename or "a path")
             print(f"error: {visible(shown(path))}: expected a shorter path", file=sys.stderr)
             return USER_ERROR
-        fault = redacted(str(error) if isinstance(error, StorageError) else storage_fault(error))
+        is_known = isinstance(error, (StorageError, NoRayError))
+        fault = redacted(str(error) if is_known else storage_fault(error))
         if not fault:
+            end_if_lost()
             raise
         print(f"error: {visible(fault)}; what was finished is kept", file=sys.stderr)
         if resume:
-            print(f"once it can be written there again, resume with: {resume}", file=sys.stderr)
+            when = "" if isinstance(error, NoRayError) else "once it can be written there again, "
+            print(f"{when}resume with: {resume}", file=sys.stderr)
         return FAILED

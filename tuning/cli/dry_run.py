@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from tuning import api
@@ -22,6 +21,7 @@ from tuning.datasets import is_demo, storage
 from tuning.datasets.demo.writer import MANIFEST
 from tuning.search.backend import LEAST_SECONDS, choose_backend, depends_on_time
 from tuning.search.checks import Checked
+from tuning.search.cluster import cluster_address
 from tuning.search.preparation import say_split
 from tuning.search.resources import cluster_resources, local_machine, plan_resources, start_ray
 
@@ -85,7 +85,7 @@ def preview(checked: Checked) -> None:
 
 
 def _machine(config: Config) -> tuple[float, float]:
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is not None:
         start_ray(config)
         return cluster_resources()
     return local_machine()

@@ -30,6 +30,7 @@ from tuning.experiment import locking
 from tuning.experiment.bucket_changes import is_uploaded_by_trial, read, scan, upload_step
 from tuning.experiment.directory import SearchFolder, write_json, write_text
 from tuning.experiment.locking import Lease
+from tuning.experiment.machine import can_write, existing
 from tuning.experiment.periodic import Repeated
 from tuning.experiment.reading import DamagedFileError, read_json
 from tuning.experiment.recorded import is_search, not_a_search
@@ -246,9 +247,17 @@ class Mirror(SearchFolder):
 
 
 def mirror_root(location: str) -> Path:
-    """The folder in which this machine keeps the mirrors of a storage's searches."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    """The folder in which this machine keeps the mirrors of a storage's searches.
+
+    Raises:
+        UserError: it can't be written to.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     location = without_redacted(redacted(location))  # other credentials lead to the same bucket
+    if not can_write(existing(cache)):
+        raise UserError(
+            f"XDG_CACHE_HOME: expected a folder to write in, for what this machine keeps of {location}, got {cache}"
+        )
     # A bucket of the same name at another endpoint is another bucket.
     digest = hashlib.sha256(f"{location} {os.environ.get('AWS_ENDPOINT_URL', '')}".encode()).hexdigest()[:8]
     words = re.sub(r"[^A-Za-z0-9]+", "-", location.partition("?")[0]).strip("-")

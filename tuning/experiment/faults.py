@@ -26,6 +26,10 @@ class StorageError(Exception):
     """Results can't be written any more. What was written before is whole; the message has the path and the reason."""
 
 
+class NoRayError(Exception):
+    """Ray can't be started or reached. What was written before is whole; the message says what happened."""
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
     """Iterate over an error and all errors that caused it, also those inside of Ray's wrappers and worker groups."""
     waiting: list[Any] = [error]

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import secrets
+import socket
 import sysconfig
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -16,6 +17,7 @@ import yaml
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
+from tuning.search.temporary import private_folder
 
 OUR_PACKAGE = "tuning"
 
@@ -29,8 +31,52 @@ CLUSTER_ENVIRONMENT = {
 # The size of a cluster that `ray up` did not start, such as {"CPU": 56, "GPU": 7}. On Kubernetes the operator knows it.
 CAPACITY_VARIABLE = "TUNING_CLUSTER_CAPACITY"
 
+# How long a cluster may take to answer, each time that it is asked: it is asked twice, and Ray would ask for minutes.
+SECONDS_TO_ANSWER = 4
+
 # Where `ray up` puts the completed cluster file on the head, for its autoscaler.
 AUTOSCALER_FILE = Path("~/ray_bootstrap_config.yaml")
+
+
+def cluster_address() -> str | None:
+    """The address of the cluster that RAY_ADDRESS names; None where Ray runs on this machine alone."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
+def unreachable(address: str) -> str:
+    """Say why no Ray answers at an address, within seconds; empty if one does or, as for `auto`, no port is named."""
+    host, port = _host_and_port(address)
+    if why := refusal(address):
+        return f"no connection: {why}"
+    if not host or not port.isdigit() or os.environ.get("RAY_USE_TLS") == "1":
+        return ""
+    import grpc  # late, since this module is read before a refusal, too
+
+    # As Ray's own connections: through no proxy.
+    with grpc.insecure_channel(address.rpartition("://")[2], options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=SECONDS_TO_ANSWER)
+        except grpc.FutureTimeoutError:
+            return "something listens there, but it does not answer as Ray does"
+    return ""
+
+
+def refusal(address: str) -> str:
+    """Say why nothing takes a connection at an address; empty if something does or no port is named."""
+    host, port = _host_and_port(address)
+    if not host or not port.isdigit():
+        return ""
+    try:
+        socket.create_connection((host, int(port)), timeout=SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:  # of a number that is no port
+        return str(error)
+    return ""
+
+
+def _host_and_port(address: str) -> tuple[str, str]:
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    return host.strip("[]"), port
 
 
 def runtime_env(config: Config, variables: Iterable[str]) -> dict[str, Any]:
@@ -70,24 +116,43 @@ def guard_token(create: bool) -> None:
     """Make the cluster's token readable by its owner alone: whoever has it can run code here.
 
     Ray 2.60 writes it with the rights of the umask, for everyone to read. With `create` a missing token is written
-    here, before Ray does.
+    here, before Ray does: where the home can't be written, into a private folder for as long as this process runs.
     """
     mode = os.environ.get("RAY_AUTH_MODE", "token").lower()
     if mode != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
-    # A home that can't be written to is for Ray to complain about, if it minds.
-    with suppress(OSError):
-        if path.exists():
-            if path.stat().st_mode & 0o077:
-                path.chmod(0o600)
-        elif create and not named:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with suppress(FileExistsError):
-                descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-                with os.fdopen(descriptor, "w") as file:
-                    file.write(secrets.token_hex(32))
+    if named:
+        with suppress(OSError):
+            _guard(Path(named))
+        return
+    try:
+        path = Path.home() / ".ray" / "auth_token"
+        if create:
+            _write_token(path)
+        _guard(path)
+        if create:
+            path.read_text()
+    except (OSError, RuntimeError):  # this user has no home, or one that is not his
+        if create:
+            path = private_folder() / "auth_token"
+            _write_token(path)
+            os.environ["RAY_AUTH_TOKEN_PATH"] = str(path)
+
+
+def _guard(path: Path) -> None:
+    """Take the rights of others on a file away, if there is one."""
+    if path.exists() and path.stat().st_mode & 0o077:
+        path.chmod(0o600)
+
+
+def _write_token(path: Path) -> None:
+    """Write a new token, unless there is one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(32))
 
 
 def full_capacity() -> dict[str, float]:
@@ -104,7 +169,7 @@ def full_capacity() -> dict[str, float]:
     declared = os.environ.get(CAPACITY_VARIABLE)
     if declared:
         return _declared(declared)
-    if os.environ.get("RAY_ADDRESS", "local") in ("", "local"):
+    if cluster_address() is None:
         return {}
     import ray  # late, since this module is read before a refusal, too
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._private import services, worker
 from ray._private.state import state
 from ray._raylet import PlacementGroupID
 
@@ -17,6 +19,59 @@ from ray.exceptions import RayActorError, RayTaskError
 from ray.tune.execution.tune_controller import TuneController
 from ray.tune.experiment import Trial
 from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+
+@contextmanager
+def patient_start(seconds: float) -> Iterator[None]:
+    """Wait longer for the raylet that `ray.init` starts in this context.
+
+    Ray 2.60 gives it 30 s, whatever RAY_raylet_start_wait_time_s says. On a busy machine it takes longer. No issue of
+    Ray is known for it.
+    """
+    look = services.get_node
+
+    def look_again(*arguments: Any) -> Any:
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return look(*arguments)
+            except RuntimeError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.2)  # between two looks
+
+    services.get_node = look_again
+    try:
+        yield
+    finally:
+        services.get_node = look
+
+
+def running_cluster() -> tuple[str, str]:
+    """The address that RAY_ADDRESS=auto stands for, and why there is none; one of the two is empty.
+
+    `ray.init` would connect to it for minutes, also where it was written down by a Ray that has died since.
+    """
+    try:
+        return services.canonicalize_bootstrap_address("auto") or "", ""
+    except ConnectionError:
+        return "auto", "no Ray runs on this machine"
+
+
+def dead_parts() -> set[str]:
+    """The kinds of processes that `ray.init` has started here and that are dead, such as `raylet`.
+
+    Of a Ray that is just being shut down none. Ray has no public call for it, and no issue is known that asks for one:
+    its processes end this one a minute after they have lost each other, with a message for its developers.
+    """
+    node = worker._global_node
+    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    return dead if ray.is_initialized() else set()
+
+
+def raylet_socket() -> str:
+    """The path at which the raylet of this process listens."""
+    return str(worker._global_node.raylet_socket_name)
 
 
 def complete_cluster_file(content: dict[str, Any]) -> dict[str, Any]:

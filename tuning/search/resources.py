@@ -14,8 +14,18 @@ from typing import Any, Literal
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
-from tuning.experiment.machine import num_cpus
-from tuning.search.cluster import CLUSTER_ENVIRONMENT, full_capacity, guard_token, runtime_env
+from tuning.experiment.faults import NoRayError
+from tuning.experiment.machine import ensure_home, num_cpus
+from tuning.search.cluster import (
+    CLUSTER_ENVIRONMENT,
+    cluster_address,
+    full_capacity,
+    guard_token,
+    runtime_env,
+    unreachable,
+)
+from tuning.search.ray_watch import watch_ray
+from tuning.search.temporary import ray_folder, ray_temp
 
 # Defaults for a quiet and quick Ray; a variable that the user has set is left alone.
 ENVIRONMENT = {
@@ -25,11 +35,16 @@ ENVIRONMENT = {
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_DATA_EXECUTION_NO_PROGRESS_TIMEOUT_S": "600",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # How long a busy machine may take to start Ray's processes; the default is 30 s.
+    "RAY_gcs_server_port_wait_time_s": "120",
+    "RAY_raylet_start_wait_time_s": "120",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "600",
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
 }
+
+SECONDS_TO_START = 120
 
 
 @dataclass(frozen=True)
@@ -89,7 +104,7 @@ def check_resources(config: Config) -> None:
     Raises:
         UserError: not even one trial fits.
     """
-    if os.environ.get("RAY_ADDRESS"):
+    if cluster_address() is not None:
         return
     wants_gpus = bool(config.resources.gpus_per_worker)
     cpus, gpus = local_machine() if wants_gpus else (num_cpus(), 0.0)
@@ -97,9 +112,19 @@ def check_resources(config: Config) -> None:
 
 
 def start_ray(config: Config) -> None:
-    """Start Ray on this machine, or connect to the cluster that RAY_ADDRESS names, without Ray's messages."""
-    address = os.environ.get("RAY_ADDRESS") or "local"
-    for name, value in ({} if address == "local" else CLUSTER_ENVIRONMENT).items():
+    """Start Ray on this machine, or connect to the cluster that RAY_ADDRESS names, without Ray's messages.
+
+    When Ray dies later, this process ends with a message (`tuning.search.ray_watch`).
+
+    Raises:
+        UserError: nothing answers at RAY_ADDRESS.
+        NoRayError: Ray does not start.
+    """
+    ensure_home()
+    address = cluster_address()
+    if address is not None:
+        _check_reachable(address)
+    for name, value in ({} if address is None else CLUSTER_ENVIRONMENT).items():
         os.environ.setdefault(name, value)
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
@@ -107,14 +132,52 @@ def start_ray(config: Config) -> None:
 
     if ray.is_initialized():
         return
-    guard_token(create=address == "local")
-    options: dict[str, Any] = {"include_dashboard": False}
-    if address != "local":
+    from tuning.search.ray_internals import patient_start
+
+    guard_token(create=address is None)
+    options: dict[str, Any]
+    if address is None:
+        # Ray alone knows quotas of containers, but not affinity.
+        options = {"include_dashboard": False, "num_cpus": num_cpus(), "_temp_dir": ray_folder()}
+    else:
         options = {"runtime_env": runtime_env(config, {**ENVIRONMENT, **CLUSTER_ENVIRONMENT})}
-    with _own_sigterm():
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=True, **options)
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    try:
+        with _own_sigterm(), patient_start(SECONDS_TO_START):
+            ray.init(address=address or "local", **quiet, **options)
+    except Exception as error:  # Ray raises bare exceptions here
+        raise NoRayError(_why_not_started(address, error)) from error
     for name in ("ray", "ray.data", "ray.tune", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    watch_ray()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse the address of a cluster that is gone at once; Ray would ask for minutes.
+
+    Raises:
+        UserError: nothing answers there.
+    """
+    found, why = address, ""
+    if address == "auto":
+        from tuning.search.ray_internals import running_cluster
+
+        found, why = running_cluster()
+    why = why or unreachable(found)
+    if why:
+        shown = address if found == address else f"{address} ({found})"
+        raise UserError(
+            f"RAY_ADDRESS: expected the address of a running cluster, got {shown} ({why})\n"
+            "to run on this machine: unset RAY_ADDRESS"
+        )
+
+
+def _why_not_started(address: str | None, error: Exception) -> str:
+    said = " ".join(str(error).split())[:300]
+    if address is not None:
+        return f"RAY_ADDRESS: no connection to the cluster at {address} ({said})"
+    logs = f"{ray_folder() or ray_temp()}/session_latest/logs"
+    return f"Ray does not start on this machine, which may be busy or out of memory ({said}); its logs: {logs}"
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from pathlib import Path
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.datasets.storage import absolute, is_uri
-from tuning.search.cluster import full_capacity
+from tuning.search.cluster import cluster_address, full_capacity
 from tuning.search.resources import start_ray
 
 # A network file system may show a new file to other hosts a little later.
@@ -36,7 +36,7 @@ def check_places(config: Config, storage: str) -> None:
     Raises:
         UserError: a folder that some node does not see, with what would work.
     """
-    if (os.environ.get("RAY_ADDRESS") or "local") == "local":
+    if cluster_address() is None:
         return
     given = {"storage": storage, "data.prepared": config.data.prepared, "data.root": config.data.root or "s3://"}
     folders = {name: path for name, path in ((name, _local(place)) for name, place in given.items()) if path}

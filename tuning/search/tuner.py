@@ -23,6 +23,7 @@ from tuning.experiment.directory import SearchFolder, put_aside_damaged
 from tuning.experiment.exploits import current_params
 from tuning.experiment.faults import QuietFile, StorageError, storage_fault
 from tuning.experiment.trial_spec import TrialSpec
+from tuning.search import ray_watch
 from tuning.search.callbacks.mlflow import Tracking
 from tuning.search.callbacks.progress import View
 from tuning.search.callbacks.progress_table import Standing
@@ -82,6 +83,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
         if request.reason == INTERRUPTED:
             raise KeyboardInterrupt
         request.reason = INTERRUPTED
+        ray_watch.ending.set()
         say("stopping: the running trials keep their last checkpoint (again to stop at once)")
 
     before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -90,6 +92,7 @@ def on_signals(request: StopRequest, say: Callable[[str], None]) -> Iterator[Non
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+        ray_watch.ending.clear()
 
 
 def run_search(

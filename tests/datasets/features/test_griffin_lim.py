@@ -43,8 +43,8 @@ def distance(waveform, decibels):
 def test_the_spectrogram_of_the_sound_is_the_wanted_one(decibels):
     waveform = mel_to_audio(decibels, FEATURES)
     assert waveform.dtype == np.float32 and len(waveform) == 59 * 256
-    assert distance(waveform, decibels) < 0.12  # measured: 0.086
-    assert distance(mel_to_audio(decibels, FEATURES, iterations=1), decibels) > 0.2
+    assert distance(waveform, decibels) < 0.12  # measured: 0.094
+    assert distance(mel_to_audio(decibels, FEATURES, iterations=1), decibels) > 0.15
 
 
 @pytest.mark.parametrize("level", [-60, 0, 60])

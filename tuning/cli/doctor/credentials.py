@@ -44,8 +44,8 @@ def check_token(needed: bool) -> Iterator[Finding]:
     if os.environ.get("RAY_AUTH_TOKEN"):
         yield ok("ray token", "set in RAY_AUTH_TOKEN")
         return
-    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
-    if not file.exists():
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token"))
+    if not os.path.exists(file):
         if needed:
             advice = "ray get-auth-token --generate, then chmod 600 ~/.ray/auth_token"
             yield fail("ray token", f"no such file '{file}', which all nodes need", advice)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import os
 import platform
 import shutil
 import tomllib
@@ -14,7 +13,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from tuning.cli.doctor.finding import Finding, fail, in_words, ok, warn
-from tuning.experiment.machine import num_cpus
+from tuning.experiment.machine import existing, memory, num_cpus
 
 PROJECT = "audio-emotion-tuning"
 
@@ -87,20 +86,6 @@ def check_memory() -> Iterator[Finding]:
         yield ok("/dev/shm", f"{in_words(size)}, room for Ray's object store of {in_words(store)}")
 
 
-def memory() -> tuple[float, float]:
-    """Total and free bytes of this machine, or of the container if that has a limit."""
-    total = free = float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    table = Path("/proc/meminfo")
-    if table.exists():
-        lines = (line.split() for line in table.read_text(encoding="utf-8").splitlines())
-        free = next(float(words[1]) * 1024 for words in lines if words[0] == "MemAvailable:")
-    limit, used = (Path("/sys/fs/cgroup") / name for name in ("memory.max", "memory.current"))
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        total = min(total, int(text))
-        free = min(free, int(text) - int(used.read_text()))
-    return total, max(free, 0)
-
-
 def check_room(folders: Mapping[str, Path]) -> Iterator[Finding]:
     """Free space on the disks of some folders, or of the folders that they would be created in; each disk once."""
     disks: dict[int, list[str]] = {}
@@ -124,16 +109,3 @@ def check_room(folders: Mapping[str, Path]) -> Iterator[Finding]:
 
 
 RAY_TEMP = "Ray's temporary files"
-
-
-def ray_temp() -> Path:
-    """The folder that Ray writes to while it runs."""
-    return Path(os.environ.get("RAY_TMPDIR") or os.environ.get("TMPDIR") or "/tmp") / "ray"
-
-
-def existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.expanduser().absolute()
-    while not path.exists():
-        path = path.parent
-    return path

@@ -15,6 +15,8 @@ from tuning.config.errors import UserError
 from tuning.data.plan import Plan, make_plan
 from tuning.datasets.storage import is_uri
 from tuning.experiment.bucket_sync import mirror_root
+from tuning.search.cluster import cluster_address
+from tuning.search.temporary import ray_temp
 
 PARSER = Parser(
     "tuning doctor [cluster.yaml] [key=value ...] [--fix]",
@@ -60,12 +62,12 @@ def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
         UserError: no such cluster file.
     """
     content, problems = cluster_yaml.read_cluster(cluster_file) if cluster_file else (None, [])
-    address = os.environ.get("RAY_ADDRESS", "")
-    running = address not in ("", "local")
+    address = cluster_address()
+    running = address is not None
     yield from environment.check_packages()
     yield from environment.check_memory()
     locations = _locations(plan, content or {})
-    yield from environment.check_room(_folders(locations) | {environment.RAY_TEMP: environment.ray_temp()})
+    yield from environment.check_room(_folders(locations) | {environment.RAY_TEMP: ray_temp()})
     yield from gpu.check_gpus(plan.config.resources.gpus_per_worker, elsewhere=running or cluster_file is not None)
     for setting, location in locations.items():
         yield from storage.check_store(setting, location, cluster=running or cluster_file is not None)
@@ -76,7 +78,7 @@ def examine(plan: Plan, cluster_file: Path | None) -> Iterator[Finding]:
         yield from problems
         if content is not None:
             yield from cluster_yaml.check_cluster(cluster_file, content)
-    if running:
+    if address is not None:
         yield from nodes.check_nodes(address)
 
 

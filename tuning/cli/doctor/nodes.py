@@ -10,13 +10,13 @@ import importlib.metadata
 import json
 import os
 import platform
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 from tuning.cli.doctor.finding import Finding, fail, ok
+from tuning.search.cluster import unreachable
 
 SECONDS, SECONDS_PER_NODE = 90, 30
 PACKAGES = ("ray", "torch", "audio-emotion-tuning")
@@ -35,7 +35,7 @@ def versions() -> dict[str, str]:
 
 def check_nodes(address: str) -> Iterator[Finding]:
     """Whether every node answers, with the same versions as this machine."""
-    if silent := _unreachable(address):
+    if silent := unreachable(address):
         yield fail("cluster", f"{address}: {silent}", "is it up, and may this machine reach it? RAY_ADDRESS names it")
         return
     command = [sys.executable, "-m", "tuning.cli.doctor.nodes", address]
@@ -58,18 +58,6 @@ def check_nodes(address: str) -> Iterator[Finding]:
     here = versions()
     for name, node in found["nodes"].items():
         yield compare(name, node, here)
-
-
-def _unreachable(address: str) -> str:
-    """Why no connection to an address is possible, which Ray would try for minutes; empty if it is, or has no port."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdigit():
-        return ""
-    try:
-        with socket.create_connection((host, int(port)), timeout=5):
-            return ""
-    except OSError as error:
-        return str(error)
 
 
 def compare(label: str, node: dict[str, str], here: dict[str, str]) -> Finding:

@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
-from tuning.cli.doctor.environment import existing
 from tuning.cli.doctor.finding import Finding, fail, ok, warn
 from tuning.datasets import storage
+from tuning.experiment.machine import existing
 
 CONTENT = b"written by tuning doctor, which deletes it\n"
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "ceph", "gpfs", "beegfs", "glusterfs", "sshfs"}
