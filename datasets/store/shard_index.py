@@ -35,6 +35,8 @@ EXTRACTION_VERSION = 1  # raise when features/audio.py or spectral.py give other
 # Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
+# Of the columns beside the features, which are tensors.
+_TYPES = {"clip": pa.string(), "digest": pa.string(), "num_frames": pa.int32()}
 # Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
 Rows = tuple[list[str], np.ndarray, np.ndarray]
 
@@ -201,9 +203,9 @@ def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: n
         rows = features.reshape(-1, *features.shape[num_frames.ndim :])
         table = pa.table(
             {
-                "clip": pa.array(np.repeat(record.kept, versions), pa.string()),
-                "digest": pa.array(np.repeat(digests, versions), pa.string()),
-                "num_frames": pa.array(num_frames.reshape(-1), pa.int32()),
+                "clip": pa.array(np.repeat(record.kept, versions), _TYPES["clip"]),
+                "digest": pa.array(np.repeat(digests, versions), _TYPES["digest"]),
+                "num_frames": pa.array(num_frames.reshape(-1), _TYPES["num_frames"]),
                 "features": pa.FixedShapeTensorArray.from_numpy_ndarray(np.ascontiguousarray(rows)),
             }
         )
@@ -236,9 +238,23 @@ def read_shard(folder: str, path: str, columns: list[str], checksum: Checksum | 
     if checksum is not None:
         check_content(folder, path, checksum, content)
     try:
-        return parquet.read_table(pa.BufferReader(content), columns=columns)
+        return _plain(folder, path, parquet.read_table(pa.BufferReader(content), columns=columns))
     except (pa.ArrowException, OSError):
         raise DamagedError(folder, path, f"{len(content)} bytes that are no Parquet file") from None
+
+
+def _plain(folder: str, path: str, table: pa.Table) -> pa.Table:
+    """The table, if its columns are of the types that are written.
+
+    Ray registers a type of Arrow whose values are pickles, so that a shard by another hand would run code.
+
+    Raises:
+        DamagedError: a column of another type.
+    """
+    for name, kind in zip(table.column_names, table.schema.types, strict=True):
+        if not (isinstance(kind, pa.FixedShapeTensorType) if name == "features" else kind == _TYPES[name]):
+            raise DamagedError(folder, path, f"a column {name} of {kind}")
+    return table
 
 
 def read_rows(folder: str, path: str, rows: list[int], columns: list[str], checksum: Checksum | None) -> pa.Table:
@@ -258,8 +274,8 @@ def read_rows(folder: str, path: str, rows: list[int], columns: list[str], check
                 page_checksum_verification=True,
             )
             if file.num_row_groups == file.metadata.num_rows:
-                return file.read_row_groups(rows, columns, use_threads=False)
-            whole = file.read(columns)
+                return _plain(folder, path, file.read_row_groups(rows, columns, use_threads=False))
+            whole = _plain(folder, path, file.read(columns))
             return pa.concat_tables([whole.slice(row, 1) for row in rows])
     except (pa.ArrowException, OSError):
         read_shard(folder, path, columns, checksum)  # which names the file if it is damaged

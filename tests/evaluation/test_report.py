@@ -214,7 +214,7 @@ def test_damaged_confusions_are_named_and_the_rest_is_shown(tmp_path, content):
     folder, _ = write_search(tmp_path, "space=ser", count=3)
     write_text(folder.path / "best" / "confusion.csv", content)
     page = Page(write_report(folder))
-    assert "best/confusion.csv is damaged" in page.texts[""] and len(board(page)) == 3
+    assert "best/confusion.csv: expected a square table of counts" in page.texts[""] and len(board(page)) == 3
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 12, 40])

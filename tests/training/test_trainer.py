@@ -1,6 +1,8 @@
 """The training loop: early stopping as Keras does it, checkpoints, resuming, NaN, precision."""
 
 import math
+import random
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ from tuning.experiment.checkpoint_claim import SupersededError
 from tuning.models.crnn import CRNN
 from tuning.training.metrics import rmse
 from tuning.training.tasks import task_of
-from tuning.training.trainer import RECENT, Trainer
+from tuning.training.trainer import RECENT, DamagedCheckpointError, Trainer, read_checkpoint, write_checkpoint
 
 
 class Clips:
@@ -366,3 +368,24 @@ def test_weights_that_were_taken_over_are_trained_with_the_trial_s_own_settings(
     other.resume()
     assert {group["weight_decay"] for group in other.optimizer.param_groups} == {0.25}
     assert other.optimizer.state  # and the moments are those of the checkpoint
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_told(tmp_path):
+    state = {"weights": torch.arange(300.0), "rows": [{"loss": 1.5}] * 9}
+    file = tmp_path / "last.pt"
+    write_checkpoint(file, state)
+    content, chance, told = file.read_bytes(), random.Random(2), 0
+    for changed in (b"", content[:-9], *(flipped(content, chance.randrange(8 * len(content))) for _ in range(100))):
+        file.write_bytes(changed)
+        with suppress(DamagedCheckpointError):
+            found = read_checkpoint(file, "cpu")
+            assert torch.equal(found["weights"], state["weights"]) and found["rows"] == state["rows"]
+            continue
+        told += 1
+    assert told > 50
+
+
+def flipped(content, position):
+    changed = bytearray(content)
+    changed[position // 8] ^= 1 << position % 8
+    return bytes(changed)

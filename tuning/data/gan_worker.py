@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import tempfile
-import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +22,7 @@ from tuning.datasets.store.reader import FeatureStatistics, Part, valid_frames
 from tuning.training.gan import plots
 from tuning.training.gan.metrics import band, compare, score, sub_scores
 from tuning.training.gan.trainer import GANTrainer
+from tuning.training.trainer import DamagedCheckpointError, read_checkpoint
 
 STATE = "state.pt"
 LIMIT = 3.0  # standard deviations from the mean at which the GAN's values are -1 and 1
@@ -95,11 +95,10 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
     """Train the GAN to its last epoch; its state is saved after each, from which an interrupted training resumes."""
     training = GANTrainer(config.gan, real.features, real.targets, real.num_frames, seed=config.seed, device=device)
     if storage.exists(folder, STATE):
-        earlier = read_state(storage.read_bytes(folder, STATE), device)
-        if earlier is None:
-            say_damaged(folder, STATE, "another content than was written")
-        else:
-            training.load_state_dict(earlier)
+        try:
+            training.load_state_dict(read_checkpoint(storage.read_bytes(folder, STATE), device))
+        except DamagedCheckpointError as error:
+            say_damaged(folder, STATE, str(error))
     while training.epoch < config.gan.epochs:
         training.one_epoch()
         state = io.BytesIO()
@@ -107,18 +106,6 @@ def train(folder: str, config: Config, real: Part, device: torch.device) -> GANT
         storage.write_bytes(folder, STATE, state.getvalue())
         storage.write_bytes(folder, CURVES, json.dumps(training.rows).encode())
     return training
-
-
-def read_state(saved: bytes, device: torch.device) -> dict[str, Any] | None:
-    """What `torch.save` wrote, a zip archive whose checksums `torch.load` ignores; None if it is damaged."""
-    try:
-        with zipfile.ZipFile(io.BytesIO(saved)) as archive:
-            if archive.testzip() is not None:
-                return None
-        found: dict[str, Any] = torch.load(io.BytesIO(saved), map_location=device, weights_only=True)
-        return found
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, ValueError, EOFError, OSError):
-        return None
 
 
 def _mask_padding(spectrograms: np.ndarray, num_frames: np.ndarray) -> np.ndarray:

@@ -13,13 +13,13 @@ from typing import Any
 
 import numpy as np
 from omegaconf import OmegaConf
-from safetensors.torch import save_file
 from torch import nn
 
 from tuning.config.schema import Config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.intervals import CONFIDENCE, basis
+from tuning.evaluation.saved_model import write_weights
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.experiment.ranking import kept_epoch
@@ -60,7 +60,7 @@ def write_model(
     best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
     weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    save_file(weights, best / "model.safetensors")
+    write_weights(best / "model.safetensors", weights)
     save_encoder(located(config, encoder), best)
     if config.task.name == "classification":
         write_json(best / "labels.json", {"classes": config.task.classes})

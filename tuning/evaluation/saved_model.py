@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import io
+import json
 import warnings
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import safetensors.torch
 import torch
-from safetensors.torch import load_file
 
 from tuning.config.schema import Config
 from tuning.datasets import storage
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
-from tuning.experiment.reading import DamagedFileError, read_config, read_json, read_settings, understood
+from tuning.experiment.reading import DamagedFileError, read_config, read_content, read_json, read_settings, understood
 from tuning.training.encoders import with_saved_encoder, without_pretrained_weights
-from tuning.training.trainer import model_inputs
+from tuning.training.trainer import DamagedCheckpointError, model_inputs, read_checkpoint
 from tuning.training.trial import build_model
 
 # Clips in a batch of a saved model, in its test and in every prediction: other sizes may change the last bit.
 CLIPS_PER_BATCH = 64
+# Of the metadata in a file of weights.
+CHECKSUM = "crc32"
 
 
 class Best(NamedTuple):
@@ -109,10 +112,9 @@ def _state(folder: str, name: str) -> dict[str, Any]:
     except OSError as error:
         raise ValueError(f"{file}: expected a checkpoint, got: {' '.join(str(error).split())}") from None
     try:
-        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception as error:  # a damaged file raises whatever its reader stumbles over
-        got = str(error).strip().partition("\n")[0]
-        raise ValueError(f"{file}: expected a checkpoint with weights, got: {got or type(error).__name__}") from None
+        state = read_checkpoint(content, "cpu")
+    except DamagedCheckpointError as error:
+        raise ValueError(f"{file}: {error}") from None
     if not isinstance(state, dict):
         raise ValueError(f"{file}: expected a checkpoint with weights, got a {type(state).__name__}")
     return state
@@ -160,11 +162,27 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     return FeatureStatistics(*arrays), frames
 
 
+def write_weights(file: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write weights in the format of safetensors, with the CRC-32 of their bytes, of which the format knows nothing."""
+    checksum = zlib.crc32(_data(safetensors.torch.save(weights)))
+    file.write_bytes(safetensors.torch.save(weights, metadata={CHECKSUM: f"{checksum:08x}"}))
+
+
 def _weights(file: Path) -> dict[str, torch.Tensor]:
+    content = read_content(file)
     try:
-        return load_file(file)
+        found: dict[str, torch.Tensor] = safetensors.torch.load(content)
+        known = json.loads(content[8 : len(content) - len(_data(content))]).get("__metadata__", {}).get(CHECKSUM)
     except Exception as error:  # a damaged file raises whatever its reader stumbles over
         raise DamagedFileError.of(file, "weights in safetensors", error) from None
+    if known is not None and known != f"{zlib.crc32(_data(content)):08x}":  # earlier versions wrote none
+        raise DamagedFileError.told(file, "expected the weights that were written, got others")
+    return found
+
+
+def _data(content: bytes) -> memoryview:
+    """What follows the header of a file of safetensors, whose length the first eight bytes say."""
+    return memoryview(content)[8 + int.from_bytes(content[:8], "little") :]
 
 
 def _labels(file: Path, config: Config) -> list[str]:

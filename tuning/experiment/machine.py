@@ -6,8 +6,6 @@ import os
 import tempfile
 from pathlib import Path
 
-import joblib
-
 CGROUPS = Path("/sys/fs/cgroup")
 
 # Files with the limit and the use of memory in a container: of control groups version 2, then 1.
@@ -16,6 +14,8 @@ _MEMORY = (("memory.max", "memory.current"), ("memory/memory.limit_in_bytes", "m
 
 def num_cpus() -> int:
     """The number of CPUs that this process may use: by affinity, by a container's quota, by LOKY_MAX_CPU_COUNT."""
+    import joblib  # imports numpy
+
     return int(joblib.cpu_count())
 
 

@@ -50,8 +50,8 @@ def check(plan: Plan) -> Checked:
         check_resources(plan.config)
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config, make=False)
-    corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_classes(plan, corpus)
+    corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_augmentation(plan, len(training_clips(split, plan.config)), begun)
     if begun is not None:
         refuse_differences(plan.name, setting_differences(begun, plan.space))

@@ -30,7 +30,7 @@ from tuning.experiment.exploits import FILE, current_params, exploits
 from tuning.experiment.reading import read_json, understood
 from tuning.experiment.trial_spec import TrialSpec
 from tuning.training.ranking import Mode
-from tuning.training.trainer import write_checkpoint
+from tuning.training.trainer import read_checkpoint, write_checkpoint
 
 log = logging.getLogger("tuning.search")
 
@@ -51,11 +51,8 @@ def take_over(folder: Path, donor: Path, rate: float) -> None:
         donor: folder of the other, which has trained as many epochs.
         rate: new learning rate as a multiple of the other's, so that what a plateau made of it stays in proportion.
     """
-    import torch
-
     file = folder / "checkpoints" / "last.pt"
-    own = torch.load(file, map_location="cpu", weights_only=True)
-    other = torch.load(donor / "checkpoints" / "last.pt", map_location="cpu", weights_only=True)
+    own, other = (read_checkpoint(place, "cpu") for place in (file, donor / "checkpoints" / "last.pt"))
     assert own["own"]["epoch"] == other["own"]["epoch"], "both wait at the same epoch"
     taken = {name: other["own"][name] for name in ("steps", "wait", "mark")}
     taken["base_rate"] = other["own"]["base_rate"] * rate

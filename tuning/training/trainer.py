@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -386,7 +388,7 @@ class Trainer:
             self.claim = Claim(self.checkpoints)
         if self.checkpoints is None or not (self.checkpoints / "last.pt").exists():
             return
-        state = torch.load(self.checkpoints / "last.pt", map_location=self.device, weights_only=True)
+        state = read_checkpoint(self.checkpoints / "last.pt", self.device)
         self.model.load_state_dict(state["model"])
         settings = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
         self.optimizer.load_state_dict(state["optimizer"])
@@ -410,6 +412,30 @@ def write_checkpoint(file: Path, state: dict[str, Any]) -> None:
     # Given a path, torch would not say why the disk refused; given an open file, it does.
     with whole_or_absent(file) as partial, partial.open("wb") as stream:
         torch.save(state, stream)
+
+
+class DamagedCheckpointError(ValueError):
+    """A checkpoint that can't be read."""
+
+
+def read_checkpoint(file: Path | bytes, device: torch.device | str) -> Any:
+    """Read what `torch.save` wrote, a file or its content, onto a device.
+
+    It is a zip archive, whose checksums `torch.load` ignores.
+
+    Raises:
+        DamagedCheckpointError: it is damaged, or has anything but weights, numbers and texts.
+    """
+    name = f"{file}: " if isinstance(file, Path) else ""
+    content = file.read_bytes() if isinstance(file, Path) else file
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            if damaged := archive.testzip():
+                raise ValueError(f"a wrong checksum of {damaged}")
+        return torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    except Exception as error:  # a damaged file raises whatever its reader stumbles over
+        got = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise DamagedCheckpointError(f"{name}expected a checkpoint with weights, got: {got}") from None
 
 
 def model_inputs(batch: Batch, device: torch.device) -> tuple[torch.Tensor, ...]:

@@ -4,9 +4,12 @@ import contextlib
 import functools
 import json
 import random
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+from pyarrow import parquet
 
 from tests.helpers.recordings import RATE, encode, tone, write_corpus
 from tests.helpers.s3 import s3_server
@@ -285,3 +288,28 @@ def test_a_wild_recording_is_quarantined_in_every_part(module, corpus, tmp_path)
     assert {reason for _, reason in made.quarantine} == {
         "too loud: peak 1e+30 where full scale is 1, expected at most 100"
     }
+
+
+class Harm:
+    """A pickle that makes a file."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+def test_a_shard_by_another_hand_runs_no_code(tmp_path):
+    from ray.data._internal.object_extensions.arrow import ArrowPythonObjectArray
+
+    table = pa.table({"clip": ArrowPythonObjectArray.from_objects([Harm(tmp_path / "harm")] * 2)})
+    parquet.write_table(table, tmp_path / "whole.parquet")
+    parquet.write_table(table, tmp_path / "rows.parquet", row_group_size=1)
+    for name in ("whole", "rows"):
+        for read in (read_shard, functools.partial(read_rows, rows=[1])):
+            with pytest.raises(DamagedError, match=r"a column clip of extension<ray\.data\.arrow_pickled_object"):
+                read(str(tmp_path), f"{name}.parquet", columns=["clip"], checksum=None)
+    assert not (tmp_path / "harm").exists()
+    table["clip"].to_pylist()
+    assert (tmp_path / "harm").exists()  # as it would have
