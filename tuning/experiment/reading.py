@@ -236,7 +236,7 @@ def _refuse_foreign(file: Path | str, tree: dict[str, Any]) -> None:
             refuse_lookups(name, value)
         for setting, path in named_code(tree):
             if setting != "data.corpus":
-                module_of(setting, path)
+                module_of(setting, path, "class" if setting == "model.name" else "function")
     except ValueError as error:
         raise UserError(f"{file}: {error}") from None
 
