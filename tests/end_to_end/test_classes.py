@@ -58,7 +58,7 @@ CASES = {
     "a metric of classes for numbers": (
         None,
         ("task.name=regression", "search.metric=val_uar"),
-        "search.metric: expected a validation metric, got val_uar; did you mean 'val_",
+        "search.metric: expected a metric of numbers (val_rmse, ",
     ),
     "a loss of numbers for classes": (
         None,
