@@ -12,16 +12,16 @@ from typing import Any
 
 HIDDEN = "***"
 
-_URI = re.compile(r"""[a-z][a-z0-9+.-]*://[^\s'"<>]+""", re.IGNORECASE)
+_URI = re.compile(r"""[a-z][a-z0-9+.-]*://(?:[^\s'"<>]|'(?=[^\s"<>]*[@=]))+""", re.IGNORECASE)
 # User and password before a host, also where the password has a / that should have been encoded; a port is none.
 _USER = re.compile(r"(?<=://)(?:[^/?#@]*:(?!\d{1,5}(?:[/?#]|$)).*|[^/?#@]+)@")
 # The value of an option of a URI whose name says that it is secret.
 _OPTION = re.compile(
-    r"(?<=[?&;])([\w.-]*(?:secret|passw|token|credential|signature|access_?key|api_?key|private_?key)[\w.-]*|"
+    r"(?<=[?&;])([\w.%-]*(?:secret|passw|token|credential|signature|access_?key|account_?key|api_?key|private_?key)[\w.%-]*|"
     r"sig|pwd|key|auth)=[^&#;]+",
     re.IGNORECASE,
 )
-_HIDDEN_OPTION = re.compile(r"[?&][\w.-]+=" + re.escape(HIDDEN) + r"(?=&|$)")
+_HIDDEN_OPTION = re.compile(r"[?&][\w.%-]+=" + re.escape(HIDDEN) + r"(?=&|$)")
 
 
 def redacted(text: str) -> str:

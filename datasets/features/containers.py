@@ -56,9 +56,10 @@ def whole(file: BinaryIO) -> BinaryIO:
     file.seek(0)
     if missing > 0:
         raise ContainerError("truncated", f"{missing} bytes of samples are missing")
-    if samples is None or samples.is_known:
-        return file
-    return cast("BinaryIO", _Patched(file, samples.field, samples.true_length(size)))
+    if samples is not None and not samples.is_known:
+        return cast("BinaryIO", _Patched(file, samples.field, samples.true_length(size)))
+    # Of a file that has a name soundfile would take the format from its ending.
+    return cast("BinaryIO", _Patched(file, slice(0, 0), b"")) if hasattr(file, "name") else file
 
 
 def check_frames(file: BinaryIO, container: str, num_frames: int, log: str) -> None:
@@ -71,7 +72,7 @@ def check_frames(file: BinaryIO, container: str, num_frames: int, log: str) -> N
     stated = _stated_frames(_at(file, 0, HEADER_BYTES))
     if stated > num_frames:
         raise ContainerError("truncated", f"{num_frames} of {stated} frames are there")
-    if "seems to be truncated" in log:  # MATLAB 4
+    if container == "MAT4" and "seems to be truncated" in log:  # which is said of sound GSM 6.10, too
         raise ContainerError("truncated", f"{num_frames} frames are there, the header says more")
 
 

@@ -120,7 +120,7 @@ def test_files_that_are_there_need_no_words(tmp_path):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             r"1 of 1 recording is a pointer of Git LFS, not the sound: a.wav; `git lfs pull` fetches it",
         ),
-        (["a.m4a"], ["a.m4a"], b"ftypM4A", r"is in a format that can't be read \(\.m4a\).*ffmpeg -i a\.m4a a\.flac"),
+        (["a.m4a"], ["a.m4a"], b"\0\0\0\x20ftypM4A ", r"is in a format that can't be read \(\.m4a\).*ffmpeg -i a\.m4a a\.flac"),
     ],
 )
 def test_what_is_wrong_with_files_is_said_with_the_remedy(tmp_path, names, here, content, message):

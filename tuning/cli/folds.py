@@ -141,16 +141,17 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
     from tuning.search.lazy_start import when_needed
 
     config, place, name = fold.plan.config, _place(plan), f"svm-{fold.tag}.json"
-    key = digest_of((search.path / "fingerprint.json").read_bytes(), *tested.ids)
+    data = DataModule.of_search(search.folder, space_of(search.folder), config)
+    data.prepare_features(when_needed(config))
+    features, known = next(iter(data.features.values())), data.split.train + data.split.val
+    ids = [*(clip.id for clip in known), "", *tested.ids]
+    key = digest_of((search.path / "fingerprint.json").read_bytes(), features.fingerprint, *ids)
     if (kept := _read(place, name)).get("key") == key:
         return np.array(kept["predicted"], dtype=np.float64)
     print("svm       fitted on the clips that the winner knows", flush=True)
-    data = DataModule.of_search(search.folder, space_of(search.folder), config)
-    data.prepare_features(when_needed(config))
     clip_of = {clip.id: clip for clip in data.split.test}
-    known, test = data.split.train + data.split.val, [clip_of[clip] for clip in tested.ids]
-    is_classes = config.task.name == "classification"
-    found = compute(config, fit_and_predict, next(iter(data.features.values())), known, test, is_classes)
+    test, is_classes = [clip_of[clip] for clip in tested.ids], config.task.name == "classification"
+    found = compute(config, fit_and_predict, features, known, test, is_classes)
     storage.write_bytes(place, name, json.dumps({"key": key, "predicted": found.tolist()}).encode())
     return found
 
@@ -176,6 +177,7 @@ def _read(place: str, name: str) -> dict[str, Any]:
 def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str | None) -> None:
     """Print the scores of all folds, and write them as text, as figures and with every prediction."""
     from tuning.datasets import storage
+    from tuning.datasets.redaction import redacted
     from tuning.evaluation import fold_scores
     from tuning.evaluation.score_notes import metric_of_test
     from tuning.evaluation.table import make_console, make_table
@@ -200,7 +202,7 @@ def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str |
 - Pooled: over all test clips together. sd: standard deviation over the folds.
 """ + "".join(f"- Note: {note}.\n" for note in notes)
     together = [f"ensemble={plan.ensemble}"] if plan.ensemble > 1 else []
-    text += f"- Command: `tuning folds {shlex.join([*together, *settings])}`\n"
+    text = redacted(text + f"- Command: `tuning folds {shlex.join([*together, *settings])}`\n")
     place = _place(plan)
     figures = [
         {"metric": s.metric, "predictor": s.predictor, "pooled": s.pooled, "interval": s.interval, "folds": s.by_fold}

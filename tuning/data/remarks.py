@@ -12,12 +12,14 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.datasets import is_demo, storage
 from tuning.datasets.corpora.layout import as_written, first_names
 from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.features.containers import unread_format
 from tuning.datasets.settings import DataSettings
 
 SHOWN = 3  # sets of names that look alike, and speakers, in a remark
@@ -166,13 +168,18 @@ def _faults(corpus: Corpus) -> dict[str, list[str]]:
     stats = storage.stat_files(root, names)
     small = [name for name, stat in stats.items() if len(POINTER) <= stat.size <= POINTER_BYTES]
     pointers = [name for name in small if storage.read_bytes(root, name).startswith(POINTER)]
-    formats = [name for name in stats if name not in pointers and name.lower().endswith(UNREAD)]
+    formats = [name for name in stats if name.lower().endswith(UNREAD) and unread_format(_head(root, name))]
     endings = ", ".join(sorted({posixpath.splitext(name)[1].lower() for name in formats}))
     return {
         ABSENT.format(root=root): [name for name in names if name not in stats],
         POINTERS: pointers,
         f"{FORMAT} ({endings})": formats,
     }
+
+
+def _head(root: str, name: str) -> bytes:
+    with Path(root, name).open("rb") as file:
+        return file.read(32)
 
 
 def _remedy(root: str, what: str, clips: list[str]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
+from tuning.evaluation.leaderboard import read_baseline
 from tuning.evaluation.score_notes import metric_of_test, score_notes, tested_notes
 from tuning.experiment.directory import SearchFolder, TrialRecord, environment, write_text
 from tuning.experiment.ranking import kept_epoch
@@ -107,9 +107,8 @@ def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated:
 
 def _measured(folder: SearchFolder) -> tuple[Mode, dict[str, float]]:
     """The direction of the search's ranking metric, and the constant predictor's metrics as far as recorded."""
-    space, file = space_of(folder), folder.path / "baseline.json"
-    baseline = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    return check_metric(space, space.fixed()), baseline
+    space = space_of(folder)
+    return check_metric(space, space.fixed()), read_baseline(folder)
 
 
 def _notes(notes: Sequence[str]) -> list[str]:
