@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from tuning.datasets.corpora import layout
@@ -14,6 +15,7 @@ GROUPS = ("speaker", "speaker_id", "artist", "actor", "singer", "subject", "part
 FOLDS = ("fold",)
 PARTS = ("split", "part", "set", "subset", "partition")
 MOST_CLASSES = 30
+LEAST_GROUPS = 3  # one for each part of a split
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,7 @@ class Columns:
     group: str | None
     fold: str | None
     split: str | None
+    unused: str  # what is told of a column whose name says more than its content; empty for none
 
 
 def class_column(table: layout.Table, data: DataSettings) -> str | None:
@@ -47,20 +50,43 @@ def columns_of(table: layout.Table, targets: list[str]) -> Columns:
         label = None
     spoken = [column for column in table.header if column and _is_audio(table, column)]
     file = next(iter(spoken), None) or next(iter(_named(table, FILES)), None)
-    split = [column for column in _named(table, PARTS) if set(_cells(table, column)) <= set(layout.SPLITS)]
+    parts = _named(table, PARTS)
+    split = [column for column in parts if set(_cells(table, column)) <= set(layout.SPLITS)]
+    unused = "" if split else _unused(table, parts, f"as a split; expected {', '.join(layout.SPLITS)}")
+    group = next(iter(_named(table, GROUPS)), None)
+    if group is not None and len(set(_cells(table, group))) < LEAST_GROUPS:
+        unused, group = (
+            _unused(table, [group], f"to keep speakers apart; expected at least {LEAST_GROUPS} of them"),
+            None,
+        )
     return Columns(
         file=file,
         label=label,
         targets=named,
-        group=next(iter(_named(table, GROUPS)), None),
+        group=group,
         fold=next(iter(_named(table, FOLDS)), None),
         split=next(iter(split), None),
+        unused=unused,
     )
+
+
+def _unused(table: layout.Table, columns: list[str], words: str) -> str:
+    """Say of the first column, if there is one, what it holds and what it is not used for."""
+    if not columns:
+        return ""
+    found = list(dict.fromkeys(_cells(table, columns[0])))
+    shown = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
+    return f"column '{columns[0]}' holds {shown} and is not used {words}"
 
 
 def _named(table: layout.Table, names: list[str] | tuple[str, ...]) -> list[str]:
     """The columns with one of these names, in the order of the names."""
-    return [column for name in names for column in table.header if column.casefold() == name.casefold()]
+    return [column for name in names for column in table.header if _plain(column) == _plain(name)]
+
+
+def _plain(name: str) -> str:
+    """A name without what differs between "Speaker ID" and speaker_id."""
+    return re.sub(r"[\s_-]+", "", name.casefold())
 
 
 def _cells(table: layout.Table, column: str) -> list[str]:
@@ -73,7 +99,9 @@ def _is_audio(table: layout.Table, column: str) -> bool:
 
 def _is_numeric(table: layout.Table, column: str) -> bool:
     try:
-        return bool([float(cell) for cell in _cells(table, column)])
+        # With decimal commas, too, which the reader of the labels explains.
+        cells = _cells(table, column)
+        return bool([float(cell.replace(",", ".") if layout.DECIMAL_COMMA.fullmatch(cell) else cell) for cell in cells])
     except ValueError:
         return False
 

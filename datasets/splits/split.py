@@ -34,6 +34,7 @@ class Split:
     folds: dict[str, str] = field(default_factory=dict)  # clip id -> fold, where there are folds
     inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold, from 0
     unusable: dict[str, str] = field(default_factory=dict)  # id of a clip that was left out -> its part
+    is_cross_validated: bool = False  # inner folds are to be dealt, or were: the part `val` validates nothing by itself
 
     def parts(self) -> dict[str, list[Clip]]:
         """The three parts by name."""
@@ -44,7 +45,11 @@ class Split:
         clips = [clip for part in self.parts().values() for clip in part]
         if all(clip.group is None for clip in clips):
             return [NOT_APART]
-        known = {"test": self.test} if self.inner else {"validation": self.val, "test": self.test}
+        known = (
+            {"test": self.test}
+            if self.inner or self.is_cross_validated
+            else {"validation": self.val, "test": self.test}
+        )
         return [found for name, part in known.items() if (found := _few_groups(name, part))]
 
     def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:

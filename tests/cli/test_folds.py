@@ -21,6 +21,8 @@ GROUPS, FOLDS = "data.group_column=speaker", "data.fold_column=fold"
 @pytest.fixture
 def corpus(tmp_path):
     (tmp_path / "manifest.csv").write_text("\n".join(["file,emotion,speaker,fold", *ROWS]))
+    for row in ROWS:
+        (tmp_path / row.partition(",")[0]).touch()
     return [*CLASSES, f"data.root={tmp_path}", f"storage={tmp_path}/results"]
 
 
@@ -85,7 +87,7 @@ def test_names_that_no_path_may_have_are_numbered(tmp_path):
 )
 def test_what_can_not_be_done_is_refused_before_anything_begins(corpus, tmp_path, capsys, words, message):
     assert message in refused(capsys, *corpus, *words)
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".wav"}
 
 
 def test_a_fold_that_can_not_be_searched_is_refused_before_the_first(tmp_path, capsys):
@@ -106,7 +108,11 @@ def test_a_dry_run_says_what_would_run_and_imports_nothing_heavy(corpus, tmp_pat
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "folds     3 by split.method=group_folds, each the test once: crnn-fold-..." in output
     assert "20 trials in each, 60 in all" in output and "1: 12 to train, 12 to validate, 12 sealed" in output
-    assert [path.name for path in tmp_path.iterdir()] == ["manifest.csv"]
+    assert {path.suffix for path in tmp_path.iterdir()} == {".csv", ".wav"}
+    (tmp_path / ROWS[0].partition(",")[0]).unlink()
+    (tmp_path / ROWS[1].partition(",")[0]).unlink()
+    failed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert failed.returncode == 2 and "error: data.root: 2 of 36 recordings are not in" in failed.stderr
     output = subprocess.run([*command[:3], "--help"], capture_output=True, text=True, check=True).stdout
     assert output.startswith("tuning folds [name=NAME]")
 

@@ -157,3 +157,29 @@ def test_nothing_heavy_is_imported(tmp_path):
     code = f"import sys; from tuning.cli.init import main; assert main([{table!r}]) == 0; "
     code += "assert not {'torch', 'ray'} & set(sys.modules), 'heavy imports'"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+
+
+def test_a_column_whose_name_says_more_than_its_content_is_told(capsys, monkeypatch, tmp_path):
+    rows = [f"{n}.wav,{('sad', 'happy')[n // 4 % 2]},{n % 2},{('Train', 'Val')[n % 2]}" for n in range(40)]
+    output, plan = init(capsys, monkeypatch, tmp_path, write(tmp_path / "data", "file,emotion,Speaker ID,split", rows))
+    assert plan.config.data.group_column is None
+    assert "note      column 'Speaker ID' holds 0, 1 and is not used to keep speakers apart;" in output
+
+
+def test_names_of_columns_are_known_with_spaces_and_split_names_are_told(capsys, monkeypatch, tmp_path):
+    rows = [f"{n}.wav,{('sad', 'happy')[n // 8 % 2]},{n % 8},{('Train', 'Val')[n % 2]}" for n in range(64)]
+    output, plan = init(capsys, monkeypatch, tmp_path, write(tmp_path / "data", "file,emotion,Speaker ID,split", rows))
+    assert plan.config.data.group_column == "Speaker ID" and plan.config.data.split_column is None
+    assert "note      column 'split' holds Train, Val and is not used as a split; expected train, val, test" in output
+
+
+def test_decimal_commas_are_numbers_that_the_reader_explains(capsys, tmp_path):
+    table = write(tmp_path / "data", "file;artist;valence", [f"{n}.wav;a{n % 9};1,{n % 7}" for n in range(40)])
+    assert main(["init", table]) == 2
+    assert "with a decimal point it is 1.0" in capsys.readouterr().err
+
+
+def test_the_scale_is_told(capsys, monkeypatch, tmp_path):
+    rows = [f"{n}.wav,a{n % 12},{1 + n % 5},{1 + n % 9}" for n in range(60)]
+    output, _ = init(capsys, monkeypatch, tmp_path, write(tmp_path / "data", "file,artist,valence,arousal", rows))
+    assert "scale     1 to 9, by the smallest and the largest label" in output

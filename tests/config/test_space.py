@@ -469,3 +469,21 @@ def test_spaces_of_speech_augment_where_clips_are_few(name):
 def test_the_small_speech_space_says_what_it_is():
     text = Path("search_spaces/ser_demo.yaml").read_text()
     assert "two cores" in text.splitlines()[0] and "ser" in text.splitlines()[0]
+
+
+def test_values_that_are_one_for_the_setting_are_refused():
+    for argument in ("optim.learning_rate={choice: [1, 1.0, 0.1]}", "model.kernel_size={choice: [3, '3', 5]}"):
+        with pytest.raises(UserError, match="choice: expected different values, got"):
+            make_plan([argument])
+
+
+def test_a_space_whose_finite_part_is_used_up_goes_on_in_the_other(tmp_path):
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "training: {batch_size: {int: [1, 40]}}\n"
+        "optim: {learning_rate: {uniform: [0.001, 0.01], when: {training.batch_size: 40}}}\nsearch: {num_trials: 60}\n"
+    )
+    plan = make_plan([f"space={file}"])
+    points = list(planned_points(plan.space, plan.config))
+    assert len(points) == 60 == len({str(point) for point in points})
+    assert sum("optim.learning_rate" in point for point in points) >= 21

@@ -120,7 +120,12 @@ def test_files_that_are_there_need_no_words(tmp_path):
             b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
             r"1 of 1 recording is a pointer of Git LFS, not the sound: a.wav; `git lfs pull` fetches it",
         ),
-        (["a.m4a"], ["a.m4a"], b"\0\0\0\x20ftypM4A ", r"is in a format that can't be read \(\.m4a\).*ffmpeg -i a\.m4a a\.flac"),
+        (
+            ["a.m4a"],
+            ["a.m4a"],
+            b"\0\0\0\x20ftypM4A ",
+            r"is in a format that can't be read \(\.m4a\).*ffmpeg -i a\.m4a a\.flac",
+        ),
     ],
 )
 def test_what_is_wrong_with_files_is_said_with_the_remedy(tmp_path, names, here, content, message):
@@ -137,3 +142,8 @@ def test_as_many_as_may_be_quarantined_are_told_and_no_more(tmp_path):
     assert with_file_remarks(corpus, MANIFEST).notes == file_remarks(corpus) != []
     with pytest.raises(UserError, match="1 of 20 recordings"):
         with_file_remarks(corpus, MANIFEST.model_copy(update={"max_quarantined_share": 0.04}))
+
+
+def test_numbers_of_session_and_speaker_are_not_run_together():
+    assert look_alikes(["s1_12", "s11_2", "s1 12"]) == [["s1_12", "s1 12"]] or not look_alikes(["s1_12", "s11_2"])
+    assert look_alikes(["Ann_1", "ann 1", "ann1"]) == [["Ann_1", "ann 1", "ann1"]]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import signal
 import sys
 import time
 from argparse import Namespace
@@ -16,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, count, one_of, run_command
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
+from tuning.config.terminal import visible
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,25 +49,24 @@ def main(words: Sequence[str] | None = None) -> int:
     """Run a command line; the exit code: 0 done, 2 the user's input, 130 interrupted, 1 anything else."""
     words = sys.argv[1:] if words is None else words
     resume = f"tuning folds {shlex.join(word for word in words if not word.startswith('fresh='))}"
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        return run_command(PARSER, lambda options: _folds(options, resume), words, resume=resume)
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return run_command(PARSER, lambda options: _folds(options, resume), words, resume=resume)
 
 
 def _folds(options: Namespace, resume: str) -> int:
     parse_overrides(options.settings)  # wrong words are refused before numpy and pyarrow are imported
     from tuning.data.fold_plan import plan_folds
+    from tuning.search.checks import check
 
     plan = plan_folds(options.settings, options.ensemble or 1)
+    # Places, resources, files and the name, before the first fold is searched.
+    plan = replace(plan, corpus=check(plan.folds[0].plan).corpus)
     _print_plan(plan)
     if options.dry_run:
         return DONE
     tested = []
     began, worked = time.monotonic(), 0
     for number, fold in enumerate(plan.folds, start=1):
-        print(f"\nfold      {fold.name}: {number} of {len(plan.folds)}", flush=True)
+        print(f"\nfold      {visible(fold.name)}: {number} of {len(plan.folds)}", flush=True)
         found = _test_fold(plan, fold, with_svm=options.svm != "false")
         if isinstance(found, str):
             print(f"stopped   fold {fold.name}: {found}; to resume: {resume}", file=sys.stderr)
@@ -87,12 +86,14 @@ def _print_plan(plan: FoldsPlan) -> None:
     total = plan.folds[0].plan.total
     print(f"folds     {len(plan.folds)} by split.method={plan.method}, each the test once: {plan.name}-fold-...")
     print(f"          {total} trials in each, {len(plan.folds) * total} in all")
+    if plan.folds[0].plan.config.data.split_column is not None:
+        print("          note: data.split_column is not used, since every clip is tested once")
     for note in plan.corpus.notes:
-        print(f"          note: {note}")
+        print(visible(f"          note: {note}"))
     for fold in plan.folds:
         names = {"train": "to train", "val": "to validate", "test": "sealed"}
         parts = ", ".join(f"{len(clips)} {names[name]}" for name, clips in fold.split.parts().items())
-        print(f"          {fold.name}: {parts}")
+        print(visible(f"          {fold.name}: {parts}"))
 
 
 def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, bool] | str:
@@ -133,17 +134,19 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
     import numpy as np
 
     from tuning.data.data_module import DataModule
+    from tuning.data.keys import features_key, stored_features_of
     from tuning.datasets import storage
     from tuning.datasets.hashing import digest_of
     from tuning.evaluation.svm import fit_and_predict
-    from tuning.experiment.recorded import space_of
+    from tuning.experiment.recorded import config_of, space_of
     from tuning.search.compute import compute
     from tuning.search.lazy_start import when_needed
 
     config, place, name = fold.plan.config, _place(plan), f"svm-{fold.tag}.json"
     data = DataModule.of_search(search.folder, space_of(search.folder), config)
     data.prepare_features(when_needed(config))
-    features, known = next(iter(data.features.values())), data.split.train + data.split.val
+    winner = config_of(search.folder, tested.metrics["trial"])
+    features, known = data.features[features_key(stored_features_of(winner))], data.split.train + data.split.val
     ids = [*(clip.id for clip in known), "", *tested.ids]
     key = digest_of((search.path / "fingerprint.json").read_bytes(), features.fingerprint, *ids)
     if (kept := _read(place, name)).get("key") == key:
@@ -220,5 +223,5 @@ def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str |
     console.print()
     console.print(make_table(heading, by_fold))
     for note in notes:
-        print(f"note      {note}")
+        print(visible(f"note      {note}"))
     print(f"folds     {storage.below(place, 'folds.md')}")

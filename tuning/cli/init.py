@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tuning.cli.command import Parser, run_command
 from tuning.config.errors import UserError
+from tuning.config.terminal import visible
 
 PARSER = Parser(
     "tuning init DATA.csv [out=MY_SPACE.yaml] [setting=VALUE ...]",
@@ -54,7 +55,7 @@ def _init(options: Namespace) -> None:
             file.write(text)
     except OSError as error:
         raise UserError(f"out: expected a file that can be written, got '{out}' ({error.strerror})") from None
-    print("\n".join(lines))
+    print(visible("\n".join(lines)))
     print(f"written   {out}; next: python -m tuning.run space={_as_path(out)} --dry-run")
 
 

@@ -2,6 +2,7 @@
 
 import codecs
 import importlib.resources
+import json
 import re
 from collections.abc import Collection
 from dataclasses import replace
@@ -214,6 +215,8 @@ def _checked(path: str, distribution: Distribution, fields: dict[str, FieldInfo]
     if kind not in fitting:
         raise UserError(f"{path}: expected {', '.join(fitting)} for this setting, got {kind}")
     values = tuple(cast(f"{path}: {kind}", value, fields[path]) for value in distribution.values)
+    if kind in LISTED and len({json.dumps(plain(value)) for value in values}) < len(values):  # 1 and 1.0 became one
+        raise UserError(f"{path}: {kind}: expected different values, got {plain(list(distribution.values))}")
     when = {}
     for condition, allowed in distribution.when.items():
         if condition not in fields:

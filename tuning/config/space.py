@@ -19,6 +19,7 @@ from tuning.models import MODELS
 
 # A trial that equals an earlier one is drawn again so many times before one that is left is taken.
 MAX_REDRAWS = 200
+MOST_REDRAWS = 100_000  # where a part of an infinite space is used up
 
 # What is prepared or checked for every combination of values takes no more of them: each is a millisecond, or hours.
 MOST_VARIANTS = 1000
@@ -214,15 +215,14 @@ class Space:
     def size(self, varied: Collection[str] | None = None) -> float:
         """Return the number of points of `grid`, infinite where a range of fractions is active, without making them.
 
-        Where more than `MOST_COUNTED` combinations decide which conditions hold, conditional settings are not counted,
-        so that there are at least so many points.
+        Where more than `MOST_COUNTED` combinations decide which conditions hold, they are not counted: infinite, too.
         """
         order = self.in_order()
         counts = {path: self.distributions[path].size if varied is None or path in varied else 1 for path in order}
         conditions = {condition for path in order for condition in self.distributions[path].when}
         deciding = {path for condition in conditions for path in self.dependencies(condition)}
         if math.prod(counts[path] for path in deciding) > MOST_COUNTED:
-            return math.prod(counts[path] for path in order if not self.distributions[path].when)
+            return math.inf
 
         def below(place: int, point: dict[str, Any]) -> float:
             if place == len(order):
@@ -268,11 +268,12 @@ class Space:
                 seen.add(key)
                 yield point
         order, size = self.in_order(), self.size()
-        rest = self.grid() if size < math.inf else iter(())
+        is_finite = size < math.inf
+        rest = self.grid() if is_finite else iter(())
         for number in itertools.count(len(first) + 1):
             if len(seen) >= size:
                 return
-            for attempt in range(MAX_REDRAWS):
+            for attempt in range(MAX_REDRAWS if is_finite else MOST_REDRAWS):
                 point = {}
                 for path in order:
                     if self.is_active(path, point):
@@ -281,8 +282,11 @@ class Space:
                     break
             else:  # few are left: the next one in order
                 left = next((point for point in rest if point_key(point) not in seen), None)
-                if left is None:
+                if left is None and is_finite:
                     return
+                if left is None:
+                    why = f"{MOST_REDRAWS:,} draws gave no other trial"
+                    raise UserError(f"search.num_trials: expected at most {len(seen)} here, since {why}")
                 point, key = left, point_key(left)
             seen.add(key)
             yield point

@@ -9,7 +9,7 @@ from tuning.config.distributions import plain
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
 from tuning.config.space import Space
-from tuning.data.plan import Plan, make_plan, read_clips, split_of, with_classes
+from tuning.data.plan import Plan, make_plan, read_clips, split_of, training_clips, with_augmentation, with_classes
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split, fold_sizes
 
@@ -62,8 +62,6 @@ def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
     if (minutes := plan.config.search.time_budget_minutes) is not None:
         wanted = "search.time_budget_minutes: expected null, so that all folds are searched alike"
         raise UserError(f"{wanted}, got {minutes:g}")
-    if ensemble > plan.total:
-        raise UserError(f"ensemble: expected at most the {plan.total} trials of a search, got {ensemble}")
     corpus = read_clips(plan.config)
     plan = with_classes(plan, corpus)
     try:
@@ -80,9 +78,13 @@ def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
             plan, run=run, space=space, config=space.fixed(), overrides=plan.overrides | of_fold | {"name": search}
         )
         try:
-            folds.append(FoldPlan(name, tag, sealed, split_of(corpus, sealed.config)))
+            split = split_of(corpus, sealed.config)
+            sealed = with_augmentation(sealed, len(training_clips(split, sealed.config)))
         except UserError as error:
             raise UserError(f"{error} (fold '{name}' as the test)") from None
+        if ensemble > sealed.total:
+            raise UserError(f"ensemble: expected at most the {sealed.total} trials of a search, got {ensemble}")
+        folds.append(FoldPlan(name, tag, sealed, split))
     return FoldsPlan(plan.name, method, corpus, folds, ensemble)
 
 

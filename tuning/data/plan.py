@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import itertools
+import math
 import re
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -275,9 +276,10 @@ def _check_search(space: Space, config: Config) -> None:
         if search.points_to_evaluate:
             raise UserError("search.points_to_evaluate: expected none for algorithm grid, which tries all")
         if (count := space.size()) > MOST_GRID_POINTS:
+            got = f"{count:,}" if count < math.inf else "more than can be counted"
             raise UserError(
                 f"search.algorithm: expected another than grid for more than {MOST_GRID_POINTS:,} trials, got a grid "
-                f"of {count:,}; random and optuna try search.num_trials of them"
+                f"of {got}; random and optuna try search.num_trials of them"
             )
     elif given is None:
         raise UserError(f"search.num_trials: expected integer at least 1 for algorithm {search.algorithm}, got null")
@@ -360,7 +362,7 @@ def split_of(corpus: Corpus, config: Config) -> Split:
         split = split_clips(corpus.clips, config.split, corpus.dev_groups)
         if config.split.inner_folds is not None:
             inner_folds(split, config.split)
-        return split
+        return replace(split, is_cross_validated=config.split.inner_folds is not None)
     except ValueError as error:
         raise UserError(str(error)) from error
 

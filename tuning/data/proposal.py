@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from tuning.data.balance import Balance, read_balance
 from tuning.data.plan import Plan, make_plan, with_classes
 from tuning.datasets.corpora import layout
 from tuning.datasets.corpora.columns import Columns, columns_of
+from tuning.experiment.machine import num_cpus
 
 # The space by task and number of clips: up to so many, this one. docs/corpora.md says what was measured of it.
 SPACES: dict[str, list[tuple[float, str]]] = {
@@ -74,11 +76,17 @@ def propose(file: str, given: list[str]) -> Proposal:
         of_task += [] if "loss.name" in overrides else ["loss.name=cross_entropy"]
     words = [*words, *of_task]
     plan = make_plan([f"space={space}", *words])
+    balance = None
     if _is_small(plan, len(table.rows)) and "split.inner_folds" not in overrides:
-        words.append(f"split.inner_folds={INNER_FOLDS}")
+        folded = [*words, f"split.inner_folds={INNER_FOLDS}"]
+        with suppress(UserError):  # as with too few speakers for so many folds
+            plan = make_plan([f"space={space}", *folded])
+            balance, words = read_balance(plan), folded
+    if balance is None:
         plan = make_plan([f"space={space}", *words])
-    balance = read_balance(plan)
-    return Proposal(space, words, list(_lines(space, with_classes(plan, balance.corpus), balance)))
+        balance = read_balance(plan)
+    lines = list(_lines(space, with_classes(plan, balance.corpus), balance))
+    return Proposal(space, words, [*lines, *([("note", found.unused)] if found.unused else [])])
 
 
 def _is_small(plan: Plan, num_clips: int) -> bool:
@@ -108,8 +116,7 @@ def _settings(
         yield "task.name", "classification"
     else:
         yield from _numbers(path, table, found, overrides)
-    groups = {row[found.group].strip() for _, row in table.rows} if found.group else set()
-    if len(groups) >= 3:
+    if found.group:
         yield "data.group_column", found.group
     if found.split:
         yield "data.split_column", found.split
@@ -160,6 +167,8 @@ def _lines(space: str, plan: Plan, balance: Balance) -> Iterator[tuple[str, str]
     of_groups = f", {len(groups)} speakers or artists" if groups else ""
     labels = ", ".join(config.task.classes or config.task.targets)
     yield "corpus", f"{counted(len(corpus.clips), 'clip')}{of_groups}; {config.task.name} of {labels}"
+    if (scale := config.data.target_range) is not None:
+        yield "scale", f"{scale[0]:g} to {scale[1]:g}, by the smallest and the largest label; set data.target_range"
     parts = f"{len(split.train)} to train, {len(split.val)} to validate, {len(split.test)} sealed for the test"
     folds = config.split.inner_folds
     inner = f"; with so few clips each trial is a cross-validation over {folds} inner folds" if folds else ""
@@ -183,7 +192,7 @@ def _of_metric(metric: str) -> str:
 
 def _time(space: str, plan: Plan, balance: Balance) -> str:
     """The time that the search may take on this machine's cores, from what others took."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = num_cpus()
     measured = "to measure it: --dry-run probe=true"
     if space not in EPOCH_SECONDS:
         return f"at real lengths this space needs a GPU; {measured}"
@@ -193,5 +202,5 @@ def _time(space: str, plan: Plan, balance: Balance) -> str:
     epochs = plan.total * clips * plan.space.largest("training.epochs")
     preparing = PREPARE_SECONDS.get(space, PREPARE_USUALLY) * len(balance.corpus.clips)
     minutes = (epochs * EPOCH_SECONDS[space] + preparing) / min(cores, plan.total) / 60
-    shown = f"{minutes / 60:.0f} hours" if minutes > 180 else f"{max(1, round(minutes))} minutes"
+    shown = f"{minutes / 60:.0f} hours" if minutes > 180 else counted(max(1, round(minutes)), "minute")
     return f"about {shown} on {counted(cores, 'CPU core')}, by what other corpora took; {measured}"

@@ -68,7 +68,7 @@ def _key(name: str) -> str:
     """What names that look alike have in common."""
     seen = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")  # marks without width
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", seen).casefold())
-    joined = re.sub(r"[\s_]+", "", folded)
+    joined = re.sub(r"(?<!\d)[\s_]+|[\s_]+(?!\d)", "", folded)  # but s1_12 is not s11_2
     return re.sub(r"(?<![\d.,])0+(?=\d)", "", re.sub(r"\.0+$", "", joined))
 
 

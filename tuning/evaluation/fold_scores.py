@@ -132,7 +132,8 @@ def _as_outputs(svm: np.ndarray, task: Task) -> np.ndarray:
 
 
 def _is_shown(name: str, config: Config) -> bool:
-    return (name if config.task.name == "classification" else name.split("_")[0]) in PRINTED[config.task.name]
+    kind = name if config.task.name == "classification" else name.split("_")[0]
+    return kind in PRINTED[config.task.name] or f"val_{name}" == config.search.metric
 
 
 HEADINGS = ["metric", "predictor", "pooled", "95 % interval", "mean of folds", "sd"]
