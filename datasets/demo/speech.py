@@ -175,7 +175,7 @@ def _voice(speech: Speech, rng: np.random.Generator, size: int) -> np.ndarray:
     semitones = 0.5 * speech.range_semitones * melody + speech.slope_semitones * (share - 0.5)
     pitch_hz = speech.pitch_hz * 2 ** (semitones / 12)
     pitch_hz *= 1 + 0.01 * np.interp(share, np.linspace(0, 1, 60), rng.standard_normal(60))  # never quite steady
-    harmonics = np.arange(1, int(0.47 * SAMPLE_RATE_HZ / pitch_hz.max()) + 1)
+    harmonics = np.arange(1, int(0.47 * SAMPLE_RATE_HZ / np.max(pitch_hz)) + 1)
     amplitudes = harmonics**-speech.rolloff
     cycle = amplitudes @ np.cos(2 * np.pi * np.outer(harmonics, np.arange(2048) / 2048))
     cycle /= np.sqrt(np.sum(amplitudes**2) / 2)

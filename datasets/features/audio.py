@@ -81,7 +81,7 @@ def excerpt(
             waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
         span = segment_slice(len(waveform), keep_samples, segment)
         waveform, start_seconds = waveform[span], start / rate + span.start / sample_rate_hz
-    check_loud(float(abs(waveform).max()), quality)
+    check_loud(float(np.max(abs(waveform))), quality)
     return Excerpt(waveform, start_seconds)
 
 
@@ -109,7 +109,7 @@ class LongSound:
             if trim_db is not None:
                 loudness.add(block)
             length += len(block)
-            peak = max(peak, float(abs(block).max(initial=0)))
+            peak = max(peak, float(np.max(abs(block), initial=0)))
             kept.append(block)
             if length > KEPT_SAMPLES:
                 kept.clear()

@@ -73,7 +73,8 @@ def write_sounds(folder: Path, spectrograms: dict[str, np.ndarray], features: Fe
     for name, decibels in spectrograms.items():
         waveform = mel_to_audio(decibels, features)
         files.append(folder / f"{name}.wav")
-        soundfile.write(files[-1], waveform / max(1.0, abs(waveform).max()), features.sample_rate_hz, subtype="PCM_16")
+        level = max(1.0, np.max(abs(waveform)))
+        soundfile.write(files[-1], waveform / level, features.sample_rate_hz, subtype="PCM_16")
     return files
 
 

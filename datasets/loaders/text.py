@@ -65,7 +65,7 @@ class Texts:
         rows = np.searchsorted(self.ids, clips)
         assert (self.ids[rows] == clips).all(), "a clip without text"
         num_tokens = self.num_tokens[rows].astype(np.int64)
-        values = self.values[rows, : int(num_tokens.max())]
+        values = self.values[rows, : int(np.max(num_tokens))]
         if np.issubdtype(values.dtype, np.integer):
             values = values.astype(np.int64)
         return {"text": torch.from_numpy(values), "num_tokens": torch.from_numpy(num_tokens)}

@@ -84,7 +84,7 @@ class Predictor:
             start, stop = begin + offset, min(begin + offset + length, end)
             first, size = round((start - whole[0].start_seconds) * rates[0]), round((stop - start) * rates[0])
             first = min(first, len(whole[0]) - 1)  # rounding at another rate may exceed this end
-            silent = float(abs(whole[0][first : first + max(1, size)]).max()) < level
+            silent = float(np.max(abs(whole[0][first : first + max(1, size)]))) < level
             heard = [around(model, found, start, stop) for model, found in zip(self.models, whole, strict=True)]
             yield Window(file, start, stop), [] if silent else heard
 

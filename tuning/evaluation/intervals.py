@@ -39,7 +39,7 @@ def group_intervals(
         seed: of the draws.
     """
     _, group_of_clip = np.unique(_units(groups), return_inverse=True)
-    num_groups = int(group_of_clip.max()) + 1
+    num_groups = int(np.max(group_of_clip)) + 1
     if num_groups < LEAST_GROUPS:
         return {}, num_groups
     rows_of_group = [np.flatnonzero(group_of_clip == number) for number in range(num_groups)]
