@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
 
 from tuning.config.schema import Config
 from tuning.datasets import storage
@@ -164,14 +165,14 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
 
 def write_weights(file: Path, weights: dict[str, torch.Tensor]) -> None:
     """Write weights in the format of safetensors, with the CRC-32 of their bytes, of which the format knows nothing."""
-    checksum = zlib.crc32(_data(safetensors.torch.save(weights)))
-    file.write_bytes(safetensors.torch.save(weights, metadata={CHECKSUM: f"{checksum:08x}"}))
+    checksum = zlib.crc32(_data(save_tensors(weights)))
+    file.write_bytes(save_tensors(weights, metadata={CHECKSUM: f"{checksum:08x}"}))
 
 
 def _weights(file: Path) -> dict[str, torch.Tensor]:
     content = read_content(file)
     try:
-        found: dict[str, torch.Tensor] = safetensors.torch.load(content)
+        found: dict[str, torch.Tensor] = load_tensors(content)
         known = json.loads(content[8 : len(content) - len(_data(content))]).get("__metadata__", {}).get(CHECKSUM)
     except Exception as error:  # a damaged file raises whatever its reader stumbles over
         raise DamagedFileError.of(file, "weights in safetensors", error) from None
