@@ -12,12 +12,13 @@ from typing import Any
 
 HIDDEN = "***"
 
-_URI = re.compile(r"""[a-z][a-z0-9+.-]*://(?:[^\s'"<>]|'(?=[^\s"<>]*[@=]))+""", re.IGNORECASE)
+# Repetitions have bounds: whole pages are searched, and the time must grow as they do.
+_URI = re.compile(r"""[a-z][a-z0-9+.-]{0,31}://(?:[^\s'"<>]|'(?=[^\s"<>]{0,999}[@=]))+""", re.IGNORECASE)
 # User and password before a host, also where the password has a / that should have been encoded; a port is none.
 _USER = re.compile(r"(?<=://)(?:[^/?#@]*:(?!\d{1,5}(?:[/?#]|$)).*|[^/?#@]+)@")
 # The value of an option of a URI whose name says that it is secret.
 _OPTION = re.compile(
-    r"(?<=[?&;])([\w.%-]*(?:secret|passw|token|credential|signature|access_?key|account_?key|api_?key|private_?key)[\w.%-]*|"
+    r"(?<=[?&;])([\w.%-]{0,99}(?:secret|passw|token|credential|signature|access_?key|account_?key|api_?key|private_?key)[\w.%-]{0,99}|"
     r"sig|pwd|key|auth)=[^&#;]+",
     re.IGNORECASE,
 )

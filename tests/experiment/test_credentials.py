@@ -119,3 +119,9 @@ def test_the_folder_of_a_mirror_is_named_without_secrets(tmp_path, monkeypatch):
     assert mirror_root("s3://bucket/x") != mirror_root("s3://other/x")
     write_json(tmp_path / "state.json", {"of": f"s3://AKIA:{SECRET}@bucket/x"})
     assert SECRET not in (tmp_path / "state.json").read_text()
+
+
+def test_the_time_grows_as_the_text_does():
+    # With a repetition that has no bound, each of these takes minutes.
+    for text in ("x" * 300_000, "s3://b?" + "secret" * 50_000, "s3://" + "'" * 50_000, "s3://" + ":" * 50_000):
+        assert redacted(text) == text
