@@ -287,12 +287,12 @@ SETTINGS = (
     "space=crnn",
     "data.corpus=manifest",
     "features.num_frames=64",
-    "training.max_epochs=1",
+    "training.epochs=1",
     "search.num_trials=1",
 )
 SMALL = (
     "space=crnn", "features.num_frames=64", "model.conv_filters=[8, 8]", "model.lstm_units=[8, 4]",
-    "training.max_epochs=2", "search.num_trials=3",
+    "training.epochs=2", "search.num_trials=3",
 )  # fmt: skip
 
 
@@ -355,7 +355,7 @@ def _write_corpus(number: int, draw: random.Random, root: Path) -> Iterator[tupl
         file = next(path.name for path in root.glob(f"{index}.*"))
         lines.append(f"{file},{draw.uniform(-1, 1)},{draw.uniform(-1, 1)},{index % 20}")
         yield file, (what, expected)
-    (root / "metadata.csv").write_text("\n".join(lines) + "\n")
+    (root / "manifest.csv").write_text("\n".join(lines) + "\n")
 
 
 def _heard(file: Path, clean: Path) -> str:
@@ -462,6 +462,24 @@ def _losses(outcome: Outcome, results: Path) -> list[str]:
     return [row["val_loss"] for row in csv.DictReader(boards[0].read_text().splitlines())]
 
 
+def _on_a_search(options: argparse.Namespace, folder: Path, faults: Faults) -> Iterator[str]:
+    """The tables that need a finished search with its model."""
+    words = ["run", *SMALL]
+    places = [f"storage={folder / 'results'}", f"data.prepared={folder / 'prepared'}"]
+    for command in ([*words, *places], ["finalize", str(folder / "results/crnn")]):
+        outcome = started(command, folder)
+        if outcome.kind != "accepted":
+            raise SystemExit(outcome.text)
+    search, recording = folder / "results/crnn", next((folder / "prepared").rglob("*.wav"))
+    if options.recordings:
+        draw = random.Random(options.seed + 1)
+        yield run_recordings(options.recordings, draw, folder, search / "best", faults)
+    if options.files:
+        draw = random.Random(options.seed + 2)
+        yield run_files(search, recording, draw, folder, options.files, faults)
+        yield run_store(folder / "prepared", words, draw, folder, options.files, faults)
+
+
 def main() -> None:
     """Run the parts that are asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -476,21 +494,10 @@ def main() -> None:
     faults, parts = Faults(), [machine("numpy", "soundfile", "torch")]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        parts.append(run_lines(options.lines, random.Random(options.seed), folder, faults))
-        words = ["run", *SMALL, f"data.root={folder / 'demo'}"]
-        places = [f"storage={folder / 'results'}", f"data.prepared={folder / 'prepared'}"]
-        for command in ([*words, *places], ["finalize", str(folder / "results/crnn")]):
-            outcome = started(command, folder)
-            if outcome.kind != "accepted":
-                raise SystemExit(outcome.text)
-        search, recording = folder / "results/crnn", next((folder / "demo").rglob("*.wav"))
-        if options.recordings:
-            draw = random.Random(options.seed + 1)
-            parts.append(run_recordings(options.recordings, draw, folder, search / "best", faults))
-        if options.files:
-            draw = random.Random(options.seed + 2)
-            parts.append(run_files(search, recording, draw, folder, options.files, faults))
-            parts.append(run_store(folder / "prepared", words, draw, folder, options.files, faults))
+        if options.lines:
+            parts.append(run_lines(options.lines, random.Random(options.seed), folder, faults))
+        if options.recordings or options.files:
+            parts += _on_a_search(options, folder, faults)
     parts.append("\n".join(faults.lines) or "Nothing falls short.")
     publish("\n\n".join(parts), options.out)
 
