@@ -222,8 +222,8 @@ class DataModule:
         split, settings = self.split, self.config.split
         try:
             for variant in self.variants:
-                check_duplicates(split, variant.digests)
                 split = without(split, [clip for clip, _ in variant.quarantine])
+                check_duplicates(split, variant.digests)  # not of files that are no recordings, as two empty ones
             if settings.inner_folds is not None and not split.inner:
                 split = inner_folds(split, settings)
         except ValueError as error:

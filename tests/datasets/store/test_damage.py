@@ -290,6 +290,17 @@ def test_a_wild_recording_is_quarantined_in_every_part(module, corpus, tmp_path)
     }
 
 
+def test_empty_files_in_two_parts_are_no_leak(module, tmp_path):
+    root = tmp_path / "corpus"
+    found = write_corpus(root, 40, num_groups=40)
+    for clip in found.clips[::2]:
+        (root / clip.id).write_bytes(b"")
+    words = ["data.corpus=manifest", f"data.root={root}", "data.group_column=artist", "data.max_quarantined_share=0.6"]
+    data = DataModule.read(make_plan([*words, f"data.prepared={tmp_path}/prepared", "features.num_frames=8"]).space)
+    data.prepare_features(lambda done, total: None)
+    assert len(data.split.unusable) == 20 and set(data.split.unusable.values()) == {"train", "val", "test"}
+
+
 class Harm:
     """A pickle that makes a file."""
 
