@@ -28,7 +28,7 @@ class Columns:
     group: str | None
     fold: str | None
     split: str | None
-    unused: str  # what is told of a column whose name says more than its content; empty for none
+    unused: list[str]  # what is told of columns whose names say more than their content
 
 
 def class_column(table: layout.Table, data: DataSettings) -> str | None:
@@ -52,13 +52,13 @@ def columns_of(table: layout.Table, targets: list[str]) -> Columns:
     file = next(iter(spoken), None) or next(iter(_named(table, FILES)), None)
     parts = _named(table, PARTS)
     split = [column for column in parts if set(_cells(table, column)) <= set(layout.SPLITS)]
-    unused = "" if split else _unused(table, parts, f"as a split; expected {', '.join(layout.SPLITS)}")
+    unused = []
+    if parts and not split:
+        unused.append(_unused(table, parts[0], f"as a split; expected {', '.join(layout.SPLITS)}"))
     group = next(iter(_named(table, GROUPS)), None)
     if group is not None and len(set(_cells(table, group))) < LEAST_GROUPS:
-        unused, group = (
-            _unused(table, [group], f"to keep speakers apart; expected at least {LEAST_GROUPS} of them"),
-            None,
-        )
+        unused.append(_unused(table, group, f"to keep speakers apart; expected at least {LEAST_GROUPS} of them"))
+        group = None
     return Columns(
         file=file,
         label=label,
@@ -70,13 +70,11 @@ def columns_of(table: layout.Table, targets: list[str]) -> Columns:
     )
 
 
-def _unused(table: layout.Table, columns: list[str], words: str) -> str:
-    """Say of the first column, if there is one, what it holds and what it is not used for."""
-    if not columns:
-        return ""
-    found = list(dict.fromkeys(_cells(table, columns[0])))
+def _unused(table: layout.Table, column: str, words: str) -> str:
+    """Say what a column holds and what it is not used for."""
+    found = list(dict.fromkeys(_cells(table, column)))
     shown = ", ".join(found[:4]) + (", ..." if len(found) > 4 else "")
-    return f"column '{columns[0]}' holds {shown} and is not used {words}"
+    return f"column '{column}' holds {shown} and is not used {words}"
 
 
 def _named(table: layout.Table, names: list[str] | tuple[str, ...]) -> list[str]:

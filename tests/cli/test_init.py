@@ -164,6 +164,7 @@ def test_a_column_whose_name_says_more_than_its_content_is_told(capsys, monkeypa
     output, plan = init(capsys, monkeypatch, tmp_path, write(tmp_path / "data", "file,emotion,Speaker ID,split", rows))
     assert plan.config.data.group_column is None
     assert "note      column 'Speaker ID' holds 0, 1 and is not used to keep speakers apart;" in output
+    assert "note      column 'split' holds Train, Val and is not used as a split" in output
 
 
 def test_names_of_columns_are_known_with_spaces_and_split_names_are_told(capsys, monkeypatch, tmp_path):

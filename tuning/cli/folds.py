@@ -135,27 +135,28 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
 
     from tuning.data.data_module import DataModule
     from tuning.data.keys import features_key, stored_features_of
-    from tuning.datasets import storage
+    from tuning.datasets.checksum import write_json
     from tuning.datasets.hashing import digest_of
     from tuning.evaluation.svm import fit_and_predict
+    from tuning.experiment.directory import SPLIT
     from tuning.experiment.recorded import config_of, space_of
     from tuning.search.compute import compute
     from tuning.search.lazy_start import when_needed
 
     config, place, name = fold.plan.config, _place(plan), f"svm-{fold.tag}.json"
-    data = DataModule.of_search(search.folder, space_of(search.folder), config)
-    data.prepare_features(when_needed(config))
-    winner = config_of(search.folder, tested.metrics["trial"])
-    features, known = data.features[features_key(stored_features_of(winner))], data.split.train + data.split.val
-    ids = [*(clip.id for clip in known), "", *tested.ids]
-    key = digest_of((search.path / "fingerprint.json").read_bytes(), features.fingerprint, *ids)
+    wanted = stored_features_of(config_of(search.folder, tested.metrics["trial"]))
+    records = [search.path / file for file in ("fingerprint.json", SPLIT)]  # earlier versions recorded no split
+    key = digest_of(*(file.read_bytes() for file in records if file.exists()), wanted.model_dump_json(), *tested.ids)
     if (kept := _read(place, name)).get("key") == key:
         return np.array(kept["predicted"], dtype=np.float64)
     print("svm       fitted on the clips that the winner knows", flush=True)
+    data = DataModule.of_search(search.folder, space_of(search.folder), config)
+    data.prepare_features(when_needed(config))
+    features, known = data.features[features_key(wanted)], data.split.train + data.split.val
     clip_of = {clip.id: clip for clip in data.split.test}
     test, is_classes = [clip_of[clip] for clip in tested.ids], config.task.name == "classification"
     found = compute(config, fit_and_predict, features, known, test, is_classes)
-    storage.write_bytes(place, name, json.dumps({"key": key, "predicted": found.tolist()}).encode())
+    write_json(place, name, {"key": key, "predicted": found.tolist()})
     return found
 
 
@@ -168,10 +169,10 @@ def _place(plan: FoldsPlan) -> str:
 
 def _read(place: str, name: str) -> dict[str, Any]:
     """A file of that folder; empty if it is not there or damaged, and then it is made again."""
-    from tuning.datasets import storage
+    from tuning.datasets.checksum import read_json
 
     try:
-        found = json.loads(storage.read_bytes(place, name))
+        found = read_json(place, name)
         return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}

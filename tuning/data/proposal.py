@@ -86,7 +86,7 @@ def propose(file: str, given: list[str]) -> Proposal:
         plan = make_plan([f"space={space}", *words])
         balance = read_balance(plan)
     lines = list(_lines(space, with_classes(plan, balance.corpus), balance))
-    return Proposal(space, words, [*lines, *([("note", found.unused)] if found.unused else [])])
+    return Proposal(space, words, [*lines, *(("note", unused) for unused in found.unused)])
 
 
 def _is_small(plan: Plan, num_clips: int) -> bool:

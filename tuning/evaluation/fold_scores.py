@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from tuning.config.schema import Config
 from tuning.evaluation.final_test_files import PRINTED
 from tuning.evaluation.intervals import basis, group_intervals
 from tuning.evaluation.score_notes import tested_notes
+from tuning.experiment.reading import read_json, read_rows
 from tuning.training.ranking import Mode
 from tuning.training.tasks import Task, task_of
 
@@ -74,9 +74,8 @@ def read_fold(name: str, best: Path, config: Config) -> Fold:
         UserError: a file of it is missing or damaged.
     """
     try:
-        with (best / "test_predictions.csv").open(encoding="utf-8", newline="") as stream:
-            rows = list(csv.DictReader(stream))
-        metrics = json.loads((best / "metrics.json").read_text(encoding="utf-8"))
+        rows = read_rows(best / "test_predictions.csv", ("clip", "group"))
+        metrics = read_json(best / "metrics.json", dict)
         if config.task.name == "classification":
             classes = config.task.classes or []
             targets = np.array([[classes.index(row["label"])] for row in rows], dtype=np.float64)
