@@ -10,7 +10,7 @@ from tuning.config.schema import Config
 from tuning.search.resources import Resources
 
 # How much later a worker group has its first row than a trial in the process of Ray Tune: `benchmarks/backends.py`.
-GROUP_SECONDS = 7.0
+GROUP_SECONDS = 9.0
 
 # The most that a group's start may take of the shortest time that a trial trains.
 MOST_OF_A_TRIAL = 0.1
