@@ -95,6 +95,8 @@ def test_another_search_prepares_nothing_and_a_changed_feature_prepares_anew(ray
     assert {row["features.num_mfcc"] for row in ranking(tmp_path / "both")} <= {"20", "40"}
     output = run(*common, "name=again", *both)
     assert "nothing to prepare: all 480 recordings in 2 variants are reused" in output
+    output = run(*common, "name=split", "search.num_trials=1", "split.val_share=0.25")
+    assert "sorted anew by this split: all 240 recordings are reused" in output
 
 
 def test_fresh_archives_the_earlier_search(ray_session, tmp_path, prepared):

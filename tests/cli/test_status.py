@@ -227,6 +227,14 @@ def test_many_trials_fit_on_one_screen(width, height):
     assert " more" in text and "trial  229  failed" in text and "a note" in text and "best val_loss 0.1000" in text
 
 
+def test_settings_that_share_a_name_are_told_apart():
+    params = {"model.name": "crnn", "optim.name": "adam", "optim.learning_rate": 0.001}
+    record = TrialRecord(1, params, "done", "", 3, 5, 1.0, {"val_loss": 0.1})
+    console = Console(width=120, file=io.StringIO(), color_system=None)
+    console.print(draw(Standing("s", 2, "val_loss", "min", 5, "", {1: record})))
+    assert "model.name=crnn  optim.name=adam  learning_rate=0.001" in console.file.getvalue()
+
+
 def test_no_ray_and_no_torch(folder):
     write_search(folder)
     code = "import sys, tuning.cli.status as m; m.main(sys.argv[1:]); print({'ray', 'torch'} & set(sys.modules))"

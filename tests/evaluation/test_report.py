@@ -14,12 +14,13 @@ import pytest
 
 from tests.helpers.written_search import write_search
 from tuning.cli.report import main
+from tuning.config.distributions import short_names
 from tuning.evaluation.leaderboard import write_leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.report.figures import value_range
 from tuning.evaluation.report.gather import gather
 from tuning.evaluation.report.settings import Settings
-from tuning.evaluation.report.study import make_study, short_names
+from tuning.evaluation.report.study import make_study
 from tuning.evaluation.report.timeline import UNKNOWN, bars_of
 from tuning.experiment import timeline as times
 from tuning.experiment.directory import write_json, write_text

@@ -3,13 +3,16 @@
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 LISTED = ("grid", "choice")
 RANGED = ("uniform", "loguniform", "int", "logint")
 KINDS = LISTED + RANGED
+# Last parts of a path that say nothing alone.
+VAGUE = ("name",)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,14 @@ def counted(number: int, noun: str) -> str:
     ('1 epoch', '2 epochs')
     """
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def short_names(paths: Iterable[str]) -> dict[str, str]:
+    """Names for tables and figures: the last part of each dotted path, or the whole path where that is ambiguous."""
+    paths = list(dict.fromkeys(paths))
+    last = {path: path.rpartition(".")[2] for path in paths}
+    count = Counter(last.values())
+    return {path: path if count[name] > 1 or name in VAGUE else name for path, name in last.items()}
 
 
 def plain(value: Any) -> str:

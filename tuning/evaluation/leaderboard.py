@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from tuning.config.distributions import plain
+from tuning.config.distributions import plain, short_names
 from tuning.config.schema import COSTS
 from tuning.config.space import Space
 from tuning.config.terminal import visible
@@ -176,7 +176,7 @@ def _table(shown: list[TrialRecord], metric: str, baseline: dict[str, float], pa
     metrics = [metric, *spread, *costs, *(name for name in SHOWN if name != metric and name in baseline)]
     headings = ["rank", "trial", "status", "folds" if any(record.folds for record in shown) else "epoch"]
     # Headings of two lines leave room for more columns on a terminal.
-    headings += [name.replace("_", "_\n", 1) for name in [*metrics, *(path.split(".", 1)[-1] for path in paths)]]
+    headings += [name.replace("_", "_\n", 1) for name in [*metrics, *short_names(paths).values()]]
     constant = [f"{baseline[name]:.4f}" if name in baseline else "" for name in metrics]
     rows = [["", "", "constant", "", *constant, *[""] * len(paths)]]
     for position, record in enumerate(shown, start=1):

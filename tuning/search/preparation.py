@@ -49,6 +49,8 @@ def _prepare_features(data: DataModule) -> None:
     done = [_counted(list(variants.values()), name) for variants, name in kinds if variants]
     if any(variant.num_extracted for variant in data.variants):
         print(f"prepare   {', '.join(done)}, {time.monotonic() - began:.1f} s")
+    elif moving.moved:  # clips of two parts never share a shard
+        print(f"prepare   sorted anew by this split: {', '.join(done)}, {time.monotonic() - began:.1f} s")
     else:
         print(f"prepare   nothing to prepare: {', '.join(done)}")
 
@@ -110,6 +112,7 @@ class Moving:
         self.what, self.every_seconds = what, every_seconds
         self.out = out or sys.stdout
         self.done = self.total = self.first = 0
+        self.moved = False  # whether there was something to do
         self.began = time.monotonic()
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._print_lines, daemon=True)
@@ -135,6 +138,7 @@ class Moving:
         if done < self.done or not self.total:  # another variant
             self.first, self.began = done, time.monotonic()
         self.done, self.total = done, total
+        self.moved |= done < total
         if self.bar is None or (done >= total and self.task is None):
             return
         if self.task is None:

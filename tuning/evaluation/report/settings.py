@@ -10,9 +10,10 @@ import optuna
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 
+from tuning.config.distributions import short_names
 from tuning.evaluation.report.figures import FEW_TRIALS, value_range
 from tuning.evaluation.report.gather import Gathered
-from tuning.evaluation.report.study import Drawn, make_study, short_names
+from tuning.evaluation.report.study import Drawn, make_study
 from tuning.evaluation.report.style import BLUE, GREY, laid_out, shortened, wrapped
 from tuning.experiment.directory import TrialRecord
 

@@ -7,28 +7,16 @@ trials are numbered from 0. Here values and numbers are those of the leaderboard
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from tuning.config.distributions import LISTED, Distribution, plain
+from tuning.config.distributions import LISTED, Distribution, plain, short_names
 from tuning.experiment.directory import TrialRecord
 from tuning.training.ranking import Mode
-
-# Last parts of a path that say nothing alone.
-VAGUE = ("name",)
-
-
-def short_names(paths: Iterable[str]) -> dict[str, str]:
-    """Names for figures: the last part of each dotted path, or the whole path if the last part is ambiguous."""
-    paths = list(dict.fromkeys(paths))
-    last = {path: path.rpartition(".")[2] for path in paths}
-    count = Counter(last.values())
-    return {path: path if count[name] > 1 or name in VAGUE else name for path, name in last.items()}
 
 
 def distribution_of(searched: Distribution | None, values: list[Any]) -> BaseDistribution:

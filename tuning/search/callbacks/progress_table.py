@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from rich.console import Group
 from rich.text import Text
 
-from tuning.config.distributions import plain
+from tuning.config.distributions import plain, short_names
 from tuning.config.terminal import visible
 from tuning.experiment.directory import DAMAGED, TrialRecord
 from tuning.experiment.ranking import rank
@@ -91,7 +91,8 @@ def draw(standing: Standing, height: int = 24) -> Group:
         lines.append(line(standing.resources, style="dim"))
     leader = standing.best()
     if leader is not None:
-        params = "  ".join(f"{path.split('.', 1)[-1]}={plain(value)}" for path, value in leader.params.items())
+        names = short_names(leader.params)
+        params = "  ".join(f"{names[path]}={plain(value)}" for path, value in leader.params.items())
         best = f"best {standing.metric} {leader.metrics[standing.metric]:.4f}  trial {leader.number}"
         lines += [line(f"{best}, {where(leader)}", style="bold green"), line(f"     {params}", style="dim")]
     running = [_progress(standing, record) for record in records if record.status == "running"]
