@@ -13,6 +13,7 @@ from torch import Tensor
 from tuning.config.own_functions import chosen, options
 from tuning.config.schema import OptimSettings
 from tuning.models.base import pretrained_weights
+from tuning.training import compiler_stand_in
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]  # or in groups
 
@@ -218,6 +219,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, at the first learning rate."""
     function = chosen("optim.name", settings.name, OPTIMIZERS)
+    compiler_stand_in.install()
     made: torch.optim.Optimizer = function(
         parameters, settings.learning_rate, **options(function, settings.model_dump())
     )
