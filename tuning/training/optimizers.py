@@ -13,12 +13,12 @@ from torch import Tensor
 from tuning.config.own_functions import chosen, options
 from tuning.config.schema import OptimSettings
 from tuning.models.base import pretrained_weights
-from tuning.training import compiler_stand_in
+from tuning.training.uncompiled import Adam, without_compiler
 
 Parameters = Iterable[Tensor] | Iterable[dict[str, Any]]  # or in groups
 
 
-class KerasAdam(torch.optim.Adam):
+class KerasAdam(Adam):
     """Adam with epsilon added before the bias correction, as Keras does.
 
     Keras: w -= lr * sqrt(1 - beta2^t) / (1 - beta1^t) * m / (sqrt(v) + eps), which is PyTorch's step with
@@ -219,7 +219,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
 def make_optimizer(parameters: Parameters, settings: OptimSettings) -> torch.optim.Optimizer:
     """The optimiser that the settings name, at the first learning rate."""
     function = chosen("optim.name", settings.name, OPTIMIZERS)
-    compiler_stand_in.install()
+    without_compiler()
     made: torch.optim.Optimizer = function(
         parameters, settings.learning_rate, **options(function, settings.model_dump())
     )

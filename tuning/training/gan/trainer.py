@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from tuning.models.gan import Discriminator, Generator
 from tuning.models.gan_settings import GANSettings
-from tuning.training import compiler_stand_in
+from tuning.training.uncompiled import Adam
 
 BETA_2 = 0.999
 # Clips per pass of `generate`: memory, not results, depends on it.
@@ -88,10 +88,9 @@ class GANTrainer:
             self.generator = Generator(settings, *shape).to(self.device)
             self.discriminator = Discriminator(settings, *shape).to(self.device)
         rate, betas = settings.learning_rate, (settings.beta_1, BETA_2)
-        compiler_stand_in.install()
-        self.generator_optimizer = torch.optim.Adam(self.generator.parameters(), rate, betas)
+        self.generator_optimizer = Adam(self.generator.parameters(), rate, betas)
         rate *= settings.discriminator_rate_factor
-        self.discriminator_optimizer = torch.optim.Adam(self.discriminator.parameters(), rate, betas)
+        self.discriminator_optimizer = Adam(self.discriminator.parameters(), rate, betas)
         self.rows: list[dict[str, Any]] = []
 
     @property
