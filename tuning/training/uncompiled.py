@@ -1,7 +1,8 @@
 """Optimizers of PyTorch without its compiler, whose import takes as long as that of PyTorch itself.
 
 torch 2.13 imports `torch._dynamo` (850 modules, 1.5 s of CPU in every process that trains) when an optimizer is made
-and when it steps, to say what a graph that is being compiled may not enter. Where nothing is compiled, that does nothing.
+and when it steps, to say what a graph that is being compiled may not enter. Where nothing is compiled, nothing comes
+of it.
 """
 
 import inspect
