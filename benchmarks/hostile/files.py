@@ -1,0 +1,158 @@
+"""Files of a finished search and of a prepared store, each damaged in one way, then every command that reads it."""
+
+from __future__ import annotations
+
+import csv
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks.hostile.commands import Faults, Outcome, forked, progress, started
+from benchmarks.report import table
+
+DAMAGES = ("bit", "cut", "empty", "other", "missing")
+# What a command writes for a reader. It is compared byte by byte, but for the number that a page draws anew.
+PRODUCTS = ("report.html", "history.png", "model.onnx")
+NONCE = re.compile(r"nonce[-=][\"']?[\w-]+")
+
+
+def damage_file(file: Path, damage: str, draw: random.Random, folder: Path) -> None:
+    """Damage a file below a folder in one way."""
+    path = folder / file
+    content = bytearray(path.read_bytes())
+    if damage == "missing":
+        path.unlink()
+        return
+    if damage == "bit" and content:
+        content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
+    elif damage == "cut":
+        del content[draw.randrange(max(1, len(content) - 1)) :]
+    elif damage == "empty":
+        content.clear()
+    elif damage == "other":
+        content[:] = b"[1, 2]" if path.suffix in (".json", ".yaml", ".jsonl") else b"\xff\xfe a,b\n1\n"
+    path.write_bytes(content)
+
+
+@dataclass
+class Told:
+    """What a command did with a copy of a search: how it ended, what it wrote, and the files that it opened."""
+
+    outcome: Outcome
+    products: dict[str, str]
+    opened: set[Path]
+
+    def names(self, file: Path, calm: Told) -> bool:
+        """Whether a file is named, in what is printed or in a page, more often than for an undamaged search."""
+        return any(ours.count(file.name) > theirs.count(file.name) for ours, theirs in self._texts(calm))
+
+    def equals(self, calm: Told) -> bool:
+        """Whether all is as for an undamaged search."""
+        return self.outcome.text == calm.outcome.text and self.products == calm.products
+
+    def _texts(self, calm: Told) -> list[tuple[str, str]]:
+        pages = [(text, calm.products.get(name, "")) for name, text in self.products.items()]
+        return [(self.outcome.text, calm.outcome.text), *pages]
+
+
+def run_files(search: Path, recording: Path, draw: random.Random, folder: Path, repeats: int, faults: Faults) -> str:
+    """The table of a search's files: each damaged in turn, then each command that opens it.
+
+    A file that is gone may be missed by a command that only looks for it, so that all commands follow.
+    """
+    commands: dict[str, list[str]] = {
+        "status": ["status", "SEARCH"], "report": ["report", "SEARCH"], "history": ["history", "SEARCH"],
+        "predict": ["predict", "SEARCH/best", str(recording)],
+        "predict by a checkpoint": ["predict", "SEARCH/trials/0001/checkpoints/best.pt", str(recording)],
+        "export": ["export", "SEARCH/best"],
+    }  # fmt: skip
+    rows = {name: Counter[str]() for name in commands}
+    files = sorted(path.relative_to(search) for path in search.rglob("*") if path.is_file())
+    calm = {name: _run_on(search, folder / "place", words) for name, words in commands.items()}
+    for name, told in calm.items():
+        if told.outcome.kind != "accepted":
+            faults.add(f"{name} on an undamaged search", told.outcome)
+    for done, file in enumerate(files):
+        progress("files of a search", done, len(files))
+        for damage in draw.sample(DAMAGES, repeats):
+            seed = draw.randrange(2**32)
+            for name, words in commands.items():
+                if damage != "missing" and file not in calm[name].opened:
+                    rows[name]["not read"] += 1
+                    continue
+                harm = partial(damage_file, file, damage, random.Random(seed))
+                told = _run_on(search, folder / "place", words, harm)
+                named, kind = told.names(file, calm[name]), told.outcome.kind
+                rows[name][kind] += 1
+                rows[name]["named"] += kind == "refused" and named
+                silent = kind == "accepted" and not told.equals(calm[name]) and not named
+                if kind == "accepted":
+                    rows[name]["told" if named else "silent" if silent else "as if undamaged"] += 1
+                if kind in ("traceback", "hang") or silent or (kind != "accepted" and not named):
+                    faults.add(f"{file}: {damage}; {name}{', silent' if silent else ''}", told.outcome)
+    kinds = (
+        "not read", "accepted", "as if undamaged", "told", "silent", "refused", "named", "failed", "traceback", "hang",
+    )  # fmt: skip
+    return table(["command", "damages", *kinds], [
+        [name, str(len(files) * repeats), *(str(row[kind]) for kind in kinds)] for name, row in rows.items()
+    ])  # fmt: skip
+
+
+def _run_on(search: Path, place: Path, words: list[str], harm: Callable[[Path], None] | None = None) -> Told:
+    """Run a command on a copy of a search, after the copy was damaged."""
+    shutil.rmtree(place, ignore_errors=True)
+    copied = shutil.copytree(search, place / search.name)
+    for product in PRODUCTS:
+        for file in copied.rglob(product):
+            file.write_bytes(b"")  # so that what is compared was written by the command
+    if harm is not None:
+        harm(copied)
+    outcome = forked([word.replace("SEARCH", search.name) for word in words], place)
+    written = [file for product in PRODUCTS for file in copied.rglob(product) if file.stat().st_size]
+    products = {str(file.relative_to(copied)): NONCE.sub("", file.read_text("latin-1")) for file in written}
+    opened = {path.relative_to(copied) for path in outcome.opened if copied in path.parents}
+    return Told(outcome, products, opened)
+
+
+def run_store(prepared: Path, words: list[str], draw: random.Random, folder: Path, repeats: int, faults: Faults) -> str:
+    """The table of a prepared store: each file damaged in turn, then a search over it; losses must not change.
+
+    Of the recordings of the demo corpus in it one is enough: damaged recordings have a table of their own.
+    """
+    row: Counter[str] = Counter()
+    files = sorted(path.relative_to(prepared) for path in prepared.rglob("*") if path.is_file())
+    recordings = [file for file in files if file.suffix == ".wav"]
+    files = [file for file in files if file.suffix != ".wav"] + draw.sample(recordings, 1)
+    damages = [(file, damage) for file in files for damage in draw.sample(DAMAGES, repeats)]
+    calm = _losses(
+        started([*words, f"storage={folder / 'calm'}", f"data.prepared={prepared}"], folder), folder / "calm"
+    )
+    for index, (file, damage) in enumerate(damages):
+        progress("files of a store", index, len(damages))
+        broken, results = folder / "store", folder / f"store-{index}"
+        shutil.rmtree(broken, ignore_errors=True)
+        shutil.copytree(prepared, broken)
+        damage_file(file, damage, draw, broken)
+        outcome = started([*words, f"storage={results}", f"data.prepared={broken}"], folder)
+        losses = _losses(outcome, results)
+        row[outcome.kind] += 1
+        row["silent"] += outcome.kind == "accepted" and losses != calm
+        row["healed"] += (broken / file).is_file() and (broken / file).read_bytes() == (prepared / file).read_bytes()
+        row["named"] += file.name in outcome.text
+        if outcome.kind in ("traceback", "hang") or (outcome.kind == "accepted" and losses != calm):
+            faults.add(f"{file}: {damage}; search", outcome)
+        shutil.rmtree(results, ignore_errors=True)
+    kinds = ("accepted", "healed", "named", "refused", "failed", "silent", "traceback", "hang")
+    return table(["damages", *kinds], [[str(len(damages)), *(str(row[kind]) for kind in kinds)]])
+
+
+def _losses(outcome: Outcome, results: Path) -> list[str]:
+    boards = list(results.glob("*/leaderboard.csv"))
+    if outcome.kind != "accepted" or not boards:
+        return []
+    return [row["val_loss"] for row in csv.DictReader(boards[0].read_text().splitlines())]
