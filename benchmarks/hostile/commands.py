@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-TIMEOUT = 120.0
+TIMEOUT = 300.0  # an export takes a minute on a busy machine
 TRACEBACK = "Traceback (most recent call last)"
 
 

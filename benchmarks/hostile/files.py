@@ -14,6 +14,7 @@ from pathlib import Path
 
 from benchmarks.hostile.commands import Faults, Outcome, forked, progress, started
 from benchmarks.report import table
+from tuning.experiment.reading import REMEDIES
 
 DAMAGES = ("bit", "cut", "empty", "other", "missing")
 # What a command writes for a reader. It is compared byte by byte, but for the number that a page draws anew.
@@ -51,9 +52,15 @@ class Told:
         """Whether a file is named, in what is printed or in a page, more often than for an undamaged search."""
         return any(ours.count(file.name) > theirs.count(file.name) for ours, theirs in self._texts(calm))
 
-    def equals(self, calm: Told) -> bool:
-        """Whether all is as for an undamaged search."""
-        return self.outcome.text == calm.outcome.text and self.products == calm.products
+    def accepted(self, file: Path, damage: str, calm: Told) -> str:
+        """How a damage was accepted: as undamaged, told, without it, or silent."""
+        if self.outcome.text == calm.outcome.text and self.products == calm.products:
+            return "as undamaged"
+        if self.names(file, calm):
+            return "told"
+        # Some files may be deleted, in the product's own words: then nothing is shown of them.
+        may_be_missing = "or delete it" in REMEDIES.get(file.name, "")
+        return "without it" if damage == "missing" and may_be_missing else "silent"
 
     def _texts(self, calm: Told) -> list[tuple[str, str]]:
         pages = [(text, calm.products.get(name, "")) for name, text in self.products.items()]
@@ -87,16 +94,15 @@ def run_files(search: Path, recording: Path, draw: random.Random, folder: Path, 
                     continue
                 harm = partial(damage_file, file, damage, random.Random(seed))
                 told = _run_on(search, folder / "place", words, harm)
-                named, kind = told.names(file, calm[name]), told.outcome.kind
-                rows[name][kind] += 1
+                kind, named = told.outcome.kind, told.names(file, calm[name])
+                how = told.accepted(file, damage, calm[name]) if kind == "accepted" else kind
+                rows[name].update({kind, how})
                 rows[name]["named"] += kind == "refused" and named
-                silent = kind == "accepted" and not told.equals(calm[name]) and not named
-                if kind == "accepted":
-                    rows[name]["told" if named else "silent" if silent else "as if undamaged"] += 1
-                if kind in ("traceback", "hang") or silent or (kind != "accepted" and not named):
-                    faults.add(f"{file}: {damage}; {name}{', silent' if silent else ''}", told.outcome)
+                if how in ("traceback", "hang", "silent") or (how in ("refused", "failed") and not named):
+                    faults.add(f"{file}: {damage}; {name}, {how}", told.outcome)
     kinds = (
-        "not read", "accepted", "as if undamaged", "told", "silent", "refused", "named", "failed", "traceback", "hang",
+        "not read", "accepted", "as undamaged", "told", "without it", "silent",
+        "refused", "named", "failed", "traceback", "hang",
     )  # fmt: skip
     return table(["command", "damages", *kinds], [
         [name, str(len(files) * repeats), *(str(row[kind]) for kind in kinds)] for name, row in rows.items()
