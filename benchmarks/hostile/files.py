@@ -19,6 +19,9 @@ from tuning.experiment.reading import REMEDIES
 DAMAGES = ("bit", "cut", "empty", "other", "missing")
 # What a command writes for a reader. It is compared byte by byte, but for the number that a page draws anew.
 PRODUCTS = ("report.html", "history.png", "model.onnx")
+# What a kill leaves, too, so that nothing could tell: times of which the last lines were not written, and a result that
+# was not, which is then made of the trial's rows (its seconds are those of the epochs alone).
+LEFT_BY_A_KILL = (("times.csv", "cut"), ("result.json", "missing"))
 NONCE = re.compile(r"nonce[-=][\"']?[\w-]+")
 
 
@@ -53,14 +56,15 @@ class Told:
         return any(ours.count(file.name) > theirs.count(file.name) for ours, theirs in self._texts(calm))
 
     def accepted(self, file: Path, damage: str, calm: Told) -> str:
-        """How a damage was accepted: as undamaged, told, without it, or silent."""
+        """How a damage was accepted: as undamaged, told, without the file, as what a kill leaves, or silent."""
         if self.outcome.text == calm.outcome.text and self.products == calm.products:
             return "as undamaged"
         if self.names(file, calm):
             return "told"
         # Some files may be deleted, in the product's own words: then nothing is shown of them.
-        may_be_missing = "or delete it" in REMEDIES.get(file.name, "")
-        return "without it" if damage == "missing" and may_be_missing else "silent"
+        if damage == "missing" and "or delete it" in REMEDIES.get(file.name, ""):
+            return "without it"
+        return "as by a kill" if (file.name, damage) in LEFT_BY_A_KILL else "silent"
 
     def _texts(self, calm: Told) -> list[tuple[str, str]]:
         pages = [(text, calm.products.get(name, "")) for name, text in self.products.items()]
@@ -101,7 +105,7 @@ def run_files(search: Path, recording: Path, draw: random.Random, folder: Path, 
                 if how in ("traceback", "hang", "silent") or (how in ("refused", "failed") and not named):
                     faults.add(f"{file}: {damage}; {name}, {how}", told.outcome)
     kinds = (
-        "not read", "accepted", "as undamaged", "told", "without it", "silent",
+        "not read", "accepted", "as undamaged", "told", "without it", "as by a kill", "silent",
         "refused", "named", "failed", "traceback", "hang",
     )  # fmt: skip
     return table(["command", "damages", *kinds], [
@@ -126,7 +130,7 @@ def _run_on(search: Path, place: Path, words: list[str], harm: Callable[[Path], 
 
 
 def run_store(prepared: Path, words: list[str], draw: random.Random, folder: Path, repeats: int, faults: Faults) -> str:
-    """The table of a prepared store: each file damaged in turn, then a search over it; losses must not change.
+    """The table of a prepared store: each file damaged in turn, then a search over it; losses must not change untold.
 
     Of the recordings of the demo corpus in it one is enough: damaged recordings have a table of their own.
     """
@@ -147,13 +151,17 @@ def run_store(prepared: Path, words: list[str], draw: random.Random, folder: Pat
         outcome = started([*words, f"storage={results}", f"data.prepared={broken}"], folder)
         losses = _losses(outcome, results)
         row[outcome.kind] += 1
-        row["silent"] += outcome.kind == "accepted" and losses != calm
+        # A recording that is gone is left out, which its search's quarantine tells.
+        named = file.name in outcome.text + "".join(path.read_text() for path in results.glob("*/quarantine.csv"))
+        silent = outcome.kind == "accepted" and losses != calm and not named
+        row["silent"] += silent
+        row["other losses"] += outcome.kind == "accepted" and losses != calm
         row["healed"] += (broken / file).is_file() and (broken / file).read_bytes() == (prepared / file).read_bytes()
-        row["named"] += file.name in outcome.text
-        if outcome.kind in ("traceback", "hang") or (outcome.kind == "accepted" and losses != calm):
+        row["named"] += named
+        if outcome.kind in ("traceback", "hang") or silent:
             faults.add(f"{file}: {damage}; search", outcome)
         shutil.rmtree(results, ignore_errors=True)
-    kinds = ("accepted", "healed", "named", "refused", "failed", "silent", "traceback", "hang")
+    kinds = ("accepted", "healed", "named", "other losses", "silent", "refused", "failed", "traceback", "hang")
     return table(["damages", *kinds], [[str(len(damages)), *(str(row[kind]) for kind in kinds)]])
 
 

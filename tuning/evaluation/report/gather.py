@@ -137,10 +137,7 @@ def gather(folder: SearchFolder) -> Gathered:
         mode=mode,
         ranked=ranked,
         baseline=baseline,
-        curves={
-            record.number: read(folders[record.number], partial(_curve, metric=metric, epochs=record.epochs), [])
-            for record in ranked
-        },
+        curves={number: read(place, partial(_curve, metric=metric), []) for number, place in folders.items()},
         stretches=_stretches(
             folder,
             {
@@ -161,11 +158,8 @@ def gather(folder: SearchFolder) -> Gathered:
     )
 
 
-def _curve(folder: Path, metric: str, epochs: int) -> list[tuple[int, float]]:
-    rows = read_progress(folder)
-    if epochs and not rows:
-        raise DamagedFileError.of(folder / "progress.csv", f"a row for each of {epochs} epochs", "none")
-    return [(int(row["epoch"]), float(row[metric])) for row in rows if row.get(metric)]
+def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
 
 
 def _stretches(folder: SearchFolder, found: dict[int, list[Stretch]]) -> dict[int, list[Stretch]]:
