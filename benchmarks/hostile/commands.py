@@ -13,7 +13,6 @@ import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 TIMEOUT = 300.0  # an export takes a minute on a busy machine
 TRACEBACK = "Traceback (most recent call last)"
@@ -21,14 +20,10 @@ TRACEBACK = "Traceback (most recent call last)"
 
 @dataclass
 class Outcome:
-    """What a command did: its exit code, None where it did not end in time, all that it printed, the files it opened.
-
-    A command that runs as a process does not tell which files it opens.
-    """
+    """What a command did: its exit code, None where it did not end in time, and all that it printed."""
 
     code: int | None
     text: str
-    opened: frozenset[Path] = frozenset()
 
     @property
     def kind(self) -> str:
@@ -60,35 +55,25 @@ def progress(what: str, done: int, total: int) -> None:
 
 def forked(words: list[str], folder: Path) -> Outcome:
     """Run a command as a fork of this process, in a folder."""
-    output, opened = folder / ".output", folder / ".opened"
-    for file in (output, opened):
-        file.write_bytes(b"")
+    output = folder / ".output"
+    output.touch()
     child = os.fork()
     if not child:
-        _as_command(words, folder, output, opened)
-    deadline, code = time.monotonic() + TIMEOUT, None
-    while code is None and time.monotonic() < deadline:
+        _as_command(words, folder, output)
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
         ended, status = os.waitpid(child, os.WNOHANG)
         if ended:
-            code = os.waitstatus_to_exitcode(status)
-        else:
-            time.sleep(0.005)
-    if code is None:
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-    names = opened.read_text(errors="surrogateescape").split("\0")
-    return Outcome(code, output.read_text(errors="replace"), frozenset(map(Path, names)))
+            return Outcome(os.waitstatus_to_exitcode(status), output.read_text(errors="replace"))
+        time.sleep(0.005)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return Outcome(None, output.read_text(errors="replace"))
 
 
-def _as_command(words: list[str], folder: Path, output: Path, opened: Path) -> None:
-    code, names = 1, set[str]()
-
-    def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and isinstance(arguments[0], str | bytes | os.PathLike):
-            names.add(os.path.join(folder, os.fsdecode(arguments[0])))
-
+def _as_command(words: list[str], folder: Path, output: Path) -> None:
+    code = 1
     try:
-        sys.addaudithook(hook)
         os.chdir(folder)
         out = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         for number in (1, 2):
@@ -104,7 +89,6 @@ def _as_command(words: list[str], folder: Path, output: Path, opened: Path) -> N
     with contextlib.suppress(Exception):
         sys.stdout.flush()
         sys.stderr.flush()
-        opened.write_text("\0".join(set(names)), errors="surrogateescape")
     os._exit(code & 255)
 
 

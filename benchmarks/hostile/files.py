@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import random
 import re
 import shutil
@@ -45,11 +46,11 @@ def damage_file(file: Path, damage: str, draw: random.Random, folder: Path) -> N
 
 @dataclass
 class Told:
-    """What a command did with a copy of a search: how it ended, what it wrote, and the files that it opened."""
+    """What a command did with a copy of a search: how it ended, what it wrote, and the files that it read."""
 
     outcome: Outcome
     products: dict[str, str]
-    opened: set[Path]
+    read: set[Path]
 
     def names(self, file: Path, calm: Told) -> bool:
         """Whether a file is named, in what is printed or in a page, more often than for an undamaged search."""
@@ -72,7 +73,7 @@ class Told:
 
 
 def run_files(search: Path, recording: Path, draw: random.Random, folder: Path, repeats: int, faults: Faults) -> str:
-    """The table of a search's files: each damaged in turn, then each command that opens it.
+    """The table of a search's files: each damaged in turn, then each command that reads it.
 
     A file that is gone may be missed by a command that only looks for it, so that all commands follow.
     """
@@ -93,7 +94,7 @@ def run_files(search: Path, recording: Path, draw: random.Random, folder: Path, 
         for damage in draw.sample(DAMAGES, repeats):
             seed = draw.randrange(2**32)
             for name, words in commands.items():
-                if damage != "missing" and file not in calm[name].opened:
+                if damage != "missing" and file not in calm[name].read:
                     rows[name]["not read"] += 1
                     continue
                 harm = partial(damage_file, file, damage, random.Random(seed))
@@ -120,13 +121,17 @@ def _run_on(search: Path, place: Path, words: list[str], harm: Callable[[Path], 
     for product in PRODUCTS:
         for file in copied.rglob(product):
             file.write_bytes(b"")  # so that what is compared was written by the command
+    files = [path for path in copied.rglob("*") if path.is_file()]
+    for file in files:
+        os.utime(file, ns=(0, file.stat().st_mtime_ns))  # the time of its last access, which tells who reads it
     if harm is not None:
         harm(copied)
     outcome = forked([word.replace("SEARCH", search.name) for word in words], place)
     written = [file for product in PRODUCTS for file in copied.rglob(product) if file.stat().st_size]
     products = {str(file.relative_to(copied)): NONCE.sub("", file.read_text("latin-1")) for file in written}
-    opened = {path.relative_to(copied) for path in outcome.opened if copied in path.parents}
-    return Told(outcome, products, opened)
+    # On a file system that keeps no times of access all files count as read.
+    read = [file for file in files if file.exists() and file.stat().st_atime_ns] or files
+    return Told(outcome, products, {file.relative_to(copied) for file in read})
 
 
 def run_store(prepared: Path, words: list[str], draw: random.Random, folder: Path, repeats: int, faults: Faults) -> str:
