@@ -59,7 +59,7 @@ def whole(file: BinaryIO) -> BinaryIO:
     if samples is not None and not samples.is_known:
         return cast("BinaryIO", _Patched(file, samples.field, samples.true_length(size)))
     # Of a file that has a name soundfile would take the format from its ending.
-    return cast("BinaryIO", _Patched(file, slice(0, 0), b"")) if hasattr(file, "name") else file
+    return cast("BinaryIO", _Patched(file, slice(0, 0), b""))
 
 
 def check_frames(file: BinaryIO, container: str, num_frames: int, log: str) -> None:
@@ -85,6 +85,9 @@ def unread_format(head: bytes) -> str:
 
 
 def _at(file: BinaryIO, place: int, size: int) -> bytes:
+    """The bytes from a place on; none from one beyond the end, to which a damaged header may lead."""
+    if place >= file.seek(0, os.SEEK_END):
+        return b""
     file.seek(place)
     return file.read(size)
 
@@ -211,7 +214,10 @@ class _Patched(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self.file.seek(offset, whence)
+        """Go to a place of the file; to its nearest end from where a damaged header leads libsndfile."""
+        here, size = self.file.tell(), self.file.seek(0, os.SEEK_END)
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: here, os.SEEK_END: size}[whence]
+        return self.file.seek(min(max(base + offset, 0), size))
 
     def tell(self) -> int:
         return self.file.tell()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -180,6 +181,29 @@ def test_files_that_do_not_fit_each_other_are_refused_with_the_path(best, file, 
     (best / file).write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=message):
         load_best(best)
+
+
+@pytest.mark.parametrize(
+    ("file", "pattern", "new"),
+    [
+        ("features.json", r'"std": \[\s*()\d', "1"),
+        ("features.json", r'"mean": \[\s*(-?)\d', "1"),
+        ("config.yaml", r"  pool_sizes:\n  - (2)\n", "3"),
+    ],
+)
+def test_settings_that_fit_but_are_not_those_of_the_weights_are_refused(best, file, pattern, new):
+    text = (best / file).read_text()
+    begin, end = re.search(pattern, text).span(1)
+    (best / file).write_text(text[:begin] + new + text[end:])
+    with pytest.raises(ValueError, match=rf"{file}.*: expected the model, features and normalisation of the weights"):
+        load_best(best)
+
+
+def test_settings_that_no_output_depends_on_may_be_edited(best):
+    text = (best / "config.yaml").read_text()
+    assert "\nseed: 42\n" in text
+    (best / "config.yaml").write_text(text.replace("\nseed: 42\n", "\nseed: 43\n"))
+    assert load_best(best).config.seed == 43
 
 
 @pytest.mark.parametrize("file", ["config.yaml", "features.json", "model.safetensors"])

@@ -178,6 +178,37 @@ def test_each_reader_names_a_damaged_file_or_does_without_it(whole, tmp_path, ca
             assert is_read, f"{reader} fails by {name}: {words}"
 
 
+@pytest.mark.parametrize("name", ["test_looks.json", "best/metrics.json"])
+def test_a_tested_search_without_its_test_is_damaged(whole, tmp_path, name):
+    place = shutil.copytree(whole, tmp_path / "s")
+    assert report.main([str(place)]) == 0
+    assert "got no such file" not in (place / "report.html").read_text()
+    (place / name).unlink()
+    assert report.main([str(place)]) == 0
+    assert f"{place / name}: expected a file, got no such file" in (place / "report.html").read_text()
+
+
+@pytest.mark.parametrize("rows", [7, 0, None])
+def test_rows_that_an_ended_trial_has_lost_are_missed(whole, tmp_path, capsys, rows):
+    place = shutil.copytree(whole, tmp_path / "s")
+    file = place / "trials" / "0001" / "progress.csv"
+    lines = file.read_text().splitlines(keepends=True)
+    assert len(lines) == 1 + 8
+    file.unlink()
+    if rows is not None:
+        file.write_text("".join(lines[: 1 + rows]))
+    told = f"progress.csv: expected a row for each of 8 epochs, got {rows or 'none'}"
+    assert report.main([str(place)]) == 0 and told in (place / "report.html").read_text()
+    assert history.main([str(place), "1"]) == 2 and told in capsys.readouterr().err
+
+
+def test_a_second_test_needs_the_record_of_the_first(whole, tmp_path):
+    place = shutil.copytree(whole, tmp_path / "s")
+    (place / "test_looks.json").unlink()
+    with pytest.raises(UserError, match=r"test_looks\.json: expected a file, got no such file"):
+        api.finalize(place)
+
+
 @pytest.mark.parametrize("name", ["params.json", "result.json", "exploits.json"])
 def test_a_damaged_trial_is_shown_as_damaged_and_the_others_are_ranked(whole, tmp_path, capsys, name):
     place = shutil.copytree(whole, tmp_path / "s")

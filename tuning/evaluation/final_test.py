@@ -110,7 +110,7 @@ def finalize(
     """
     recover_folder(folder.path / "best")
     looks_file = folder.path / TEST_LOOKS
-    looks = read_looks(looks_file) if looks_file.exists() else []
+    looks = read_looks(folder.path)
     if looks and not again:
         raise UserError(
             f"{folder.path}: expected a search whose test clips nobody has looked at, got one tested on "

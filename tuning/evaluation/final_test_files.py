@@ -59,8 +59,6 @@ def write_model(
     """
     best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
-    weights = {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()}
-    write_weights(best / "model.safetensors", weights)
     save_encoder(located(config, encoder), best)
     if config.task.name == "classification":
         write_json(best / "labels.json", {"classes": config.task.classes})
@@ -72,6 +70,7 @@ def write_model(
         "std": statistics.std.tolist(),
     }
     write_json(best / "features.json", config.features.model_dump(mode="json") | normalisation)
+    write_weights(best, {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
 
 
 def write_test(

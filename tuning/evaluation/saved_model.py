@@ -25,8 +25,9 @@ from tuning.training.trial import build_model
 
 # Clips in a batch of a saved model, in its test and in every prediction: other sizes may change the last bit.
 CLIPS_PER_BATCH = 64
-# Of the metadata in a file of weights.
+# Of the metadata in a file of weights: checksums of its bytes, and of what else the outputs depend on.
 CHECKSUM = "crc32"
+SETTINGS = "settings_crc32"
 
 
 class Best(NamedTuple):
@@ -48,7 +49,7 @@ def load_best(path: str | Path) -> Best:
     path = Path(path)
     config = with_saved_encoder(read_config(path / "config.yaml", read_settings(path / "config.yaml")), path)
     statistics, num_frames = _features(path / "features.json", config)
-    weights = _weights(path / "model.safetensors")
+    weights, made_with = _weights(path / "model.safetensors")
     num_features = len(statistics.mean)
     # Building the model draws random weights, which must not change the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
@@ -58,6 +59,9 @@ def load_best(path: str | Path) -> Best:
         model = build_model(config, num_features)
     labels = _labels(path / "labels.json", config)
     _fill(model, weights, str(path / "model.safetensors"), "config.yaml")
+    if made_with is not None and made_with != _settings_checksum(path):  # earlier versions wrote none
+        files = f"{path / 'config.yaml'} or {path / 'features.json'}"
+        raise DamagedFileError.told(files, "expected the model, features and normalisation of the weights, got others")
     return Best(model.eval(), config, labels, statistics, num_frames)
 
 
@@ -163,22 +167,35 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     return FeatureStatistics(*arrays), frames
 
 
-def write_weights(file: Path, weights: dict[str, torch.Tensor]) -> None:
-    """Write weights in the format of safetensors, with the CRC-32 of their bytes, of which the format knows nothing."""
-    checksum = zlib.crc32(_data(save_tensors(weights)))
-    file.write_bytes(save_tensors(weights, metadata={CHECKSUM: f"{checksum:08x}"}))
+def write_weights(best: Path, weights: dict[str, torch.Tensor]) -> None:
+    """Write weights in the format of safetensors into a folder best/ that has its settings and normalisation.
+
+    The file's metadata have the CRC-32 of the weights, of which the format knows nothing, and that of the settings.
+    """
+    checksums = {CHECKSUM: f"{zlib.crc32(_data(save_tensors(weights))):08x}", SETTINGS: _settings_checksum(best)}
+    (best / "model.safetensors").write_bytes(save_tensors(weights, metadata=checksums))
 
 
-def _weights(file: Path) -> dict[str, torch.Tensor]:
+def _settings_checksum(best: Path) -> str:
+    """The CRC-32 of what outputs depend on besides weights: the rest of config.yaml may be edited, and files laid out
+    anew."""
+    settings = read_settings(best / "config.yaml")
+    content = [settings.get("model"), settings.get("features"), read_json(best / "features.json", dict)]
+    return f"{zlib.crc32(json.dumps(content, sort_keys=True, default=str).encode()):08x}"
+
+
+def _weights(file: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    """Read weights, and the checksum of the settings that they were written with, if it was written."""
     content = read_content(file)
     try:
         found: dict[str, torch.Tensor] = load_tensors(content)
-        known = json.loads(content[8 : len(content) - len(_data(content))]).get("__metadata__", {}).get(CHECKSUM)
+        metadata = json.loads(content[8 : len(content) - len(_data(content))]).get("__metadata__", {})
+        known, made_with = metadata.get(CHECKSUM), metadata.get(SETTINGS)
     except Exception as error:  # a damaged file raises whatever its reader stumbles over
         raise DamagedFileError.of(file, "weights in safetensors", error) from None
     if known is not None and known != f"{zlib.crc32(_data(content)):08x}":  # earlier versions wrote none
         raise DamagedFileError.told(file, "expected the weights that were written, got others")
-    return found
+    return found, made_with
 
 
 def _data(content: bytes) -> memoryview:

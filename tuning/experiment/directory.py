@@ -325,8 +325,15 @@ def refuse_differences(name: str, differences: list[str]) -> None:
         )
 
 
-def read_looks(file: Path) -> list[dict[str, Any]]:
-    """Every use of the test clips. Raises DamagedFileError; without them nobody can tell whether there were any."""
+def read_looks(search: Path) -> list[dict[str, Any]]:
+    """Every use of the test clips of a search, by its folder; none before the first.
+
+    Raises:
+        DamagedFileError: also if the file is gone, although best/ shows that there was a use.
+    """
+    file = search / TEST_LOOKS
+    if not file.exists() and not (search / "best").exists():
+        return []
     found = read_json(file, list)
     with understood(file, "the uses of the test clips"):
         for look in found:

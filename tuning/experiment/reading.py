@@ -12,7 +12,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -149,11 +149,16 @@ def read_progress(folder: Path) -> list[dict[str, str]]:
     """Read the rows of a trial's `progress.csv`, without a line that a kill cut off; none if there is no such file.
 
     Raises:
-        DamagedFileError: cells that should be numbers are none.
+        DamagedFileError: cells that should be numbers are none, or there are fewer rows than the trial's result says.
     """
     file = folder / "progress.csv"
-    if not file.exists():
-        return []
+    rows = _progress_rows(file) if file.exists() else []
+    if len(rows) < (least := _recorded_epochs(folder)):
+        raise DamagedFileError.of(file, f"a row for each of {least} epochs", len(rows) or "none")
+    return rows
+
+
+def _progress_rows(file: Path) -> list[dict[str, str]]:
     if not whole_lines(read_content(file)):  # killed while it wrote the first line
         return []
     rows = read_rows(file, ("epoch",))
@@ -167,6 +172,15 @@ def read_progress(folder: Path) -> list[dict[str, str]]:
             if int(row["epoch"]) != position:
                 raise ValueError(f"epoch {row['epoch']} in row {position}")
     return rows
+
+
+def _recorded_epochs(folder: Path) -> int:
+    """The epochs of a trial by its result; 0 if it has not ended, or the result is damaged, which its reader tells."""
+    file = folder / "result.json"
+    with suppress(DamagedFileError):
+        found = read_json(file, dict).get("epochs") if file.exists() else 0
+        return found if isinstance(found, int) else 0
+    return 0
 
 
 def read_moment(text: str) -> datetime.datetime:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import sys
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def flipped(raw, rng):
     changed = bytearray(raw)
     changed[place // 8] ^= 1 << place % 8
     return bytes(changed)
+
+
+@pytest.mark.parametrize("container", FORMATS)
+def test_no_bit_of_a_header_leads_to_another_error(container, tmp_path, monkeypatch):
+    """Lengths and places of 2^63 and more, and places before the file, are those of damaged headers, too."""
+    unseen = []  # what a callback of libsndfile raises is only printed
+    monkeypatch.setattr(sys, "unraisablehook", unseen.append)
+    whole, file = encode(tone(0.3), container=container), tmp_path / "a.sound"
+    found = set()
+    for place in range(100):
+        for bit in (0, 5, 6, 7):
+            changed = bytearray(whole)
+            changed[place] ^= 1 << bit
+            file.write_bytes(changed)
+            for source in (bytes(changed), file):
+                try:
+                    found.add(len(decode(source, RATE, QUALITY)) > 0)
+                except AudioError as error:
+                    found.add(error.kind)
+    assert found - {True} and unseen == []
 
 
 def test_wild_samples_and_absurd_rates_are_refused():

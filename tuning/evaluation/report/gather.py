@@ -16,7 +16,7 @@ from optuna.storages.journal import JournalFileBackend
 from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.evaluation.score_notes import search_notes
-from tuning.experiment.directory import DAMAGED, TEST_LOOKS, SearchFolder, TrialRecord, read_looks, read_progress
+from tuning.experiment.directory import DAMAGED, SearchFolder, TrialRecord, read_looks, read_progress
 from tuning.experiment.ranking import kept_epoch, rank
 from tuning.experiment.reading import DamagedFileError, read_json, read_metrics, read_rows, read_text, understood
 from tuning.experiment.recorded import space_of
@@ -117,14 +117,16 @@ def gather(folder: SearchFolder) -> Gathered:
     folders = {record.number: folder.trial(record.number) for record in ranked}
     damaged = [record.reason for record in ranked if record.status == DAMAGED]
 
-    def read(file: Path, how: Callable[[Path], Found], nothing: Found) -> Found:
+    def read(file: Path, how: Callable[[Path], Found], nothing: Found, is_due: bool = False) -> Found:
         try:
-            return how(file) if file.exists() else nothing
+            return how(file) if is_due or file.exists() else nothing
         except DamagedFileError as error:
             if str(error) not in damaged:
                 damaged.append(str(error))
             return nothing
 
+    # A folder best/ is there whole or not at all.
+    best, has_classes = path / "best", config.task.name == "classification"
     failed = [record.number for record in ranked if record.status == "failed"]
     baseline: dict[str, float] = read(path / "baseline.json", _metrics, {})
     return Gathered(
@@ -135,10 +137,7 @@ def gather(folder: SearchFolder) -> Gathered:
         mode=mode,
         ranked=ranked,
         baseline=baseline,
-        curves={
-            record.number: read(folders[record.number], partial(_curve, metric=metric, epochs=record.epochs), [])
-            for record in ranked
-        },
+        curves={number: read(place, partial(_curve, metric=metric), []) for number, place in folders.items()},
         stretches=_stretches(
             folder,
             {
@@ -151,19 +150,16 @@ def gather(folder: SearchFolder) -> Gathered:
         environment=read(path / "environment.json", _environment, {}),
         fingerprint=read(path / "fingerprint.json", lambda file: read_json(file, dict), {}),
         texts={name: read(path / name, read_text, "") for name in ("overrides.yaml", "config.yaml")},
-        test=read(path / "best" / "metrics.json", _test, None),
-        looks=read(path / TEST_LOOKS, read_looks, []),
+        test=read(best / "metrics.json", _test, None, is_due=best.exists()),
+        looks=read(path, read_looks, []),
         notes=search_notes(folder, ranked, baseline, metric, mode),
-        confusion=read(path / "best" / "confusion.csv", _confusion, []),
+        confusion=read(best / "confusion.csv", _confusion, [], is_due=has_classes and best.exists()),
         damaged=damaged,
     )
 
 
-def _curve(folder: Path, metric: str, epochs: int) -> list[tuple[int, float]]:
-    rows = read_progress(folder)
-    if epochs and not rows:
-        raise DamagedFileError.of(folder / "progress.csv", f"a row for each of {epochs} epochs", "none")
-    return [(int(row["epoch"]), float(row[metric])) for row in rows if row.get(metric)]
+def _curve(folder: Path, metric: str) -> list[tuple[int, float]]:
+    return [(int(row["epoch"]), float(row[metric])) for row in read_progress(folder) if row.get(metric)]
 
 
 def _stretches(folder: SearchFolder, found: dict[int, list[Stretch]]) -> dict[int, list[Stretch]]:
