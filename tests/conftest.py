@@ -24,11 +24,6 @@ def pytest_collection_finish():
     gc.freeze()
 
 
-def pytest_collection_modifyitems(items):
-    """Put whole clusters first: they take longest, and one that begins last is waited for."""
-    items.sort(key=lambda item: item.get_closest_marker("cluster") is None)
-
-
 @pytest.fixture(scope="session")
 def ray_session():
     """Ray on this machine with two CPUs, however many there are."""
