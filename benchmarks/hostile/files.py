@@ -167,7 +167,7 @@ def run_store(prepared: Path, words: list[str], draw: random.Random, folder: Pat
             faults.add(f"{file}: {damage}; search", outcome)
         shutil.rmtree(results, ignore_errors=True)
     kinds = ("accepted", "healed", "named", "other losses", "silent", "refused", "failed", "traceback", "hang")
-    return table(["damages", *kinds], [[str(len(damages)), *(str(row[kind]) for kind in kinds)]])
+    return table(["damages of a store", *kinds], [[str(len(damages)), *(str(row[kind]) for kind in kinds)]])
 
 
 def _losses(outcome: Outcome, results: Path) -> list[str]:
