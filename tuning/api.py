@@ -514,8 +514,10 @@ def _predictor(place: Path | list[tuple[str, str]]) -> Predictor:
         raise UserError(str(error)) from None
 
 
-def export(best: str | Path, *, allow_code: bool = False) -> list[Path]:
+def export(best: str | Path, *, waveform: bool = False, allow_code: bool = False) -> list[Path]:
     """Write the model, or each member of an ensemble, as ONNX, and compare it with PyTorch; the files.
+
+    With `waveform` the graph takes waveforms and has the features in it, too.
 
     Raises:
         UserError: no saved model, a package is missing, outputs that differ.
@@ -527,16 +529,15 @@ def export(best: str | Path, *, allow_code: bool = False) -> list[Path]:
             f"expected the packages of the extra 'onnx', got none of {', '.join(missing)}; "
             "install them: pip install 'audio-emotion-tuning[onnx]'"
         )
-    from tuning.evaluation.onnx_export import FILE
     from tuning.evaluation.onnx_export import export as export_folder
     from tuning.evaluation.saved_model import member_folders
 
     files = []
     for folder in member_folders(best):
         with allowing(allow_code):
-            difference, clips, lengths = export_folder(folder)
-        files.append(folder / FILE)
-        print(f"exported  {files[-1]}: {lengths}")
+            file, difference, clips, lengths = export_folder(folder, waveform)
+        files.append(file)
+        print(f"exported  {file}: {lengths}")
         print(f"compared  with PyTorch on {clips}: largest difference {difference:.1e}")
     return files
 

@@ -78,11 +78,18 @@ def excerpt(
     else:
         waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
         if rate != sample_rate_hz:
-            waveform = librosa.resample(waveform, orig_sr=rate, target_sr=sample_rate_hz, res_type="soxr_hq")
+            waveform = resampled(waveform, rate, sample_rate_hz)
         span = segment_slice(len(waveform), keep_samples, segment)
         waveform, start_seconds = waveform[span], start / rate + span.start / sample_rate_hz
     check_loud(float(np.max(abs(waveform))), quality)
     return Excerpt(waveform, start_seconds)
+
+
+def resampled(waveform: np.ndarray, rate: float, wanted: float) -> np.ndarray:
+    """Resample a waveform as librosa does with `soxr_hq`, whose import takes as long as that of PyTorch."""
+    length = math.ceil(len(waveform) * (wanted / rate))
+    found = soxr.resample(waveform, rate, wanted, quality="HQ")[:length]
+    return np.pad(found, (0, length - len(found)))
 
 
 def check_loud(peak: float, quality: DataSettings) -> None:
@@ -258,11 +265,19 @@ def _mono_blocks(file: Any, raw: BinaryIO) -> Iterator[np.ndarray]:
         if peak > HIGHEST_PEAK:
             raise AudioError("too loud", f"peak {peak:.3g} where full scale is 1, expected at most {HIGHEST_PEAK:g}")
         num_read += len(block)
-        yield block.mean(axis=1)
+        yield _mean_of_channels(block)
     containers.check_frames(raw, file.format, num_read, file.extra_info)
     slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
     if num_read < file.frames - slack:
         raise AudioError("truncated", f"{num_read} of {file.frames} frames can be read")
+
+
+def _mean_of_channels(block: np.ndarray) -> np.ndarray:
+    """The mean [frames] of samples [frames, channels]; numpy's own takes as long as decoding for a few channels."""
+    total = block[:, 0].copy()
+    for channel in block.T[1:]:
+        total += channel
+    return total if len(block.T) == 1 else total / np.float32(len(block.T))
 
 
 def _check_shape(file: Any, quality: DataSettings) -> None:

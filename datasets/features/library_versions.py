@@ -8,8 +8,9 @@ import soundfile
 
 from tuning.datasets.settings import FeatureSettings
 
-# libsndfile decodes, soxr resamples, librosa trims silence and computes spectra with the FFT of numpy and scipy.
-SOUND = ("librosa", "soxr", "libsndfile", "numpy", "scipy")
+# libsndfile decodes, soxr resamples, librosa trims silence and has the filters of pitch classes, scipy those of
+# derivatives; torch and torchaudio compute the rest.
+SOUND = ("librosa", "soxr", "libsndfile", "numpy", "scipy", "torch", "torchaudio")
 NETWORK = ("torch", "transformers")
 TOKENS = ("transformers", "tokenizers")
 

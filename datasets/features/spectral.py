@@ -1,55 +1,37 @@
 """Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or a speech encoder's states."""
 
-from contextlib import AbstractContextManager
 from functools import lru_cache
 
-import librosa
 import numpy as np
-from threadpoolctl import ThreadpoolController
+import torch
+from scipy.signal import savgol_coeffs
+from torch import Tensor, nn
 
 from tuning.datasets.features.audio import AudioError, cut_segment
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.speech_encoder import encode, one_thread
+from tuning.datasets.features.torch_audio import functional
 from tuning.datasets.settings import FeatureSettings
-from tuning.models.encoder_shapes import speech_shape
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
-
-
-def num_samples(num_frames: int, settings: FeatureSettings) -> int:
-    """The fewest samples that give `num_frames` frames."""
-    if settings.name == "encoder":
-        return speech_shape(settings.encoder).num_samples(num_frames)
-    return max(1, (num_frames - 1) * settings.hop_samples)
-
-
-def frames_in(num_samples: int, settings: FeatureSettings) -> int:
-    """Frames of a waveform of `num_samples`, at least one."""
-    if settings.name == "encoder":
-        return speech_shape(settings.encoder).frames_in(num_samples)
-    return 1 + num_samples // settings.hop_samples
-
-
-def hop_samples(settings: FeatureSettings) -> int:
-    """Samples from the start of one frame to the start of the next."""
-    if settings.name == "encoder":
-        return speech_shape(settings.encoder).hop_samples
-    return settings.hop_samples
+TINY = float(np.finfo(np.float32).tiny)
 
 
 def extract(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:
     """Compute features float32 [num_frames, num_features] of a waveform [samples], and the number of valid frames.
 
     A longer waveform is cut to `settings.segment`. After a shorter one come the features of silence (`db_floor` in
-    every mel band, zero chroma and deltas), or zeros with an encoder. Frames are centred on multiples of the hop.
-    Columns are the `settings.parts`, then their first deltas, then their second. Silent ends are cut earlier, when the
-    recording is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if a value is not finite.
+    every mel band, zero chroma and deltas), or zeros with an encoder. Silent ends are cut earlier, when the recording
+    is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if a value is not finite.
     """
     waveform = cut_segment(waveform, num_samples(num_frames, settings), settings.segment)
     if settings.name == "encoder":
-        from tuning.datasets.features.speech_encoder import encode
-
         return checked(encode(waveform, settings.encoder, settings.encoder_layer, num_frames))
-    with one_blas_thread():
-        return checked(_spectral(waveform, settings, num_frames))
+    # Sums are the same in a preparation, which runs one process per core, and in a prediction.
+    with one_thread(), torch.inference_mode():
+        sound = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))[None]
+        features, num_valid = _front_end(settings.model_dump_json(), num_frames)(sound, torch.tensor([len(waveform)]))
+        return checked((features[0].numpy(), int(num_valid[0])))
 
 
 def checked(rows: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
@@ -59,97 +41,132 @@ def checked(rows: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
     return rows
 
 
-def _spectral(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:
-    num_valid = min(num_frames, frames_in(len(waveform), settings))
-    power = power_spectrum(waveform, settings)[:, :num_valid]
-    decibels = np.full((settings.num_mels, num_frames), settings.db_floor, dtype=np.float32)
-    decibels[:, :num_valid] = mel_decibels(power, settings)
-    parts = []
-    for name in settings.parts:
-        if name == "mel":
-            parts.append(decibels)
-        elif name == "mfcc":
-            parts.append(cepstrum(decibels, settings))
-        else:
-            parts.append(np.pad(chroma(power, settings), ((0, 0), (0, num_frames - num_valid))))
-    static = np.concatenate(parts)
-    changes = [deltas(static, num_valid, order) for order in range(1, settings.deltas + 1)]
-    return np.ascontiguousarray(np.concatenate([static, *changes]).T, dtype=np.float32), num_valid
-
-
-def one_blas_thread() -> AbstractContextManager[object]:
-    """Limit matrix products to one thread, so that preparation and prediction round sums alike.
-
-    Preparation runs one process per core, a prediction in a terminal would use all cores.
-    """
-    return _blas().limit(limits=1, user_api="blas")
-
-
-@lru_cache(maxsize=1)
-def _blas() -> ThreadpoolController:
-    return ThreadpoolController()
-
-
-def power_spectrum(waveform: np.ndarray, settings: FeatureSettings) -> np.ndarray:
-    """Squared magnitudes [bins, frames] of the short-time Fourier transform with a Hann window."""
-    # Librosa warns of a waveform that is shorter than its window; it pads with silence, too.
-    waveform = np.pad(waveform, (0, max(0, settings.window_samples - len(waveform))))
-    spectrum = librosa.stft(
-        waveform, n_fft=settings.window_samples, hop_length=settings.hop_samples, center=True, pad_mode="constant"
-    )
-    power: np.ndarray = spectrum.real**2 + spectrum.imag**2
-    return power
-
-
-def mel_decibels(power: np.ndarray, settings: FeatureSettings) -> np.ndarray:
-    """Mel spectrogram [num_mels, frames] in dB of a power spectrum [bins, frames], at least `db_floor`.
-
-    0 dB is a power of 1, or with `db_reference` peak the clip's largest value. The floor is fixed: librosa's default
-    `top_db` puts it 80 dB below each clip's peak, so that a loud passage would change the values of silent frames.
-    """
-    mel = mel_filters(settings) @ power
-    if settings.db_reference == "peak":
-        mel = mel / max(float(mel.max()), float(np.finfo(np.float32).tiny))
-    decibels = librosa.power_to_db(mel, ref=1.0, amin=10 ** (settings.db_floor / 10), top_db=None)
-    return np.maximum(decibels, np.float32(settings.db_floor))
-
-
-def cepstrum(decibels: np.ndarray, settings: FeatureSettings) -> np.ndarray:
-    """MFCC [num_mfcc, frames]: the first coefficients of the orthonormal DCT-II over mel bands in dB."""
-    return librosa.feature.mfcc(S=decibels, n_mfcc=settings.num_mfcc, dct_type=2, norm="ortho")
-
-
-def chroma(power: np.ndarray, settings: FeatureSettings) -> np.ndarray:
-    """Strength of the 12 pitch classes [12, frames] in a power spectrum; the strongest of a frame is 1.
-
-    Tuned to 440 Hz, where librosa's default estimates a tuning for each clip. A silent frame is all 0.
-    """
-    return librosa.feature.chroma_stft(
-        S=power, sr=settings.sample_rate_hz, n_fft=settings.window_samples, tuning=0.0, n_chroma=12
-    )
-
-
-def deltas(static: np.ndarray, num_valid: int, order: int) -> np.ndarray:
-    """First (order 1) or second derivatives over time [features, frames], by a Savitzky-Golay fit over 9 frames.
-
-    The first and last of the `num_valid` frames are repeated beyond the ends; padding gets 0.
-    """
-    found = np.zeros_like(static)
-    found[:, :num_valid] = librosa.feature.delta(static[:, :num_valid], width=DELTA_FRAMES, order=order, mode="nearest")
-    return found
-
-
-def mel_filters(settings: FeatureSettings) -> np.ndarray:
-    """Triangular filters [num_mels, bins] with Slaney's scale and norm; filters @ power spectrum are mel powers."""
-    return _filters(
-        settings.sample_rate_hz, settings.window_samples, settings.num_mels, settings.fmin_hz, settings.fmax_hz
-    )
-
-
 @lru_cache(maxsize=8)
-def _filters(
-    sample_rate_hz: int, window_samples: int, num_mels: int, fmin_hz: float, fmax_hz: float | None
-) -> np.ndarray:
-    from librosa.filters import mel
+def _front_end(settings: str, num_frames: int) -> "FrontEnd":
+    return FrontEnd(FeatureSettings.model_validate_json(settings), num_frames)
 
-    return mel(sr=sample_rate_hz, n_fft=window_samples, n_mels=num_mels, fmin=fmin_hz, fmax=fmax_hz)
+
+class FrontEnd(nn.Module):
+    """Spectral features of a batch of waveforms, on any device, differentiable.
+
+    Columns are the `settings.parts`, then their first deltas, then their second. Frames are centred on multiples of the
+    hop. The reference is librosa, whose values these are.
+
+    Args:
+        settings: of the features; not those of an encoder.
+        num_frames: of the output, valid or not.
+    """
+
+    window: Tensor
+    mel_filters: Tensor
+    cosines: Tensor
+    pitch_classes: Tensor
+    slopes: Tensor
+
+    def __init__(self, settings: FeatureSettings, num_frames: int) -> None:
+        super().__init__()
+        self.settings, self.num_frames = settings, num_frames
+        buffers = {
+            "window": torch.hann_window(settings.window_samples),
+            "mel_filters": mel_filters(settings),
+            "cosines": functional.create_dct(settings.num_mfcc, settings.num_mels, "ortho").T,
+        }
+        if "chroma" in settings.parts:
+            buffers["pitch_classes"] = pitch_class_filters(settings)
+        if settings.deltas:
+            fits = [savgol_coeffs(DELTA_FRAMES, order, deriv=order, use="dot") for order in (1, 2)]
+            buffers["slopes"] = torch.from_numpy(np.stack(fits).astype(np.float32))
+        for name, values in buffers.items():
+            self.register_buffer(name, values.contiguous(), persistent=False)
+
+    def forward(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute features [B, num_frames, num_features] and the numbers of valid frames [B].
+
+        Args:
+            waveforms: [B, samples], at the settings' rate, each followed by anything up to the longest.
+            num_samples: of each waveform, [B].
+        """
+        if waveforms.device.type == "cpu" and not torch.compiler.is_compiling():
+            # One after another, so that no value depends on what else is in the batch; a core gains nothing by batches.
+            pairs = zip(waveforms, num_samples, strict=True)
+            rows = [self._features(waveform[None, :count], count[None]) for waveform, count in pairs]
+            return torch.cat([values for values, _ in rows]), torch.cat([count for _, count in rows])
+        is_sound = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples[:, None]
+        return self._features(waveforms * is_sound, num_samples)
+
+    def _features(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
+        num_valid = (1 + num_samples // self.settings.hop_samples).clamp(max=self.num_frames)
+        is_valid = (torch.arange(self.num_frames, device=waveforms.device) < num_valid[:, None])[:, None]
+        power = self._power(waveforms)
+        decibels = self._decibels(power, is_valid)
+        parts = []
+        for name in self.settings.parts:
+            if name == "mel":
+                parts.append(decibels)
+            elif name == "mfcc":
+                parts.append(self.cosines @ decibels)
+            else:
+                parts.append(self._chroma(power) * is_valid)
+        static = torch.cat(parts, dim=1)
+        changes = [self._deltas(static, num_valid, order) * is_valid for order in range(1, self.settings.deltas + 1)]
+        return torch.cat([static, *changes], dim=1).transpose(1, 2).contiguous(), num_valid
+
+    def _power(self, waveforms: Tensor) -> Tensor:
+        """Squared magnitudes [B, bins, frames] of the short-time Fourier transform with a Hann window."""
+        size, hop = self.settings.window_samples, self.settings.hop_samples
+        wanted = max(1, (self.num_frames - 1) * hop + size % 2)
+        waveforms = nn.functional.pad(waveforms, (0, wanted - waveforms.shape[1]))
+        spectrum = torch.stft(
+            waveforms, size, hop, window=self.window, center=True, pad_mode="constant", return_complex=True
+        )[:, :, : self.num_frames]
+        return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+
+    def _decibels(self, power: Tensor, is_valid: Tensor) -> Tensor:
+        """Mel spectrogram [B, num_mels, frames] in dB, at least `db_floor`.
+
+        0 dB is a power of 1, or with `db_reference` peak the clip's largest value. The floor is fixed: librosa's
+        default `top_db` puts it 80 dB below each clip's peak, so that a loud passage would change the values of silent
+        frames.
+        """
+        mel = self.mel_filters @ power * is_valid
+        if self.settings.db_reference == "peak":
+            mel = mel / mel.amax(dim=(1, 2), keepdim=True).clamp(min=TINY)
+        floor = self.settings.db_floor
+        return (10 * mel.clamp(min=10 ** (floor / 10)).log10()).clamp(min=floor)
+
+    def _chroma(self, power: Tensor) -> Tensor:
+        """Strength of the 12 pitch classes [B, 12, frames]; the strongest of a frame is 1. A silent frame is all 0."""
+        strength = self.pitch_classes @ power
+        strongest = strength.amax(dim=1, keepdim=True)
+        return strength / torch.where(strongest < TINY, torch.ones_like(strongest), strongest)
+
+    def _deltas(self, static: Tensor, num_valid: Tensor, order: int) -> Tensor:
+        """First (order 1) or second derivatives over time [B, features, frames], by a Savitzky-Golay fit over 9 frames.
+
+        The first and last valid frames are repeated beyond the ends.
+        """
+        half = DELTA_FRAMES // 2
+        frames = torch.arange(-half, self.num_frames + half, device=static.device)
+        frames = torch.minimum(frames.clamp(min=0), num_valid[:, None] - 1)[:, None].expand(-1, static.shape[1], -1)
+        around = static.gather(2, frames).unfold(2, DELTA_FRAMES, 1)
+        return around @ self.slopes[order - 1]
+
+
+def mel_filters(settings: FeatureSettings) -> Tensor:
+    """Triangular filters [num_mels, bins] with Slaney's scale and norm; filters @ power spectrum are mel powers."""
+    filters: Tensor = functional.melscale_fbanks(
+        settings.window_samples // 2 + 1, settings.fmin_hz, settings.fmax_hz or settings.sample_rate_hz / 2,
+        settings.num_mels, settings.sample_rate_hz, norm="slaney", mel_scale="slaney",
+    ).T  # fmt: skip
+    return filters
+
+
+def pitch_class_filters(settings: FeatureSettings) -> Tensor:
+    """Filters [12, bins] that sum a power spectrum by pitch class.
+
+    Tuned to 440 Hz, where librosa's default estimates a tuning for each clip.
+    """
+    # Slow to import, and nothing else here needs it.
+    from librosa.filters import chroma
+
+    return torch.from_numpy(chroma(sr=settings.sample_rate_hz, n_fft=settings.window_samples, tuning=0.0, n_chroma=12))

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from tuning.datasets.features.torch_audio import functional
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
@@ -43,7 +44,7 @@ class Masks:
             covered[0] = 0
             if "mfcc" in stored.parts:
                 to_units, to_normal = std[:, :num_mels, None], std[:, None, num_mels : num_mels + num_mfcc]
-                transform = to_units * dct_matrix(num_mels, num_mfcc) / to_normal
+                transform = to_units * functional.create_dct(num_mfcc, num_mels, "ortho") / to_normal
         return cls(settings, stored, "mel" in features.parts, covered, transform)
 
     def apply(self, batch: Batch, key: list[int], rank: int, world_size: int) -> None:
@@ -91,13 +92,6 @@ def spans(uniform: torch.Tensor, widest: torch.Tensor, within: torch.Tensor, siz
     start = (uniform[..., 1] * (within[:, None] - width + 1)).long()
     places = torch.arange(size)
     return ((places >= start[..., None]) & (places < (start + width)[..., None])).any(dim=1)
-
-
-def dct_matrix(num_mels: int, num_mfcc: int) -> torch.Tensor:
-    """The orthonormal DCT-II as a matrix float32 [num_mels, num_mfcc]: mel @ matrix are the MFCC."""
-    band, order = np.arange(num_mels)[:, None], np.arange(num_mfcc)[None]
-    matrix = np.cos(np.pi * (band + 0.5) * order / num_mels) * np.sqrt(np.where(order == 0, 1, 2) / num_mels)
-    return torch.tensor(matrix, dtype=torch.float32)
 
 
 def _seed(key: list[int]) -> int:

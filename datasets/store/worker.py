@@ -16,7 +16,7 @@ import numpy as np
 from tuning.datasets import storage
 from tuning.datasets.checksum import Checksum, DamagedError
 from tuning.datasets.features.audio import AudioError, decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
 from tuning.datasets.features.waveform_effects import MAX_RATE, Made, apply, version_rng
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
@@ -106,6 +106,9 @@ def _copy_rows(output: dict[str, Any], versions: int | None, damaged: list[tuple
 
 
 def _extract(raw: bytes, digest: str, combinations: list[str], job: dict[str, Any]) -> dict[str, Rows] | str:
+    # It imports torch, which a command that is refused does without.
+    from tuning.datasets.features.spectral import extract
+
     features, num_frames = FeatureSettings(**job["features"]), job["num_frames"]
     # The start of a segment shifts the grid of its resampled samples. All combinations therefore read the same segment,
     # long enough for the fastest tempo; otherwise waveforms would depend on which other combinations are made.
@@ -135,6 +138,8 @@ def make_versions(
     A version draws each effect's strength from the effect, the version and the recording alone: the waveform of
     `stretch` is on the way to that of `stretch+noise`, and is made once for both.
     """
+    from tuning.datasets.features.spectral import extract
+
     keep, rate = num_samples(num_frames, features), features.sample_rate_hz
     found: dict[str, list[tuple[np.ndarray, int]]] = {combination: [] for combination in combinations}
     for version in range(augment.versions):

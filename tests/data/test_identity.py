@@ -243,7 +243,11 @@ def test_an_older_search_is_compared_by_what_it_recorded(tmp_path):
     root = write_world(tmp_path / "world")
     folder, space = begin(root, "lyrics", tmp_path / "results")
     file = folder.path / "fingerprint.json"
-    older = {name: value for name, value in json.loads(file.read_text()).items() if name in ("corpus", "num_clips")}
+    older = {
+        name: value
+        for name, value in json.loads(file.read_text()).items()
+        if name in ("corpus", "num_clips", "methods")
+    }
     file.write_text(json.dumps(older))
     (folder.path / "split.json").unlink()
     put(root / "songs" / "1.txt", "rewritten")
@@ -263,7 +267,7 @@ def older(tmp_path, *arguments, release="1.6.1"):
     corpus, split = read_corpus(plan.config)
     folder = SearchFolder(tmp_path / "results", "older")
     identity = identity_of(plan.space, corpus)
-    folder.create(plan.space, {}, {name: identity[name] for name in ("corpus", "num_clips")})
+    folder.create(plan.space, {}, {name: identity[name] for name in ("corpus", "num_clips", "methods")})
     environment = json.loads((folder.path / "environment.json").read_text())
     environment["packages"]["scikit-learn"] = release
     (folder.path / "environment.json").write_text(json.dumps(environment))
@@ -382,15 +386,13 @@ def test_another_version_of_our_own_methods_is_refused(tmp_path, monkeypatch, ki
     assert f"  {made}: made by version {now} of our method, now by 99" in refused(folder, space, root)
 
 
-def test_an_older_search_that_trims_is_refused_and_one_that_does_not_goes_on(tmp_path):
-    """It heard other seconds of its recordings: trimming came after the part that is kept was cut out."""
+def test_a_search_that_names_no_versions_is_of_the_first_and_refused(tmp_path):
+    """Its features are librosa's, and if it trims, of other seconds: the part that is kept was cut out before."""
     root = write_world(tmp_path / "world")
     for trimmed in ("null", "30"):
         folder, space = begin(root, "images", tmp_path / trimmed, None, None, f"features.trim_db={trimmed}")
         file = folder.path / "fingerprint.json"
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "methods"}))
-        corpus = songs_of(root)
-        if trimmed == "null":
-            with contextlib.chdir(root):
-                folder.check_identity(space, identity_of(space, corpus))
-    assert "  trimming: made by version 1 of our method, now by 2" in refused(folder, space, root)
+        said = refused(folder, space, root)
+        assert "  features: made by version 1 of our method, now by 2" in said
+        assert ("  trimming: made by version 1 of our method, now by 2" in said) == (trimmed == "30")

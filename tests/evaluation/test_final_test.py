@@ -56,7 +56,8 @@ def test_saved_weights_give_the_saved_predictions(finished, prepared):
 
     from tuning.config.schema import parse_config
     from tuning.datasets.features.audio import decode
-    from tuning.datasets.features.spectral import extract, num_samples
+    from tuning.datasets.features.frames import num_samples
+    from tuning.datasets.features.spectral import extract
     from tuning.training.trial import build_model
 
     if not (finished / "best").exists():

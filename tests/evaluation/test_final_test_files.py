@@ -15,7 +15,8 @@ from tuning.cli import finalize
 from tuning.config.schema import Config
 from tuning.datasets.demo.speech import EMOTIONS
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.evaluation.final_test_files import Tested, print_scores
 from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import _test

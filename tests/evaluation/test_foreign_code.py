@@ -71,6 +71,7 @@ def archive(tmp_path, monkeypatch, model):
     state = torch.load(model / "best.pt", weights_only=True)
     (folder.trial(1) / "checkpoints").mkdir()
     torch.save(state, folder.trial(1) / "checkpoints" / "best.pt")
+    write_json(folder.path / "test_looks.json", [])
     (folder.path / "best").mkdir()
     for file in (model / "best").iterdir():
         (folder.path / "best" / file.name).write_bytes(file.read_bytes())

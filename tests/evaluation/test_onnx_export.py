@@ -5,14 +5,18 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 import torch
+from safetensors.torch import load_file
 
+from tests.helpers.recordings import tone
 from tuning.cli import export
 from tuning.config.schema import parse_config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation.final_test_files import write_model
+from tuning.evaluation.inference import Predictor
 from tuning.evaluation.onnx_graph import normalised
-from tuning.evaluation.saved_model import load_best
+from tuning.evaluation.saved_model import load_best, write_weights
 from tuning.models.crnn import CRNN
 from tuning.models.crnn_settings import CRNNSettings
 from tuning.training.encoders import encoder_of
@@ -37,12 +41,13 @@ MODELS = {
 }  # fmt: skip
 
 
-def write_best(folder, task, model, seed=0):
+def write_best(folder, task, model, seed=0, **changed):
     """A folder best/ whose weights are as drawn, but for statistics and biases, which are those of no fresh model."""
-    features = {"num_frames": FRAMES, "num_mels": MELS, "num_mfcc": MELS}
+    features = {"num_frames": FRAMES, "num_mels": MELS, "num_mfcc": MELS} | changed
     config = parse_config({"task": task, "model": model, "features": features, "data": {"root": "nowhere"}})
     torch.manual_seed(seed)
-    built = build_model(config, MELS)
+    width = config.features.num_features
+    built = build_model(config, width)
     with torch.no_grad():
         for name, tensor in built.state_dict().items():
             if name.endswith(("running_mean", "bias")):
@@ -51,7 +56,7 @@ def write_best(folder, task, model, seed=0):
                 tensor.uniform_(0.5, 2.0)
     rng = np.random.default_rng(seed)
     statistics = FeatureStatistics(
-        rng.normal(-30, 5, MELS).astype(np.float32), rng.uniform(5, 20, MELS).astype(np.float32)
+        rng.normal(-30, 5, width).astype(np.float32), rng.uniform(5, 20, width).astype(np.float32)
     )
     write_model(folder, config, encoder_of(config), built, statistics, FRAMES)
     return folder
@@ -98,6 +103,43 @@ def test_onnxruntime_gives_what_pytorch_gives(tmp_path, capsys, name):
     assert len({tuple(row) for row in np.round(found[0], 3).tolist()}) > 1  # clips differ, so the comparison can fail
 
 
+@pytest.mark.parametrize(
+    ("name", "segment"), [("crnn", "middle"), pytest.param("ser", "start", marks=pytest.mark.slow)]
+)
+def test_a_graph_from_the_waveform_predicts_as_the_command_does(tmp_path, capsys, name, segment):
+    folder = write_best(tmp_path / "best", *MODELS[name], segment=segment, name="mel+mfcc+chroma", deltas=1)
+    assert export.main([str(folder), "waveform=true"]) == 0
+    assert "any number of samples at 16000 Hz" in capsys.readouterr().out
+    rng = np.random.default_rng(2)
+    # Below a window, below and above what was prepared (2 s), and so long that a segment is cut.
+    sounds = [
+        tone(seconds, rate=16000) + 0.01 * rng.standard_normal(round(16000 * seconds)) for seconds in (0.1, 1.3, 5)
+    ]
+    files = [tmp_path / f"{number}.wav" for number in range(len(sounds))]
+    for file, sound in zip(files, sounds, strict=True):
+        sound[len(sound) // 3 : len(sound) // 2] *= 0.01
+        soundfile.write(file, sound, 16000, subtype="FLOAT")
+    expected = Predictor([load_best(folder)]).predict(files)
+    counts = np.array([len(sound) for sound in sounds])
+    batch = rng.standard_normal((3, counts.max())).astype(np.float32)  # what stands in the padding is of no effect
+    for row, sound in zip(batch, sounds, strict=True):
+        row[: len(sound)] = sound
+    session = onnxruntime.InferenceSession(str(folder / "waveform.onnx"))
+    found = session.run(None, {"waveform": batch, "num_samples": counts})[-1]
+    columns = [f"p_{label}" for label in CLASSES["classes"]] if name == "ser" else ["valence", "arousal"]
+    np.testing.assert_allclose(found, expected[columns], atol=1e-4)
+    assert len({tuple(row) for row in np.round(found, 3).tolist()}) == 3
+    assert session.get_modelmeta().custom_metadata_map["sample_rate_hz"] == "16000"
+    assert not (folder / "model.onnx").exists()
+
+
+def test_a_signal_path_that_cannot_be_exported_is_refused(tmp_path, capsys):
+    folder = write_best(tmp_path / "best", *MODELS["crnn"], trim_db=40.0)
+    assert export.main([str(folder), "waveform=true"]) == 2
+    assert "expected features.trim_db=null with waveform=true, got 40" in capsys.readouterr().err
+    assert not list(folder.glob("*.onnx*"))
+
+
 @pytest.mark.slow
 def test_an_ensemble_has_a_file_for_each_member(tmp_path, capsys):
     folder = write_best(tmp_path / "best", *MODELS["crnn"])
@@ -134,6 +176,7 @@ def test_what_is_refused(tmp_path, capsys, monkeypatch):
     own = folder / "config.yaml"
     text = own.read_text()
     own.write_text(text.replace("name: crnn", "name: tests.evaluation.test_onnx_export:Own"))
+    write_weights(folder, load_file(folder / "model.safetensors"))  # they know their settings
     assert "model.name: expected a class that this command line or its space file names" in refused(folder)
     assert "expected a model of one of the families crnn, ser" in refused(folder, "allow_code=true")
     own.write_text(text)

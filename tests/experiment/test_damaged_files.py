@@ -91,8 +91,8 @@ def no_drawing(monkeypatch):
     monkeypatch.setattr("plotly.offline.get_plotlyjs", lambda: "")
     monkeypatch.setattr("tuning.evaluation.history.draw_history", lambda *arguments: None)
     monkeypatch.setattr("tuning.evaluation.onnx_export._program", lambda best: (None, 16))
-    monkeypatch.setattr("tuning.evaluation.onnx_export._write", lambda program, best, shortest, file: file.touch())
-    monkeypatch.setattr("tuning.evaluation.onnx_export._clips", lambda best: ([], "nothing"))
+    monkeypatch.setattr("tuning.evaluation.onnx_export._write", lambda *arguments: arguments[3].touch())
+    monkeypatch.setattr("tuning.evaluation.onnx_export._sounds", lambda best: ([], "nothing"))
     monkeypatch.setattr("tuning.evaluation.onnx_export._compare", lambda *arguments: (0.0, 1.0))
 
 

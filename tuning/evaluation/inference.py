@@ -14,7 +14,8 @@ import pandas as pd
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
 from tuning.datasets.features.audio import Excerpt, LongSound, excerpt, segment_slice
-from tuning.datasets.features.spectral import extract, frames_in, hop_samples, num_samples
+from tuning.datasets.features.frames import frames_in, hop_samples, num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import Row, collate
 from tuning.evaluation.prediction_step import checked_step, why_no_recording

@@ -18,13 +18,16 @@ from tuning.config.errors import UserError
 from tuning.data.plan import read_corpus
 from tuning.datasets import storage
 from tuning.datasets.features.audio import AudioError, decode, segment_slice
-from tuning.datasets.features.spectral import extract, num_samples
-from tuning.evaluation.onnx_graph import Graph, normalised
-from tuning.evaluation.saved_model import Best, load_best
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import FrontEnd, extract
+from tuning.datasets.loaders.in_memory import collate
+from tuning.evaluation.onnx_graph import Graph, WaveformGraph, normalised
+from tuning.evaluation.saved_model import Best, load_best, outputs_of
 from tuning.models import MODELS
 from tuning.training.encoders import reads_text
 
 FILE = "model.onnx"
+WAVEFORM_FILE = "waveform.onnx"
 OPSET = 20
 # Largest difference between onnxruntime's and PyTorch's outputs, relative to the largest output (at least 1).
 TOLERANCE = 1e-4
@@ -33,11 +36,11 @@ LONGEST_LAG = 16  # frames over which a summary over time takes changes; fewer f
 MAX_FRAMES = 100_000  # an upper bound lets the exporter decide comparisons of lengths
 
 
-def export(folder: Path) -> tuple[float, str, str]:
-    """Write `model.onnx` into a folder best/ and compare its outputs.
+def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]:
+    """Write `model.onnx` into a folder best/ and compare its outputs; with `waveform`, `waveform.onnx`.
 
     Returns:
-        The largest difference, and descriptions of the compared clips and of the lengths that the model takes.
+        The file, the largest difference, and descriptions of the compared clips and of the lengths that it takes.
 
     Raises:
         UserError: the model can't be read or exported, or its outputs differ. No file is then left.
@@ -61,14 +64,19 @@ def export(folder: Path) -> tuple[float, str, str]:
             f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
             "sound is made before the model, which alone is exported"
         )
-    file = folder / FILE
+    if waveform:
+        _check_waveform(folder, best)
+    file = folder / (WAVEFORM_FILE if waveform else FILE)
     file.unlink(missing_ok=True)
-    program, shortest = _program(best)
-    partial = folder / f"{FILE}.partial"
+    program, shortest = (_waveform_program(best), None) if waveform else _program(best)
+    partial = folder / f"{file.name}.partial"
     try:
-        _write(program, best, shortest, partial)
-        clips, what = _clips(best)
-        difference, scale = _compare(partial, best, clips, shortest)
+        _write(program, best, shortest, partial, waveform)
+        sounds, what = _sounds(best)
+        if waveform:
+            difference, scale = _compare_waveforms(partial, best, sounds)
+        else:
+            difference, scale = _compare(partial, best, _clips(best, sounds), shortest)
         if not difference <= TOLERANCE * scale:
             raise UserError(
                 f"{file}: expected the outputs of PyTorch within {TOLERANCE * scale:.1e}, got a difference of "
@@ -77,17 +85,65 @@ def export(folder: Path) -> tuple[float, str, str]:
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
-    frames = best.config.features.num_frames
-    return difference, what, f"any number of clips, {f'{shortest} or more' if shortest else frames} frames"
+    frames = f"{shortest} or more" if shortest else best.config.features.num_frames
+    lengths = f"samples at {best.config.features.sample_rate_hz} Hz" if waveform else f"{frames} frames"
+    return file, difference, what, f"any number of clips, {'any number of ' if waveform else ''}{lengths}"
+
+
+def _check_waveform(folder: Path, best: Best) -> None:
+    """Refuse a model whose signal path can't be exported. Raises UserError."""
+    features = best.config.features
+    if features.name == "encoder":
+        raise UserError(
+            f"{folder}: expected features of mel, mfcc or chroma with waveform=true, got features.name=encoder, whose "
+            "network is not exported; without waveform=true its hidden states are the input"
+        )
+    if features.trim_db is not None:
+        raise UserError(
+            f"{folder}: expected features.trim_db=null with waveform=true, got {features.trim_db:g}: which ends are "
+            "silent is decided by the whole recording, before a segment is cut"
+        )
+
+
+def _graph(best: Best) -> Graph:
+    model = copy.deepcopy(best.model)
+    return Graph(model, best.features.mean, best.features.std, best.config.task.name == "classification")
+
+
+def _waveform_program(best: Best) -> Any:
+    """Export the model with its front end; any number of waveforms of any length."""
+    features = best.config.features
+    graph = WaveformGraph(_graph(best), FrontEnd(features, best.num_frames), features.num_frames).eval()
+    samples = num_samples(best.num_frames, features)
+    inputs = (torch.zeros(3, samples), torch.tensor([samples, samples, max(1, samples // 2)]))
+    batch, length = torch.export.Dim("batch", min=1), torch.export.Dim("samples", min=2)
+    shapes = {"waveform": {0: batch, 1: length}, "num_samples": {0: batch}}
+    try:
+        return _exported(graph, inputs, shapes, best)
+    except Exception as error:  # torch has no common class for errors of its exporter
+        raise UserError(_why_not(best, error)) from error
+
+
+def _exported(graph: torch.nn.Module, inputs: tuple[torch.Tensor, ...], shapes: dict[str, Any], best: Best) -> Any:
+    outputs = ["logits", "probabilities"] if best.config.task.name == "classification" else ["outputs"]
+    with _quiet(), torch.no_grad():
+        program = torch.export.export(graph, inputs, dynamic_shapes=shapes, strict=False)
+        return torch.onnx.export(
+            program, input_names=list(shapes), output_names=outputs, opset_version=OPSET, dynamo=True, verbose=False
+        )
+
+
+def _why_not(best: Best, error: Exception) -> str:
+    reason = " ".join(str(error).split())[:300]
+    return f"{best.config.model.name}: expected a model that can be exported, got: {reason}"
 
 
 def _program(best: Best) -> tuple[Any, int | None]:
     """Export the model; return the program and the fewest frames that it takes, None if their number is fixed."""
     frames = best.config.features.num_frames
     num_features = len(best.features.mean)
-    model = copy.deepcopy(best.model)
-    graph = Graph(model, best.features.mean, best.features.std, best.config.task.name == "classification").eval()
-    fewest = max(1, model.min_frames)
+    graph = _graph(best).eval()
+    fewest = max(1, best.model.min_frames)
     batch = torch.export.Dim("batch", min=1)
     # Short lengths may need another graph: one frame after pooling, too few for a lag. At last the length is fixed.
     lowest = [low for low in (LONGEST_LAG + 1, (LONGEST_LAG + 1) * fewest) if low < frames]
@@ -97,20 +153,10 @@ def _program(best: Best) -> tuple[Any, int | None]:
         if low is not None:
             shape[1] = torch.export.Dim("frames", min=low, max=MAX_FRAMES)
         try:
-            with _quiet(), torch.no_grad():
-                exported = torch.export.export(
-                    graph, inputs, dynamic_shapes={"features": shape, "num_frames": {0: batch}}, strict=False
-                )
-                names = ["logits", "probabilities"] if graph.is_classes else ["outputs"]
-                program = torch.onnx.export(
-                    exported, input_names=["features", "num_frames"], output_names=names, opset_version=OPSET,
-                    dynamo=True, verbose=False,
-                )  # fmt: skip
-            return program, low
+            return _exported(graph, inputs, {"features": shape, "num_frames": {0: batch}}, best), low
         except Exception as error:  # torch has no common class for errors of its exporter
             last = error
-    reason = " ".join(str(last).split())[:300]
-    raise UserError(f"{best.config.model.name}: expected a model that can be exported, got: {reason}")
+    raise UserError(_why_not(best, last))
 
 
 @contextmanager
@@ -129,7 +175,7 @@ def _quiet() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _write(program: Any, best: Best, shortest: int | None, file: Path) -> None:
+def _write(program: Any, best: Best, shortest: int | None, file: Path, waveform: bool) -> None:
     """Write the graph with metadata that tell how to use it; lists and settings are JSON."""
     import onnx
 
@@ -142,11 +188,15 @@ def _write(program: Any, best: Best, shortest: int | None, file: Path) -> None:
         "features": json.dumps(config.features.model_dump(mode="json")),
         "prepared_frames": str(best.num_frames),
         "frames": str(frames),
-        "fewest_frames": str(shortest or frames),
-        "input": "features: unnormalised, [clips, frames, features]; num_frames: of each clip, without padding",
         "normalisation": "in the graph",
         "model": config.model.name,
     }
+    if waveform:
+        about["sample_rate_hz"] = str(config.features.sample_rate_hz)
+        about["input"] = "waveform: mono, [clips, samples]; num_samples: of each clip, without padding"
+    else:
+        about["fewest_frames"] = str(shortest or frames)
+        about["input"] = "features: unnormalised, [clips, frames, features]; num_frames: of each clip, without padding"
     if config.data.target_range is not None:
         about["target_range"] = json.dumps(config.data.target_range)
     del model.metadata_props[:]
@@ -160,29 +210,61 @@ def _write(program: Any, best: Best, shortest: int | None, file: Path) -> None:
 Clips = list[tuple["np.ndarray", int]]  # unnormalised frames [frames, features] and how many are no padding
 
 
-def _clips(best: Best) -> tuple[Clips, str]:
-    """Some training clips, or noise of the same mean and deviation if the corpus can't be read; with a description."""
-    config, features, frames = best.config, best.config.features, best.config.features.num_frames
+def _sounds(best: Best) -> tuple[list[np.ndarray], str]:
+    """Waveforms of some training clips as predictions hear them, or noise if the corpus can't be read; and which."""
+    config, features = best.config, best.config.features
     samples = num_samples(best.num_frames, features)
-    found: Clips = []
+    found: list[np.ndarray] = []
     try:
         corpus, split = read_corpus(config)
         for clip in split.train[:COMPARED]:
             raw = storage.read_bytes(corpus.root, clip.id)
-            waveform = decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db)
-            values, num_valid = extract(waveform, features, best.num_frames)
-            kept = values[segment_slice(num_valid, frames, features.segment)]
-            row = np.zeros((frames, values.shape[1]), dtype=np.float32)
-            row[: len(kept)] = kept
-            found.append((row, len(kept)))
-    except (UserError, AudioError, OSError) as error:
-        found = []
-        reason = str(error).splitlines()[0]
-    if found:
+            found.append(decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db))
         return found, f"{len(found)} clips of the corpus {corpus.name}, whole, shortened and padded"
-    noise = np.random.default_rng(0).standard_normal((COMPARED, frames, len(best.features.mean)))
-    rows = (noise * best.features.std + best.features.mean).astype(np.float32)
-    return [(row, frames) for row in rows], f"{COMPARED} clips of noise, since the corpus is not at hand ({reason})"
+    except (UserError, AudioError, OSError) as error:
+        reason = str(error).splitlines()[0]
+    rng = np.random.default_rng(0)
+    # Louder and softer, so that outputs differ.
+    noise = [rng.standard_normal(samples).astype(np.float32) * 0.3**number for number in range(COMPARED)]
+    return noise, f"{COMPARED} clips of noise, since the corpus is not at hand ({reason})"
+
+
+def _clips(best: Best, sounds: list[np.ndarray]) -> Clips:
+    """The features of waveforms."""
+    features, frames = best.config.features, best.config.features.num_frames
+    found: Clips = []
+    for waveform in sounds:
+        values, num_valid = extract(waveform, features, best.num_frames)
+        kept = values[segment_slice(num_valid, frames, features.segment)]
+        row = np.zeros((frames, values.shape[1]), dtype=np.float32)
+        row[: len(kept)] = kept
+        found.append((row, len(kept)))
+    return found
+
+
+def _compare_waveforms(file: Path, best: Best, sounds: list[np.ndarray]) -> tuple[float, float]:
+    """The largest difference from what `tuning predict` computes, and the largest output, at least 1."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    features = best.config.features
+    shares = np.linspace(0, 1, len(sounds))
+    shorter = [waveform[: max(1, int(share * len(waveform)))] for waveform, share in zip(sounds, shares, strict=True)]
+    longer = [np.concatenate([waveform, waveform[: len(waveform) // 2]]) for waveform in sounds]
+    difference, scale = 0.0, 1.0
+    for batch in (sounds, sounds[:1], shorter, longer):
+        counts = np.array([len(waveform) for waveform in batch])
+        padded = np.stack([np.pad(waveform, (0, counts.max() - len(waveform))) for waveform in batch])
+        outputs = session.run(None, {"waveform": padded, "num_samples": counts})
+        rows = [(0, num_valid, values) for values, num_valid in (extract(w, features, best.num_frames) for w in batch)]
+        no_targets = np.zeros((1, 1), np.float32)
+        known = outputs_of(
+            best,
+            collate(rows, no_targets, best.features, features.num_frames, features.padding, features.segment),
+        )
+        difference = float(np.maximum(difference, np.abs(outputs[0].astype(np.float64) - known).max()))  # NaN stays
+        scale = max(scale, float(np.abs(known).max()))
+    return difference, scale
 
 
 def _compare(file: Path, best: Best, clips: Clips, shortest: int | None) -> tuple[float, float]:

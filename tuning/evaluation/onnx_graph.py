@@ -1,4 +1,4 @@
-"""Prepare a model for ONNX: put the normalisation in front, and replace LSTMs by ONNX's own operator."""
+"""Prepare a model for ONNX: put normalisation or all of the signal path in front, and replace what ONNX has not."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from tuning.datasets.features.frames import num_samples as samples_of
+from tuning.datasets.features.spectral import FrontEnd
+from tuning.datasets.settings import Segment
 from tuning.models.layers import zero_padding
 from tuning.models.lstm import LSTM
 from tuning.models.pooling import Pool
@@ -32,6 +35,44 @@ class Graph(nn.Module):
         # As in batches of training, padding is 0 after normalisation.
         outputs: Tensor = self.model(zero_padding((features - self.mean) * self.scale, num_frames), num_frames)
         return (outputs, outputs.softmax(1)) if self.is_classes else outputs
+
+
+class WaveformGraph(nn.Module):
+    """Waveforms [B, samples], num_samples [B] -> outputs of a `Graph` for the frames that a prediction makes of them.
+
+    Args:
+        graph: of the model.
+        front_end: of the model's features, as long as they were prepared.
+        frames: that the model sees of them.
+    """
+
+    def __init__(self, graph: Graph, front_end: FrontEnd, frames: int) -> None:
+        super().__init__()
+        # `graph` is a name that torch.export takes for itself.
+        self.network, self.front_end, self.frames = graph, front_end, frames
+
+    def forward(self, waveform: Tensor, num_samples: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        settings = self.front_end.settings
+        wanted = samples_of(self.front_end.num_frames, settings)
+        sound, count = segment_of(waveform, num_samples.clamp(1, waveform.shape[1]), wanted, settings.segment)
+        features, num_valid = self.front_end(sound, count)
+        found: Tensor | tuple[Tensor, Tensor] = self.network(
+            *segment_of(features, num_valid, self.frames, settings.segment)
+        )
+        return found
+
+
+def segment_of(values: Tensor, counts: Tensor, wanted: int, segment: Segment) -> tuple[Tensor, Tensor]:
+    """Cut each row of values [B, N, ...] to a segment of the first `counts` [B]; [B, wanted, ...] and its length [B].
+
+    What stands behind a shorter row is of no meaning.
+    """
+    kept = counts.clamp(max=wanted)
+    start = (counts - kept) // 2 if segment == "middle" else torch.zeros_like(counts)
+    places = (start[:, None] + torch.arange(wanted, device=values.device)).clamp(max=values.shape[1] - 1)
+    if values.ndim == 3:
+        places = places[:, :, None].expand(-1, -1, values.shape[2])
+    return values.gather(1, places), kept
 
 
 def normalised(features: np.ndarray, num_frames: np.ndarray, mean: np.ndarray, std: np.ndarray) -> Tensor:

@@ -473,8 +473,8 @@ def write_json(file: Path, content: Any) -> None:
 def environment() -> dict[str, Any]:
     """Versions of packages and a description of this machine."""
     packages = (
-        "ray", "torch", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", SKLEARN, "soundfile", "soxr",
-        "transformers",
+        "ray", "torch", "torchaudio", "librosa", "optuna", "numpy", "pyarrow", "tensorboard", SKLEARN, "soundfile",
+        "soxr", "transformers",
     )  # fmt: skip
     return {
         "python": platform.python_version(),

@@ -195,7 +195,7 @@ import json, sys
 from tuning.datasets.corpus import load_corpus
 from tuning.datasets.settings import DataSettings
 import tuning.datasets.demo.music, tuning.datasets.demo.songs, tuning.datasets.demo.speech
-import tuning.datasets.features.audio, tuning.datasets.features.spectral, tuning.datasets.features.text_file
+import tuning.datasets.features.audio, tuning.datasets.features.frames, tuning.datasets.features.text_file
 import tuning.datasets.splits.class_balance, tuning.datasets.splits.split, tuning.datasets.store.build
 for name, root in json.load(sys.stdin):
     try:

@@ -12,7 +12,8 @@ from tuning.datasets import storage
 from tuning.datasets.corpus import load_corpus
 from tuning.datasets.demo import music as demo
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import DataSettings, FeatureSettings
 
 TARGETS = ["valence", "arousal"]

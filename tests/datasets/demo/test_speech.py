@@ -13,7 +13,8 @@ from tuning.datasets import storage
 from tuning.datasets.corpus import load_classes, load_corpus
 from tuning.datasets.demo import speech as demo_speech
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import CORPUS_DEFAULTS, DataSettings, FeatureSettings
 
 NAMES = ["angry", "happy", "neutral", "sad", "surprised"]

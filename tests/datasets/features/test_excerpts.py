@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import tuning.datasets.features.speech_encoder
+import tuning.datasets.features.spectral
 from tests.datasets.features.test_speech_encoder import FIELD, write_encoder
 from tests.datasets.features.test_speech_encoder import HOP as ENCODER_HOP
 from tests.helpers.recordings import encode
@@ -190,13 +190,13 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
     augment = AUGMENT.model_dump() if effect else None
     quality = DataSettings().model_dump()
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "data": quality, "augment": augment}
-    given_to_it, encode_it = [], tuning.datasets.features.speech_encoder.encode
+    given_to_it, encode_it = [], tuning.datasets.features.spectral.encode
 
     def listening(waveform, *arguments):
         given_to_it.append(waveform)
         return encode_it(waveform, *arguments)
 
-    monkeypatch.setattr("tuning.datasets.features.speech_encoder.encode", listening)
+    monkeypatch.setattr("tuning.datasets.features.spectral.encode", listening)
     num_valid, values = prepared_rows(RAW, "digest", [effect], unit)[effect]
     assert np.max(num_valid) == kind.stored and np.isfinite(values).all()
     (waveform,) = given_to_it

@@ -1,12 +1,15 @@
+import warnings
+
 import librosa
 import numpy as np
 import pytest
 import scipy.fft
 import scipy.signal
-import threadpoolctl
+import torch
 
 from tests.helpers.recordings import SMALL, tone
-from tuning.datasets.features.spectral import extract, mel_decibels, num_samples, power_spectrum
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import FrontEnd, extract
 from tuning.datasets.settings import FeatureSettings
 
 DEFAULTS = FeatureSettings()
@@ -66,15 +69,84 @@ def test_equals_the_literal_formula(settings, name):
     np.testing.assert_allclose(features, expected, atol=2e-3)
 
 
-def test_equals_librosa_called_directly():
-    waveform = tone(2, rate=16000)
-    spectrogram = librosa.feature.melspectrogram(
-        y=waveform, sr=16000, n_fft=2048, hop_length=800, n_mels=128, pad_mode="constant"
-    )
-    decibels = np.maximum(librosa.power_to_db(spectrogram, ref=1.0, amin=1e-8, top_db=None), -80)
-    np.testing.assert_allclose(mel_decibels(power_spectrum(waveform, DEFAULTS), DEFAULTS), decibels, atol=1e-3)
-    features, _ = extract(waveform, DEFAULTS, 41)
-    np.testing.assert_allclose(features, librosa.feature.mfcc(S=decibels, n_mfcc=40).T, atol=1e-3)
+def by_librosa(waveform, settings, num_frames):
+    """Every kind of features as librosa computes them, called directly."""
+    s = settings
+    num_valid = min(num_frames, 1 + len(waveform) // s.hop_samples)
+    frames = {"n_fft": s.window_samples, "hop_length": s.hop_samples, "sr": s.sample_rate_hz, "pad_mode": "constant"}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "n_fft=")  # of a waveform that is shorter than its window
+        mel = librosa.feature.melspectrogram(y=waveform, n_mels=s.num_mels, fmin=s.fmin_hz, fmax=s.fmax_hz, **frames)
+        chroma = librosa.feature.chroma_stft(y=waveform, tuning=0.0, **frames)[:, :num_valid]
+    mel = mel[:, :num_valid]
+    if s.db_reference == "peak":
+        mel = mel / mel.max()
+    decibels = librosa.power_to_db(mel, ref=1.0, amin=10 ** (s.db_floor / 10), top_db=None)
+    decibels = np.pad(decibels, ((0, 0), (0, num_frames - num_valid)), constant_values=s.db_floor)
+    padded = {
+        "mel": decibels,
+        "mfcc": librosa.feature.mfcc(S=decibels, n_mfcc=s.num_mfcc),
+        "chroma": np.pad(chroma, ((0, 0), (0, num_frames - num_valid))),
+    }
+    blocks = [np.concatenate([padded[part] for part in s.parts])]
+    for order in range(1, s.deltas + 1):
+        slope = librosa.feature.delta(blocks[0][:, :num_valid], order=order, mode="nearest")
+        blocks.append(np.pad(slope, ((0, 0), (0, num_frames - num_valid))))
+    return np.concatenate(blocks).T
+
+
+KINDS = {
+    "mfcc": {}, "mel": {"fmin_hz": 50.0, "fmax_hz": 6000.0, "num_mels": 64}, "chroma": {}, "mel+mfcc": {"deltas": 1},
+    "mel+chroma": {"db_reference": "peak"}, "mfcc+chroma": {"deltas": 2}, "mel+mfcc+chroma": {"deltas": 2},
+}  # fmt: skip
+LENGTHS = (1, 2, 159, 160, 161, 399, 2047, 2048, 3200, 16000, 40001)  # samples, below and above window and hop
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("window", "hop"), [(2048, 800), (400, 160), (1024, 256)])
+def test_every_kind_of_every_length_equals_librosa(name, window, hop):
+    settings = FeatureSettings(name=name, window_samples=window, hop_samples=hop, num_mfcc=20, **KINDS[name])
+    num_frames, rng = 40, np.random.default_rng(0)
+    for length in LENGTHS:
+        waveform = (tone(length / 16000, rate=16000)[:length] + 0.01 * rng.standard_normal(length)).astype(np.float32)
+        features, _ = extract(waveform[: num_samples(num_frames, settings)], settings, num_frames)
+        expected = by_librosa(waveform[: num_samples(num_frames, settings)], settings, num_frames)
+        np.testing.assert_allclose(features, expected, atol=1e-3, rtol=3e-6, err_msg=f"{length} samples")
+
+
+def test_a_batch_has_the_values_of_its_waveforms_alone():
+    settings = FeatureSettings(name="mel+mfcc+chroma", deltas=2, hop_samples=400)
+    waveforms, lengths = torch.rand(5, 19 * 400) - 0.5, torch.tensor([7600, 1, 400, 3999, 7599])
+    front_end = FrontEnd(settings, 20)
+    together, num_valid = front_end(waveforms, lengths)
+    assert num_valid.tolist() == [20, 1, 2, 10, 19]
+    for row, (waveform, length) in enumerate(zip(waveforms, lengths, strict=True)):
+        alone, _ = extract(waveform[:length].numpy(), settings, 20)
+        np.testing.assert_array_equal(together[row].numpy(), alone)
+    # As on a GPU and in an exported model: sums over a whole batch are rounded otherwise.
+    is_sound = torch.arange(waveforms.shape[1]) < lengths[:, None]
+    at_once, again = front_end._features(waveforms * is_sound, lengths)
+    assert torch.equal(again, num_valid)
+    torch.testing.assert_close(at_once, together, atol=2e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_gradients_reach_the_waveform_and_are_finite(name):
+    settings = FeatureSettings(name=name, hop_samples=400, **KINDS[name])
+    waveforms = torch.zeros(2, 8000)
+    waveforms[0] = torch.from_numpy(tone(0.5, rate=16000))
+    waveforms.requires_grad_()
+    features, _ = FrontEnd(settings, 21)(waveforms, torch.tensor([8000, 4000]))
+    features.square().sum().backward()
+    assert waveforms.grad.isfinite().all()
+    assert waveforms.grad[0].abs().max() > 0 and (waveforms.grad[1, 4000:] == 0).all()
+
+
+def test_a_window_of_an_odd_length_has_all_frames():
+    settings = FeatureSettings(name="mel", window_samples=401, hop_samples=160, num_mels=20)
+    waveform = tone(0.2, rate=16000)[: num_samples(20, settings)]
+    features, num_valid = extract(waveform, settings, 20)
+    assert num_valid == 20 and (features.max(axis=1) > -60).all()
 
 
 def test_a_loud_passage_leaves_silent_frames_alone():
@@ -122,7 +194,7 @@ def test_clip_shorter_than_the_window():
 
 
 def test_floor_is_exact():
-    features = mel_decibels(power_spectrum(np.zeros(4000, dtype=np.float32), SMALL), SMALL)
+    features, _ = extract(np.zeros(4000, dtype=np.float32), SMALL.model_copy(update={"name": "mel"}), 20)
     assert features.dtype == np.float32
     assert (features == -80).all()
 
@@ -167,9 +239,11 @@ def test_features_do_not_depend_on_how_many_threads_the_process_has(threads):
     """A prediction on a terminal has as many as there are cores, preparation one for each of its processes."""
     waveform = np.random.default_rng(0).normal(0, 0.1, num_samples(800, FeatureSettings())).astype(np.float32)
     settings = FeatureSettings(name="mel", num_mels=80, num_frames=800)
-    with threadpoolctl.threadpool_limits(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
         values, _ = extract(waveform, settings, 800)
-    with threadpoolctl.threadpool_limits(1):
-        power = power_spectrum(waveform[: num_samples(800, settings)], settings)[:, :800]
-        expected = mel_decibels(power, settings).T
-    np.testing.assert_array_equal(values, expected)
+        assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    np.testing.assert_array_equal(values, extract(waveform, settings, 800)[0])

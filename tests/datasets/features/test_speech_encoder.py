@@ -10,7 +10,8 @@ from tests.helpers.recordings import tone, write_corpus
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.loaders.mixup import augment_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 from tuning.datasets.store.augmentation_bank import prepare_bank

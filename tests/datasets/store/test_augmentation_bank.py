@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tests.helpers.recordings import RATE, SMALL, encode, tone, write_corpus
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.features.waveform_effects import EFFECTS
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.loaders.in_memory import ResidentData, draw_versions

@@ -15,7 +15,8 @@ from tests.helpers.recordings import RATE, SMALL, bad_recordings, encode, tone, 
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.spectral import extract, num_samples
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store import build as shards
 from tuning.datasets.store.build import prepare

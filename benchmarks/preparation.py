@@ -1,0 +1,198 @@
+"""Measure what it costs to prepare features: beside librosa's loop, pure decoding and torchaudio's transforms.
+
+`python -m benchmarks.preparation [--clips 16] [--repeats 5] [--corpus FOLDER ...] [--out FILE]`, on idle cores.
+
+Thirty seconds of music at 44.1 kHz, stereo, in each container, and some recordings of each corpus folder that is given.
+All variants run in one process with one thread, in turns, and are measured in seconds of CPU. A preparation reads a
+file's bytes and hashes them, checks its container and its sound, decodes, resamples and computes features as every
+search does. The last rows: what Ray Data adds on all cores, and the most memory that an hour of sound takes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import librosa
+import numpy as np
+import soundfile
+import torch
+
+from benchmarks.bank import start_ray
+from benchmarks.report import machine, publish, spread, table
+from tuning.datasets.corpus import Clip, Corpus
+from tuning.datasets.demo import music
+from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.torch_audio import load
+from tuning.datasets.hashing import digest_of
+from tuning.datasets.settings import DataSettings, FeatureSettings
+from tuning.datasets.store.build import prepare
+from tuning.datasets.store.worker import PLAIN, _extract
+
+SECONDS, RATE = 30, 44_100
+FEATURES = FeatureSettings(name="mel", sample_rate_hz=22_050, window_samples=2048, hop_samples=512, num_mels=128)
+FRAMES = 1 + int(SECONDS * FEATURES.sample_rate_hz) // FEATURES.hop_samples
+CONTAINERS = {"wav": "PCM_16", "mp3": "MPEG_LAYER_III", "flac": "PCM_16", "ogg": "VORBIS"}
+SUFFIXES = {".wav", ".mp3", ".flac", ".ogg"}
+OURS, LIBROSA, DECODING, TORCHAUDIO = "a preparation", "librosa's loop", "decoding", "torchaudio's transforms"
+
+
+def write_music(folder: Path, clips: int, suffix: str) -> list[Path]:
+    """Thirty seconds of demo pieces, 44.1 kHz, two channels."""
+    files = []
+    for number in range(clips):
+        timbre = music.draw_timbre(number % 4)
+        piece = music.render(music.draw_piece(number, number % 4, timbre), timbre, seconds=SECONDS)
+        sound = librosa.resample(piece.astype(np.float32), orig_sr=music.SAMPLE_RATE_HZ, target_sr=RATE)
+        files.append(folder / f"{number}.{suffix}")
+        soundfile.write(files[-1], np.stack([sound, 0.8 * sound], 1), RATE, subtype=CONTAINERS[suffix])
+    return files
+
+
+def variants() -> dict[str, Callable[[Path], object]]:
+    """What is done with a file, by name."""
+    job = {
+        "features": FEATURES.model_dump(), "num_frames": FRAMES, "data": DataSettings().model_dump(), "augment": None,
+    }  # fmt: skip
+    size, hop, rate = FEATURES.window_samples, FEATURES.hop_samples, FEATURES.sample_rate_hz
+    transforms = load().transforms
+    mel = transforms.MelSpectrogram(
+        rate, size, hop_length=hop, n_mels=FEATURES.num_mels, norm="slaney", mel_scale="slaney"
+    )
+    decibels = transforms.AmplitudeToDB(top_db=80)
+
+    def ours(file: Path) -> object:
+        raw = file.read_bytes()
+        found = _extract(raw, digest_of(raw), [PLAIN], job)
+        assert not isinstance(found, str), found
+        return found
+
+    def by_librosa(file: Path) -> object:
+        waveform, _ = librosa.load(file, sr=rate, duration=SECONDS)
+        power = librosa.feature.melspectrogram(
+            y=waveform, sr=rate, n_fft=size, hop_length=hop, n_mels=FEATURES.num_mels
+        )
+        return librosa.power_to_db(power)
+
+    def by_torchaudio(file: Path) -> object:
+        sound, own = soundfile.read(file, dtype="float32", always_2d=True)
+        waveform = torch.from_numpy(sound).mean(1)
+        return decibels(mel(load().functional.resample(waveform, own, rate)))
+
+    return {
+        OURS: ours, LIBROSA: by_librosa, DECODING: lambda file: soundfile.read(file, dtype="float32"),
+        TORCHAUDIO: by_torchaudio,
+    }  # fmt: skip
+
+
+def measure(files: Sequence[Path], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of CPU of a clip, by variant, one figure for each repeat."""
+    found: dict[str, list[float]] = {}
+    for repeat in range(repeats + 1):
+        for name, run in variants().items():
+            before = time.process_time()
+            for file in files:
+                run(file)
+            if repeat:  # the first warms up
+                found.setdefault(name, []).append(1e3 * (time.process_time() - before) / len(files))
+    return found
+
+
+def rows_of(name: str, found: dict[str, list[float]]) -> list[list[str]]:
+    """A row for each variant: times, clips per second and core, and ratios to librosa's loop and to decoding."""
+    middle = {variant: statistics.median(times) for variant, times in found.items()}
+    return [
+        [
+            name, variant, *spread(times, 1), f"{1e3 / middle[variant]:.0f}",
+            f"{middle[LIBROSA] / middle[variant]:.2f}", f"{middle[variant] / middle[DECODING]:.2f}",
+        ]
+        for variant, times in found.items()
+    ]  # fmt: skip
+
+
+def with_ray(files: Sequence[Path], cpus: int) -> tuple[float, int]:
+    """Seconds of a preparation of files by Ray Data on all cores, once it is warm; and how many clips."""
+    corpus = Corpus("music", str(files[0].parent), [Clip(file.name, group=file.stem) for file in files])
+    partitions = {clip.id: f"part{number % (4 * cpus)}" for number, clip in enumerate(corpus.clips)}
+    seconds = []
+    for _ in range(2):
+        with tempfile.TemporaryDirectory() as prepared:
+            before = time.monotonic()
+            prepare(corpus, partitions, FEATURES, FRAMES, DataSettings(prepared=prepared))
+            seconds.append(time.monotonic() - before)
+    return seconds[-1], len(files)
+
+
+HOUR = """
+import resource, sys
+from pathlib import Path
+from benchmarks.preparation import variants, OURS
+run = variants()[OURS]
+run(Path(sys.argv[1]))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+run(Path(sys.argv[2]))
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def memory_of_an_hour(folder: Path, short: Path) -> float:
+    """Megabytes that an hour of sound takes above a clip of thirty seconds, its own bytes among them."""
+    long = folder / "hour.flac"
+    sound, rate = soundfile.read(short, dtype="float32")
+    with soundfile.SoundFile(long, "w", rate, sound.shape[1], "PCM_16") as file:
+        for _ in range(int(3600 / SECONDS)):
+            file.write(sound)
+    done = subprocess.run([sys.executable, "-c", HOUR, short, long], capture_output=True, text=True, check=True)
+    return int(done.stdout) / 1e3
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation", description=__doc__)
+    parser.add_argument("--clips", type=int, default=16, help="of each container and corpus")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--corpus", nargs="*", default=[], type=Path, help="folders with recordings")
+    parser.add_argument("--out", help="also write the tables to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows = []
+    with tempfile.TemporaryDirectory() as scratch:
+        for suffix in CONTAINERS:
+            folder = Path(scratch) / suffix
+            folder.mkdir()
+            files = write_music(folder, options.clips, suffix)
+            rows += rows_of(f"music, {suffix}", measure(files, options.repeats))
+        for folder in options.corpus:
+            files = [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES]
+            chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
+            rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats))
+        mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
+        cpus = start_ray()
+        seconds, clips = with_ray(sorted((Path(scratch) / "mp3").glob("*.mp3")), cpus)
+    alone = next(float(row[2]) for row in rows if row[:2] == ["music, mp3", OURS]) / 1e3
+    header = ["sound", "variant", "ms", "least", "most", "clips/s/core", "times librosa's speed", "of decoding's time"]
+    publish(
+        f"""## Preparation
+
+{table(header, rows, left=2)}
+
+- Mel spectrogram in dB of {SECONDS} s: {FEATURES.num_mels} bands, window {FEATURES.window_samples}, hop
+  {FEATURES.hop_samples}, {FEATURES.sample_rate_hz} Hz. Milliseconds of CPU of a clip on one thread: median, least
+  and most of {options.repeats} repeats over {options.clips} clips.
+- Ray Data: {clips} MP3 on {cpus} cores in {seconds:.1f} s, {clips / seconds / cpus:.0f} clips a second and core,
+  where a process alone makes {1 / alone:.0f}; writing the shards is in it.
+- An hour of sound (FLAC) takes {mega:.0f} MB more than thirty seconds, of which a preparation keeps
+  {num_samples(FRAMES, FEATURES) * 4 / 1e6:.1f} MB.
+- {machine("numpy", "librosa", "soundfile", "torch", "torchaudio")}.""",
+        options.out,
+    )
+
+
+if __name__ == "__main__":
+    main()

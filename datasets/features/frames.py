@@ -1,0 +1,25 @@
+"""How many frames a number of samples gives, and the other way round, for every kind of features; nothing heavy."""
+
+from tuning.datasets.settings import FeatureSettings
+from tuning.models.encoder_shapes import speech_shape
+
+
+def num_samples(num_frames: int, settings: FeatureSettings) -> int:
+    """The fewest samples that give `num_frames` frames."""
+    if settings.name == "encoder":
+        return speech_shape(settings.encoder).num_samples(num_frames)
+    return max(1, (num_frames - 1) * settings.hop_samples)
+
+
+def frames_in(num_samples: int, settings: FeatureSettings) -> int:
+    """Frames of a waveform of `num_samples`, at least one."""
+    if settings.name == "encoder":
+        return speech_shape(settings.encoder).frames_in(num_samples)
+    return 1 + num_samples // settings.hop_samples
+
+
+def hop_samples(settings: FeatureSettings) -> int:
+    """Samples from the start of one frame to the start of the next."""
+    if settings.name == "encoder":
+        return speech_shape(settings.encoder).hop_samples
+    return settings.hop_samples
