@@ -29,11 +29,11 @@ from benchmarks.report import machine, publish, spread, table
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.demo import music
 from tuning.datasets.features.frames import num_samples
-from tuning.datasets.features.torch_audio import load
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.worker import PLAIN, _extract
+from tuning.models.torch_audio import load
 
 SECONDS, RATE = 30, 44_100
 FEATURES = FeatureSettings(name="mel", sample_rate_hz=22_050, window_samples=2048, hop_samples=512, num_mels=128)

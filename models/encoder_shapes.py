@@ -154,6 +154,8 @@ def _speech_shape(name: str, _: Signature) -> SpeechShape:
 def _text_shape(name: str, setting: str, _: Signature) -> TextShape:
     from transformers import MODEL_MAPPING
 
+    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+
     config = load_config(name, setting)
     expected = f"{setting}: expected an encoder of text such as BERT, got '{name}', a {config.model_type}"
     if getattr(config, "is_encoder_decoder", False):

@@ -88,6 +88,8 @@ def load_config(name: str, setting: str) -> Any:
     """
     from transformers import AutoConfig
 
+    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+
     return _loaded(AutoConfig.from_pretrained, name, setting, **NO_CODE)
 
 
@@ -114,6 +116,8 @@ def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     """
     from transformers import AutoTokenizer
 
+    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+
     tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting, **NO_CODE)
     # Without its files transformers may build a tokenizer of nothing but the special tokens, and not say so.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
@@ -131,6 +135,8 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
         ValueError: no such encoder, or weights that are missing or damaged.
     """
     from transformers import AutoModel
+
+    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
 
     if pretrained:
         check_weights(name, setting)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTModel
 
+from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
 from tuning.models.base import Model
 from tuning.models.encoder_shapes import IMAGE
 from tuning.models.layers import check_features, clip_lengths, zero_padding

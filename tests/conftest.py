@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from tuning.models import torch_audio  # noqa: F401 (transformers, which tests import, imports torchaudio)
+
 # The same examples in every run: a new one is looked for on purpose, by another seed, not by chance.
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.load_profile("same")

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFa
 from tuning.datasets import storage
 from tuning.datasets.demo import lyrics as demo_lyrics
 from tuning.datasets.features.speech_encoder import one_thread
+from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
 
 SEED = (1, 1)  # of its lyrics; the seeds of songs differ
 NUM_LYRICS = 1500

@@ -10,8 +10,8 @@ from torch import Tensor
 from tuning.datasets.features.frames import num_samples
 from tuning.datasets.features.spectral import mel_filters
 from tuning.datasets.features.speech_encoder import one_thread
-from tuning.datasets.features.torch_audio import functional
 from tuning.datasets.settings import FeatureSettings
+from tuning.models.torch_audio import functional
 
 MEL_ITERATIONS = 100
 TINY = 1e-20  # keeps divisions finite where a filter is empty or no filter covers a bin

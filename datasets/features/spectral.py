@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from tuning.datasets.features.audio import AudioError, cut_segment
 from tuning.datasets.features.frames import num_samples
 from tuning.datasets.features.speech_encoder import encode, one_thread
-from tuning.datasets.features.torch_audio import functional
 from tuning.datasets.settings import FeatureSettings
+from tuning.models.torch_audio import functional
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
 TINY = float(np.finfo(np.float32).tiny)

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from tuning.datasets.features.torch_audio import functional
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.settings import AugmentSettings, FeatureSettings, stored_features
 from tuning.datasets.store.reader import FeatureStatistics
+from tuning.models.torch_audio import functional
 
 TIME_MASK_SHARE = 0.5  # largest share of a clip's valid frames that a time mask covers
 MASKS_STREAM = 2  # random stream of masks, apart from those of order and versions

@@ -7,7 +7,7 @@ import librosa
 import numpy as np
 import pytest
 
-from tuning.datasets.features import torch_audio
+from tuning.models import torch_audio
 
 # Stands in for torchaudio: a package whose compiled part is there, is not to be loaded, or is of another CUDA.
 PACKAGE = {
@@ -18,7 +18,7 @@ PACKAGE = {
 LOADED = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tuning.datasets.features import torch_audio
+from tuning.models import torch_audio
 extension = sys.modules["torchaudio._extension"]
 print(torch_audio.functional.name, getattr(extension, "compiled", False))
 """
