@@ -7,8 +7,6 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from tuning.models import torch_audio  # noqa: F401 (transformers, which tests import, imports torchaudio)
-
 # The same examples in every run: a new one is looked for on purpose, by another seed, not by chance.
 settings.register_profile("same", derandomize=True, deadline=None, database=None)
 settings.load_profile("same")
@@ -18,6 +16,11 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How long Ray waits for a node that it starts: this machine may be busy.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
+
+
+def pytest_configure():
+    """Import torchaudio as the project does, before tests import transformers, which imports it, too."""
+    from tuning.models import torch_audio  # noqa: F401
 
 
 def pytest_collection_finish():
