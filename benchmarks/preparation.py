@@ -33,7 +33,7 @@ from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.worker import PLAIN, _extract
-from tuning.models.torch_audio import load
+from tuning.models.torch_audio import functional, load
 
 SECONDS, RATE = 30, 44_100
 FEATURES = FeatureSettings(name="mel", sample_rate_hz=22_050, window_samples=2048, hop_samples=512, num_mels=128)
@@ -83,7 +83,7 @@ def variants() -> dict[str, Callable[[Path], object]]:
     def by_torchaudio(file: Path) -> object:
         sound, own = soundfile.read(file, dtype="float32", always_2d=True)
         waveform = torch.from_numpy(sound).mean(1)
-        return decibels(mel(load().functional.resample(waveform, own, rate)))
+        return decibels(mel(functional.resample(waveform, own, rate)))
 
     return {
         OURS: ours, LIBROSA: by_librosa, DECODING: lambda file: soundfile.read(file, dtype="float32"),

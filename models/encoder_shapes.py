@@ -152,9 +152,7 @@ def _speech_shape(name: str, _: Signature) -> SpeechShape:
 
 @lru_cache(maxsize=8)
 def _text_shape(name: str, setting: str, _: Signature) -> TextShape:
-    from transformers import MODEL_MAPPING
-
-    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+    from tuning.models.hugging_face import transformers
 
     config = load_config(name, setting)
     expected = f"{setting}: expected an encoder of text such as BERT, got '{name}', a {config.model_type}"
@@ -163,7 +161,7 @@ def _text_shape(name: str, setting: str, _: Signature) -> TextShape:
     for size in ("hidden_size", "num_hidden_layers", "vocab_size"):
         if not isinstance(getattr(config, size, None), int):
             raise ValueError(f"{expected}, without {size}")
-    kinds = MODEL_MAPPING[type(config)]
+    kinds = transformers.MODEL_MAPPING[type(config)]
     kind = kinds[0] if isinstance(kinds, (list, tuple)) else kinds
     if not {"input_ids", "attention_mask"} <= set(inspect.signature(kind.forward).parameters):
         raise ValueError(f"{expected}, which takes {kind.main_input_name}")

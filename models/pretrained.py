@@ -86,11 +86,9 @@ def load_config(name: str, setting: str) -> Any:
     Raises:
         ValueError: no such encoder.
     """
-    from transformers import AutoConfig
+    from tuning.models.hugging_face import transformers
 
-    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
-
-    return _loaded(AutoConfig.from_pretrained, name, setting, **NO_CODE)
+    return _loaded(transformers.AutoConfig.from_pretrained, name, setting, **NO_CODE)
 
 
 def load_preprocessor(name: str, setting: str) -> dict[str, Any]:
@@ -114,11 +112,9 @@ def load_tokenizer(name: str, setting: str = "model.text_encoder") -> Any:
     Raises:
         ValueError: no such encoder, or one without a tokenizer.
     """
-    from transformers import AutoTokenizer
+    from tuning.models.hugging_face import transformers
 
-    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
-
-    tokenizer = _loaded(AutoTokenizer.from_pretrained, name, setting, **NO_CODE)
+    tokenizer = _loaded(transformers.AutoTokenizer.from_pretrained, name, setting, **NO_CODE)
     # Without its files transformers may build a tokenizer of nothing but the special tokens, and not say so.
     if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
         found = signature(name, setting)
@@ -134,13 +130,13 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
     Raises:
         ValueError: no such encoder, or weights that are missing or damaged.
     """
-    from transformers import AutoModel
-
-    from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+    from tuning.models.hugging_face import transformers
 
     if pretrained:
         check_weights(name, setting)
-        model, info = _loaded(AutoModel.from_pretrained, name, setting, output_loading_info=True, **NO_CODE)
+        model, info = _loaded(
+            transformers.AutoModel.from_pretrained, name, setting, output_loading_info=True, **NO_CODE
+        )
         # transformers fills missing weights with random numbers.
         lacking = (key for key in info["missing_keys"] if not key.endswith(TRAINING_MASK))
         if missing := [key for key in lacking if not key.startswith(POOLER)]:
@@ -149,7 +145,7 @@ def load_encoder(name: str, setting: str = "model.text_encoder", pretrained: boo
                 f"'{min(missing)}' among them"
             )
     else:
-        model = AutoModel.from_config(load_config(name, setting), **NO_CODE)
+        model = transformers.AutoModel.from_config(load_config(name, setting), **NO_CODE)
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
     return model.float().eval()

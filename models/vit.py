@@ -5,11 +5,10 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import ViTConfig, ViTModel
 
-from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
 from tuning.models.base import Model
 from tuning.models.encoder_shapes import IMAGE
+from tuning.models.hugging_face import transformers
 from tuning.models.layers import check_features, clip_lengths, zero_padding
 from tuning.models.pretrained import layers_of, load_encoder
 from tuning.models.vit_settings import ViTSettings
@@ -96,7 +95,7 @@ class ViT(Model):
 def _make_encoder(settings: ViTSettings) -> nn.Module:
     if settings.image_encoder is not None:
         return load_encoder(settings.image_encoder, IMAGE, settings.pretrained)
-    config = ViTConfig(
+    config = transformers.ViTConfig(
         image_size=settings.image_size,
         patch_size=settings.patch_size,
         hidden_size=settings.hidden_size,
@@ -104,4 +103,4 @@ def _make_encoder(settings: ViTSettings) -> nn.Module:
         num_attention_heads=settings.num_heads,
         intermediate_size=4 * settings.hidden_size,
     )
-    return ViTModel(config, add_pooling_layer=False)
+    return transformers.ViTModel(config, add_pooling_layer=False)

@@ -12,12 +12,11 @@ from typing import Any
 import torch
 from safetensors.torch import save
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, BertModel, BertTokenizerFast
 
 from tuning.datasets import storage
 from tuning.datasets.demo import lyrics as demo_lyrics
 from tuning.datasets.features.speech_encoder import one_thread
-from tuning.models import torch_audio  # noqa: F401 (transformers imports torchaudio)
+from tuning.models.hugging_face import transformers
 
 SEED = (1, 1)  # of its lyrics; the seeds of songs differ
 NUM_LYRICS = 1500
@@ -54,7 +53,7 @@ def pretrain() -> tuple[Any, Any]:
     """Train the tokenizer and the BERT with its head; the same weights each time."""
     texts = [demo_lyrics.draw(*SEED, number).text for number in range(NUM_LYRICS)]
     tokenizer = _tokenizer(texts)
-    config = BertConfig(
+    config = transformers.BertConfig(
         vocab_size=len(tokenizer),
         hidden_size=32,
         num_hidden_layers=2,
@@ -69,8 +68,8 @@ def pretrain() -> tuple[Any, Any]:
     )
     with one_thread(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = BertForMaskedLM(config)
-        model.bert.pooler = BertModel(config).pooler  # untrained, but loaders warn if it is missing
+        model = transformers.BertForMaskedLM(config)
+        model.bert.pooler = transformers.BertModel(config).pooler  # untrained, but loaders warn if it is missing
         _set_positions(model.bert.embeddings.position_embeddings.weight)
         _train(model, tokenizer, tokenizer(texts, padding=True, return_tensors="pt"))
     return tokenizer, model.eval()
@@ -92,7 +91,7 @@ def _tokenizer(texts: list[str]) -> Any:
     pieces.post_processor = processors.TemplateProcessing(
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
     )
-    return BertTokenizerFast(tokenizer_object=pieces, model_max_length=MAX_TOKENS)
+    return transformers.BertTokenizerFast(tokenizer_object=pieces, model_max_length=MAX_TOKENS)
 
 
 def _set_positions(weight: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ import librosa
 import numpy as np
 import scipy
 
-from tuning.datasets.features.audio import cut_segment
+from tuning.datasets.features.audio import cut_segment, resampled
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Segment
 
@@ -36,7 +36,7 @@ def pitch(waveform: np.ndarray, sample_rate_hz: int, rng: np.random.Generator, s
     """Change the pitch, not the tempo, by up to `pitch_semitones` up or down; formants move along."""
     rate = 2.0 ** (-rng.uniform(-settings.pitch_semitones, settings.pitch_semitones) / 12)
     longer = _stretched(_pad_to(waveform, _window(sample_rate_hz)), sample_rate_hz, rate)
-    played = librosa.resample(longer, orig_sr=sample_rate_hz / rate, target_sr=sample_rate_hz, res_type="soxr_hq")
+    played = resampled(longer, sample_rate_hz / rate, sample_rate_hz)
     return librosa.util.fix_length(played, size=len(waveform))
 
 

@@ -7,6 +7,7 @@ import librosa
 import numpy as np
 import pytest
 
+from tests.helpers.tiny_bert import write_encoder
 from tuning.models import torch_audio
 
 # Stands in for torchaudio: a package whose compiled part is there, is not to be loaded, or is of another CUDA.
@@ -18,6 +19,7 @@ PACKAGE = {
 LOADED = """
 import sys
 sys.path.insert(0, sys.argv[1])
+from tests.helpers.tiny_bert import write_encoder
 from tuning.models import torch_audio
 extension = sys.modules["torchaudio._extension"]
 print(torch_audio.functional.name, getattr(extension, "compiled", False))
@@ -36,6 +38,23 @@ def test_the_plain_import_stays_where_it_works(tmp_path, extension):
     (package / "_extension.py").write_text(f"{needed}{PACKAGE[extension]}\n")
     done = subprocess.run([sys.executable, "-c", LOADED, tmp_path], capture_output=True, text=True, check=False)
     assert done.stdout == f"plain {extension == 'there'}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import tuning.models.vit",
+        "import tuning.datasets.demo.text_encoder",
+        "from tuning.models.pretrained import load_encoder; load_encoder('encoder')",
+        "from tuning.models.pretrained import load_tokenizer; load_tokenizer('encoder')",
+        "from tuning.models.encoder_shapes import text_shape; text_shape('encoder')",
+    ],
+)
+def test_models_of_transformers_are_loaded_in_a_process_that_has_imported_nothing(tmp_path, code):
+    """They import torchaudio by themselves; here the tests have imported it before."""
+    write_encoder(tmp_path / "encoder")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_missing_torchaudio_is_told(monkeypatch):
