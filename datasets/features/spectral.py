@@ -91,8 +91,8 @@ class FrontEnd(nn.Module):
             pairs = zip(waveforms, num_samples, strict=True)
             rows = [self._features(waveform[None, :count], count[None]) for waveform, count in pairs]
             return torch.cat([values for values, _ in rows]), torch.cat([count for _, count in rows])
-        is_sound = torch.arange(waveforms.shape[1], device=waveforms.device) < num_samples[:, None]
-        return self._features(waveforms * is_sound, num_samples)
+        is_padding = torch.arange(waveforms.shape[1], device=waveforms.device) >= num_samples[:, None]
+        return self._features(waveforms.masked_fill(is_padding, 0), num_samples)
 
     def _features(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         num_valid = (1 + num_samples // self.settings.hop_samples).clamp(max=self.num_frames)
@@ -114,7 +114,7 @@ class FrontEnd(nn.Module):
     def _power(self, waveforms: Tensor) -> Tensor:
         """Squared magnitudes [B, bins, frames] of the short-time Fourier transform with a Hann window."""
         size, hop = self.settings.window_samples, self.settings.hop_samples
-        wanted = max(1, (self.num_frames - 1) * hop + size % 2)
+        wanted = num_samples(self.num_frames, self.settings) + size % 2
         waveforms = nn.functional.pad(waveforms, (0, wanted - waveforms.shape[1]))
         spectrum = torch.stft(
             waveforms, size, hop, window=self.window, center=True, pad_mode="constant", return_complex=True
