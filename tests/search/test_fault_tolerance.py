@@ -122,7 +122,12 @@ def test_an_actor_that_dies_between_two_trials_costs_no_trial(ray_session, tmp_p
     faults = {1: {"after": seconds}, 2: {"after": seconds}}
     folder, records = search(tmp_path, faults, "search.num_trials=5")
     assert {record.status for record in records.values()} == {"done"}
-    assert all(trained(folder, number) == list(range(1, EPOCHS + 1)) for number in records)
+    for number in records:
+        epochs = trained(folder, number)
+        assert [int(row["epoch"]) for row in read_progress(folder.trial(number))] == list(range(1, EPOCHS + 1))
+        assert sorted(set(epochs)) == list(range(1, EPOCHS + 1))
+        # An actor may die a moment later, too, in the first epoch of the next trial: that epoch alone is repeated.
+        assert len(epochs) <= EPOCHS + (number in (2, 3))
 
 
 class FakeTrial:
