@@ -32,7 +32,7 @@ from tuning.datasets.features.frames import num_samples
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
-from tuning.datasets.store.worker import PLAIN, _extract
+from tuning.datasets.store.worker import PLAIN, Input, compute_features, read_recording
 from tuning.models.torch_audio import functional, load
 
 SECONDS, RATE = 30, 44_100
@@ -69,7 +69,8 @@ def variants() -> dict[str, Callable[[Path], object]]:
 
     def ours(file: Path) -> object:
         raw = file.read_bytes()
-        found = _extract(raw, digest_of(raw), [PLAIN], job)
+        read = Input(digest_of(raw), [PLAIN], read_recording(raw, job))
+        (found,) = compute_features([read], job, "cpu")
         assert not isinstance(found, str), found
         return found
 

@@ -1,5 +1,6 @@
 """Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or a speech encoder's states."""
 
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -14,6 +15,7 @@ from tuning.datasets.settings import FeatureSettings
 from tuning.models.torch_audio import functional
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
+BATCH_SAMPLES = 1 << 24  # of sound: their spectra take a gigabyte where frames overlap fourfold
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -24,14 +26,39 @@ def extract(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) ->
     every mel band, zero chroma and deltas), or zeros with an encoder. Silent ends are cut earlier, when the recording
     is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if a value is not finite.
     """
-    waveform = cut_segment(waveform, num_samples(num_frames, settings), settings.segment)
+    return checked(extract_all([waveform], settings, num_frames)[0])
+
+
+def extract_all(
+    waveforms: Sequence[np.ndarray], settings: FeatureSettings, num_frames: int, device: str = "cpu"
+) -> list[tuple[np.ndarray, int]]:
+    """Compute for each waveform what `extract` does, unchecked, on a device; on a GPU in batches of like size."""
+    waveforms = [cut_segment(waveform, num_samples(num_frames, settings), settings.segment) for waveform in waveforms]
     if settings.name == "encoder":
-        return checked(encode(waveform, settings.encoder, settings.encoder_layer, num_frames))
+        return [
+            encode(waveform, settings.encoder, settings.encoder_layer, num_frames, device) for waveform in waveforms
+        ]
+    front_end, found = _front_end(settings.model_dump_json(), num_frames, device), list[tuple[np.ndarray, int]]()
     # Sums are the same in a preparation, which runs one process per core, and in a prediction.
     with one_thread(), torch.inference_mode():
-        sound = torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32))[None]
-        features, num_valid = _front_end(settings.model_dump_json(), num_frames)(sound, torch.tensor([len(waveform)]))
-        return checked((features[0].numpy(), int(num_valid[0])))
+        for batch in _batches(waveforms):
+            sounds = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in batch]
+            padded = nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
+            features, num_valid = front_end(padded, torch.tensor([len(sound) for sound in sounds], device=device))
+            found += zip(features.cpu().numpy(), num_valid.tolist(), strict=True)
+    return found
+
+
+def _batches(waveforms: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """Waveforms in their order, `BATCH_SAMPLES` at a time, padding included, but at least one."""
+    batch: list[np.ndarray] = []
+    for waveform in waveforms:
+        if batch and (len(batch) + 1) * max(map(len, [*batch, waveform])) > BATCH_SAMPLES:
+            yield batch
+            batch = []
+        batch.append(waveform)
+    if batch:
+        yield batch
 
 
 def checked(rows: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
@@ -42,8 +69,8 @@ def checked(rows: tuple[np.ndarray, int]) -> tuple[np.ndarray, int]:
 
 
 @lru_cache(maxsize=8)
-def _front_end(settings: str, num_frames: int) -> "FrontEnd":
-    return FrontEnd(FeatureSettings.model_validate_json(settings), num_frames)
+def _front_end(settings: str, num_frames: int, device: str) -> "FrontEnd":
+    return FrontEnd(FeatureSettings.model_validate_json(settings), num_frames).to(device)
 
 
 class FrontEnd(nn.Module):

@@ -14,7 +14,9 @@ if TYPE_CHECKING:
 VARIANCE_FLOOR = 1e-7  # as transformers' Wav2Vec2FeatureExtractor adds to the variance
 
 
-def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: int) -> "tuple[np.ndarray, int]":
+def encode(
+    waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: int, device: str = "cpu"
+) -> "tuple[np.ndarray, int]":
     """Return hidden states float32 [num_frames, hidden_size] of a waveform [samples] at 16 kHz, and how many are valid.
 
     Further states are cut off, and zeros follow where there are fewer. `layer` is the transformer layer whose output
@@ -34,9 +36,9 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(VARIANCE_FLOOR))
     waveform = np.pad(waveform, (0, max(0, shape.field_samples - len(waveform))))
     with one_thread(), torch.inference_mode():
-        model = _model(encoder, signature(encoder, SPEECH))
-        output = model(torch.from_numpy(waveform)[None], output_hidden_states=True)
-        states = output.hidden_states[layer][0].numpy()
+        model = _model(encoder, signature(encoder, SPEECH), device)
+        output = model(torch.from_numpy(waveform)[None].to(device), output_hidden_states=True)
+        states = output.hidden_states[layer][0].cpu().numpy()
     values = np.zeros((num_frames, shape.hidden_size), dtype=np.float32)
     num_valid = min(num_frames, len(states))
     values[:num_valid] = states[:num_valid]
@@ -44,9 +46,9 @@ def encode(waveform: "np.ndarray", encoder: str | None, layer: int, num_frames: 
 
 
 @lru_cache(maxsize=1)
-def _model(encoder: str, _: Signature) -> Any:
+def _model(encoder: str, _: Signature, device: str) -> Any:
     # One per process, since a large encoder takes more than a gigabyte.
-    return load_encoder(encoder, SPEECH)
+    return load_encoder(encoder, SPEECH).to(device)
 
 
 @contextmanager

@@ -13,13 +13,30 @@ from tuning.datasets.hashing import digest_files
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.quarantine import check_quarantine, write_quarantine
 from tuning.datasets.store.ray_data_logs import quiet_ray_data
-from tuning.datasets.store.shard_index import INDEX, Record, ShardIndex, features_fingerprint, shard_name
-from tuning.datasets.store.worker import PLAIN, make_shard
+from tuning.datasets.store.shard_index import (
+    DEVICES,
+    INDEX,
+    Device,
+    Record,
+    ShardIndex,
+    features_fingerprint,
+    shard_name,
+)
+from tuning.datasets.store.worker import (
+    PLAIN,
+    RECORDINGS,
+    Computer,
+    Job,
+    Task,
+    make_shard,
+    read_files,
+    write_shard_of,
+)
 from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 64
 Clips = list[tuple[str, str]]  # id and digest
-Task = Callable[[dict[str, str]], dict[str, str]]  # as `make_shard`
+Wanted = Mapping[str, tuple[str, Clips]]  # partition and clips by the shard's name
 
 
 @dataclass(frozen=True)
@@ -56,21 +73,31 @@ def prepare(
     num_frames: int,
     data: DataSettings,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
+    gpus: bool = True,
 ) -> Prepared:
     """Extract the features that no shard holds yet, and return the shards of all clips.
 
     `partitions` names the partition of each clip id; clips of two partitions never share a shard. `num_frames` is the
     longest length that will be read. Features that another shard holds are copied. With nothing to do Ray is not
-    imported; otherwise the caller has connected to it by `ray.init`. `on_progress(done, total)` counts clips.
+    imported; otherwise the caller has connected to it by `ray.init`, or `on_progress(done, total)` does, which counts
+    clips. `gpus` allows GPUs to compute, if Ray has any.
 
     Raises QuarantineError when more than `data.max_quarantined_share` of the recordings, or a whole partition, can't be
     used, and ValueError when a recording changes while it is read.
     """
     prepared = storage.absolute(data.prepared)
     digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared, data.verify)
-    fingerprint = features_fingerprint(features, num_frames, data)
-    index = ShardIndex.read(storage.below(prepared, "features", fingerprint))
+    fingerprints: dict[Device, str] = {d: features_fingerprint(features, num_frames, data, d) for d in DEVICES}
+    indexes = {
+        device: ShardIndex.read(storage.below(prepared, "features", name)) for device, name in fingerprints.items()
+    }
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
+
+    def on_done(done: int) -> None:
+        on_progress(len(unreadable) + done, len(corpus.clips))
+
+    device = choose_device(indexes, wanted, on_done, gpus)
+    fingerprint, index = fingerprints[device], indexes[device]
     extracted = make_missing(
         corpus.root,
         {PLAIN: index},
@@ -81,7 +108,8 @@ def prepare(
             "data": data.model_dump(),
             "augment": None,
         },
-        lambda done: on_progress(len(unreadable) + done, len(corpus.clips)),
+        on_done,
+        device=device,
     )
     shape = (num_frames, features.num_features)
     return collected(corpus, partitions, data, index, fingerprint, wanted, digests, unreadable, extracted[PLAIN], shape)
@@ -93,7 +121,7 @@ def collected(
     data: DataSettings,
     index: ShardIndex,
     fingerprint: str,
-    wanted: Mapping[str, tuple[str, Clips]],
+    wanted: Wanted,
     digests: dict[str, str],
     unreadable: Mapping[str, str],
     num_extracted: int,
@@ -146,15 +174,43 @@ def wanted_shards(partitions: Mapping[str, str], digests: Mapping[str, str], siz
     return wanted
 
 
+def choose_device(
+    indexes: Mapping[Device, ShardIndex], wanted: Wanted, on_progress: Callable[[int], None], gpus: bool
+) -> Device:
+    """Choose whose shards to use: those that are complete, or else to be completed; a GPU's if none has been begun.
+
+    If none is complete, `on_progress(done)` is called, after which Ray runs, and says whether it has GPUs.
+    """
+    held = {
+        device: sum(digest in index.shard_of for _, clips in wanted.values() for _, digest in clips)
+        for device, index in indexes.items()
+    }
+    for device in sorted(DEVICES, key=held.__getitem__, reverse=True):
+        if wanted.keys() <= indexes[device].records.keys():
+            return device
+    fullest = max(DEVICES, key=held.__getitem__)
+    on_progress(sum(len(wanted[shard][1]) for shard in wanted.keys() & indexes[fullest].records.keys()))
+    if not gpus or not num_gpus():
+        return "cpu"
+    return "cpu" if held["cpu"] > held["cuda"] else "cuda"
+
+
+def num_gpus() -> int:
+    """GPUs that Ray has, 0 if it does not run."""
+    import ray
+
+    return int(ray.cluster_resources().get("GPU", 0)) if ray.is_initialized() else 0
+
+
 def make_missing(
     root: str,
     indexes: Mapping[str, ShardIndex],
-    wanted: Mapping[str, tuple[str, Clips]],
+    wanted: Wanted,
     settings: dict[str, Any],
     on_progress: Callable[[int], None],
-    task: Task = make_shard,
+    task: Task = RECORDINGS,
     files: Mapping[str, str] | None = None,
-    num_gpus: float = 0,
+    device: Device = "cpu",
 ) -> dict[str, int]:
     """Make the wanted shards that are not in an index, and return by combination how many recordings were extracted.
 
@@ -175,7 +231,7 @@ def make_missing(
     extracted = dict.fromkeys(indexes, 0)
     done = sum(len(clips) for _, clips in wanted.values()) - sum(len(job["clips"]) for job in jobs)
     on_progress(done)
-    for records in _run(jobs, task, num_gpus) if jobs else ():
+    for records in _run(jobs, task, device) if jobs else ():
         for combination, record in records.items():
             indexes[combination].add(record)
             extracted[combination] += record.num_extracted
@@ -187,9 +243,7 @@ def make_missing(
     return extracted
 
 
-def _shard_job(
-    root: str, indexes: Mapping[str, ShardIndex], shard: str, partition: str, clips: Clips
-) -> dict[str, Any]:
+def _shard_job(root: str, indexes: Mapping[str, ShardIndex], shard: str, partition: str, clips: Clips) -> Job:
     """Plain values that tell a task, together with the settings, to make one shard per combination."""
     outputs = {
         combination: {
@@ -206,9 +260,9 @@ def _shard_job(
     return {"root": root, "shard": shard, "partition": partition, "clips": clips, "outputs": outputs}
 
 
-def _run(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, Record]]:
-    """Run one task per job, and yield the records of its shards by combination."""
-    for row in _results(jobs, task, num_gpus):
+def _run(jobs: list[Job], task: Task, device: Device) -> Iterator[dict[str, Record]]:
+    """Do each job, and yield the records of its shards by combination."""
+    for row in _results(jobs, task, device):
         for folder, name, what in json.loads(row["damaged"]):
             say_damaged(folder, name, what)
         if row["error"]:
@@ -216,10 +270,26 @@ def _run(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[di
         yield {name: Record.from_dict(record) for name, record in json.loads(row["records"]).items()}
 
 
-def _results(jobs: list[dict[str, Any]], task: Task, num_gpus: float) -> Iterator[dict[str, str]]:
-    """What one Ray Data task per job returns."""
+def _results(jobs: list[Job], task: Task, device: Device) -> Iterator[dict[str, str]]:
+    """What `Shard.write` returns of each job, done by Ray Data."""
     import ray.data
 
     with quiet_ray_data():
         rows = ray.data.from_items([{"job": json.dumps(job)} for job in jobs], override_num_blocks=len(jobs))
-        yield from rows.map(task, num_cpus=1, num_gpus=num_gpus).iter_rows()
+        if device == "cpu":
+            made = rows.map(make_shard, fn_args=(task,), num_cpus=1)
+        else:
+            made = in_stages(rows, task, device, min(num_gpus(), len(jobs)))
+        yield from made.iter_rows()
+
+
+def in_stages(rows: Any, task: Task, device: str, actors: int, gpus_each: float = 1) -> Any:
+    """The shards of jobs (a Ray dataset) by a pipeline: CPUs read and write, actors with GPUs compute meanwhile.
+
+    What is read waits in Ray's object store, which stops the readers when they are too far ahead.
+    """
+    read = rows.map(read_files, fn_args=(task,), num_cpus=1)
+    computed = read.map(
+        Computer, fn_constructor_args=(task, device), num_cpus=0, num_gpus=gpus_each, concurrency=(1, actors)
+    )
+    return computed.map(write_shard_of, num_cpus=1)

@@ -16,7 +16,7 @@ import json
 import re
 import zlib
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,8 @@ EXTRACTION_VERSION = 2  # raise when features/audio.py or spectral.py give other
 # Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"
+Device = Literal["cpu", "cuda"]  # that computes features: their last digits differ
+DEVICES: tuple[Device, ...] = ("cpu", "cuda")
 # Of the columns beside the features, which are tensors.
 _TYPES = {"clip": pa.string(), "digest": pa.string(), "num_frames": pa.int32()}
 # Ids, valid frames [rows], features [rows, frames, features]; of a bank [rows, versions], [rows, versions, ...].
@@ -151,7 +153,9 @@ def _as_damaged(folder: str, name: str, error: Exception) -> DamagedError:
     return error if isinstance(error, DamagedError) else DamagedError(folder, name, "no such record")
 
 
-def features_fingerprint(features: FeatureSettings, num_frames: int, quality: DataSettings) -> str:
+def features_fingerprint(
+    features: FeatureSettings, num_frames: int, quality: DataSettings, device: Device = "cpu"
+) -> str:
     """Hash of all that prepared features depend on, apart from the recordings."""
     if features.name == "encoder":
         matters = _encoder_inputs(features)
@@ -167,6 +171,7 @@ def features_fingerprint(features: FeatureSettings, num_frames: int, quality: Da
     matters |= {"num_frames": num_frames, "version": EXTRACTION_VERSION, "libraries": versions.of_features(features)}
     matters |= {} if features.trim_db is None else {"trimmed": "whole recording"}  # as TRIMMING_VERSION 2
     matters |= quality.model_dump(include={"min_clip_seconds", "silence_dbfs", "max_channels"})
+    matters |= of_device(device)
     return digest_of(json.dumps(matters, sort_keys=True))[:16]
 
 
@@ -176,6 +181,11 @@ def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
     last = speech_shape(features.encoder).num_layers
     layer = last if features.encoder_layer == -1 else features.encoder_layer
     return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
+
+
+def of_device(device: Device) -> dict[str, str]:
+    """What a fingerprint says of the device that computes: nothing of a CPU, as before there was a choice."""
+    return {} if device == "cpu" else {"device": device}
 
 
 def bank_fingerprint(plain: str, combination: str, augment: AugmentSettings, segment: Segment) -> str:

@@ -1,15 +1,17 @@
-"""The Ray Data task of preparation: decode recordings and write a shard of their features.
+"""The Ray Data tasks of preparation: read and decode files, compute rows of features, and write shards of them.
 
-Of augmented clips it writes one shard for each combination of wave effects, named as `stretch+noise`.
+On CPUs one task does it all, clip after clip; with GPUs the three are tasks of their own (`build.in_stages`). Of
+augmented clips there is one shard for each combination of wave effects, named as `stretch+noise`.
 """
 
 import json
 import math
 import os
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -24,61 +26,155 @@ from tuning.datasets.store.shard_index import Record, by_clip, read_shard, write
 
 PLAIN = ""  # in place of a combination: the recording without augmentation
 Rows = tuple[Any, Any]  # valid frames and features of a clip, or of each of its versions under a combination
-# (bytes of a file, their digest, combinations, job) -> rows by combination, or why the file is quarantined.
-Extract = Callable[[bytes, str, list[str], dict[str, Any]], dict[str, Rows] | str]
+Job = dict[str, Any]  # of `tuning.datasets.store.build`: plain values
 
 
-def make_shard(row: dict[str, str]) -> dict[str, str]:
-    """Write one shard per combination and its record: copy the rows that other shards hold, extract the rest.
+class Input(NamedTuple):
+    """What was read of a file: a waveform or a text, to be computed for some combinations."""
 
-    `row["job"]` is a job of `tuning.datasets.store.build` as JSON. Returns `records` by combination as JSON; in `error`
-    why a recording is no longer what its digest says; and in `damaged`, as JSON, the shards that can't be copied from.
+    digest: str
+    combinations: list[str]
+    value: Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """How files become rows; two functions that can be imported by their names.
+
+    Args:
+        read: the content of a file and a job to the `value` of an input.
+        compute: inputs, their job and the device to the rows of each input by combination, or why it can't be used.
+        unusable: what `read` raises if a file can't be used.
     """
-    return make_shard_of(row, _extract)
+
+    read: Callable[[bytes, Job], Any]
+    compute: Callable[[Sequence[Input], Job, str], list[dict[str, Rows] | str]]
+    unusable: type[Exception]
 
 
-def make_shard_of(row: dict[str, str], extract_rows: Extract) -> dict[str, str]:
-    """As `make_shard`, with another function that turns a file into rows."""
-    job = json.loads(row["job"])
-    clips = [(clip, digest) for clip, digest in job["clips"]]
-    outputs: dict[str, dict[str, Any]] = job["outputs"]
-    versions = job["augment"]["versions"] if job.get("augment") else None
-    damaged: list[tuple[str, str, str]] = []
-    found = {combination: _copy_rows(output, versions, damaged) for combination, output in outputs.items()}
-    num_extracted = dict.fromkeys(outputs, 0)
-    for clip, digest in clips:
-        missing = [
-            combination
-            for combination, output in outputs.items()
-            if digest not in found[combination] and digest not in output["reasons"]
-        ]
-        if not missing:
-            continue
-        try:
-            raw = storage.read_bytes(job["root"], job["files"].get(clip, clip))
-        except OSError as error:
-            return _failed(
-                f"data.root: expected a folder that every machine reads, got one where '{clip}' was there a moment ago "
-                f"and can't be read on {platform.node()} ({os.strerror(error.errno) if error.errno else error})"
-            )
-        if digest_of(raw) != digest:
-            return _failed(f"data.root: '{clip}' changed while it was read; run the same command again")
-        results = extract_rows(raw, digest, missing, job)
-        for combination in missing:
-            num_extracted[combination] += 1
-            if isinstance(results, str):
-                outputs[combination]["reasons"][digest] = results
+@dataclass
+class Shard:
+    """A shard that is being made: of each combination the rows that are there, and inputs that were read."""
+
+    job: Job
+    found: dict[str, dict[str, Rows]] = field(default_factory=dict)
+    num_extracted: dict[str, int] = field(default_factory=dict)
+    inputs: list[Input] = field(default_factory=list)
+    damaged: list[tuple[str, str, str]] = field(default_factory=list)
+    error: str = ""
+
+    @classmethod
+    def begin(cls, job: Job) -> "Shard":
+        """Copy the rows that other shards hold."""
+        shard, versions = cls(job), job["augment"]["versions"] if job.get("augment") else None
+        for combination, output in job["outputs"].items():
+            shard.found[combination] = _copy_rows(output, versions, shard.damaged)
+            shard.num_extracted[combination] = 0
+        return shard
+
+    def read(self, task: Task) -> Iterator[Input]:
+        """Read the files of which rows are missing. `error` says why one is no longer what its digest says."""
+        job = self.job
+        for clip, digest in job["clips"]:
+            missing = [
+                combination
+                for combination, output in job["outputs"].items()
+                if digest not in self.found[combination] and digest not in output["reasons"]
+            ]
+            if not missing:
+                continue
+            try:
+                raw = storage.read_bytes(job["root"], job["files"].get(clip, clip))
+            except OSError as error:
+                why = os.strerror(error.errno) if error.errno else error
+                self.error = (
+                    f"data.root: expected a folder that every machine reads, got one where '{clip}' was there a moment "
+                    f"ago and can't be read on {platform.node()} ({why})"
+                )
+                return
+            if digest_of(raw) != digest:
+                self.error = f"data.root: '{clip}' changed while it was read; run the same command again"
+                return
+            try:
+                yield Input(digest, missing, task.read(raw, job))
+            except task.unusable as error:
+                self._take(digest, missing, str(error))
+
+    def compute(self, inputs: Sequence[Input], task: Task, device: str) -> None:
+        """Compute the rows of inputs."""
+        for read, rows in zip(inputs, task.compute(inputs, self.job, device), strict=True):
+            self._take(read.digest, read.combinations, rows)
+
+    def _take(self, digest: str, combinations: Sequence[str], rows: dict[str, Rows] | str) -> None:
+        for combination in combinations:
+            self.num_extracted[combination] += 1
+            if isinstance(rows, str):
+                self.job["outputs"][combination]["reasons"][digest] = rows
             else:
-                found[combination][digest] = results[combination]
-    records = {}
-    for combination, output in outputs.items():
-        record = Record(job["shard"], job["partition"], clips, output["reasons"], num_extracted[combination])
-        records[combination] = _write(output["folder"], record, found.pop(combination)).to_dict()
-    return {"error": "", "records": json.dumps(records), "damaged": json.dumps(damaged)}
+                self.found[combination][digest] = rows[combination]
+
+    def write(self) -> dict[str, str]:
+        """Write one file and its record per combination.
+
+        Returns `records` by combination as JSON; the `error`, if any; and in `damaged`, as JSON, the shards that could
+        not be copied from.
+        """
+        job, records = self.job, {}
+        for combination, output in job["outputs"].items() if not self.error else ():
+            record = Record(
+                job["shard"], job["partition"], [(clip, digest) for clip, digest in job["clips"]], output["reasons"],
+                self.num_extracted[combination],
+            )  # fmt: skip
+            records[combination] = _write(output["folder"], record, self.found.pop(combination)).to_dict()
+        return {"error": self.error, "records": json.dumps(records), "damaged": json.dumps(self.damaged)}
 
 
-def _failed(why: str) -> dict[str, str]:
-    return {"error": why, "records": "", "damaged": "[]"}
+def make_shard(row: dict[str, str], task: Task) -> dict[str, str]:
+    """Make the shard of a job, given as JSON in `row["job"]`; returns what `Shard.write` does.
+
+    One clip after the other, since waveforms take several times the memory of features.
+    """
+    shard = Shard.begin(json.loads(row["job"]))
+    for read in shard.read(task):
+        shard.compute([read], task, "cpu")
+    return shard.write()
+
+
+def read_files(row: dict[str, str], task: Task) -> dict[str, Shard]:
+    """Begin the shard of a job, given as JSON in `row["job"]`: read and decode its files."""
+    shard = Shard.begin(json.loads(row["job"]))
+    shard.inputs.extend(shard.read(task))
+    return {"shard": shard}
+
+
+class Computer:
+    """An actor of Ray Data that computes rows on the GPU that Ray has given it, or on another device of PyTorch."""
+
+    def __init__(self, task: Task, device: str) -> None:
+        import torch
+
+        self.task, self.device = task, device
+        self.missing = device == "cuda" and not torch.cuda.is_available()
+        # Convolutions round to 10 bits otherwise.
+        torch.backends.cudnn.allow_tf32 = False
+
+    def __call__(self, row: dict[str, Shard]) -> dict[str, Shard]:
+        """Compute the rows of what was read."""
+        shard = row["shard"]
+        if self.missing:
+            shard.error = (
+                f"resources.gpu_features: expected a GPU that PyTorch can use on {platform.node()}, where Ray counts "
+                "one, got none; false computes features on CPUs"
+            )
+        if not shard.error:
+            shard.compute(shard.inputs, self.task, self.device)
+        shard.inputs = []
+        return row
+
+
+def write_shard_of(row: dict[str, Shard]) -> dict[str, str]:
+    """Write a shard whose rows are computed; returns what `Shard.write` does."""
+    return row["shard"].write()
 
 
 def _write(folder: str, record: Record, found: dict[str, Rows]) -> Record:
@@ -105,24 +201,39 @@ def _copy_rows(output: dict[str, Any], versions: int | None, damaged: list[tuple
     return found
 
 
-def _extract(raw: bytes, digest: str, combinations: list[str], job: dict[str, Any]) -> dict[str, Rows] | str:
-    # It imports torch, which a command that is refused does without.
-    from tuning.datasets.features.spectral import extract
-
+def read_recording(raw: bytes, job: Job) -> np.ndarray:
+    """Decode a recording to the waveform that its features are computed of. Raises AudioError."""
     features, num_frames = FeatureSettings(**job["features"]), job["num_frames"]
     # The start of a segment shifts the grid of its resampled samples. All combinations therefore read the same segment,
     # long enough for the fastest tempo; otherwise waveforms would depend on which other combinations are made.
     reach = 1.0 if job["augment"] is None else MAX_RATE
     keep = math.ceil(num_samples(num_frames, features) * reach)
     quality = DataSettings(**job["data"])
-    try:
-        waveform = decode(raw, features.sample_rate_hz, quality, keep, features.segment, features.trim_db)
-        if job["augment"] is None:
-            values, num_valid = extract(waveform, features, num_frames)
-            return {PLAIN: (num_valid, values)}
-        return make_versions(waveform, digest, combinations, features, num_frames, AugmentSettings(**job["augment"]))
-    except AudioError as error:
-        return str(error)
+    return decode(raw, features.sample_rate_hz, quality, keep, features.segment, features.trim_db)
+
+
+def compute_features(inputs: Sequence[Input], job: Job, device: str) -> list[dict[str, Rows] | str]:
+    """Compute the features of waveforms, or of their versions under each combination."""
+    # It imports torch, which a command that is refused does without.
+    from tuning.datasets.features.spectral import checked, extract_all
+
+    features, num_frames = FeatureSettings(**job["features"]), job["num_frames"]
+    augment = None if job["augment"] is None else AugmentSettings(**job["augment"])
+    found: list[dict[str, Rows] | str] = []
+    rows = iter(extract_all([read.value for read in inputs], features, num_frames, device) if augment is None else ())
+    for read in inputs:
+        try:
+            if augment is None:
+                values, num_valid = checked(next(rows))
+                found.append({PLAIN: (num_valid, values)})
+            else:
+                found.append(make_versions(read.value, read.digest, read.combinations, features, num_frames, augment))
+        except AudioError as error:
+            found.append(str(error))
+    return found
+
+
+RECORDINGS = Task(read_recording, compute_features, AudioError)
 
 
 def make_versions(

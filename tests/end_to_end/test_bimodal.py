@@ -212,14 +212,14 @@ def test_states_are_those_of_the_encoder_itself(tmp_path):
     wanted = tokenizer(text, truncation=True, max_length=24, return_tensors="pt")
     with torch.no_grad():
         states = model(**wanted).last_hidden_state[0].numpy()
-    count, tokens = encode_text(text, encoder, 24, "tokens")
+    count, tokens = encode_text(text, encoder, 24, "tokens", "cpu")
     assert tokens[:count, 0].tolist() == wanted["input_ids"][0].tolist() and not tokens[count:].any()
-    count, found = encode_text(text, encoder, 24, "states")
+    count, found = encode_text(text, encoder, 24, "states", "cpu")
     assert count == len(states) == 24 and np.allclose(found, states, atol=1e-6)
-    short, found = encode_text("the fox", encoder, 24, "states")
+    short, found = encode_text("the fox", encoder, 24, "states", "cpu")
     assert short < 24 and found.shape[0] == 24 and not found[short:].any()
-    assert np.allclose(encode_text(text, encoder, 24, "cls")[1], states[:1], atol=1e-6)
-    assert np.allclose(encode_text(text, encoder, 24, "mean")[1], states.sum(0)[None] / 24, atol=1e-6)
+    assert np.allclose(encode_text(text, encoder, 24, "cls", "cpu")[1], states[:1], atol=1e-6)
+    assert np.allclose(encode_text(text, encoder, 24, "mean", "cpu")[1], states.sum(0)[None] / 24, atol=1e-6)
 
 
 def test_exchanged_lyrics_of_one_size_and_time_are_read_anew_with_verify(ray_session, tmp_path):
@@ -251,11 +251,11 @@ def test_exchanged_lyrics_of_one_size_and_time_are_read_anew_with_verify(ray_ses
 def test_texts_of_another_library_are_prepared_anew(tmp_path, monkeypatch, library):
     encoder = write_encoder(tmp_path / "bert")
     settings = [SimpleNamespace(max_tokens=8, text_input=way) for way in ("tokens", "states")]
-    tokens, states = (text_stage._fingerprint(encoder, one) for one in settings)
+    tokens, states = (text_stage._fingerprint(encoder, one, "cpu") for one in settings)
     installed = versions.installed
     monkeypatch.setattr(versions, "installed", lambda name: "99.0" if name == library else installed(name))
-    assert (text_stage._fingerprint(encoder, settings[0]) == tokens) == (library == "torch")
-    assert text_stage._fingerprint(encoder, settings[1]) != states
+    assert (text_stage._fingerprint(encoder, settings[0], "cpu") == tokens) == (library == "torch")
+    assert text_stage._fingerprint(encoder, settings[1], "cpu") != states
 
 
 BAD = {

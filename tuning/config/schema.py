@@ -256,6 +256,9 @@ class ResourceSettings(Settings):
     gpus_per_worker: float | None = Field(
         None, ge=0, description="GPUs of a worker, whole or a fraction (default: 1 if any)"
     )
+    gpu_features: bool = Field(
+        True, description="compute features and encoders on GPUs, where Ray has any, while CPUs read and write"
+    )
     max_restarts: int = Field(
         3, ge=0, description="how often a trial is resumed from its last checkpoint after its worker or node died"
     )

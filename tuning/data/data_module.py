@@ -210,7 +210,8 @@ class DataModule:
         try:
             with _lock(data.prepared):
                 for key, wanted in feature_variants(self.space).items():
-                    self.features[key] = prepare(self.corpus, partitions, wanted, wanted.num_frames, data, on_progress)
+                    frames, gpus = wanted.num_frames, self.config.resources.gpu_features
+                    self.features[key] = prepare(self.corpus, partitions, wanted, frames, data, on_progress, gpus)
                 for key, variant in text_variants(self.space).items():
                     self.texts[key] = prepare_texts(self.corpus, partitions, variant, on_progress)
         except QuarantineError as error:

@@ -16,13 +16,12 @@ import numpy as np
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
-from tuning.data.text import gpus_of_a_task
 from tuning.datasets import storage
 from tuning.datasets.checksum import DamagedError, check_file, read_json, say_damaged
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.loaders.generated import FILES, PROVENANCE, QUALITY, SHARD, GeneratedClips
 from tuning.datasets.splits.split import Split
-from tuning.datasets.store.build import Prepared
+from tuning.datasets.store.build import Prepared, num_gpus
 from tuning.datasets.store.reader import read_part
 from tuning.training.gan.metrics import FEWEST_CLIPS
 
@@ -64,7 +63,7 @@ def prepare_generated_clips(
     part = read_part(prepared, split.train, sealed)
     assert sealed.isdisjoint(part.ids.tolist())
     assert sources.keys() == set(part.ids.tolist()), "a clip of the split has no features"
-    task = ray.remote(num_cpus=1, num_gpus=gpus_of_a_task())(train_and_generate)
+    task = ray.remote(num_cpus=1, num_gpus=min(1, num_gpus()))(train_and_generate)
     try:
         ray.get(task.remote(folder, config.model_dump(mode="json"), part, num_clips, sources))
     except ray.exceptions.RayTaskError as error:

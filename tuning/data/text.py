@@ -20,10 +20,18 @@ from tuning.datasets import storage
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.features.speech_encoder import one_thread
+from tuning.datasets.features.text_file import TextError, decode_text
 from tuning.datasets.hashing import digest_files, digest_of
-from tuning.datasets.store.build import CLIPS_PER_SHARD, Prepared, collected, make_missing, wanted_shards
-from tuning.datasets.store.shard_index import ShardIndex
-from tuning.datasets.store.worker import PLAIN, Rows, make_shard_of
+from tuning.datasets.store.build import (
+    CLIPS_PER_SHARD,
+    Prepared,
+    choose_device,
+    collected,
+    make_missing,
+    wanted_shards,
+)
+from tuning.datasets.store.shard_index import DEVICES, Device, ShardIndex, of_device
+from tuning.datasets.store.worker import PLAIN, Input, Job, Rows, Task
 from tuning.models.encoder_shapes import TEXT
 from tuning.models.pretrained import content_of, load_encoder, load_tokenizer
 from tuning.training.encoders import encoder_of, reads_text
@@ -70,19 +78,25 @@ def prepare_texts(
     digests = {clip: of_file[file] for clip, file in files.items() if file in of_file}
     reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
     encoder = encoder_of(config)
-    fingerprint = _fingerprint(encoder, settings)
-    index = ShardIndex.read(storage.below(prepared, "texts", fingerprint))
+    fingerprints: dict[Device, str] = {device: _fingerprint(encoder, settings, device) for device in DEVICES}
+    indexes = {device: ShardIndex.read(storage.below(prepared, "texts", name)) for device, name in fingerprints.items()}
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
-    asked = {"encoder": encoder, "max_tokens": settings.max_tokens, "input": settings.text_input}
+
+    def on_done(done: int) -> None:
+        on_progress(len(reasons) + done, len(corpus.clips))
+
+    gpus = config.resources.gpu_features and settings.text_input != "tokens"
+    device = choose_device(indexes, wanted, on_done, gpus)
+    fingerprint, index = fingerprints[device], indexes[device]
     extracted = make_missing(
         corpus.root,
         {PLAIN: index},
         wanted,
-        {"text": asked},
-        lambda done: on_progress(len(reasons) + done, len(corpus.clips)),
-        task=make_text_shard,
+        {"text": {"encoder": encoder, "max_tokens": settings.max_tokens, "input": settings.text_input}},
+        on_done,
+        task=TEXTS,
         files=files,
-        num_gpus=0 if settings.text_input == "tokens" else gpus_of_a_task(),
+        device=device,
     )
     shape = (settings.max_tokens, 1)
     found = collected(
@@ -107,37 +121,34 @@ def text_of(clip: Clip) -> str:
     return clip.text
 
 
-def gpus_of_a_task() -> float:
-    """Return the GPUs that a task asks for to run a network before the search: one, if there is any."""
-    import ray
-
-    return 1 if ray.is_initialized() and ray.cluster_resources().get("GPU", 0) >= 1 else 0
-
-
-def _fingerprint(encoder: str, settings: Any) -> str:
+def _fingerprint(encoder: str, settings: Any, device: Device) -> str:
     """Return a hash of all that the stored values depend on, except the texts; of the encoder, its content."""
-    made_by = versions.of_texts(settings.text_input)
+    made_by = versions.of_texts(settings.text_input) | of_device(device)
     matters = [content_of(encoder), settings.max_tokens, settings.text_input, VERSION, made_by]
     return digest_of(json.dumps(matters))[:16]
 
 
-def make_text_shard(row: dict[str, str]) -> dict[str, str]:
-    """Write a shard of texts, as `tuning.datasets.store.worker.make_shard` does of recordings."""
-    return make_shard_of(row, _extract)
-
-
-def _extract(raw: bytes, digest: str, effects: list[str], unit: dict[str, Any]) -> dict[str, Rows] | str:
-    from tuning.datasets.features.text_file import TextError, decode_text
-
+def read_lyrics(raw: bytes, job: Job) -> str:
+    """Return the text of a file. Raises TextError, which says that it is one of lyrics."""
     try:
-        text = decode_text(raw)
+        return decode_text(raw)
     except TextError as error:
-        return f"lyrics {error}"
-    asked = unit["text"]
-    return {effect: encode_text(text, asked["encoder"], asked["max_tokens"], asked["input"]) for effect in effects}
+        raise TextError(f"lyrics {error.kind}", error.detail) from None
 
 
-def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[int, np.ndarray]:
+def encode_all(inputs: Sequence[Input], job: Job, device: str) -> list[dict[str, Rows] | str]:
+    """Return what a model reads of texts, as `encode_text` does."""
+    asked = job["text"]
+    return [
+        {PLAIN: encode_text(read.value, asked["encoder"], asked["max_tokens"], asked["input"], device)}
+        for read in inputs
+    ]
+
+
+TEXTS = Task(read_lyrics, encode_all, TextError)
+
+
+def encode_text(text: str, encoder: str, max_tokens: int, wanted: str, device: str) -> tuple[int, np.ndarray]:
     """Return the number of tokens, and their ids, int32 [max_tokens, 1], or their states, float32 [max_tokens, size].
 
     With `wanted` cls or mean it is one state, [1, size]. A longer text is cut at its end; zeros follow a shorter one.
@@ -148,14 +159,14 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
     import numpy as np
     import torch
 
-    tokenizer, model = _loaded(encoder, wanted != "tokens")
+    tokenizer, model = _loaded(encoder, wanted != "tokens", device)
     tokens = tokenizer(text, truncation=True, max_length=max_tokens)["input_ids"]
     if wanted == "tokens":
         numbers = np.zeros((max_tokens, 1), dtype=np.int32)
         numbers[: len(tokens), 0] = tokens
         return len(tokens), numbers
     with one_thread(), torch.inference_mode():
-        ids = torch.tensor([tokens], device=next(model.parameters()).device)
+        ids = torch.tensor([tokens], device=device)
         output = model(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[0].cpu().numpy()
     if wanted == "states":
         states = np.zeros((max_tokens, output.shape[1]), dtype=np.float32)
@@ -167,24 +178,23 @@ def encode_text(text: str, encoder: str, max_tokens: int, wanted: str) -> tuple[
 def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
     """Return what a model reads of texts: `text` and `num_tokens` of a batch."""
     import numpy as np
+    import torch
 
     from tuning.datasets.loaders.text import Texts
 
     settings, encoder = cast(Any, config.model), encoder_of(config)
-    rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input) for text in texts]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rows = [encode_text(text, encoder, settings.max_tokens, settings.text_input, device) for text in texts]
     places = np.arange(len(rows))
     return Texts.of(places, rows).batch(places)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(encoder: str, with_model: bool) -> tuple[Any, Any]:
-    import torch
-
+def _loaded(encoder: str, with_model: bool, device: str) -> tuple[Any, Any]:
     try:
         tokenizer = load_tokenizer(encoder, TEXT)
         if not with_model:
             return tokenizer, None
-        device = "cuda" if torch.cuda.is_available() else "cpu"
         return tokenizer, load_encoder(encoder, TEXT).eval().to(device)
     except ValueError as error:
         raise UserError(str(error)) from None

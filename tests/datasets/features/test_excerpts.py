@@ -29,8 +29,7 @@ from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import prepare_bank
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import FeatureStatistics
-from tuning.datasets.store.worker import PLAIN
-from tuning.datasets.store.worker import _extract as prepared_rows
+from tuning.datasets.store.worker import PLAIN, RECORDINGS, Input
 from tuning.evaluation import saved_model
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.inference import Predictor
@@ -197,7 +196,7 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
         return encode_it(waveform, *arguments)
 
     monkeypatch.setattr("tuning.datasets.features.spectral.encode", listening)
-    num_valid, values = prepared_rows(RAW, "digest", [effect], unit)[effect]
+    num_valid, values = prepared_rows(RAW, effect, unit)
     assert np.max(num_valid) == kind.stored and np.isfinite(values).all()
     (waveform,) = given_to_it
     frames = 1 + len(waveform) // MEL.hop_samples
@@ -205,6 +204,12 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
     fixed = expected_begin(kind, kind.stored) + kind.seconds(kind.stored) / 2
     times = np.arange(frames) * MEL.hop_samples / RATE - kind.seconds(kind.stored) / 2
     check(extract(waveform, MEL, frames)[0], fixed + times * tempo_of(effect, "digest"))
+
+
+def prepared_rows(raw, combination, job):
+    """What a preparation makes of a recording's content."""
+    read = Input("digest", [combination], RECORDINGS.read(raw, job))
+    return RECORDINGS.compute([read], job, "cpu")[0][combination]
 
 
 def write_best(folder, kind, prepared):
@@ -317,7 +322,7 @@ def test_without_steps_a_model_is_given_what_was_prepared_to_the_last_bit(
     predictor = Predictor(load_members(write_best(tmp_path / "best", kind, kind.stored)))
     predictor.listen([tmp_path / "recording.wav"], None, None)
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "augment": None}
-    row = prepared_rows(raw, "digest", [PLAIN], unit | {"data": DataSettings().model_dump()})[PLAIN]
+    row = prepared_rows(raw, PLAIN, unit | {"data": DataSettings().model_dump()})
     (model,) = predictor.models
     wanted = collate([(0, *row)], np.zeros((1, 1)), model.features, kind.heard, padding, segment)
     (batch,) = listen

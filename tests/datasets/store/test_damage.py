@@ -41,9 +41,9 @@ def corpus(tmp_path_factory):
 def module(corpus, monkeypatch):
     """A function that prepares, in this process, what a search over the corpus reads."""
 
-    def inline(jobs, task, num_gpus):
+    def inline(jobs, task, device):
         for job in jobs:
-            yield task({"job": json.dumps(job)})
+            yield build.make_shard({"job": json.dumps(job)}, task)
 
     monkeypatch.setattr(build, "_results", inline)
     monkeypatch.setattr(DataModule, "_node_bytes", lambda self: 1 << 40)
