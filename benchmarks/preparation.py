@@ -1,11 +1,12 @@
 """Measure what it costs to prepare features: beside librosa's loop, pure decoding and torchaudio's transforms.
 
-`python -m benchmarks.preparation [--clips 16] [--repeats 5] [--corpus FOLDER ...] [--out FILE]`, on idle cores.
+`python -m benchmarks.preparation [--clips 16] [--repeats 5] [--corpus FOLDER ...] [--gpu] [--out FILE]`, on idle cores.
 
 Thirty seconds of music at 44.1 kHz, stereo, in each container, and some recordings of each corpus folder that is given.
 All variants run in one process with one thread, in turns, and are measured in seconds of CPU. A preparation reads a
 file's bytes and hashes them, checks its container and its sound, decodes, resamples and computes features as every
-search does. The last rows: what Ray Data adds on all cores, and the most memory that an hour of sound takes.
+search does. The last rows: what Ray Data adds on all cores, and the most memory that an hour of sound takes. With
+`--gpu` also the pipeline of a GPU: how fast it is, how long the GPU computes, and how far its values are off.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import librosa
@@ -32,6 +35,7 @@ from tuning.datasets.features.frames import num_samples
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
+from tuning.datasets.store.reader import read_part
 from tuning.datasets.store.worker import PLAIN, Input, compute_features, read_recording
 from tuning.models.torch_audio import functional, load
 
@@ -117,17 +121,45 @@ def rows_of(name: str, found: dict[str, list[float]]) -> list[list[str]]:
     ]  # fmt: skip
 
 
-def with_ray(files: Sequence[Path], cpus: int) -> tuple[float, int]:
-    """Seconds of a preparation of files by Ray Data on all cores, once it is warm; and how many clips."""
+def with_ray(files: Sequence[Path], cpus: int, gpus: bool = False) -> tuple[float, dict[str, np.ndarray]]:
+    """Prepare files by Ray Data on all cores, once it is warm: seconds that it takes, and the features of each clip."""
     corpus = Corpus("music", str(files[0].parent), [Clip(file.name, group=file.stem) for file in files])
     partitions = {clip.id: f"part{number % (4 * cpus)}" for number, clip in enumerate(corpus.clips)}
-    seconds = []
     for _ in range(2):
-        with tempfile.TemporaryDirectory() as prepared:
+        with tempfile.TemporaryDirectory() as folder:
             before = time.monotonic()
-            prepare(corpus, partitions, FEATURES, FRAMES, DataSettings(prepared=prepared))
-            seconds.append(time.monotonic() - before)
-    return seconds[-1], len(files)
+            prepared = prepare(corpus, partitions, FEATURES, FRAMES, DataSettings(prepared=folder), gpus=gpus)
+            seconds = time.monotonic() - before
+            part = read_part(prepared, corpus.clips, sealed=())
+    return seconds, dict(zip(part.ids.tolist(), part.features, strict=True))
+
+
+@contextmanager
+def watched() -> Iterator[list[float]]:
+    """Percent of the time that the first GPU computed, in samples of a fifth of a second, as its driver says."""
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits", "-i", "0", "-lms", "200"]
+    samples: list[float] = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        lines = process.stdout
+        reader = threading.Thread(target=lambda: samples.extend(float(line) for line in lines), daemon=True)
+        reader.start()
+        yield samples
+        process.terminate()
+        reader.join()
+
+
+def on_gpu(files: Sequence[Path], cpus: int) -> str:
+    """What the pipeline of a GPU gives, in a sentence, beside that of the cores alone."""
+    cores, expected = with_ray(files, cpus)
+    with watched() as busy:
+        seconds, found = with_ray(files, cpus, gpus=True)
+    off = max(float(abs(found[clip] - expected[clip]).max()) for clip in expected)
+    return (
+        f"- With a GPU ({torch.cuda.get_device_name()}): {len(files)} clips in {seconds:.1f} s, {cores / seconds:.2f} "
+        f"times the speed of {cpus} cores alone; it computed {statistics.mean(busy):.0f} % of two such preparations; "
+        f"values are at most {off:.2g} dB off."
+    )
 
 
 HOUR = """
@@ -159,6 +191,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=16, help="of each container and corpus")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--corpus", nargs="*", default=[], type=Path, help="folders with recordings")
+    parser.add_argument("--gpu", action="store_true", help="also the pipeline of a GPU, which Ray must find")
     parser.add_argument("--out", help="also write the tables to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -175,7 +208,9 @@ def main() -> None:
             rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats))
         mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
         cpus = start_ray()
-        seconds, clips = with_ray(sorted((Path(scratch) / "mp3").glob("*.mp3")), cpus)
+        songs = sorted((Path(scratch) / "mp3").glob("*.mp3"))
+        clips, (seconds, _) = len(songs), with_ray(songs, cpus)
+        gpu = on_gpu(songs, cpus) + "\n" if options.gpu else ""
     alone = next(float(row[2]) for row in rows if row[:2] == ["music, mp3", OURS]) / 1e3
     header = ["sound", "variant", "ms", "least", "most", "clips/s/core", "times librosa's speed", "of decoding's time"]
     publish(
@@ -190,7 +225,7 @@ def main() -> None:
   where a process alone makes {1 / alone:.0f}; writing the shards is in it.
 - An hour of sound (FLAC) takes {mega:.0f} MB more than thirty seconds, of which a preparation keeps
   {num_samples(FRAMES, FEATURES) * 4 / 1e6:.1f} MB.
-- {machine("numpy", "librosa", "soundfile", "torch", "torchaudio")}.""",
+{gpu}- {machine("numpy", "librosa", "soundfile", "torch", "torchaudio")}.""",
         options.out,
     )
 
