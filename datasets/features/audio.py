@@ -76,11 +76,8 @@ def excerpt(
         span = segment_slice(len(sound), keep_samples, segment)
         waveform, start_seconds = sound[span], sound.start_seconds + span.start / sample_rate_hz
     else:
-        waveform, rate, start = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
-        if rate != sample_rate_hz:
-            waveform = resampled(waveform, rate, sample_rate_hz)
-        span = segment_slice(len(waveform), keep_samples, segment)
-        waveform, start_seconds = waveform[span], start / rate + span.start / sample_rate_hz
+        waveform, start = _read_segment(raw, sample_rate_hz, quality, keep_samples, segment)
+        start_seconds = start / sample_rate_hz
     check_loud(float(np.max(abs(waveform))), quality)
     return Excerpt(waveform, start_seconds)
 
@@ -214,24 +211,33 @@ def segment_slice(length: int, wanted: int | None, segment: Segment) -> slice:
 
 def _read_segment(
     source: Source, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
-) -> tuple[np.ndarray, int, int]:
-    """Read a segment with a margin around it: mono waveform, the recording's own rate in Hz, and its first sample."""
+) -> tuple[np.ndarray, int]:
+    """Read a segment, resampled to `sample_rate_hz`, and return it with its first sample, counted at that rate.
+
+    Its samples are at the places of those of the whole recording, so that whoever resamples the whole hears the same.
+    """
     with _opened(source, quality) as (file, raw):
-        keep = None
-        if keep_samples is not None:
-            margin = 0 if file.samplerate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS * file.samplerate
-            keep = math.ceil(keep_samples * file.samplerate / sample_rate_hz + 2 * margin)
-        span = segment_slice(file.frames, keep, segment)
+        rate = file.samplerate
+        span = segment_slice(math.ceil(file.frames * (sample_rate_hz / rate)), keep_samples, segment)
+        # Only every so many samples of the two rates fall on the same moment.
+        shared = math.gcd(rate, sample_rate_hz)
+        step, own_step = sample_rate_hz // shared, rate // shared
+        margin = 0 if rate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS
+        first = max(0, span.start - math.ceil(margin * sample_rate_hz)) // step
+        own = slice(first * own_step, math.ceil((span.stop / sample_rate_hz + margin) * rate))
         kept: list[np.ndarray] = []
         num_read = 0
         for block in _mono_blocks(file, raw):
-            part = block[max(0, span.start - num_read) : max(0, span.stop - num_read)]
+            part = block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
             if len(part):
                 kept.append(part.copy())  # a view would hold its block
             num_read += len(block)
         if not kept:
             raise AudioError("empty", "no samples can be decoded")
-        return np.concatenate(kept), file.samplerate, span.start
+        waveform = np.concatenate(kept)
+    if rate != sample_rate_hz:
+        waveform = resampled(waveform, rate, sample_rate_hz)
+    return waveform[span.start - first * step : span.stop - first * step], span.start
 
 
 @contextmanager

@@ -1,3 +1,4 @@
+import librosa
 import numpy as np
 import pytest
 
@@ -137,3 +138,16 @@ def test_an_excerpt_says_where_in_the_recording_it_begins(rate, segment, trim_db
 def test_a_number_of_samples_is_kept_of_a_named_segment():
     with pytest.raises(TypeError, match="segment: expected middle or start with keep_samples, got none"):
         decode(encode(tone(1)), RATE, QUALITY, 5000)
+
+
+@pytest.mark.parametrize("segment", ["middle", "start"])
+@pytest.mark.parametrize("rate", [8000, 11025, 22050, 44100, 48000, 96000])
+def test_a_segment_is_that_part_of_the_whole_as_librosa_resamples_it(rate, segment):
+    """Also where its first sample at the wanted rate lies between two of the recording's own."""
+    rng = np.random.default_rng(rate)
+    for length in (3 * rate + np.arange(3)).tolist():
+        sound = 0.1 * rng.standard_normal(length).astype(np.float32)
+        whole = librosa.resample(sound, orig_sr=rate, target_sr=16000, res_type="soxr_hq")
+        found = decode(encode(sound, rate, subtype="FLOAT"), 16000, DataSettings(), 20001, segment)
+        start = (len(whole) - 20001) // 2 if segment == "middle" else 0
+        np.testing.assert_allclose(found, whole[start : start + 20001], atol=2e-4)
