@@ -9,7 +9,15 @@ from collections.abc import Callable
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 from tuning.config.schema import Config
 from tuning.config.terminal import visible
@@ -117,7 +125,8 @@ class Moving:
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._print_lines, daemon=True)
         console = Console(file=self.out, highlight=False)
-        shown = [TextColumn("prepare   {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
+        shown: list[ProgressColumn] = [TextColumn("prepare   {task.description}"), BarColumn(), MofNCompleteColumn()]
+        shown += [TextColumn("{task.fields[speed]}"), TimeRemainingColumn()]
         self.bar = Progress(*shown, console=console, transient=True) if console.is_terminal else None
         self.task: TaskID | None = None
 
@@ -143,8 +152,8 @@ class Moving:
             return
         if self.task is None:
             self.bar.start()
-            self.task = self.bar.add_task(self.what, total=total)
-        self.bar.update(self.task, completed=done, total=total)
+            self.task = self.bar.add_task(self.what, total=total, speed="")
+        self.bar.update(self.task, completed=done, total=total, speed=self._speed())
 
     def _print_lines(self) -> None:
         while not self.ended.wait(self.every_seconds):
@@ -155,7 +164,14 @@ class Moving:
         done, total, seconds = self.done, self.total, time.monotonic() - self.began
         words = f"{self.what} {done} of {total} recordings, {seconds:.0f} s"
         made = done - self.first
-        return f"{words}, about {seconds / made * (total - done):.0f} s left" if made > 0 else words
+        if made <= 0:
+            return words
+        return f"{words}, {self._speed()}, about {seconds / made * (total - done):.0f} s left"
+
+    def _speed(self) -> str:
+        """Recordings a second of this variant so far; empty while none is made."""
+        made, seconds = self.done - self.first, time.monotonic() - self.began
+        return f"{made / seconds:.3g} a second" if made > 0 and seconds > 0 else ""
 
 
 def _starting(data: DataModule, what: str, moving: Moving) -> Callable[[int, int], None]:
