@@ -84,9 +84,14 @@ def excerpt(
 
 def resampled(waveform: np.ndarray, rate: float, wanted: float) -> np.ndarray:
     """Resample a waveform as librosa does with `soxr_hq`, whose import takes as long as that of PyTorch."""
-    length = math.ceil(len(waveform) * (wanted / rate))
+    length = resampled_length(len(waveform), rate, wanted)
     found = soxr.resample(waveform, rate, wanted, quality="HQ")[:length]
     return np.pad(found, (0, length - len(found)))
+
+
+def resampled_length(length: int, rate: float, wanted: float) -> int:
+    """Samples of a waveform of `length` once it is resampled, as librosa counts them."""
+    return math.ceil(length * (wanted / rate))
 
 
 def check_loud(peak: float, quality: DataSettings) -> None:
@@ -166,7 +171,7 @@ class LongSound:
                 num_made += len(found)
                 yield found
             last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-            length = math.ceil(num_read * (wanted / rate)) - num_made
+            length = resampled_length(num_read, rate, wanted) - num_made
             yield np.pad(last, (0, max(0, length - len(last))))[: max(0, length)]
 
 
@@ -218,7 +223,7 @@ def _read_segment(
     """
     with _opened(source, quality) as (file, raw):
         rate = file.samplerate
-        span = segment_slice(math.ceil(file.frames * (sample_rate_hz / rate)), keep_samples, segment)
+        span = segment_slice(resampled_length(file.frames, rate, sample_rate_hz), keep_samples, segment)
         # Only every so many samples of the two rates fall on the same moment.
         shared = math.gcd(rate, sample_rate_hz)
         step, own_step = sample_rate_hz // shared, rate // shared

@@ -18,6 +18,7 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.datasets.store.build import Prepared, make_missing, shards_with_clips, wanted_shards
 from tuning.datasets.store.reader import SealedError
 from tuning.datasets.store.shard_index import ShardIndex, bank_fingerprint, features_fingerprint
+from tuning.datasets.store.worker import VERSIONS
 from tuning.models.pretrained import located
 
 CLIPS_PER_SHARD = 16  # fewer than of plain features, for parallel work: a clip costs a dozen times as much
@@ -73,7 +74,7 @@ def prepare_bank(
     for start in range(0, len(combinations), at_once):
         part = {name: indexes[name] for name in combinations[start : start + at_once]}
         extracted |= make_missing(
-            corpus.root, part, wanted, settings, lambda done: on_progress(unreadable + done, len(clips))
+            corpus.root, part, wanted, settings, lambda done: on_progress(unreadable + done, len(clips)), VERSIONS
         )
     bank = {}
     for name, index in indexes.items():

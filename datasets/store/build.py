@@ -88,16 +88,12 @@ def prepare(
     prepared = storage.absolute(data.prepared)
     digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared, data.verify)
     fingerprints: dict[Device, str] = {d: features_fingerprint(features, num_frames, data, d) for d in DEVICES}
-    indexes = {
-        device: ShardIndex.read(storage.below(prepared, "features", name)) for device, name in fingerprints.items()
-    }
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
 
     def on_done(done: int) -> None:
         on_progress(len(unreadable) + done, len(corpus.clips))
 
-    device = choose_device(indexes, wanted, on_done, gpus)
-    fingerprint, index = fingerprints[device], indexes[device]
+    device, index = chosen_store(storage.below(prepared, "features"), fingerprints, wanted, on_done, gpus)
     extracted = make_missing(
         corpus.root,
         {PLAIN: index},
@@ -112,7 +108,9 @@ def prepare(
         device=device,
     )
     shape = (num_frames, features.num_features)
-    return collected(corpus, partitions, data, index, fingerprint, wanted, digests, unreadable, extracted[PLAIN], shape)
+    return collected(
+        corpus, partitions, data, index, fingerprints[device], wanted, digests, unreadable, extracted[PLAIN], shape
+    )
 
 
 def collected(
@@ -172,6 +170,19 @@ def wanted_shards(partitions: Mapping[str, str], digests: Mapping[str, str], siz
             part = clips[start : start + size]
             wanted[shard_name(partition, part)] = (partition, part)
     return wanted
+
+
+def chosen_store(
+    folder: str,
+    fingerprints: Mapping[Device, str],
+    wanted: Wanted,
+    on_progress: Callable[[int], None],
+    gpus: bool,
+) -> tuple[Device, ShardIndex]:
+    """The device that `choose_device` chooses, and the index of its shards in a folder of the prepared store."""
+    indexes = {device: ShardIndex.read(storage.below(folder, name)) for device, name in fingerprints.items()}
+    device = choose_device(indexes, wanted, on_progress, gpus)
+    return device, indexes[device]
 
 
 def choose_device(

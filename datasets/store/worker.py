@@ -204,8 +204,8 @@ def _copy_rows(output: dict[str, Any], versions: int | None, damaged: list[tuple
 def read_recording(raw: bytes, job: Job) -> np.ndarray:
     """Decode a recording to the waveform that its features are computed of. Raises AudioError."""
     features, num_frames = FeatureSettings(**job["features"]), job["num_frames"]
-    # The start of a segment shifts the grid of its resampled samples. All combinations therefore read the same segment,
-    # long enough for the fastest tempo; otherwise waveforms would depend on which other combinations are made.
+    # All combinations read the same segment, long enough for the fastest tempo, so that it is decoded once for all and
+    # no waveform depends on which other combinations are made.
     reach = 1.0 if job["augment"] is None else MAX_RATE
     keep = math.ceil(num_samples(num_frames, features) * reach)
     quality = DataSettings(**job["data"])
@@ -213,27 +213,36 @@ def read_recording(raw: bytes, job: Job) -> np.ndarray:
 
 
 def compute_features(inputs: Sequence[Input], job: Job, device: str) -> list[dict[str, Rows] | str]:
-    """Compute the features of waveforms, or of their versions under each combination."""
+    """Compute the features of waveforms."""
     # It imports torch, which a command that is refused does without.
     from tuning.datasets.features.spectral import checked, extract_all
 
-    features, num_frames = FeatureSettings(**job["features"]), job["num_frames"]
-    augment = None if job["augment"] is None else AugmentSettings(**job["augment"])
+    features, found = FeatureSettings(**job["features"]), list[dict[str, Rows] | str]()
+    for row in extract_all([read.value for read in inputs], features, job["num_frames"], device):
+        try:
+            values, num_valid = checked(row)
+            found.append({PLAIN: (num_valid, values)})
+        except AudioError as error:
+            found.append(str(error))
+    return found
+
+
+def compute_versions(inputs: Sequence[Input], job: Job, _: str) -> list[dict[str, Rows] | str]:
+    """Compute the features of versions of waveforms under each combination, on the CPU."""
+    features, augment = FeatureSettings(**job["features"]), AugmentSettings(**job["augment"])
     found: list[dict[str, Rows] | str] = []
-    rows = iter(extract_all([read.value for read in inputs], features, num_frames, device) if augment is None else ())
     for read in inputs:
         try:
-            if augment is None:
-                values, num_valid = checked(next(rows))
-                found.append({PLAIN: (num_valid, values)})
-            else:
-                found.append(make_versions(read.value, read.digest, read.combinations, features, num_frames, augment))
+            found.append(
+                make_versions(read.value, read.digest, read.combinations, features, job["num_frames"], augment)
+            )
         except AudioError as error:
             found.append(str(error))
     return found
 
 
 RECORDINGS = Task(read_recording, compute_features, AudioError)
+VERSIONS = Task(read_recording, compute_versions, AudioError)
 
 
 def make_versions(

@@ -25,12 +25,12 @@ from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.store.build import (
     CLIPS_PER_SHARD,
     Prepared,
-    choose_device,
+    chosen_store,
     collected,
     make_missing,
     wanted_shards,
 )
-from tuning.datasets.store.shard_index import DEVICES, Device, ShardIndex, of_device
+from tuning.datasets.store.shard_index import DEVICES, Device, of_device
 from tuning.datasets.store.worker import PLAIN, Input, Job, Rows, Task
 from tuning.models.encoder_shapes import TEXT
 from tuning.models.pretrained import content_of, load_encoder, load_tokenizer
@@ -79,15 +79,14 @@ def prepare_texts(
     reasons = {clip: f"lyrics {unreadable[file]}" for clip, file in files.items() if file in unreadable}
     encoder = encoder_of(config)
     fingerprints: dict[Device, str] = {device: _fingerprint(encoder, settings, device) for device in DEVICES}
-    indexes = {device: ShardIndex.read(storage.below(prepared, "texts", name)) for device, name in fingerprints.items()}
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
 
     def on_done(done: int) -> None:
         on_progress(len(reasons) + done, len(corpus.clips))
 
     gpus = config.resources.gpu_features and settings.text_input != "tokens"
-    device = choose_device(indexes, wanted, on_done, gpus)
-    fingerprint, index = fingerprints[device], indexes[device]
+    device, index = chosen_store(storage.below(prepared, "texts"), fingerprints, wanted, on_done, gpus)
+    fingerprint = fingerprints[device]
     extracted = make_missing(
         corpus.root,
         {PLAIN: index},

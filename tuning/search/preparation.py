@@ -153,7 +153,7 @@ class Moving:
         if self.task is None:
             self.bar.start()
             self.task = self.bar.add_task(self.what, total=total, speed="")
-        self.bar.update(self.task, completed=done, total=total, speed=self._speed())
+        self.bar.update(self.task, completed=done, total=total, speed=_per_second(self._speed()))
 
     def _print_lines(self) -> None:
         while not self.ended.wait(self.every_seconds):
@@ -161,17 +161,18 @@ class Moving:
                 print(f"prepare   {self._line()}", file=self.out, flush=True)
 
     def _line(self) -> str:
-        done, total, seconds = self.done, self.total, time.monotonic() - self.began
+        done, total, seconds, speed = self.done, self.total, time.monotonic() - self.began, self._speed()
         words = f"{self.what} {done} of {total} recordings, {seconds:.0f} s"
-        made = done - self.first
-        if made <= 0:
-            return words
-        return f"{words}, {self._speed()}, about {seconds / made * (total - done):.0f} s left"
+        return f"{words}, {_per_second(speed)}, about {(total - done) / speed:.0f} s left" if speed else words
 
-    def _speed(self) -> str:
-        """Recordings a second of this variant so far; empty while none is made."""
-        made, seconds = self.done - self.first, time.monotonic() - self.began
-        return f"{made / seconds:.3g} a second" if made > 0 and seconds > 0 else ""
+    def _speed(self) -> float:
+        """Recordings a second of this variant so far, 0 while none is made."""
+        seconds = time.monotonic() - self.began
+        return (self.done - self.first) / seconds if seconds > 0 else 0.0
+
+
+def _per_second(speed: float) -> str:
+    return f"{speed:.3g} a second" if speed else ""
 
 
 def _starting(data: DataModule, what: str, moving: Moving) -> Callable[[int, int], None]:

@@ -29,7 +29,7 @@ from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import prepare_bank
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.reader import FeatureStatistics
-from tuning.datasets.store.worker import PLAIN, RECORDINGS, Input
+from tuning.datasets.store.worker import PLAIN, RECORDINGS, VERSIONS, Input
 from tuning.evaluation import saved_model
 from tuning.evaluation.final_test_files import write_model
 from tuning.evaluation.inference import Predictor
@@ -208,8 +208,9 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
 
 def prepared_rows(raw, combination, job):
     """What a preparation makes of a recording's content."""
-    read = Input("digest", [combination], RECORDINGS.read(raw, job))
-    return RECORDINGS.compute([read], job, "cpu")[0][combination]
+    task = VERSIONS if combination else RECORDINGS
+    read = Input("digest", [combination], task.read(raw, job))
+    return task.compute([read], job, "cpu")[0][combination]
 
 
 def write_best(folder, kind, prepared):
