@@ -190,8 +190,9 @@ def test_a_gan_of_short_recordings_is_of_what_sounds_alone(tmp_path):
 FOLLOWS = ("augment.synthetic_share=${augment.mask_prob}", "augment.mask_prob={grid: [0.0, 0.5]}")
 
 
-def test_a_share_that_follows_a_searched_setting_has_a_gan():
-    output = run("--dry-run", *(a for a in TINY if "synthetic_share" not in a), *FOLLOWS)
+def test_a_share_that_follows_a_searched_setting_has_a_gan(tmp_path):
+    settings = [a for a in TINY if "synthetic_share" not in a]
+    output = run("--dry-run", *settings, *FOLLOWS, f"storage={tmp_path}")
     assert "a GAN, trained once on the training clips; up to 0.5 of its clips for each real one" in output
 
 
