@@ -28,8 +28,8 @@ def grid(ray_session, tmp_path_factory, prepared):
 
 
 @pytest.mark.parametrize("whole", [True, False])
-def test_a_grid_is_exactly_its_trials(grid, whole):
-    arguments, count = (["space=crnn_grid"], 24) if whole else (grid[1], 4)
+def test_a_grid_is_exactly_its_trials(grid, whole, tmp_path):
+    arguments, count = (["space=crnn_grid", f"storage={tmp_path}"], 24) if whole else (grid[1], 4)
     dry = run(*arguments, "--dry-run")
     assert f"crnn_grid: {count} trials" in dry
     listed = dry.split("trials\n")[1].splitlines()
