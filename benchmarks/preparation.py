@@ -31,7 +31,6 @@ from benchmarks.bank import start_ray
 from benchmarks.report import machine, publish, spread, table
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.demo import music
-from tuning.datasets.features.frames import num_samples
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
@@ -43,6 +42,7 @@ SECONDS, RATE = 30, 44_100
 FEATURES = FeatureSettings(name="mel", sample_rate_hz=22_050, window_samples=2048, hop_samples=512, num_mels=128)
 FRAMES = 1 + int(SECONDS * FEATURES.sample_rate_hz) // FEATURES.hop_samples
 CONTAINERS = {"wav": "PCM_16", "mp3": "MPEG_LAYER_III", "flac": "PCM_16", "ogg": "VORBIS"}
+MANY = 8  # times as many MP3 for Ray Data
 SUFFIXES = {".wav", ".mp3", ".flac", ".ogg"}
 OURS, LIBROSA, DECODING, TORCHAUDIO = "a preparation", "librosa's loop", "decoding", "torchaudio's transforms"
 
@@ -163,26 +163,30 @@ def on_gpu(files: Sequence[Path], cpus: int) -> str:
 
 
 HOUR = """
-import resource, sys
+import sys
 from pathlib import Path
-from benchmarks.preparation import variants, OURS
+from benchmarks.preparation import OURS, variants
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 run = variants()[OURS]
 run(Path(sys.argv[1]))
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+before = peak()
 run(Path(sys.argv[2]))
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+print(peak() - before)
 """
 
 
-def memory_of_an_hour(folder: Path, short: Path) -> float:
-    """Megabytes that an hour of sound takes above a clip of thirty seconds, its own bytes among them."""
+def memory_of_an_hour(folder: Path, short: Path) -> tuple[float, float]:
+    """Megabytes that an hour of sound takes at most, once thirty seconds are done, and those of its file. On Linux."""
     long = folder / "hour.flac"
     sound, rate = soundfile.read(short, dtype="float32")
     with soundfile.SoundFile(long, "w", rate, sound.shape[1], "PCM_16") as file:
         for _ in range(int(3600 / SECONDS)):
             file.write(sound)
     done = subprocess.run([sys.executable, "-c", HOUR, short, long], capture_output=True, text=True, check=True)
-    return int(done.stdout) / 1e3
+    return int(done.stdout) / 1e3, long.stat().st_size / 1e6
 
 
 def main() -> None:
@@ -200,18 +204,20 @@ def main() -> None:
         for suffix in CONTAINERS:
             folder = Path(scratch) / suffix
             folder.mkdir()
-            files = write_music(folder, options.clips, suffix)
-            rows += rows_of(f"music, {suffix}", measure(files, options.repeats))
+            # Of MP3 there are more, so that what Ray Data takes for each is seen beside what it takes to begin.
+            files = write_music(folder, options.clips * (MANY if suffix == "mp3" else 1), suffix)
+            rows += rows_of(f"music, {suffix}", measure(files[: options.clips], options.repeats))
         for folder in options.corpus:
             files = [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES]
             chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
             rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats))
-        mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
+        mega, file_mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
         cpus = start_ray()
         songs = sorted((Path(scratch) / "mp3").glob("*.mp3"))
-        clips, (seconds, _) = len(songs), with_ray(songs, cpus)
+        few, many = with_ray(songs[: options.clips], cpus)[0], with_ray(songs, cpus)[0]
         gpu = on_gpu(songs, cpus) + "\n" if options.gpu else ""
-    alone = next(float(row[2]) for row in rows if row[:2] == ["music, mp3", OURS]) / 1e3
+    alone = next(float(row[2]) for row in rows if row[:2] == ["music, mp3", OURS])
+    each = (many - few) / (len(songs) - options.clips)
     header = ["sound", "variant", "ms", "least", "most", "clips/s/core", "times librosa's speed", "of decoding's time"]
     publish(
         f"""## Preparation
@@ -221,10 +227,11 @@ def main() -> None:
 - Mel spectrogram in dB of {SECONDS} s: {FEATURES.num_mels} bands, window {FEATURES.window_samples}, hop
   {FEATURES.hop_samples}, {FEATURES.sample_rate_hz} Hz. Milliseconds of CPU of a clip on one thread: median, least
   and most of {options.repeats} repeats over {options.clips} clips.
-- Ray Data: {clips} MP3 on {cpus} cores in {seconds:.1f} s, {clips / seconds / cpus:.0f} clips a second and core,
-  where a process alone makes {1 / alone:.0f}; writing the shards is in it.
-- An hour of sound (FLAC) takes {mega:.0f} MB more than thirty seconds, of which a preparation keeps
-  {num_samples(FRAMES, FEATURES) * 4 / 1e6:.1f} MB.
+- Ray Data: {options.clips} MP3 on {cpus} cores in {few:.2f} s, {len(songs)} in {many:.2f} s: {1e3 * each * cpus:.1f} ms
+  of a core for each, its shards' writing included, where a process alone takes {alone:.1f}, and
+  {few - each * options.clips:.2f} s to begin and to end.
+- An hour of sound (FLAC, {file_mega:.0f} MB) takes {mega:.0f} MB more than thirty seconds do; the file's bytes are
+  among them.
 {gpu}- {machine("numpy", "librosa", "soundfile", "torch", "torchaudio")}.""",
         options.out,
     )

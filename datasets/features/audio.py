@@ -1,6 +1,5 @@
 """Decode recordings to mono waveforms, and say why one can't be used."""
 
-import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ import soxr
 from tuning.datasets.features import containers
 from tuning.datasets.settings import DataSettings, Segment
 
-BLOCK_FRAMES = 1 << 20  # read at a time, so that a long recording takes no more memory than the part that is kept
+# Read at a time, so that they stay in the cache and a long recording takes no more memory than the part that is kept.
+BLOCK_FRAMES = 1 << 16
 KEPT_SAMPLES = 1 << 24  # of a waveform that is kept whole; of a longer one a part is decoded again when it is asked for
 MP3_SLACK_FRAMES = 2 * 1152  # an MP3 file may be two codec frames shorter than its header says
 RESAMPLING_MARGIN_SECONDS = 0.1  # read around a segment, so that the resampling filter does not ring into it
@@ -235,7 +235,7 @@ def _read_segment(
         for block in _mono_blocks(file, raw):
             part = block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
             if len(part):
-                kept.append(part.copy())  # a view would hold its block
+                kept.append(part)
             num_read += len(block)
         if not kept:
             raise AudioError("empty", "no samples can be decoded")
@@ -248,7 +248,7 @@ def _read_segment(
 @contextmanager
 def _opened(source: Source, quality: DataSettings) -> Iterator[tuple[Any, BinaryIO]]:
     """Open a recording with soundfile, and as the file that it is, once container and header are found to be usable."""
-    with io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as raw:
+    with containers.opened(source) as raw:
         head = raw.read(32)
         if not head:
             raise AudioError("empty", "the file has no bytes")

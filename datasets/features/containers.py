@@ -14,7 +14,9 @@ import re
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import BinaryIO, Literal, NamedTuple, cast
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 UNKNOWN = 0x7FFFF000  # a length of 32 bits from here on was written to a pipe
 HEADER_BYTES = 4096
@@ -41,8 +43,40 @@ class ContainerError(ValueError):
         self.detail = detail
 
 
+class _Bounded(io.BufferedIOBase):
+    """A file without a name, from whose ending soundfile would take the format, that is not left by a seek.
+
+    libsndfile goes where a damaged header leads it.
+    """
+
+    name = ""
+
+    def __init__(self, file: Any) -> None:
+        super().__init__(file)  # type: ignore[call-arg]
+        self.size = super().seek(0, os.SEEK_END)
+        super().seek(0)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place of the file, or to its nearest end."""
+        base = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: self.size}[whence]
+        return super().seek(min(max(base + offset, 0), self.size))
+
+
+class _Content(_Bounded, io.BytesIO):
+    pass
+
+
+class _File(_Bounded, io.BufferedReader):
+    pass
+
+
+def opened(source: bytes | Path) -> BinaryIO:
+    """Open a recording, given as its content or its file; a seek beyond an end stops there."""
+    return cast("BinaryIO", _Content(source) if isinstance(source, bytes) else _File(source.open("rb", buffering=0)))
+
+
 def whole(file: BinaryIO) -> BinaryIO:
-    """Return the file as it can be decoded: with its true length where the header says none.
+    """Return a file that `opened` gave as it can be decoded: with its true length where the header says none.
 
     Raises ContainerError if the samples do not reach as far as the header says, or a page of an Ogg file is damaged.
     """
@@ -58,8 +92,7 @@ def whole(file: BinaryIO) -> BinaryIO:
         raise ContainerError("truncated", f"{missing} bytes of samples are missing")
     if samples is not None and not samples.is_known:
         return cast("BinaryIO", _Patched(file, samples.field, samples.true_length(size)))
-    # Of a file that has a name soundfile would take the format from its ending.
-    return cast("BinaryIO", _Patched(file, slice(0, 0), b""))
+    return file
 
 
 def check_frames(file: BinaryIO, container: str, num_frames: int, log: str) -> None:
@@ -86,8 +119,6 @@ def unread_format(head: bytes) -> str:
 
 def _at(file: BinaryIO, place: int, size: int) -> bytes:
     """The bytes from a place on; none from one beyond the end, to which a damaged header may lead."""
-    if place >= file.seek(0, os.SEEK_END):
-        return b""
     file.seek(place)
     return file.read(size)
 
@@ -214,10 +245,7 @@ class _Patched(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        """Go to a place of the file; to its nearest end from where a damaged header leads libsndfile."""
-        here, size = self.file.tell(), self.file.seek(0, os.SEEK_END)
-        base = {os.SEEK_SET: 0, os.SEEK_CUR: here, os.SEEK_END: size}[whence]
-        return self.file.seek(min(max(base + offset, 0), size))
+        return self.file.seek(offset, whence)
 
     def tell(self) -> int:
         return self.file.tell()
@@ -314,7 +342,12 @@ class _Frame(NamedTuple):
 
 def _frame(header: bytes) -> _Frame | None:
     """Read a frame's header; None if it is none, or one that says no length (free format)."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
+    return _frame_of(header[:3]) if len(header) >= 4 else None
+
+
+@lru_cache(maxsize=1024)  # a recording has a thousand frames in half a minute, and few headers
+def _frame_of(header: bytes) -> _Frame | None:
+    if header[0] != 0xFF or header[1] & 0xE0 != 0xE0:
         return None
     version, layer = header[1] >> 3 & 3, 4 - (header[1] >> 1 & 3)
     rate_index, bitrate_index, padding = header[2] >> 2 & 3, header[2] >> 4, header[2] >> 1 & 1

@@ -16,6 +16,7 @@ from tuning.models.torch_audio import functional
 
 DELTA_FRAMES = 9  # librosa's default: the frames that a local slope is fitted to
 BATCH_SAMPLES = 1 << 24  # of sound: their spectra take a gigabyte where frames overlap fourfold
+BLOCK_SAMPLES = 1 << 18  # of frames that a CPU transforms at a time: with their spectra they stay in its cache
 TINY = float(np.finfo(np.float32).tiny)
 
 
@@ -85,24 +86,32 @@ class FrontEnd(nn.Module):
     """
 
     window: Tensor
-    mel_filters: Tensor
     cosines: Tensor
-    pitch_classes: Tensor
     slopes: Tensor
+    silence: Tensor
 
     def __init__(self, settings: FeatureSettings, num_frames: int) -> None:
         super().__init__()
         self.settings, self.num_frames = settings, num_frames
         buffers = {
             "window": torch.hann_window(settings.window_samples),
-            "mel_filters": mel_filters(settings),
             "cosines": functional.create_dct(settings.num_mfcc, settings.num_mels, "ortho").T,
         }
+        filters = {}
+        if {"mel", "mfcc"} & set(settings.parts):
+            filters["mel"] = mel_filters(settings)
         if "chroma" in settings.parts:
-            buffers["pitch_classes"] = pitch_class_filters(settings)
+            filters["chroma"] = pitch_class_filters(settings)
+        self.bands = list(filters)
+        buffers |= {f"{name}_filters": values for name, values in filters.items()}
         if settings.deltas:
             fits = [savgol_coeffs(DELTA_FRAMES, order, deriv=order, use="dot") for order in (1, 2)]
             buffers["slopes"] = torch.from_numpy(np.stack(fits).astype(np.float32))
+        silent_mel = torch.full((settings.num_mels,), settings.db_floor)
+        silent_mfcc = (buffers["cosines"].double() @ silent_mel.double()).float()
+        silent = {"mel": silent_mel, "mfcc": silent_mfcc, "chroma": torch.zeros(12)}
+        static = torch.cat([silent[name] for name in settings.parts])
+        buffers["silence"] = torch.cat([static, torch.zeros(len(static) * settings.deltas)])
         for name, values in buffers.items():
             self.register_buffer(name, values.contiguous(), persistent=False)
 
@@ -123,47 +132,57 @@ class FrontEnd(nn.Module):
 
     def _features(self, waveforms: Tensor, num_samples: Tensor) -> tuple[Tensor, Tensor]:
         num_valid = (1 + num_samples // self.settings.hop_samples).clamp(max=self.num_frames)
-        is_valid = (torch.arange(self.num_frames, device=waveforms.device) < num_valid[:, None])[:, None]
-        power = self._power(waveforms)
-        decibels = self._decibels(power, is_valid)
-        parts = []
-        for name in self.settings.parts:
-            if name == "mel":
-                parts.append(decibels)
-            elif name == "mfcc":
-                parts.append(self.cosines @ decibels)
-            else:
-                parts.append(self._chroma(power) * is_valid)
-        static = torch.cat(parts, dim=1)
+        # Frames after the longest are known; an exported graph has one shape for all.
+        frames = self.num_frames if torch.compiler.is_compiling() else int(num_valid.max())
+        is_valid = (torch.arange(frames, device=waveforms.device) < num_valid[:, None])[:, None]
+        sums, columns = self._sums(waveforms, frames), {}
+        if "mel" in sums:
+            columns["mel"] = self._decibels(sums["mel"] * is_valid)
+        if "mfcc" in self.settings.parts:
+            columns["mfcc"] = self.cosines @ columns["mel"]
+        if "chroma" in sums:
+            columns["chroma"] = self._chroma(sums["chroma"]) * is_valid
+        static = torch.cat([columns[name] for name in self.settings.parts], dim=1)
         changes = [self._deltas(static, num_valid, order) * is_valid for order in range(1, self.settings.deltas + 1)]
-        return torch.cat([static, *changes], dim=1).transpose(1, 2).contiguous(), num_valid
+        values = torch.cat([static, *changes], dim=1).transpose(1, 2)
+        if frames < self.num_frames:
+            values = torch.cat([values, self.silence.expand(len(values), self.num_frames - frames, -1)], dim=1)
+        return values.contiguous(), num_valid
 
-    def _power(self, waveforms: Tensor) -> Tensor:
-        """Squared magnitudes [B, bins, frames] of the short-time Fourier transform with a Hann window."""
+    def _sums(self, waveforms: Tensor, frames: int) -> dict[str, Tensor]:
+        """Sums [B, filters, frames] of squared magnitudes of the short-time Fourier transform, by the filters' name.
+
+        Its window is Hann's.
+        """
         size, hop = self.settings.window_samples, self.settings.hop_samples
-        wanted = num_samples(self.num_frames, self.settings) + size % 2
-        waveforms = nn.functional.pad(waveforms, (0, wanted - waveforms.shape[1]))
-        spectrum = torch.stft(
-            waveforms, size, hop, window=self.window, center=True, pad_mode="constant", return_complex=True
-        )[:, :, : self.num_frames]
-        return torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+        waveforms = waveforms[:, : num_samples(self.num_frames, self.settings)]
+        missing = (frames - 1) * hop + size - size // 2 - waveforms.shape[1]
+        waveforms = nn.functional.pad(waveforms, (size // 2, max(0, missing)))
+        in_blocks = waveforms.device.type == "cpu" and not torch.compiler.is_compiling()
+        step = max(1, BLOCK_SAMPLES // size) if in_blocks else frames
+        found: dict[str, list[Tensor]] = {name: [] for name in self.bands}
+        for begin in range(0, frames, step):
+            block = waveforms[:, begin * hop : (min(begin + step, frames) - 1) * hop + size]
+            spectrum = torch.stft(block, size, hop, window=self.window, center=False, return_complex=True)
+            power = torch.addcmul(spectrum.real.square(), spectrum.imag, spectrum.imag)
+            for name, sums in found.items():
+                sums.append(self.get_buffer(f"{name}_filters") @ power)
+        return {name: torch.cat(sums, dim=2) for name, sums in found.items()}
 
-    def _decibels(self, power: Tensor, is_valid: Tensor) -> Tensor:
-        """Mel spectrogram [B, num_mels, frames] in dB, at least `db_floor`.
+    def _decibels(self, mel: Tensor) -> Tensor:
+        """Mel powers [B, num_mels, frames] in dB, at least `db_floor`.
 
         0 dB is a power of 1, or with `db_reference` peak the clip's largest value. The floor is fixed: librosa's
         default `top_db` puts it 80 dB below each clip's peak, so that a loud passage would change the values of silent
         frames.
         """
-        mel = self.mel_filters @ power * is_valid
         if self.settings.db_reference == "peak":
             mel = mel / mel.amax(dim=(1, 2), keepdim=True).clamp(min=TINY)
         floor = self.settings.db_floor
         return (10 * mel.clamp(min=10 ** (floor / 10)).log10()).clamp(min=floor)
 
-    def _chroma(self, power: Tensor) -> Tensor:
+    def _chroma(self, strength: Tensor) -> Tensor:
         """Strength of the 12 pitch classes [B, 12, frames]; the strongest of a frame is 1. A silent frame is all 0."""
-        strength = self.pitch_classes @ power
         strongest = strength.amax(dim=1, keepdim=True)
         return strength / torch.where(strongest < TINY, torch.ones_like(strongest), strongest)
 
@@ -173,7 +192,7 @@ class FrontEnd(nn.Module):
         The first and last valid frames are repeated beyond the ends.
         """
         half = DELTA_FRAMES // 2
-        frames = torch.arange(-half, self.num_frames + half, device=static.device)
+        frames = torch.arange(-half, static.shape[2] + half, device=static.device)
         frames = torch.minimum(frames.clamp(min=0), num_valid[:, None] - 1)[:, None].expand(-1, static.shape[1], -1)
         around = static.gather(2, frames).unfold(2, DELTA_FRAMES, 1)
         return around @ self.slopes[order - 1]
