@@ -5,8 +5,9 @@
 Thirty seconds of music at 44.1 kHz, stereo, in each container, and some recordings of each corpus folder that is given.
 All variants run in one process with one thread, in turns, and are measured in seconds of CPU. A preparation reads a
 file's bytes and hashes them, checks its container and its sound, decodes, resamples and computes features as every
-search does. The last rows: what Ray Data adds on all cores, and the most memory that an hour of sound takes. With
-`--gpu` also the pipeline of a GPU: how fast it is, how long the GPU computes, and how far its values are off.
+search does. The second table: other ways to compute spectra within it. Then what Ray Data adds on all cores, and the
+most memory that an hour of sound takes. With `--gpu` also the pipeline of a GPU: how fast it is, how long the GPU
+computes, and how far its values are off.
 """
 
 from __future__ import annotations
@@ -21,9 +22,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import librosa
 import numpy as np
+import scipy.fft
+import scipy.sparse
 import soundfile
 import torch
 
@@ -31,6 +35,8 @@ from benchmarks.bank import start_ray
 from benchmarks.report import machine, publish, spread, table
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.demo import music
+from tuning.datasets.features import spectral
+from tuning.datasets.features.spectral import FrontEnd, mel_filters
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import DataSettings, FeatureSettings
 from tuning.datasets.store.build import prepare
@@ -96,11 +102,40 @@ def variants() -> dict[str, Callable[[Path], object]]:
     }  # fmt: skip
 
 
-def measure(files: Sequence[Path], repeats: int) -> dict[str, list[float]]:
+def other_ways() -> dict[str, Callable[[Path], object]]:
+    """A preparation, and the same with spectra that are computed in other ways, by name."""
+    ours = variants()[OURS]
+    filters = scipy.sparse.csr_array(mel_filters(FEATURES).numpy())
+    window = np.hanning(FEATURES.window_samples + 1)[:-1].astype(np.float32)
+
+    def by_scipy(_: FrontEnd, waveforms: torch.Tensor, frames: int) -> dict[str, torch.Tensor]:
+        padded = np.pad(waveforms[0].numpy(), FEATURES.window_samples // 2)
+        found = []
+        for begin in range(0, frames, 128):
+            cuts = np.lib.stride_tricks.sliding_window_view(padded, len(window))[:: FEATURES.hop_samples]
+            spectrum = scipy.fft.rfft(cuts[begin : min(begin + 128, frames)] * window, overwrite_x=True)
+            found.append(filters @ (spectrum.real**2 + spectrum.imag**2).T)
+        return {"mel": torch.from_numpy(np.concatenate(found, 1))[None]}
+
+    def changed(owner: object, name: str, value: object) -> Callable[[Path], object]:
+        def run(file: Path) -> object:
+            with mock.patch.object(owner, name, value):
+                return ours(file)
+
+        return run
+
+    return {
+        "in blocks of frames": ours,
+        "all frames at once": changed(spectral, "BLOCK_SAMPLES", 1 << 40),
+        "scipy's rfft, sparse filters": changed(FrontEnd, "_sums", by_scipy),
+    }
+
+
+def measure(files: Sequence[Path], repeats: int, runs: dict[str, Callable[[Path], object]]) -> dict[str, list[float]]:
     """Milliseconds of CPU of a clip, by variant, one figure for each repeat."""
     found: dict[str, list[float]] = {}
     for repeat in range(repeats + 1):
-        for name, run in variants().items():
+        for name, run in runs.items():
             before = time.process_time()
             for file in files:
                 run(file)
@@ -206,11 +241,12 @@ def main() -> None:
             folder.mkdir()
             # Of MP3 there are more, so that what Ray Data takes for each is seen beside what it takes to begin.
             files = write_music(folder, options.clips * (MANY if suffix == "mp3" else 1), suffix)
-            rows += rows_of(f"music, {suffix}", measure(files[: options.clips], options.repeats))
+            rows += rows_of(f"music, {suffix}", measure(files[: options.clips], options.repeats, variants()))
+        ways = measure(files, options.repeats, other_ways())
         for folder in options.corpus:
             files = [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES]
             chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
-            rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats))
+            rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats, variants()))
         mega, file_mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
         cpus = start_ray()
         songs = sorted((Path(scratch) / "mp3").glob("*.mp3"))
@@ -223,6 +259,8 @@ def main() -> None:
         f"""## Preparation
 
 {table(header, rows, left=2)}
+
+{table(["a preparation, ogg", "ms", "least", "most"], [[way, *spread(times, 1)] for way, times in ways.items()])}
 
 - Mel spectrogram in dB of {SECONDS} s: {FEATURES.num_mels} bands, window {FEATURES.window_samples}, hop
   {FEATURES.hop_samples}, {FEATURES.sample_rate_hz} Hz. Milliseconds of CPU of a clip on one thread: median, least
