@@ -25,6 +25,7 @@ from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features import library_versions as versions
 from tuning.datasets.splits import kfold
 from tuning.datasets.splits.split import Split
+from tuning.datasets.store.shard_index import EXTRACTION_VERSION
 from tuning.experiment.directory import SearchFolder
 
 NUM_SONGS = 6
@@ -394,5 +395,5 @@ def test_a_search_that_names_no_versions_is_of_the_first_and_refused(tmp_path):
         file = folder.path / "fingerprint.json"
         file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "methods"}))
         said = refused(folder, space, root)
-        assert "  features: made by version 1 of our method, now by 2" in said
+        assert f"  features: made by version 1 of our method, now by {EXTRACTION_VERSION}" in said
         assert ("  trimming: made by version 1 of our method, now by 2" in said) == (trimmed == "30")
