@@ -7,12 +7,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from tuning.models.encoder_shapes import speech_shape
+from tuning.models.encoder_shapes import SPEECH_RATE_HZ, Layers, speech_shape
 
 Loading = Literal["auto", "resident", "streamed"]
 Segment = Literal["middle", "start"]
 Padding = Literal["masked", "silence", "zero"]
-ENCODER_RATE_HZ = 16000  # of the recordings that speech encoders were pretrained on
 # In the order in which they are applied: first the speaker, then the room, then what the microphone adds.
 WAVE_EFFECTS = ("speed", "stretch", "pitch", "formant", "room", "noise")
 FEW_CLIPS = 5000  # below so many training clips augment.enabled=auto is true
@@ -149,10 +148,20 @@ class FeatureSettings(Settings):
         )
     )
     encoder: str | None = Field(
-        None, description="hub name or folder of a wav2vec 2.0, HuBERT or WavLM model (features.name=encoder)"
+        None, description="hub name or folder of a wav2vec 2.0, HuBERT, WavLM or Whisper model (features.name=encoder)"
     )
-    encoder_layer: int = Field(
-        -1, ge=-1, description="layer whose hidden states are used; -1: the last, 0: the input of the first"
+    encoder_layers: Layers = Field(
+        -1,
+        description="layers whose hidden states are used, side by side: one, a list, or all; -1: the last, 0: the "
+        "input of the first",
+    )
+    encoder_pooling: Literal["frames", "mean", "mean_std"] = Field(
+        "frames",
+        description="hidden states of each frame (frames), or over a clip their mean, or mean and standard deviation; "
+        "a clip is then one frame",
+    )
+    encoder_seconds: float = Field(
+        30.0, gt=0, description="seconds of a recording that are pooled; of a longer one those in the middle"
     )
     sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="rate to which recordings are resampled")
     window_samples: int = Field(2048, ge=16, description="length of the analysis window, which is the FFT size")
@@ -199,9 +208,16 @@ class FeatureSettings(Settings):
     def _consistent_encoder(self) -> "FeatureSettings":
         if self.encoder is None:
             raise ValueError("encoder: expected a hub name or a folder with features.name=encoder, got null")
-        if self.sample_rate_hz != ENCODER_RATE_HZ:
+        if self.sample_rate_hz != SPEECH_RATE_HZ:
             raise ValueError(
-                f"sample_rate_hz: expected {ENCODER_RATE_HZ} with features.name=encoder, got {self.sample_rate_hz}"
+                f"sample_rate_hz: expected {SPEECH_RATE_HZ} with features.name=encoder, got {self.sample_rate_hz}"
+            )
+        layers = self.encoder_layers if isinstance(self.encoder_layers, list) else [self.encoder_layers]
+        if self.encoder_layers != "all" and (len(set(layers)) < max(1, len(layers)) or min(map(int, layers)) < -1):
+            raise ValueError(f"encoder_layers: expected one or several different ones from -1 on, got {layers}")
+        if self.is_pooled and self.num_frames != 1:
+            raise ValueError(
+                f"num_frames: expected 1 with features.encoder_pooling={self.encoder_pooling}, got {self.num_frames}"
             )
         if self.deltas:
             raise ValueError(f"deltas: expected 0 with features.name=encoder, got {self.deltas}")
@@ -213,6 +229,11 @@ class FeatureSettings(Settings):
         return self
 
     @property
+    def is_pooled(self) -> bool:
+        """Whether a clip is one frame, pooled from an encoder's hidden states."""
+        return self.name == "encoder" and self.encoder_pooling != "frames"
+
+    @property
     def parts(self) -> list[str]:
         """The kinds of features in a frame, in order."""
         return self.name.split("+")
@@ -221,7 +242,9 @@ class FeatureSettings(Settings):
     def widths(self) -> dict[str, int]:
         """Features per frame of each part, without deltas. Raises ValueError when the encoder is not found."""
         if self.name == "encoder":
-            return {"encoder": speech_shape(self.encoder).hidden_size}
+            shape = speech_shape(self.encoder)
+            statistics = 2 if self.encoder_pooling == "mean_std" else 1
+            return {"encoder": len(shape.layers(self.encoder_layers)) * statistics * shape.hidden_size}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
         return {part: known[part] for part in self.parts}
 

@@ -4,14 +4,15 @@ import inspect
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 from tuning.models.pretrained import Signature, check_weights, load_config, load_preprocessor, signature
 
 SPEECH, TEXT, IMAGE = "features.encoder", "model.text_encoder", "model.image_encoder"
 
 # `model_type` in config.json.
-SPEECH_KINDS = ("hubert", "wav2vec2", "wavlm")
+SPEECH_KINDS = ("hubert", "wav2vec2", "wavlm", "whisper")
+WHISPER_HOP = 320  # samples: the hop of its mel spectrogram, 160, times the stride of its convolutions
 # Their states are those of the patches, after the class token and perhaps other tokens.
 IMAGE_KINDS = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
 # These number positions from the padding token's id + 1.
@@ -19,6 +20,8 @@ LATER_POSITIONS = (
     "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 )  # fmt: skip
+SPEECH_RATE_HZ = 16000  # of the recordings that encoders of speech were pretrained on
+Layers = int | list[int] | Literal["all"]  # a layer, several, or all with the input of the first
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # ViT's own, for an encoder without preprocessor_config.json
 
 
@@ -28,10 +31,11 @@ class SpeechShape:
 
     Args:
         hidden_size: values per frame.
-        num_layers: transformer layers; `features.encoder_layer` counts them from 1.
+        num_layers: transformer layers; `features.encoder_layers` counts them from 1.
         hop_samples: samples between the starts of two frames: the product of the convolutions' strides.
         field_samples: samples that one frame depends on. A shorter input gives no frame.
         normalised: whether the encoder expects a waveform of mean 0 and variance 1.
+        max_frames: the most frames that it takes; None for any number.
     """
 
     hidden_size: int
@@ -39,6 +43,14 @@ class SpeechShape:
     hop_samples: int
     field_samples: int
     normalised: bool
+    max_frames: int | None = None
+
+    def layers(self, chosen: Layers) -> list[int]:
+        """Return the layers that a choice names, without a check that they are there."""
+        if chosen == "all":
+            return list(range(self.num_layers + 1))
+        numbers = [chosen] if isinstance(chosen, int) else chosen
+        return [self.num_layers if number == -1 else number for number in numbers]
 
     def num_samples(self, num_frames: int) -> int:
         """Return the number of samples that give exactly `num_frames` frames."""
@@ -92,17 +104,26 @@ class ImageShape:
         return (self.image_size // self.patch_size) ** 2
 
 
-def check_speech_encoder(name: str | None, layer: int) -> None:
-    """Check before any work that an encoder of speech is there and has a layer.
+def check_speech_encoder(name: str | None, layers: Layers, num_frames: int) -> None:
+    """Check before any work that an encoder of speech is there, has the layers, and takes so many frames.
 
     Raises:
-        ValueError: no such encoder, another kind of model, no weights, no such layer.
+        ValueError: no such encoder, another kind of model, no weights, no such layer, or too many frames.
     """
     shape = speech_shape(name)
-    if layer > shape.num_layers:
+    numbers = shape.layers(layers)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"features.encoder_layers: expected different layers of '{name}', got {layers}")
+    for layer in numbers:
+        if layer > shape.num_layers:
+            raise ValueError(
+                f"features.encoder_layers: expected -1 (the last) to {shape.num_layers} for '{name}' "
+                f"(0: the input of its first transformer layer), got {layer}"
+            )
+    if shape.max_frames is not None and num_frames > shape.max_frames:
         raise ValueError(
-            f"features.encoder_layer: expected -1 (the last) to {shape.num_layers} for '{name}' "
-            f"(0: the input of its first transformer layer), got {layer}"
+            f"features.encoder: '{name}' takes at most {shape.max_frames} frames "
+            f"({shape.num_samples(shape.max_frames) / SPEECH_RATE_HZ:g} s), got {num_frames}"
         )
     check_weights(str(name), SPEECH)
 
@@ -142,6 +163,10 @@ def _speech_shape(name: str, _: Signature) -> SpeechShape:
     if config.model_type not in SPEECH_KINDS:
         kinds = ", ".join(SPEECH_KINDS)
         raise ValueError(f"{SPEECH}: expected one of {kinds}, got '{name}', a {config.model_type}")
+    if config.model_type == "whisper":
+        return SpeechShape(
+            config.d_model, config.encoder_layers, WHISPER_HOP, WHISPER_HOP, False, config.max_source_positions
+        )
     hop, field = 1, 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * hop

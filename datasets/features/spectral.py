@@ -36,9 +36,7 @@ def extract_all(
     """Compute for each waveform what `extract` does, unchecked, on a device; on a GPU in batches of like size."""
     waveforms = [cut_segment(waveform, num_samples(num_frames, settings), settings.segment) for waveform in waveforms]
     if settings.name == "encoder":
-        return [
-            encode(waveform, settings.encoder, settings.encoder_layer, num_frames, device) for waveform in waveforms
-        ]
+        return encode(waveforms, settings, num_frames, device)
     front_end, found = _front_end(settings.model_dump_json(), num_frames, device), list[tuple[np.ndarray, int]]()
     # Sums are the same in a preparation, which runs one process per core, and in a prediction.
     with one_thread(), torch.inference_mode():

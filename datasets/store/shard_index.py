@@ -25,6 +25,7 @@ from pyarrow import parquet
 from tuning.datasets import storage
 from tuning.datasets.checksum import Checksum, DamagedError, check_content, footer_bytes, read_json, write_json
 from tuning.datasets.features import library_versions as versions
+from tuning.datasets.features.frames import hop_samples
 from tuning.datasets.features.waveform_effects import AUGMENTATION_VERSION, DEPENDS_ON, effects_of
 from tuning.datasets.hashing import digest_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Segment
@@ -160,7 +161,7 @@ def features_fingerprint(
     if features.name == "encoder":
         matters = _encoder_inputs(features)
     else:
-        unused = {"num_frames", "padding", "encoder", "encoder_layer"}
+        unused = {"num_frames", "padding", "encoder", "encoder_layers", "encoder_pooling", "encoder_seconds"}
         unused |= {"num_mfcc"} if "mfcc" not in features.parts else set()
         matters = features.model_dump(exclude=unused)
         # Left out at their defaults: older features, prepared before these settings existed, have the same hash.
@@ -176,11 +177,13 @@ def features_fingerprint(
 
 
 def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
-    """What hidden states depend on: the encoder's content, wherever its files are, the layer and the trimming."""
+    """What hidden states depend on: the encoder's content, wherever its files are, the layers and the trimming."""
     assert features.encoder is not None
-    last = speech_shape(features.encoder).num_layers
-    layer = last if features.encoder_layer == -1 else features.encoder_layer
-    return {"name": "encoder", "encoder": content_of(features.encoder), "layer": layer, "trim_db": features.trim_db}
+    return {
+        "name": "encoder", "encoder": content_of(features.encoder), "trim_db": features.trim_db,
+        "layers": speech_shape(features.encoder).layers(features.encoder_layers), "pooling": features.encoder_pooling,
+        "pooled_samples": hop_samples(features) if features.is_pooled else None,
+    }  # fmt: skip
 
 
 def of_device(device: Device) -> dict[str, str]:

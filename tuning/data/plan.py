@@ -20,10 +20,11 @@ from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
+from tuning.datasets.features.frames import encoder_frames
 from tuning.datasets.settings import FEW_CLIPS, FeatureSettings
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.encoder_shapes import check_speech_encoder
+from tuning.models.encoder_shapes import check_speech_encoder, speech_shape
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
 
@@ -315,7 +316,8 @@ def _check_encoders(space: Space) -> None:
 
 def _check_encoder(features: FeatureSettings) -> None:
     if features.name == "encoder":
-        check_speech_encoder(features.encoder, features.encoder_layer)
+        speech_shape(features.encoder)  # it is there, before its frames are counted
+        check_speech_encoder(features.encoder, features.encoder_layers, encoder_frames(features))
 
 
 def read_clips(config: Config, make: bool = True) -> Corpus:

@@ -92,7 +92,7 @@ def encoder_folder(tmp_path_factory):
 @pytest.fixture
 def encoder_kind(encoder_folder):
     def kind(**changed):
-        features = FeatureSettings(name="encoder", encoder=str(encoder_folder), encoder_layer=0)
+        features = FeatureSettings(name="encoder", encoder=str(encoder_folder), encoder_layers=0)
         return Kind(features.model_copy(update=changed), ENCODER_HOP, FIELD, 1000, 400)
 
     return kind

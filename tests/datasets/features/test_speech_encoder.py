@@ -9,9 +9,11 @@ import torch
 from tests.helpers.recordings import tone, write_corpus
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
+from tuning.datasets.features import speech_encoder
 from tuning.datasets.features.audio import decode
-from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.frames import frames_in, num_samples
 from tuning.datasets.features.spectral import extract
+from tuning.datasets.features.speech_encoder import encode
 from tuning.datasets.loaders.mixup import augment_data
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings
 from tuning.datasets.store.augmentation_bank import prepare_bank
@@ -42,6 +44,21 @@ def write_encoder(folder, kind="Wav2Vec2", seed=0, do_normalize=None, **changed)
     return FeatureSettings(name="encoder", encoder=str(folder), num_frames=40)
 
 
+def write_whisper(folder, frames=20):
+    """A tiny Whisper whose clips are padded to `frames` frames of 20 ms, in place of 1500."""
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.WhisperConfig(
+        d_model=16, encoder_layers=2, encoder_attention_heads=2, encoder_ffn_dim=24, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=24, num_mel_bins=10, max_source_positions=frames, vocab_size=50,
+        max_target_positions=10, init_std=0.3, pad_token_id=0, bos_token_id=1, eos_token_id=2,
+        decoder_start_token_id=1,
+    )  # fmt: skip
+    transformers.WhisperModel(config).save_pretrained(folder)
+    return FeatureSettings(name="encoder", encoder=str(folder), num_frames=frames)
+
+
 def own_states(folder, kind, waveform):
     """All hidden states [layers + 1, frames, hidden] by the model itself."""
     import transformers
@@ -66,11 +83,82 @@ def test_equals_the_models_own_hidden_states(tmp_path, kind, stable):
     assert expected.shape == (3, 40, 16)
     assert min(np.abs(expected[i] - expected[j]).max() for i, j in ((0, 1), (0, 2), (1, 2))) > 0.1
     for layer, state in ((-1, expected[-1]), (0, expected[0]), (1, expected[1]), (2, expected[2])):
-        features, num_valid = extract(waveform, settings.model_copy(update={"encoder_layer": layer}), 40)
+        features, num_valid = extract(waveform, settings.model_copy(update={"encoder_layers": layer}), 40)
         assert num_valid == 40
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, state, atol=1e-5)
     np.testing.assert_array_equal(extract(waveform, settings, 40)[0], extract(waveform, settings, 40)[0])
+
+
+def whispers_states(folder, waveform, frames):
+    """All hidden states [layers + 1, frames, hidden] by the model itself, with so many positions."""
+    import transformers
+
+    config = transformers.WhisperConfig.from_pretrained(folder, max_source_positions=frames)
+    model = transformers.WhisperModel(config).eval()
+    weights = transformers.WhisperModel.from_pretrained(folder).state_dict()
+    weights["encoder.embed_positions.weight"] = weights["encoder.embed_positions.weight"][:frames]
+    model.load_state_dict(weights)
+    mels = transformers.WhisperFeatureExtractor(feature_size=config.num_mel_bins)(
+        np.pad(waveform[: 320 * frames], (0, 800)), sampling_rate=16000, padding="do_not_pad", return_tensors="pt"
+    ).input_features[:, :, : 2 * frames]
+    with torch.no_grad():
+        return np.stack([s[0].numpy() for s in model.encoder(mels, output_hidden_states=True).hidden_states])
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(6400, 20), (2240, 7), (2559, 7), (320, 1), (100, 1)])
+def test_whisper_hears_a_clip_alone(tmp_path, samples, frames):
+    """Its states are those of a Whisper whose positions end with the clip."""
+    settings, waveform = write_whisper(tmp_path), tone(1, rate=16000)[:samples]
+    expected = whispers_states(tmp_path, np.pad(waveform, (0, max(0, 320 - samples))), frames)
+    assert expected.shape == (3, frames, 16)
+    for layer in range(3):
+        features, num_valid = extract(waveform, settings.model_copy(update={"encoder_layers": layer}), 20)
+        assert num_valid == frames
+        np.testing.assert_allclose(features[:frames], expected[layer], atol=1e-4)
+        assert (features[frames:] == 0).all()
+
+
+@pytest.mark.parametrize(("layers", "numbers"), [("all", [0, 1, 2]), ([2, 0], [2, 0]), (-1, [2])])
+@pytest.mark.parametrize("pooling", ["frames", "mean", "mean_std"])
+def test_layers_stand_side_by_side_and_are_pooled_over_the_clip(tmp_path, layers, numbers, pooling):
+    plain = write_encoder(tmp_path)
+    seconds = (FIELD + 29 * HOP) / 16000
+    settings = FeatureSettings(
+        name="encoder", encoder=str(tmp_path), encoder_layers=layers, encoder_pooling=pooling, encoder_seconds=seconds,
+        num_frames=40 if pooling == "frames" else 1,
+    )  # fmt: skip
+    sound = tone(1, rate=16000)
+    need = num_samples(settings.num_frames, settings)
+    if pooling != "frames":
+        assert need == round(16000 * seconds)
+        assert (frames_in(1, settings), frames_in(need, settings), frames_in(need + 1, settings)) == (1, 1, 2)
+    start = (len(sound) - need) // 2
+    states = own_states(tmp_path, "Wav2Vec2", normalised(sound[start : start + need]))[numbers]
+    if pooling == "frames":
+        expected = np.concatenate(list(states), axis=1)
+    else:
+        parts = [np.mean] if pooling == "mean" else [np.mean, np.std]
+        expected = np.concatenate([part(state, axis=0) for state in states for part in parts])[None]
+    features, num_valid = extract(sound, settings, settings.num_frames)
+    assert (len(features), num_valid) == (settings.num_frames, len(expected))
+    assert settings.num_features == expected.shape[1]
+    np.testing.assert_allclose(features[:num_valid], expected, atol=1e-5)
+    assert plain.num_features == 16
+
+
+def test_a_batch_of_a_gpu_has_the_states_of_its_clips_alone(tmp_path, monkeypatch):
+    """Clips of one length are encoded at once; run on a CPU here."""
+    settings, sound = write_encoder(tmp_path), tone(1, rate=16000)
+    clips = [sound[:3000], sound[100:2100], sound[5000:8000], sound[:10], sound[1000:4000]]
+    alone = [extract(clip, settings, 40) for clip in clips]
+    monkeypatch.setattr(speech_encoder, "BATCH_SAMPLES", 6000)
+    batches = speech_encoder._batches
+    monkeypatch.setattr(speech_encoder, "_batches", lambda lengths, _: batches(lengths, "cuda"))
+    assert list(batches([len(clip) for clip in clips], "cuda")) == [[3], [1], [0, 2], [4]]
+    for (values, num_valid), (expected, count) in zip(encode(clips, settings, 40), alone, strict=True):
+        assert num_valid == count
+        np.testing.assert_allclose(values, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("do_normalize", [None, True, False])
@@ -144,14 +232,14 @@ def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     shutil.copytree(tmp_path / "one", tmp_path / "copy")
     write_encoder(tmp_path / "other", seed=1)
     assert changed(encoder=str(tmp_path / "copy")) == mark
-    assert changed(hop_samples=10, num_mels=3, window_samples=99, encoder_layer=2) == mark
+    assert changed(hop_samples=10, num_mels=3, window_samples=99, encoder_layers=2) == mark
     (tmp_path / "copy" / "preprocessor_config.json").write_text('{"do_normalize": false}')
-    values = [{"encoder": str(tmp_path / "other")}, {"encoder": str(tmp_path / "copy")}, {"encoder_layer": 1}]
+    values = [{"encoder": str(tmp_path / "other")}, {"encoder": str(tmp_path / "copy")}, {"encoder_layers": 1}]
     values += [{"trim_db": 40.0}, {"name": "mel"}]
     assert len({mark, features_fingerprint(settings, 41, quality), *(changed(**v) for v in values)}) == 7
     # An encoder that is not used changes nothing, and features made before there were encoders are found again.
     plain = FeatureSettings(name="mel")
-    idle = plain.model_copy(update={"encoder": "x", "encoder_layer": 3})
+    idle = plain.model_copy(update={"encoder": "x", "encoder_layers": 3})
     assert features_fingerprint(plain, 40, quality) == features_fingerprint(idle, 40, quality)
 
 
@@ -170,22 +258,42 @@ def test_a_replaced_model_is_loaded_anew(tmp_path):
         ({"encoder": "x", "sample_rate_hz": 22050}, "features.sample_rate_hz: expected 16000"),
         ({"encoder": "x", "deltas": 1}, "features.deltas: expected 0"),
         ({"encoder": "x", "padding": "silence"}, "features.padding: expected masked or zero with .*, got silence"),
-        ({"encoder": "x", "encoder_layer": -2}, "features.encoder_layer: expected integer at least -1"),
+        (
+            {"encoder": "x", "encoder_layers": -2},
+            "features.encoder_layers: expected one or .* from -1 on, got .-2",
+        ),
+        ({"encoder": "x", "encoder_layers": "[]"}, "features.encoder_layers: expected one or several"),
+        ({"encoder": "x", "encoder_layers": "[1, 1]"}, r"features.encoder_layers: expected one .*, got \[1, 1\]"),
+        (
+            {"encoder": "TMP/tiny", "encoder_layers": "[2, -1]"},
+            r"encoder_layers: expected different .*got \[2, -1\]",
+        ),
+        ({"encoder": "x", "encoder_layers": "most"}, "features.encoder_layers: expected .* one of all, got most"),
+        ({"encoder": "TMP/tiny", "encoder_pooling": "mean"}, "features.num_frames: expected 1 with .*mean, got 160"),
+        ({"encoder": "TMP/whisper", "num_frames": 21}, "features.encoder: .* at most 20 frames .0.4 s., got 21"),
+        (
+            {"encoder": "TMP/whisper", "encoder_pooling": "mean", "num_frames": 1, "encoder_seconds": 0.5},
+            "features.encoder: .* at most 20 frames .0.4 s., got 25",
+        ),
         ({"encoder": "x", "name": "mel"}, "features.encoder: expected null unless features.name=encoder, got 'x'"),
         ({"encoder": "TMP/tinny"}, "got 'TMP/tinny'; did you mean 'TMP/tiny'"),
         ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found none of them"),
-        ({"encoder": "TMP/tiny", "encoder_layer": 3}, r"features.encoder_layer: expected -1 \(the last\) to 2 .*got 3"),
-        ({"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 2, 3]}"}, "features.encoder_layer: .* got 3"),
         (
-            {"encoder": "TMP/tiny", "encoder_layer": "{choice: [1, 3], when: {training.batch_size: 16}}"},
-            "features.encoder_layer: .* got 3",
+            {"encoder": "TMP/tiny", "encoder_layers": 3},
+            r"encoder_layers: expected -1 \(the last\) to 2 .*got 3",
         ),
-        ({"encoder": "TMP/text"}, "features.encoder: expected one of hubert, wav2vec2, wavlm, got .* a bert"),
+        ({"encoder": "TMP/tiny", "encoder_layers": "{choice: [1, 2, 3]}"}, "features.encoder_layers: .* got 3"),
+        (
+            {"encoder": "TMP/tiny", "encoder_layers": "{choice: [1, 3], when: {training.batch_size: 16}}"},
+            "features.encoder_layers: .* got 3",
+        ),
+        ({"encoder": "TMP/text"}, "features.encoder: expected one of hubert, wav2vec2, wavlm, whisper, got .* a bert"),
         ({"encoder": "TMP/broken"}, "features.encoder: '.*broken' can't be loaded"),
     ],
 )
 def test_the_plan_says_what_is_wrong(tmp_path, values, message):
     write_encoder(tmp_path / "tiny")
+    write_whisper(tmp_path / "whisper")
     for name, content in (("text", '{"model_type": "bert"}'), ("broken", '{"model_type": "nothing"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
@@ -198,9 +306,9 @@ def test_the_plan_says_what_is_wrong(tmp_path, values, message):
 
 def test_a_search_over_names_and_layers_is_planned(tmp_path):
     write_encoder(tmp_path)
-    names = ["features.name='{choice: [mfcc, encoder]}'", "features.encoder_layer='{choice: [0, 1, 2]}'"]
+    names = ["features.name='{choice: [mfcc, encoder]}'", "features.encoder_layers='{choice: [0, 1, 2]}'"]
     plan = make_plan(["space=ser", f"features.encoder={tmp_path}", *(name.replace("'", "") for name in names)])
-    assert {"features.name", "features.encoder_layer"} <= plan.space.distributions.keys()
+    assert {"features.name", "features.encoder_layers"} <= plan.space.distributions.keys()
 
 
 @pytest.fixture
@@ -213,7 +321,7 @@ def test_a_hub_name_that_cannot_be_had_says_how_to_get_it(offline):
     with pytest.raises(
         ValueError, match=r"features.encoder: 'nobody/nothing' is no folder.*hf download nobody/nothing"
     ):
-        check_speech_encoder("nobody/nothing", -1)
+        check_speech_encoder("nobody/nothing", -1, 40)
     assert content_of("nobody/nothing") == "nobody/nothing"
 
 
@@ -270,7 +378,7 @@ def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
     write_encoder(tmp_path / "tiny")
     corpus = write_corpus(tmp_path / "corpus", 3)
     monkeypatch.chdir(tmp_path)  # Ray's processes stay where they were
-    settings = FeatureSettings(name="encoder", encoder="tiny", encoder_layer=1)
+    settings = FeatureSettings(name="encoder", encoder="tiny", encoder_layers=1)
     cells = dict.fromkeys((clip.id for clip in corpus.clips), "train")
     prepared = prepare(corpus, cells, settings, 150, quality)
     assert (prepared.num_extracted, prepared.num_features, prepared.quarantine) == (3, 16, [])

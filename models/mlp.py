@@ -1,0 +1,37 @@
+"""A multilayer perceptron, down to a linear model, for features that are pooled over a clip."""
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from tuning.models.base import Model
+from tuning.models.layers import Dense, activation, check_features, clip_lengths
+from tuning.models.mlp_settings import MLPSettings
+from tuning.models.pooling import mean_over_frames
+
+
+class MLP(Model):
+    """The mean over a clip's frames, dense layers with dropout, and a linear output.
+
+    Initial weights come from torch's global generator.
+    """
+
+    Settings = MLPSettings
+
+    def __init__(self, settings: MLPSettings, num_features: int, num_outputs: int) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.activation = activation(settings.activation)
+        self.input_dropout, self.dropout = nn.Dropout(settings.input_dropout), nn.Dropout(settings.dropout)
+        widths = [num_features, *settings.hidden_units]
+        self.hidden = nn.ModuleList(Dense(*pair) for pair in pairwise(widths))
+        self.output = Dense(widths[-1], num_outputs)
+
+    def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
+        """Compute outputs [B, K] of features [B, T, F], of which `num_frames` [B] are valid (default: all)."""
+        check_features(features, self.num_features, 1, "")
+        hidden = self.input_dropout(mean_over_frames(features, clip_lengths(features, num_frames)))
+        for layer in self.hidden:
+            hidden = self.dropout(self.activation(layer(hidden)))
+        outputs: Tensor = self.output(hidden)
+        return outputs

@@ -1,0 +1,22 @@
+"""Settings of the multilayer perceptron (`mlp.py`)."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from tuning.models.settings import Activation, ModelSettings
+
+
+class MLPSettings(ModelSettings):
+    """A multilayer perceptron on the mean over a clip's frames, which pooled features have only one of."""
+
+    name: Literal["mlp"] = Field("mlp", description="model family")
+    hidden_units: list[int] = Field([], description="units of each hidden layer; [] for a linear model")
+    activation: Activation = Field("gelu", description="after each hidden layer")
+    input_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input's values that are dropped")
+    dropout: float = Field(0.3, ge=0, lt=1, description="after each hidden layer")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "MLPSettings":
+        self.check_sizes("hidden_units")
+        return self
