@@ -11,6 +11,7 @@ if __name__ != "tuning.models":
 MODELS: dict[str, str] = {
     "crnn": "tuning.models.crnn:CRNN",
     "ser": "tuning.models.ser:SER",
+    "mlp": "tuning.models.mlp:MLP",
     "bimodal": "tuning.models.bimodal:Bimodal",
     "vit": "tuning.models.vit:ViT",
 }

@@ -3,7 +3,7 @@
 import types
 from typing import Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 Activation = Literal["relu", "swish", "gelu", "leaky_relu", "elu"]
 DropoutKind = Literal["element", "channel", "time_step"]
@@ -20,6 +20,12 @@ class ModelSettings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    layer_weights: Literal["learnt"] | None = Field(
+        None,
+        description="learnt: the model reads one mean of features.encoder_layers, whose weights it learns (null: all "
+        "layers, side by side)",
+    )
 
     @property
     def text_input(self) -> TextInput | None:

@@ -63,6 +63,10 @@ FAMILIES: dict[str, Family] = {
         narrowed(test_ser.VARIANTS, conv_channels=8, head_units=4),
         {"conv_channels": [16, 32], "lstm_hidden": 16, "dropout": 0}, {"dropout": 0.3},
     ),
+    "mlp": Family(
+        {"linear": {"dropout": 0}, "deep": {"hidden_units": [12, 6], "dropout": 0}},
+        {"hidden_units": [32]}, {"input_dropout": 0.3, "dropout": 0.3},
+    ),
     "bimodal": Family(
         test_bimodal.VARIANTS, test_bimodal.SMALL,
         {"audio_dropout": 0.3, "text_dropout": 0.3, "head_dropout": 0.3},

@@ -317,6 +317,18 @@ class Config(Settings):
         return self
 
     @model_validator(mode="after")
+    def _layers_to_weigh(self) -> "Config":
+        name, layers = self.features.name, self.features.encoder_layers
+        several = layers == "all" or (isinstance(layers, list) and len(layers) > 1)
+        if self.model.layer_weights and not (name == "encoder" and several):
+            got = f"features.encoder_layers={layers}" if name == "encoder" else f"features.name={name}"
+            raise ValueError(
+                f"model.layer_weights: expected null unless features.name=encoder has several encoder_layers, "
+                f"got {self.model.layer_weights} with {got}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _no_mixture_of_texts(self) -> "Config":
         if self.model.text_input is not None and self.augment.mixup_prob > 0:
             raise ValueError(

@@ -111,6 +111,8 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
         )
     _check_search(space, config)
     _check_encoders(space)
+    space = with_numbered_layers(space)
+    config = space.fixed()
     check_encoders([*text_variants(space).values(), *image_variants(space)])
     mode = check_metric(space, config)
     points = planned_points(space, config)
@@ -137,6 +139,22 @@ def with_classes(plan: Plan, corpus: Corpus) -> Plan:
     config = space.fixed()
     check_metric(space, config)
     return replace(plan, space=space, config=config)
+
+
+def with_numbered_layers(space: Space) -> Space:
+    """The space with the numbers of an encoder's layers in place of all, so that a trial knows them without it.
+
+    Raises:
+        UserError: they differ between trials that weigh them.
+    """
+    encoders = {config.features.encoder for config in space.variants("features.") if config.features.name == "encoder"}
+    layers = "features.encoder_layers"
+    if space.settings.get(layers) == "all" and len(encoders) == 1:
+        (encoder,) = encoders
+        return Space({**space.settings, layers: speech_shape(encoder).layers("all")}, space.distributions)
+    if "learnt" in space.values("model.layer_weights") and "all" in space.values(layers):
+        raise UserError(f"{layers}: expected numbers with model.layer_weights=learnt where they are searched, got all")
+    return space
 
 
 def without_augmentation(space: Space) -> Space:

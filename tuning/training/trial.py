@@ -24,7 +24,14 @@ from tuning.training.trainer import Trainer, model_inputs
 
 def build_model(config: Config, num_features: int) -> Any:
     """Return the configuration's model with new weights from torch's global generator."""
-    return import_model(config.model.name)(located(config).model, num_features, task_of(config).num_outputs)
+    build, settings, num_outputs = import_model(config.model.name), located(config).model, task_of(config).num_outputs
+    if config.model.layer_weights is None:
+        return build(settings, num_features, num_outputs)
+    from tuning.models.layer_mix import LayerMix
+
+    layers = config.features.encoder_layers
+    assert isinstance(layers, list), f"layers by number, not {layers}"
+    return LayerMix(build(settings, num_features // len(layers), num_outputs), len(layers))
 
 
 def train(
