@@ -41,10 +41,10 @@ MODELS = {
 }  # fmt: skip
 
 
-def write_best(folder, task, model, seed=0, root="nowhere", **changed):
+def write_best(folder, task, model, seed=0, data=(("root", "nowhere"),), **changed):
     """A folder best/ whose weights are as drawn, but for statistics and biases, which are those of no fresh model."""
     features = {"num_frames": FRAMES, "num_mels": MELS, "num_mfcc": MELS} | changed
-    config = parse_config({"task": task, "model": model, "features": features, "data": {"root": root}})
+    config = parse_config({"task": task, "model": model, "features": features, "data": dict(data)})
     torch.manual_seed(seed)
     width = config.features.num_features
     built = build_model(config, width)
@@ -108,7 +108,9 @@ def test_a_recording_that_cannot_be_used_is_left_out_of_the_comparison(tmp_path,
     for clip in corpus.clips[::3]:
         file = tmp_path / "corpus" / clip.id
         file.write_bytes(file.read_bytes()[:-3000])
-    folder = write_best(tmp_path / "best", *MODELS["crnn"], root=str(tmp_path / "corpus"))
+    folder = write_best(
+        tmp_path / "best", *MODELS["crnn"], data={"corpus": "manifest", "root": str(tmp_path / "corpus")}
+    )
     assert export.main([str(folder)]) == 0
     assert "8 clips of the corpus manifest" in capsys.readouterr().out
 
