@@ -34,18 +34,21 @@ def seconds_of(checkout: Path, settings: list[str]) -> float:
         command = [sys.executable, "-m", "tuning.run", "space=crnn", "storage=results", *settings]
         environment = os.environ | {"PYTHONPATH": str(checkout)}
         begin = time.monotonic()
-        with subprocess.Popen(
-            command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
-        ) as process:
+        log = Path(folder) / "log"
+        with (
+            log.open("w") as out,
+            subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT) as process,
+        ):
             while time.monotonic() < begin + LIMIT_SECONDS and process.poll() is None:
                 if any(file.read_bytes().count(b"\n") > 1 for file in Path(folder).glob("results/**/progress.csv")):
                     seconds = time.monotonic() - begin
                     process.send_signal(signal.SIGINT)
-                    process.communicate()
+                    process.wait()
                     return seconds
                 time.sleep(0.05)
-            process.kill()
-            raise SystemExit(f"{checkout}: no epoch: {process.communicate()[1][-1000:]}")
+            process.send_signal(signal.SIGINT)
+            process.wait()
+        raise SystemExit(f"{checkout}: no epoch: {log.read_text()[-1000:]}")
 
 
 def main() -> None:

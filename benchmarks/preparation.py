@@ -32,7 +32,7 @@ import soundfile
 import torch
 
 from benchmarks.bank import start_ray
-from benchmarks.report import machine, publish, spread, table
+from benchmarks.report import evenly, machine, publish, spread, table
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.demo import music
 from tuning.datasets.features import spectral
@@ -245,7 +245,7 @@ def main() -> None:
         ways = measure(files, options.repeats, other_ways())
         for folder in options.corpus:
             files = [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES]
-            chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
+            chosen = evenly(files, options.clips)
             rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats, variants()))
         mega, file_mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
         cpus = start_ray()

@@ -24,6 +24,12 @@ def spread(values: Sequence[float], digits: int) -> list[str]:
     return [f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
 
 
+def evenly(files: Sequence[Path], count: int) -> list[Path]:
+    """So many files, or all if there are fewer, at even distances from the first on."""
+    step = max(1.0, len(files) / count)
+    return [files[int(step * number)] for number in range(min(count, len(files)))]
+
+
 def machine(*packages: str) -> str:
     """Processor, number of CPUs, system and versions in one line."""
     model = platform.processor() or platform.machine()

@@ -15,7 +15,7 @@ import numpy as np
 import onnxruntime
 
 from benchmarks.preparation import SUFFIXES
-from benchmarks.report import machine, publish, table
+from benchmarks.report import evenly, machine, publish, table
 from tuning.evaluation.inference import Predictor
 from tuning.evaluation.saved_model import load_members
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args()
     files = [file for file in sorted(options.folder.rglob("*")) if file.suffix in SUFFIXES]
-    chosen = files[:: max(1, len(files) // options.clips)][: options.clips]
+    chosen = evenly(files, options.clips)
     (best,) = load_members(options.best)
     classes = best.config.task.name == "classification"
     columns = [f"p_{label}" if classes else label for label in best.labels]

@@ -170,7 +170,7 @@ class FeatureSettings(Settings):
     num_mfcc: int = Field(40, ge=1, description="number of cepstral coefficients (mfcc)")
     fmin_hz: float = Field(0.0, ge=0, description="lowest frequency of the mel bands")
     fmax_hz: float | None = Field(None, gt=0, description="highest frequency of the mel bands (default: half the rate)")
-    db_floor: float = Field(-80.0, lt=0, description="level of silence in dB: lower values are raised to it")
+    db_floor: float = Field(-80.0, ge=-200, lt=0, description="level of silence in dB: lower values are raised to it")
     db_reference: Literal["fixed", "peak"] = Field(
         "fixed",
         description="0 dB is full power (fixed) or each clip's loudest value (peak), which hides how loud it is",
@@ -195,6 +195,8 @@ class FeatureSettings(Settings):
     def _consistent(self) -> "FeatureSettings":
         if self.name == "encoder":
             return self._consistent_encoder()
+        if self.num_frames == 1:
+            raise ValueError(f"num_frames: expected at least 2 with features.name={self.name}, a hop of sound, got 1")
         if "mfcc" in self.parts and self.num_mfcc > self.num_mels:
             raise ValueError(f"num_mfcc: expected at most num_mels ({self.num_mels}), got {self.num_mfcc}")
         fmax = self.fmax_hz or self.sample_rate_hz / 2

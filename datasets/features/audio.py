@@ -17,7 +17,6 @@ from tuning.datasets.settings import DataSettings, Segment
 # Read at a time, so that they stay in the cache and a long recording takes no more memory than the part that is kept.
 BLOCK_FRAMES = 1 << 16
 KEPT_SAMPLES = 1 << 24  # of a waveform that is kept whole; of a longer one a part is decoded again when it is asked for
-MP3_SLACK_FRAMES = 2 * 1152  # an MP3 file may be two codec frames shorter than its header says
 RESAMPLING_MARGIN_SECONDS = 0.1  # read around a segment, so that the resampling filter does not ring into it
 # Files of floats may exceed full scale, 1, a little. Integers that were not scaled, and damage, exceed it by far.
 HIGHEST_PEAK = 100.0
@@ -144,13 +143,17 @@ class LongSound:
         self._longest = max(self._longest, end - begin)
         if begin < self._first:
             self._restart()
-        while self._first + len(self._held) < end:
+        parts, until = [self._held], self._first + len(self._held)
+        while until < end:
             if (block := next(self._blocks, None)) is None:
                 raise AudioError("truncated", "it has become shorter while it was read")
-            self._held = np.concatenate([self._held, block])
-            # The next slice may begin somewhat before this one.
-            passed = max(0, min(begin - self._first - 3 * self._longest, len(self._held)))
-            self._held, self._first = self._held[passed:], self._first + passed
+            parts.append(block)
+            until += len(block)
+            while len(parts) > 1 and self._first + len(parts[0]) <= begin - 3 * self._longest:
+                self._first += len(parts.pop(0))
+        # The next slice may begin somewhat before this one.
+        passed = max(0, begin - 3 * self._longest - self._first)
+        self._held, self._first = np.concatenate(parts)[passed:], self._first + passed
         return self._held[begin - self._first : end - self._first].copy()
 
     def _restart(self) -> None:
@@ -215,15 +218,22 @@ def segment_slice(length: int, wanted: int | None, segment: Segment) -> slice:
 
 
 def _read_segment(
-    source: Source, sample_rate_hz: int, quality: DataSettings, keep_samples: int | None, segment: Segment
+    source: Source,
+    sample_rate_hz: int,
+    quality: DataSettings,
+    keep_samples: int | None,
+    segment: Segment,
+    num_frames: int | None = None,
 ) -> tuple[np.ndarray, int]:
     """Read a segment, resampled to `sample_rate_hz`, and return it with its first sample, counted at that rate.
 
     Its samples are at the places of those of the whole recording, so that whoever resamples the whole hears the same.
+    The recording has `num_frames` at its own rate, by default as many as its header says.
     """
     with _opened(source, quality) as (file, raw):
         rate = file.samplerate
-        span = segment_slice(resampled_length(file.frames, rate, sample_rate_hz), keep_samples, segment)
+        num_frames = file.frames if num_frames is None else num_frames
+        span = segment_slice(resampled_length(num_frames, rate, sample_rate_hz), keep_samples, segment)
         # Only every so many samples of the two rates fall on the same moment.
         shared = math.gcd(rate, sample_rate_hz)
         step, own_step = sample_rate_hz // shared, rate // shared
@@ -237,9 +247,12 @@ def _read_segment(
             if len(part):
                 kept.append(part)
             num_read += len(block)
-        if not kept:
-            raise AudioError("empty", "no samples can be decoded")
-        waveform = np.concatenate(kept)
+    if num_read == 0:
+        raise AudioError("empty", "no samples can be decoded")
+    if span != segment_slice(resampled_length(num_read, rate, sample_rate_hz), keep_samples, segment):
+        # As of an MP3 without its last frame.
+        return _read_segment(source, sample_rate_hz, quality, keep_samples, segment, num_read)
+    waveform = np.concatenate(kept)
     if rate != sample_rate_hz:
         waveform = resampled(waveform, rate, sample_rate_hz)
     return waveform[span.start - first * step : span.stop - first * step], span.start
@@ -269,7 +282,8 @@ def _mono_blocks(file: Any, raw: BinaryIO) -> Iterator[np.ndarray]:
     Raises AudioError if a sample is not finite or beyond any level of sound, or if samples are missing.
     """
     num_read = 0
-    while len(block := file.read(BLOCK_FRAMES, dtype="float32", always_2d=True)):
+    # libsndfile 1.2.2 misreads the end of an Opus file that is a short block of its own: the last two are read as one.
+    while len(block := file.read(_next_block(file.frames - num_read), dtype="float32", always_2d=True)):
         peak = max(float(block.max()), -float(block.min()))  # NaN if any is
         if not math.isfinite(peak):
             raise AudioError("non-finite", f"NaN or infinite samples near frame {num_read}")
@@ -278,9 +292,13 @@ def _mono_blocks(file: Any, raw: BinaryIO) -> Iterator[np.ndarray]:
         num_read += len(block)
         yield _mean_of_channels(block)
     containers.check_frames(raw, file.format, num_read, file.extra_info)
-    slack = MP3_SLACK_FRAMES if file.format == "MP3" else 0
-    if num_read < file.frames - slack:
+    # The frames of an MP3 file were counted; without a header that says how many there are, libsndfile guesses.
+    if num_read < file.frames and file.format != "MP3":
         raise AudioError("truncated", f"{num_read} of {file.frames} frames can be read")
+
+
+def _next_block(num_left: int) -> int:
+    return BLOCK_FRAMES if num_left >= 2 * BLOCK_FRAMES else 2 * BLOCK_FRAMES
 
 
 def _mean_of_channels(block: np.ndarray) -> np.ndarray:

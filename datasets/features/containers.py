@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Literal, NamedTuple, cast
 
 UNKNOWN = 0x7FFFF000  # a length of 32 bits from here on was written to a pipe
 HEADER_BYTES = 4096
-MP3_SLACK_FRAMES = 4  # of sound that an encoder adds at both ends, and a decoder drops
+MP3_SLACK_FRAMES = 4  # codec frames of sound that an encoder adds at both ends, and a decoder drops
 UNREAD = (  # formats that soundfile does not read: where their mark is, the mark, and what they are
     (4, b"ftyp", "MPEG-4 audio (m4a, mp4)"),
     (0, b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", "Windows Media audio (wma)"),
@@ -30,6 +30,7 @@ UNREAD = (  # formats that soundfile does not read: where their mark is, the mar
     (0, b"\xff\xf1", "AAC audio"),
     (0, b"\xff\xf9", "AAC audio"),
     (0, b"wvpk", "WavPack audio"),
+    (0, b"APETAGEX", "audio behind an APE tag"),
     (0, b"MAC ", "Monkey's Audio"),
 )
 
@@ -44,12 +45,9 @@ class ContainerError(ValueError):
 
 
 class _Bounded(io.BufferedIOBase):
-    """A file without a name, from whose ending soundfile would take the format, that is not left by a seek.
+    """A file whose ends no seek leaves, wherever a damaged header sends libsndfile."""
 
-    libsndfile goes where a damaged header leads it.
-    """
-
-    name = ""
+    name = ""  # from the ending of a name soundfile would take the format
 
     def __init__(self, file: Any) -> None:
         super().__init__(file)  # type: ignore[call-arg]
@@ -305,6 +303,8 @@ def _check_ogg(file: BinaryIO) -> None:
         if ogg_checksum(page) != int.from_bytes(header[22:26], "little"):
             raise ContainerError("damaged", f"page {number} of the Ogg file, at byte {place}, has a wrong checksum")
         stream, sequence = header[14:18], int.from_bytes(header[18:22], "little")
+        if next_of and not open_streams:
+            raise ContainerError("chained", f"another Ogg stream begins at byte {place}, and only the first is read")
         if sequence != next_of.get(stream, sequence):
             raise ContainerError("damaged", f"Ogg pages are missing before byte {place}")
         next_of[stream] = sequence + 1
@@ -333,10 +333,11 @@ _RATES = {3: (44100, 48000, 32000), 2: (22050, 24000, 16000), 0: (11025, 12000, 
 
 
 class _Frame(NamedTuple):
-    """The header of an MPEG frame: length in bytes, samples, and what all frames of a recording share."""
+    """The header of an MPEG frame: length in bytes, samples, bit rate, and what all frames of a recording share."""
 
     num_bytes: int
     num_samples: int
+    bits_per_second: int
     kind: tuple[int, int, int]  # version, layer, rate
 
 
@@ -356,19 +357,20 @@ def _frame_of(header: bytes) -> _Frame | None:
     rate = _RATES[version][rate_index]
     bits = 1000 * (_V1 if version == 3 else _V2)[layer - 1][bitrate_index]
     if layer == 1:
-        return _Frame(4 * (12 * bits // rate + padding), 384, (version, layer, rate))
+        return _Frame(4 * (12 * bits // rate + padding), 384, bits, (version, layer, rate))
     samples = 576 if layer == 3 and version != 3 else 1152
-    return _Frame(samples // 8 * bits // rate + padding, samples, (version, layer, rate))
+    return _Frame(samples // 8 * bits // rate + padding, samples, bits, (version, layer, rate))
 
 
 def _check_mp3(file: BinaryIO, num_samples: int) -> None:
     """Raise ContainerError if frames of an MP3 file are missing, or if far fewer samples are decoded than it has."""
     stated, count, num_bytes, gap, end = None, 0, 0, 0, None
-    frame = None
+    frame, bit_rates = None, set()
     for place, frame in _mp3_frames(file):
         if end is None:
             stated = _xing_frames(_at(file, place, min(frame.num_bytes, 256)))
         count += 1
+        bit_rates.add(frame.bits_per_second)
         num_bytes += frame.num_bytes
         gap += place - (place if end is None else end)
         end = place + frame.num_bytes
@@ -381,6 +383,12 @@ def _check_mp3(file: BinaryIO, num_samples: int) -> None:
         missing = stated - count
     if missing > 1 or (missing == 1 and gap):
         raise ContainerError("damaged" if gap else "truncated", f"{missing} of {missing + count} frames are missing")
+    if stated is None and len(bit_rates) > 1 and num_samples < (count - 1) * frame.num_samples:
+        # libsndfile takes the first frame's bit rate for all of them.
+        found = f"{num_samples} of {count * frame.num_samples} samples are decoded"
+        raise ContainerError(
+            "no length", f"bit rates vary, no frame says how many follow, {found}; ffmpeg -i RECORDING -c copy NEW.mp3"
+        )
     if num_samples < (count - MP3_SLACK_FRAMES) * frame.num_samples:
         raise ContainerError("damaged", f"{num_samples} of {count * frame.num_samples} samples are decoded")
 

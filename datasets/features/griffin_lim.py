@@ -33,18 +33,19 @@ def mel_to_audio(decibels: np.ndarray, features: FeatureSettings, seed: int = 0,
     Griffin and Lim 1984; Perraudin et al. 2013 for the momentum.
 
     Raises:
-        ValueError: features other than mels, another number of mels, fewer than two frames.
+        ValueError: features other than mels, another number of mels, frames that overlap by less than half, or fewer
+            frames than a window is long.
     """
     _check(decibels, features)
-    size = features.window_samples
+    size, length = features.window_samples, num_samples(len(decibels), features)
     with one_thread(), torch.inference_mode(), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         power = mel_to_power(10 ** (torch.from_numpy(decibels.T.copy()).double() / 10), features)
         waveform: Tensor = functional.griffinlim(
             power.float(), torch.hann_window(size), size, features.hop_samples, size, power=2.0, n_iter=iterations,
-            momentum=0.99, length=num_samples(len(decibels), features), rand_init=True,
+            momentum=0.99, length=length + size % 2, rand_init=True,
         )  # fmt: skip
-    return waveform.numpy()
+    return waveform[:length].numpy()
 
 
 def mel_to_power(mel: Tensor, features: FeatureSettings) -> Tensor:
@@ -80,5 +81,17 @@ def write_sounds(folder: Path, spectrograms: dict[str, np.ndarray], features: Fe
 def _check(decibels: np.ndarray, features: FeatureSettings) -> None:
     if features.name != "mel" or features.deltas:
         raise ValueError(f"features.name: expected mel without deltas, to convert to sound, got {features.name}")
-    if decibels.ndim != 2 or decibels.shape[1] != features.num_mels or len(decibels) < 2:
-        raise ValueError(f"features.num_mels: expected [frames > 1, {features.num_mels}], got {list(decibels.shape)}")
+    if decibels.ndim != 2 or decibels.shape[1] != features.num_mels:
+        raise ValueError(f"features.num_mels: expected [frames, {features.num_mels}], got {list(decibels.shape)}")
+    if why := not_audible(len(decibels), features):
+        raise ValueError(why)
+
+
+def not_audible(num_frames: int, features: FeatureSettings) -> str:
+    """Why so many frames can't be made audible; empty if they can."""
+    size, hop = features.window_samples, features.hop_samples
+    if 2 * hop > size:
+        return f"features.hop_samples: expected at most half of features.window_samples ({size}) for sound, got {hop}"
+    if (fewest := size // 2 // hop + 2) > num_frames:
+        return f"expected at least {fewest} frames, which are longer than half of a window, for sound, got {num_frames}"
+    return ""

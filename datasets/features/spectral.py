@@ -148,10 +148,7 @@ class FrontEnd(nn.Module):
         return values.contiguous(), num_valid
 
     def _sums(self, waveforms: Tensor, frames: int) -> dict[str, Tensor]:
-        """Sums [B, filters, frames] of squared magnitudes of the short-time Fourier transform, by the filters' name.
-
-        Its window is Hann's.
-        """
+        """Power spectra of frames under a Hann window, summed by filters: [B, filters, frames] by the filters' name."""
         size, hop = self.settings.window_samples, self.settings.hop_samples
         waveforms = waveforms[:, : num_samples(self.num_frames, self.settings)]
         missing = (frames - 1) * hop + size - size // 2 - waveforms.shape[1]
@@ -197,12 +194,33 @@ class FrontEnd(nn.Module):
 
 
 def mel_filters(settings: FeatureSettings) -> Tensor:
-    """Triangular filters [num_mels, bins] with Slaney's scale and norm; filters @ power spectrum are mel powers."""
-    filters: Tensor = functional.melscale_fbanks(
-        settings.window_samples // 2 + 1, settings.fmin_hz, settings.fmax_hz or settings.sample_rate_hz / 2,
-        settings.num_mels, settings.sample_rate_hz, norm="slaney", mel_scale="slaney",
-    ).T  # fmt: skip
-    return filters
+    """Triangular filters [num_mels, bins] with Slaney's scale and norm; filters @ power spectrum are mel powers.
+
+    Source: Slaney's Auditory Toolbox, as in librosa, whose own import takes a second.
+    """
+    # torchaudio's take the last bin for half the rate, rounded down: other bands for odd windows and rates.
+    bins_hz = np.arange(settings.window_samples // 2 + 1) * settings.sample_rate_hz / settings.window_samples
+    lowest, highest = _mels(np.array([settings.fmin_hz, settings.fmax_hz or settings.sample_rate_hz / 2]))
+    edges_hz = _hz(np.linspace(lowest, highest, settings.num_mels + 2))
+    rising, falling = edges_hz[:-2, None], edges_hz[2:, None]
+    middles = edges_hz[1:-1, None]
+    slopes = (bins_hz - rising) / (middles - rising), (falling - bins_hz) / (falling - middles)
+    filters = np.maximum(0, np.minimum(*slopes)) * 2 / (falling - rising)
+    return torch.from_numpy(filters.astype(np.float32))
+
+
+# Slaney's scale: linear to 1000 Hz, which is 15 mels, then 27 mels for a factor of 6.4.
+_LINEAR_HZ, _LINEAR_MELS, _LOG_STEP = 1000.0, 15.0, np.log(6.4) / 27
+
+
+def _mels(hz: np.ndarray) -> np.ndarray:
+    logarithmic = _LINEAR_MELS + np.log(np.maximum(hz, _LINEAR_HZ) / _LINEAR_HZ) / _LOG_STEP
+    return np.where(hz < _LINEAR_HZ, hz * _LINEAR_MELS / _LINEAR_HZ, logarithmic)
+
+
+def _hz(mels: np.ndarray) -> np.ndarray:
+    logarithmic = _LINEAR_HZ * np.exp(_LOG_STEP * (np.maximum(mels, _LINEAR_MELS) - _LINEAR_MELS))
+    return np.where(mels < _LINEAR_MELS, mels * _LINEAR_HZ / _LINEAR_MELS, logarithmic)
 
 
 def pitch_class_filters(settings: FeatureSettings) -> Tensor:

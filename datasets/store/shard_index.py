@@ -32,7 +32,7 @@ from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSetti
 from tuning.models.encoder_shapes import speech_shape
 from tuning.models.pretrained import content_of
 
-EXTRACTION_VERSION = 3  # raise when features/audio.py or spectral.py give other values than before
+EXTRACTION_VERSION = 3  # raise when features/ gives other values, or quarantines others, than before
 # Version 1 trimmed the segment of a recording that is kept, version 2 trims the whole recording.
 TRIMMING, TRIMMING_VERSION = "trimming", 2
 INDEX = "index.json"

@@ -9,7 +9,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 
-from tests.helpers.recordings import tone
+from tests.helpers.recordings import tone, write_corpus
 from tuning.cli import export
 from tuning.config.schema import parse_config
 from tuning.datasets.store.reader import FeatureStatistics
@@ -41,10 +41,10 @@ MODELS = {
 }  # fmt: skip
 
 
-def write_best(folder, task, model, seed=0, **changed):
+def write_best(folder, task, model, seed=0, data=(("root", "nowhere"),), **changed):
     """A folder best/ whose weights are as drawn, but for statistics and biases, which are those of no fresh model."""
     features = {"num_frames": FRAMES, "num_mels": MELS, "num_mfcc": MELS} | changed
-    config = parse_config({"task": task, "model": model, "features": features, "data": {"root": "nowhere"}})
+    config = parse_config({"task": task, "model": model, "features": features, "data": dict(data)})
     torch.manual_seed(seed)
     width = config.features.num_features
     built = build_model(config, width)
@@ -101,6 +101,18 @@ def test_onnxruntime_gives_what_pytorch_gives(tmp_path, capsys, name):
         if best.config.task.name == "classification":
             assert np.abs(found[1] - wanted.softmax(1).numpy()).max() < 2e-5
     assert len({tuple(row) for row in np.round(found[0], 3).tolist()}) > 1  # clips differ, so the comparison can fail
+
+
+def test_a_recording_that_cannot_be_used_is_left_out_of_the_comparison(tmp_path, capsys):
+    corpus = write_corpus(tmp_path / "corpus", num_clips=20)
+    for clip in corpus.clips[::3]:
+        file = tmp_path / "corpus" / clip.id
+        file.write_bytes(file.read_bytes()[:-3000])
+    folder = write_best(
+        tmp_path / "best", *MODELS["crnn"], data={"corpus": "manifest", "root": str(tmp_path / "corpus")}
+    )
+    assert export.main([str(folder)]) == 0
+    assert "8 clips of the corpus manifest" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ import torch
 from tuning.config.schema import Config, parse_sent
 from tuning.datasets import storage
 from tuning.datasets.checksum import of_file, say_damaged, write_json
-from tuning.datasets.features.griffin_lim import TEST_EMOTIONS, write_sounds
+from tuning.datasets.features.griffin_lim import TEST_EMOTIONS, not_audible, write_sounds
 from tuning.datasets.loaders.generated import CURVES, FILES, PROVENANCE, QUALITY, GeneratedClips
 from tuning.datasets.store.reader import FeatureStatistics, Part, valid_frames
 from tuning.training.gan import plots
@@ -144,12 +144,13 @@ def _write_plots(
 
 
 def _write_emotions(path: Path, config: Config, training: GANTrainer, statistics: FeatureStatistics) -> None:
-    """Write a WAV file of each of `TEST_EMOTIONS`, as long as the median training clip, and a picture of each."""
+    """Draw each of `TEST_EMOTIONS`, as long as the median training clip, and write its sound if it is long enough."""
     conditions = np.array(list(TEST_EMOTIONS.values()), dtype=np.float32)
     frames = max(2, int(np.median(training.clips.num_frames)))
     drawn = training.generate(conditions, np.full(len(conditions), frames), config.seed)[:, :frames]
     spectrograms = dict(zip(TEST_EMOTIONS, denormalise(drawn, statistics), strict=True))
-    write_sounds(path, spectrograms, config.features)
+    if not not_audible(frames, config.features):
+        write_sounds(path, spectrograms, config.features)
     frame_seconds = config.features.hop_samples / config.features.sample_rate_hz
     for name, decibels in spectrograms.items():
         title = f"{name.replace('_', ' ')}: {_label_text(config, TEST_EMOTIONS[name])}"

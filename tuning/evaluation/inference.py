@@ -68,7 +68,7 @@ class Predictor:
         if why := why_no_recording(file):
             raise ValueError(why)
         if step_seconds is None:
-            # The start of a cut affects how it is resampled, so each model gets the cut that it had in training.
+            # Each model gets the cut that it had in training.
             spans, heard = zip(*map(as_prepared, self.models, self._excerpts(file)), strict=True)
             yield Window(file, min(start for start, _ in spans), max(end for _, end in spans)), list(heard)
             return

@@ -10,6 +10,7 @@ from tuning.config.distributions import plain
 from tuning.config.own_functions import allow_code_word
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Corpus
+from tuning.datasets.features.frames import num_samples
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
@@ -75,9 +76,11 @@ def _parts(split: Split) -> list[tuple[str, Any]]:
 def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
     names = config.task.classes if config.task.name == "classification" else config.task.targets
     features = config.features
-    seconds = (features.num_frames - 1) * features.hop_samples / features.sample_rate_hz
     part = "beginning" if features.segment == "start" else "middle"
-    length = "" if features.name == "encoder" else f", about {seconds:.1f} s, the {part} of a longer recording"
+    length = ""
+    if features.name != "encoder":  # its files may not be at hand
+        seconds = num_samples(features.num_frames, features) / features.sample_rate_hz
+        length = f", about {seconds:.1f} s, the {part} of a longer recording"
     lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {features.num_frames} frames of {features.name}{length}."]
     lines.append(f"- {num_parameters:,} trainable parameters; every setting is in `config.yaml`.")
     if len(tested.trials) > 1:

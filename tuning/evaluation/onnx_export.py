@@ -7,7 +7,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,7 @@ def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]
     if best.config.features.padding != "masked":
         raise UserError(
             f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
-            "sound is made before the model, which alone is exported"
+            "sound is not exported"
         )
     if waveform:
         _check_waveform(folder, best)
@@ -217,11 +217,18 @@ def _sounds(best: Best) -> tuple[list[np.ndarray], str]:
     found: list[np.ndarray] = []
     try:
         corpus, split = read_corpus(config)
-        for clip in split.train[:COMPARED]:
+        for clip in split.train:
             raw = storage.read_bytes(corpus.root, clip.id)
-            found.append(decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db))
-        return found, f"{len(found)} clips of the corpus {corpus.name}, whole, shortened and padded"
-    except (UserError, AudioError, OSError) as error:
+            with suppress(AudioError):  # as preparation leaves it out
+                found.append(
+                    decode(raw, features.sample_rate_hz, config.data, samples, features.segment, features.trim_db)
+                )
+            if len(found) == COMPARED:
+                break
+        if found:
+            return found, f"{len(found)} clips of the corpus {corpus.name}, whole, shortened and padded"
+        reason = "none can be used"
+    except (UserError, OSError) as error:
         reason = str(error).splitlines()[0]
     rng = np.random.default_rng(0)
     # Louder and softer, so that outputs differ.

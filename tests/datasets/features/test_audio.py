@@ -1,9 +1,12 @@
+import io
+
 import librosa
 import numpy as np
 import pytest
+import soundfile
 
 from tests.helpers.recordings import RATE, bad_recordings, encode, tone
-from tuning.datasets.features.audio import AudioError, decode, excerpt
+from tuning.datasets.features.audio import BLOCK_FRAMES, AudioError, decode, excerpt
 from tuning.datasets.settings import DataSettings
 
 QUALITY = DataSettings()
@@ -133,6 +136,24 @@ def test_an_excerpt_says_where_in_the_recording_it_begins(rate, segment, trim_db
     heard = start + place / RATE
     assert waveform[place] / (2e-3 if heard < 2 else 1) == pytest.approx(0.1 + 0.1 * heard, abs=1e-3)
     assert len(waveform) == (RATE if seconds == 1 else pytest.approx((6 - start) * RATE, abs=1))
+
+
+def test_the_middle_of_an_mp3_without_its_last_frame_is_that_of_what_is_decoded():
+    whole = encode(0.2 * np.random.default_rng(0).standard_normal(3 * 44100), 44100, "MP3")
+    raw = whole[: whole.rindex(whole[:2])]  # of the last frame's header
+    expected, _ = librosa.load(io.BytesIO(raw), sr=16000)
+    assert len(expected) < 3 * 16000 * soundfile.info(io.BytesIO(raw)).frames / (3 * 44100) - 100
+    start = (len(expected) - 16000) // 2
+    found = decode(raw, 16000, DataSettings(), 16000, "middle")
+    np.testing.assert_allclose(found, expected[start : start + 16000], atol=2e-4)
+
+
+@pytest.mark.parametrize("rate", [16000, 48000])
+@pytest.mark.parametrize("surplus", [1, 7, 100, 250, 370, 960])
+def test_the_end_of_an_opus_file_is_right_where_a_short_block_would_be(rate, surplus):
+    raw = encode(tone((BLOCK_FRAMES + surplus) / rate, rate=rate), rate, "OGG", "OPUS")
+    expected, _ = soundfile.read(io.BytesIO(raw), dtype="float32")
+    np.testing.assert_array_equal(decode(raw, rate, DataSettings()), expected)
 
 
 def test_a_number_of_samples_is_kept_of_a_named_segment():

@@ -1,5 +1,6 @@
 """Damage that libsndfile reads over: cut files of every format, flipped bits in Ogg and MP3, lengths left open."""
 
+import io
 import random
 import struct
 import sys
@@ -52,6 +53,31 @@ def test_a_lost_page_of_an_ogg_file_is_seen():
     second, third = [place for place in range(len(whole)) if whole[place : place + 4] == b"OggS"][2:4]
     with pytest.raises(AudioError, match="damaged: Ogg pages are missing before byte"):
         decode(whole[:second] + whole[third:], RATE, QUALITY)
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_an_ogg_file_of_two_streams_is_refused_since_the_first_alone_is_read(subtype):
+    streams = [encode(tone(seconds), container="OGG", subtype=subtype) for seconds in (2, 3)]
+    with pytest.raises(AudioError, match=f"chained: another Ogg stream begins at byte {len(streams[0])}"):
+        decode(b"".join(streams), RATE, QUALITY)
+    assert len(decode(streams[0] + b"a tag", RATE, QUALITY)) == pytest.approx(2 * RATE, abs=400)
+
+
+@pytest.mark.parametrize("loud", ["first", "last"])
+def test_an_mp3_of_unknown_length_is_decoded_whole_or_refused(loud):
+    """Of varying bit rates, without the frame that counts them: libsndfile takes the first one's rate for all."""
+    sound = 0.2 * np.random.default_rng(0).standard_normal(20 * 44100)
+    sound[slice(0, 441000) if loud == "last" else slice(441000, None)] *= 1e-4
+    sink = io.BytesIO()
+    soundfile.write(sink, sound, 44100, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE")
+    whole = sink.getvalue()
+    assert len(decode(whole, 44100, QUALITY)) == pytest.approx(len(sound), abs=2 * 1152)
+    uncounted = whole[whole.index(whole[:2], 200) :]
+    if loud == "last":
+        assert len(decode(uncounted, 44100, QUALITY)) == pytest.approx(len(sound), abs=3 * 1152)
+    else:
+        with pytest.raises(AudioError, match="no length: bit rates vary"):
+            decode(uncounted, 44100, QUALITY)
 
 
 def test_ogg_checksums_are_those_of_the_specification():

@@ -80,8 +80,30 @@ def test_the_guides_five_emotions():
     }
 
 
+@pytest.mark.parametrize(("window", "hop"), [(1023, 256), (401, 160), (511, 255)])
+def test_windows_of_odd_length(decibels, window, hop):
+    features = FEATURES.model_copy(update={"window_samples": window, "hop_samples": hop})
+    assert len(mel_to_audio(decibels, features, iterations=2)) == 59 * hop
+
+
+@pytest.mark.parametrize(("window", "hop", "frames"), [(1024, 256, 3), (1024, 256, 2), (400, 160, 2), (401, 160, 2)])
+def test_a_sound_is_longer_than_half_a_window(decibels, window, hop, frames):
+    features = FEATURES.model_copy(update={"window_samples": window, "hop_samples": hop})
+    with pytest.raises(ValueError, match=f"expected at least .* frames, .* got {frames}"):
+        mel_to_audio(decibels[:frames], features)
+    fewest = window // 2 // hop + 2
+    assert len(mel_to_audio(decibels[:fewest], features)) == (fewest - 1) * hop
+
+
+@pytest.mark.parametrize("hop", [513, 1024, 2000])
+def test_frames_overlap_by_half(decibels, hop):
+    features = FEATURES.model_copy(update={"hop_samples": hop})
+    with pytest.raises(ValueError, match=rf"at most half of features.window_samples \(1024\) for sound, got {hop}"):
+        mel_to_audio(decibels, features)
+
+
 def test_what_no_sound_can_be_made_of(decibels):
     with pytest.raises(ValueError, match="expected mel without deltas, to convert to sound, got mfcc"):
         mel_to_audio(decibels, FeatureSettings(name="mfcc"))
-    with pytest.raises(ValueError, match=r"features.num_mels: expected \[frames > 1, 64\], got \[60, 40\]"):
+    with pytest.raises(ValueError, match=r"features.num_mels: expected \[frames, 64\], got \[60, 40\]"):
         mel_to_audio(decibels[:, :40], FEATURES)

@@ -73,6 +73,7 @@ def by_librosa(waveform, settings, num_frames):
     """Every kind of features as librosa computes them, called directly."""
     s = settings
     num_valid = min(num_frames, 1 + len(waveform) // s.hop_samples)
+    waveform = np.pad(waveform, (0, s.window_samples % 2))  # librosa pads one sample too few for its own last frame
     frames = {"n_fft": s.window_samples, "hop_length": s.hop_samples, "sr": s.sample_rate_hz, "pad_mode": "constant"}
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "n_fft=")  # of a waveform that is shorter than its window
@@ -103,15 +104,29 @@ LENGTHS = (1, 2, 159, 160, 161, 399, 2047, 2048, 3200, 16000, 40001)  # samples,
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(("window", "hop"), [(2048, 800), (400, 160), (1024, 256)])
-def test_every_kind_of_every_length_equals_librosa(name, window, hop):
-    settings = FeatureSettings(name=name, window_samples=window, hop_samples=hop, num_mfcc=20, **KINDS[name])
+@pytest.mark.parametrize(
+    ("rate", "window", "hop"),
+    [(16000, 2048, 800), (16000, 400, 160), (16000, 1024, 256), (16000, 401, 160), (11025, 512, 200), (22051, 255, 99)],
+)
+def test_every_kind_of_every_length_equals_librosa(name, rate, window, hop):
+    changed = {"fmax_hz": 5500.0} if rate == 11025 and "fmax_hz" in KINDS[name] else {}
+    settings = FeatureSettings(
+        name=name, sample_rate_hz=rate, window_samples=window, hop_samples=hop, num_mfcc=20, **(KINDS[name] | changed)
+    )
     num_frames, rng = 40, np.random.default_rng(0)
     for length in LENGTHS:
         waveform = (tone(length / 16000, rate=16000)[:length] + 0.01 * rng.standard_normal(length)).astype(np.float32)
         features, _ = extract(waveform[: num_samples(num_frames, settings)], settings, num_frames)
         expected = by_librosa(waveform[: num_samples(num_frames, settings)], settings, num_frames)
         np.testing.assert_allclose(features, expected, atol=1e-3, rtol=3e-6, err_msg=f"{length} samples")
+
+
+@pytest.mark.parametrize(("setting", "value"), [("num_frames", 1), ("db_floor", -370.0)])
+def test_features_of_no_sound_and_levels_below_float32_are_refused(setting, value):
+    with pytest.raises(
+        ValueError, match=f"(?s){setting}.*greater than or equal to -200|{setting}: expected at least 2"
+    ):
+        FeatureSettings(name="mel", **{setting: value})
 
 
 def test_a_batch_has_the_values_of_its_waveforms_alone():
