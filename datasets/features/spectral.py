@@ -44,8 +44,9 @@ def extract_all(
     with one_thread(), torch.inference_mode():
         for batch in _batches(waveforms):
             sounds = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in batch]
-            padded = nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
-            features, num_valid = front_end(padded, torch.tensor([len(sound) for sound in sounds], device=device))
+            padded = sounds[0][None] if len(sounds) == 1 else nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+            lengths = torch.tensor([len(sound) for sound in sounds], device=device)
+            features, num_valid = front_end(padded.to(device), lengths)
             found += zip(features.cpu().numpy(), num_valid.tolist(), strict=True)
     return found
 
