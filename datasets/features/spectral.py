@@ -5,7 +5,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.signal import savgol_coeffs
 from torch import Tensor, nn
 
 from tuning.datasets.features.audio import AudioError, cut_segment
@@ -106,6 +105,9 @@ class FrontEnd(nn.Module):
         self.bands = list(filters)
         buffers |= {f"{name}_filters": values for name, values in filters.items()}
         if settings.deltas:
+            # Takes a second to import.
+            from scipy.signal import savgol_coeffs
+
             fits = [savgol_coeffs(DELTA_FRAMES, order, deriv=order, use="dot") for order in (1, 2)]
             buffers["slopes"] = torch.from_numpy(np.stack(fits).astype(np.float32))
         silent_mel = torch.full((settings.num_mels,), settings.db_floor)
