@@ -1,7 +1,7 @@
 """Decode recordings to mono waveforms, and say why one can't be used."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -22,6 +22,7 @@ RESAMPLING_MARGIN_SECONDS = 0.1  # read around a segment, so that the resampling
 HIGHEST_PEAK = 100.0
 RATES_HZ = (1_000, 1_000_000)  # below, no speech or music is left; above, no recorder samples
 TRIM_FRAME, TRIM_HOP = 2048, 512  # samples; librosa's defaults
+NOTHING = np.zeros(0, np.float32)
 Source = bytes | Path  # a recording: its content, or the file
 
 
@@ -160,22 +161,8 @@ class LongSound:
         self._blocks, self._held, self._first = self._decode(), np.zeros(0, np.float32), 0
 
     def _decode(self) -> Iterator[np.ndarray]:
-        """Decode and resample block by block; together the blocks are what librosa makes of the whole."""
         with _opened(self.source, self.quality) as (file, raw):
-            rate, wanted = file.samplerate, self.sample_rate_hz
-            if rate == wanted:
-                yield from _mono_blocks(file, raw)
-                return
-            stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
-            num_read = num_made = 0
-            for block in _mono_blocks(file, raw):
-                num_read += len(block)
-                found = stream.resample_chunk(block)
-                num_made += len(found)
-                yield found
-            last = stream.resample_chunk(np.zeros(0, np.float32), last=True)
-            length = resampled_length(num_read, rate, wanted) - num_made
-            yield np.pad(last, (0, max(0, length - len(last))))[: max(0, length)]
+            yield from _resampled_blocks(_mono_blocks(file, raw), file.samplerate, self.sample_rate_hz)
 
 
 class _Loudness:
@@ -240,21 +227,20 @@ def _read_segment(
         margin = 0 if rate == sample_rate_hz else RESAMPLING_MARGIN_SECONDS
         first = max(0, span.start - math.ceil(margin * sample_rate_hz)) // step
         own = slice(first * own_step, math.ceil((span.stop / sample_rate_hz + margin) * rate))
-        kept: list[np.ndarray] = []
         num_read = 0
-        for block in _mono_blocks(file, raw):
-            part = block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
-            if len(part):
-                kept.append(part)
-            num_read += len(block)
+
+        def parts() -> Iterator[np.ndarray]:
+            nonlocal num_read
+            for block in _mono_blocks(file, raw):
+                yield block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
+                num_read += len(block)
+
+        waveform = np.concatenate([NOTHING, *_resampled_blocks(parts(), rate, sample_rate_hz)])
     if num_read == 0:
         raise AudioError("empty", "no samples can be decoded")
     if span != segment_slice(resampled_length(num_read, rate, sample_rate_hz), keep_samples, segment):
         # As of an MP3 without its last frame.
         return _read_segment(source, sample_rate_hz, quality, keep_samples, segment, num_read)
-    waveform = np.concatenate(kept)
-    if rate != sample_rate_hz:
-        waveform = resampled(waveform, rate, sample_rate_hz)
     return waveform[span.start - first * step : span.stop - first * step], span.start
 
 
@@ -299,6 +285,23 @@ def _mono_blocks(file: Any, raw: BinaryIO) -> Iterator[np.ndarray]:
 
 def _next_block(num_left: int) -> int:
     return BLOCK_FRAMES if num_left >= 2 * BLOCK_FRAMES else 2 * BLOCK_FRAMES
+
+
+def _resampled_blocks(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+    """Resample a waveform that comes in blocks; together they are what librosa makes of the whole."""
+    if rate == wanted:
+        yield from blocks
+        return
+    stream = soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
+    num_read = num_made = 0
+    for block in blocks:
+        num_read += len(block)
+        found = stream.resample_chunk(block)
+        num_made += len(found)
+        yield found
+    last = stream.resample_chunk(NOTHING, last=True)
+    length = resampled_length(num_read, rate, wanted) - num_made
+    yield np.pad(last, (0, max(0, length - len(last))))[: max(0, length)]
 
 
 def _mean_of_channels(block: np.ndarray) -> np.ndarray:

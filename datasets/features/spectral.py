@@ -5,7 +5,6 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from scipy.signal import savgol_coeffs
 from torch import Tensor, nn
 
 from tuning.datasets.features.audio import AudioError, cut_segment
@@ -42,8 +41,9 @@ def extract_all(
     with one_thread(), torch.inference_mode():
         for batch in _batches(waveforms):
             sounds = [torch.from_numpy(np.ascontiguousarray(waveform, dtype=np.float32)) for waveform in batch]
-            padded = nn.utils.rnn.pad_sequence(sounds, batch_first=True).to(device)
-            features, num_valid = front_end(padded, torch.tensor([len(sound) for sound in sounds], device=device))
+            padded = sounds[0][None] if len(sounds) == 1 else nn.utils.rnn.pad_sequence(sounds, batch_first=True)
+            lengths = torch.tensor([len(sound) for sound in sounds], device=device)
+            features, num_valid = front_end(padded.to(device), lengths)
             found += zip(features.cpu().numpy(), num_valid.tolist(), strict=True)
     return found
 
@@ -103,6 +103,9 @@ class FrontEnd(nn.Module):
         self.bands = list(filters)
         buffers |= {f"{name}_filters": values for name, values in filters.items()}
         if settings.deltas:
+            # Takes a second to import.
+            from scipy.signal import savgol_coeffs
+
             fits = [savgol_coeffs(DELTA_FRAMES, order, deriv=order, use="dot") for order in (1, 2)]
             buffers["slopes"] = torch.from_numpy(np.stack(fits).astype(np.float32))
         silent_mel = torch.full((settings.num_mels,), settings.db_floor)
