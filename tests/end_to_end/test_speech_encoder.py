@@ -1,0 +1,65 @@
+"""A frozen speech encoder through the whole job: search, reproduce, finalize, predict, export."""
+
+import csv
+import json
+
+import pytest
+
+from tests.datasets.features.test_speech_encoder import write_whisper
+from tests.helpers.command import run
+from tuning.cli.predict import main as predict
+from tuning.evaluation.saved_model import load_best
+from tuning.training.trainer import read_checkpoint
+
+SMALL = (
+    "space=ser_encoder", "features.encoder=encoder", "features.encoder_seconds=0.4", "training.epochs=3",
+    "search.num_trials=2", "model.layer_weights={grid: [null, learnt]}", "model.hidden_units=[8]",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def searched(ray_session, tmp_path_factory):
+    place = tmp_path_factory.mktemp("encoder")
+    write_whisper(place / "encoder")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(place)
+    run(*SMALL, "name=speech", "storage=results", "data.prepared=prepared")
+    yield place
+    patch.undo()
+
+
+@pytest.mark.slow
+def test_layers_are_read_side_by_side_and_as_one_mean(searched):
+    folder = searched / "results" / "speech"
+    rows = {row["model.layer_weights"]: row for row in csv.DictReader((folder / "leaderboard.csv").open())}
+    assert {row["status"] for row in rows.values()} == {"done"}
+    weights = {
+        key: read_checkpoint(folder / "trials" / f"{int(row['trial']):04d}" / "checkpoints" / "best.pt", "cpu")["model"]
+        for key, row in rows.items()
+    }
+    # Mean and deviation of 16 values of three layers, or of one mean of them.
+    assert weights[""]["hidden.0.weight"].shape == (8, 3 * 32)
+    assert weights["learnt"]["model.hidden.0.weight"].shape == (8, 32)
+    assert weights["learnt"]["layer_logits"].shape == (3,) and weights["learnt"]["layer_logits"].any()
+
+
+@pytest.mark.slow
+def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
+    from tuning.cli.finalize import main as finalize
+    from tuning.cli.reproduce import main as reproduce
+
+    folder = searched / "results" / "speech"
+    assert reproduce([str(folder)]) == 0
+    assert "equal     to the last bit" in capsys.readouterr().out
+    assert finalize([str(folder)]) == 0
+    assert load_best(folder / "best").config.features.encoder_layers == [0, 1, 2]
+    rows = list(csv.DictReader((folder / "best" / "test_predictions.csv").open()))
+    clips = [str(searched / "prepared" / "corpora" / "demo_speech-1" / row["clip"]) for row in rows[:3]]
+    capsys.readouterr()
+    assert predict([str(folder / "best"), *clips, "format=json"]) == 0
+    for row, found in zip(rows, json.loads(capsys.readouterr().out), strict=False):
+        assert found["predicted"] == row["predicted"]
+    assert predict([str(folder / "best"), clips[0], "step_seconds=0.2", "format=json"]) == 0
+    windows = json.loads(capsys.readouterr().out)
+    assert len(windows) > 3
+    assert all(window["end_seconds"] - window["start_seconds"] == pytest.approx(0.4, abs=1e-3) for window in windows)
