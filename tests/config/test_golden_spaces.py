@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tiny_whisper import write_whisper
 from tuning.config.loader import known_spaces
 from tuning.data.plan import make_plan, planned_points
 
@@ -13,11 +14,16 @@ FOLDER = Path(__file__).parents[1] / "golden" / "spaces"
 
 
 @pytest.mark.parametrize("name", known_spaces())
-def test_a_space_resolves_as_before(name):
+def test_a_space_resolves_as_before(name, tmp_path, monkeypatch):
     # A manifest corpus, since the demo would shorten the clips; but the encoder of lyrics comes with its demo, and the
-    # pretrained one of images is not at hand.
+    # pretrained ones of images and speech are not at hand.
     corpus = {"bimodal": "demo_bimodal", "vit": "demo"}.get(name.split("_")[0], "manifest")
-    plan = make_plan([f"space={name}", f"data.corpus={corpus}"])
+    arguments = [f"space={name}", f"data.corpus={corpus}"]
+    if name == "ser_encoder":
+        monkeypatch.chdir(tmp_path)
+        write_whisper(tmp_path / "encoder", frames=1500)
+        arguments.append("features.encoder=encoder")
+    plan = make_plan(arguments)
     points = list(planned_points(plan.space, plan.config))
     resolved = {"total": plan.total, "space": plan.space.written(), "points": points}
     file = FOLDER / f"{name}.json"
@@ -28,9 +34,5 @@ def test_a_space_resolves_as_before(name):
 
 
 def test_sizes_are_the_documented_ones():
-    sizes = {name: make_plan([f"space={name}"]).total for name in known_spaces()}
-    assert {name: sizes[name] for name in ("crnn", "crnn_grid", "crnn_lr")} == {
-        "crnn": 20,
-        "crnn_grid": 24,
-        "crnn_lr": 4,
-    }
+    documented = {"crnn": 20, "crnn_grid": 24, "crnn_lr": 4}
+    assert {name: make_plan([f"space={name}"]).total for name in documented} == documented

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from tests.datasets.features.test_speech_encoder import write_whisper
 from tests.helpers.command import run
+from tests.helpers.tiny_whisper import write_whisper
 from tuning.cli.predict import main as predict
 from tuning.evaluation.saved_model import load_best
 from tuning.training.trainer import read_checkpoint
