@@ -241,7 +241,7 @@ def test_a_loss_of_another_shape_is_refused_before_any_trial(folder, named_code)
     [
         (
             ["model.name=crn"],
-            "model.name: expected one of crnn, ser, bimodal, vit, or package.module:Class, got crn; "
+            "model.name: expected one of crnn, ser, mlp, bimodal, vit, or package.module:Class, got crn; "
             "did you mean 'crnn'?",
         ),
         (["model.name=own_modle:Mean"], "model.name: expected a class, got 'own_modle:Mean' (no module 'own_modle')"),
