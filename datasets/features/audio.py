@@ -232,7 +232,9 @@ def _read_segment(
         def parts() -> Iterator[np.ndarray]:
             nonlocal num_read
             for block in _mono_blocks(file, raw):
-                yield block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
+                part = block[max(0, own.start - num_read) : max(0, own.stop - num_read)]
+                if len(part):  # an empty one would hold its block, too
+                    yield part
                 num_read += len(block)
 
         waveform = np.concatenate([NOTHING, *_resampled_blocks(parts(), rate, sample_rate_hz)])
