@@ -191,9 +191,9 @@ def test_an_encoder_hears_the_same_seconds(encoder_kind, monkeypatch, trim_db, e
     unit = {"features": kind.features.model_dump(), "num_frames": kind.stored, "data": quality, "augment": augment}
     given_to_it, encode_it = [], tuning.datasets.features.spectral.encode
 
-    def listening(waveform, *arguments):
-        given_to_it.append(waveform)
-        return encode_it(waveform, *arguments)
+    def listening(waveforms, *arguments):
+        given_to_it.extend(waveforms)
+        return encode_it(waveforms, *arguments)
 
     monkeypatch.setattr("tuning.datasets.features.spectral.encode", listening)
     num_valid, values = prepared_rows(RAW, effect, unit)
