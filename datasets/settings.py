@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -161,7 +161,7 @@ class FeatureSettings(Settings):
         "a clip is then one frame",
     )
     encoder_seconds: float = Field(
-        30.0, gt=0, description="seconds of a recording that are pooled; of a longer one those in the middle"
+        30.0, gt=0, le=3600, description="seconds of a recording that are pooled; of a longer one those in the middle"
     )
     sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="rate to which recordings are resampled")
     window_samples: int = Field(2048, ge=16, description="length of the analysis window, which is the FFT size")
@@ -190,6 +190,14 @@ class FeatureSettings(Settings):
     num_frames: int = Field(
         600, ge=1, description="frames that the model sees; longer clips are cut (features.segment), shorter padded"
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_saved_before(cls, values: Any) -> Any:
+        """Take over what models of earlier versions call `encoder_layer`."""
+        if isinstance(values, dict) and "encoder_layer" in values and "encoder_layers" not in values:
+            values = {"encoder_layers" if name == "encoder_layer" else name: value for name, value in values.items()}
+        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSettings":

@@ -15,3 +15,4 @@ MODELS: dict[str, str] = {
     "bimodal": "tuning.models.bimodal:Bimodal",
     "vit": "tuning.models.vit:ViT",
 }
+OF_ONE_FRAME = ("mlp",)  # they need no sequence

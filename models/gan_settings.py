@@ -4,10 +4,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from tuning.models.settings import ModelSettings
+from tuning.models.settings import NetworkSettings
 
 
-class GANSettings(ModelSettings):
+class GANSettings(NetworkSettings):
     """The conditional GAN of spectrograms and its training.
 
     The defaults are the documented values where there are any (docs/sources.md).

@@ -12,14 +12,38 @@ TextInput = Literal["tokens", "states", "cls", "mean"]
 Value = TypeVar("Value", int, float)
 
 
-class ModelSettings(BaseModel):
+class NetworkSettings(BaseModel):
+    """Settings of a network, with checks of their lists of sizes."""
+
+    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
+
+    def check_sizes(self, *names: str) -> None:
+        """Check that lists of sizes hold positive numbers only.
+
+        Raises:
+            ValueError: names the first setting that does not.
+        """
+        for name in names:
+            if any(size < 1 for size in getattr(self, name)):
+                raise ValueError(f"{name}: expected positive sizes, got {getattr(self, name)}")
+
+    def check_blocks(self, name: str, unit: str, of: str) -> None:
+        """Check that the list `name` has one value for all blocks, or one for each entry of the list `of`.
+
+        Raises:
+            ValueError: another number of values; `unit` is what a value is called.
+        """
+        values, blocks = getattr(self, name), len(getattr(self, of))
+        if blocks and len(values) not in (1, blocks):
+            raise ValueError(f"{name}: expected one {unit} per block of {of} ({blocks}), got {len(values)}")
+
+
+class ModelSettings(NetworkSettings):
     """Settings of a model, and what the model needs from the rest of the program.
 
     Settings of a model inherit it, add fields, `name` among them, and override the properties that differ for it. By
     default a model reads only features, has no pretrained encoder, and is trained as a whole from the start.
     """
-
-    model_config = ConfigDict(extra="forbid", coerce_numbers_to_str=True)
 
     layer_weights: Literal["learnt"] | None = Field(
         None,
@@ -75,26 +99,6 @@ class ModelSettings(BaseModel):
         They ask for no weights of the encoder where the model's own weights include them.
         """
         return self
-
-    def check_sizes(self, *names: str) -> None:
-        """Check that lists of sizes hold positive numbers only.
-
-        Raises:
-            ValueError: names the first setting that does not.
-        """
-        for name in names:
-            if any(size < 1 for size in getattr(self, name)):
-                raise ValueError(f"{name}: expected positive sizes, got {getattr(self, name)}")
-
-    def check_blocks(self, name: str, unit: str, of: str) -> None:
-        """Check that the list `name` has one value for all blocks, or one for each entry of the list `of`.
-
-        Raises:
-            ValueError: another number of values; `unit` is what a value is called.
-        """
-        values, blocks = getattr(self, name), len(getattr(self, of))
-        if blocks and len(values) not in (1, blocks):
-            raise ValueError(f"{name}: expected one {unit} per block of {of} ({blocks}), got {len(values)}")
 
 
 def for_each(values: list[Value], blocks: int) -> list[Value]:

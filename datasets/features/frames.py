@@ -3,7 +3,7 @@
 import math
 
 from tuning.datasets.settings import FeatureSettings
-from tuning.models.encoder_shapes import speech_shape
+from tuning.models.encoder_shapes import check_speech_encoder, speech_shape
 
 
 def num_samples(num_frames: int, settings: FeatureSettings) -> int:
@@ -38,3 +38,14 @@ def encoder_frames(settings: FeatureSettings) -> int:
     if not settings.is_pooled:
         return settings.num_frames
     return speech_shape(settings.encoder).frames_in(round(settings.encoder_seconds * settings.sample_rate_hz))
+
+
+def check_encoder(settings: FeatureSettings) -> None:
+    """Check before any work the encoder of features, if they have one, its layers and how much it can hear.
+
+    Raises:
+        ValueError: it is not there, has no such layers, or takes fewer frames.
+    """
+    if settings.name == "encoder":
+        speech_shape(settings.encoder)  # it is there, before its frames are counted
+        check_speech_encoder(settings.encoder, settings.encoder_layers, encoder_frames(settings))

@@ -6,9 +6,9 @@ from functools import lru_cache
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from tuning.datasets.features.frames import encoder_frames
+from tuning.datasets.features.frames import check_encoder
 from tuning.datasets.settings import FeatureSettings
-from tuning.models.encoder_shapes import SPEECH, WHISPER_HOP, SpeechShape, check_speech_encoder, speech_shape
+from tuning.models.encoder_shapes import SPEECH, WHISPER_HOP, SpeechShape, speech_shape
 from tuning.models.pretrained import Signature, load_encoder, signature
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def encode(
     import numpy as np
     import torch
 
+    check_encoder(settings)
     encoder, shape = settings.encoder, speech_shape(settings.encoder)
-    check_speech_encoder(encoder, settings.encoder_layers, encoder_frames(settings))
     assert encoder is not None
     heard = [_as_heard(waveform.astype(np.float32), shape) for waveform in waveforms]
     layers, values = shape.layers(settings.encoder_layers), settings.num_features

@@ -7,6 +7,7 @@ import pytest
 
 from tests.helpers.command import run
 from tests.helpers.tiny_whisper import write_whisper
+from tuning.cli.export import main as export
 from tuning.cli.predict import main as predict
 from tuning.evaluation.saved_model import load_best
 from tuning.training.trainer import read_checkpoint
@@ -62,4 +63,17 @@ def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
     assert predict([str(folder / "best"), clips[0], "step_seconds=0.2", "format=json"]) == 0
     windows = json.loads(capsys.readouterr().out)
     assert len(windows) > 3
+    assert (
+        "mean and standard deviation over at most 0.4 s of layers 0, 1, 2"
+        in (folder / "best/MODEL_CARD.md").read_text()
+    )
     assert all(window["end_seconds"] - window["start_seconds"] == pytest.approx(0.4, abs=1e-3) for window in windows)
+    assert export([str(folder / "best")]) == 0
+    (searched / "encoder").rename(searched / "away")
+    try:
+        capsys.readouterr()
+        for command in (lambda: predict([str(folder / "best"), clips[0]]), lambda: export([str(folder / "best")])):
+            assert command() == 2
+            assert "error: features.encoder: 'encoder' is no folder" in capsys.readouterr().err
+    finally:
+        (searched / "away").rename(searched / "encoder")

@@ -15,7 +15,7 @@ from tuning.config.errors import UserError
 from tuning.config.own_functions import OwnFunctions, named_code, own_functions, with_own
 from tuning.datasets.dotted_path import allow, did_you_mean, imported, module_of
 from tuning.datasets.settings import AugmentSettings, DataSettings, FeatureSettings, Only, Settings, SplitSettings
-from tuning.models import MODELS
+from tuning.models import MODELS, OF_ONE_FRAME
 from tuning.models.crnn_settings import CRNNSettings
 from tuning.models.gan_settings import GANSettings
 from tuning.models.settings import ModelSettings, as_model_settings
@@ -320,11 +320,28 @@ class Config(Settings):
     def _layers_to_weigh(self) -> "Config":
         name, layers = self.features.name, self.features.encoder_layers
         several = layers == "all" or (isinstance(layers, list) and len(layers) > 1)
-        if self.model.layer_weights and not (name == "encoder" and several):
+        if self.model.layer_weights == "learnt" and not (name == "encoder" and several):
             got = f"features.encoder_layers={layers}" if name == "encoder" else f"features.name={name}"
             raise ValueError(
                 f"model.layer_weights: expected null unless features.name=encoder has several encoder_layers, "
                 f"got {self.model.layer_weights} with {got}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _models_of_one_frame(self) -> "Config":
+        if not self.features.is_pooled:
+            return self
+        pooling = self.features.encoder_pooling
+        if self.model.name in MODELS and self.model.name not in OF_ONE_FRAME:
+            raise ValueError(
+                f"model.name: expected {' or '.join(OF_ONE_FRAME)} with features.encoder_pooling={pooling}, by which a "
+                f"clip is one frame, got {self.model.name}"
+            )
+        if self.augment.time_masks:
+            raise ValueError(
+                f"augment.time_masks: expected 0 with features.encoder_pooling={pooling}, by which a clip is one "
+                f"frame, got {self.augment.time_masks}"
             )
         return self
 

@@ -10,7 +10,7 @@ from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
 
-from tuning.config.distributions import LISTED, plain
+from tuning.config.distributions import LISTED, Distribution, plain
 from tuning.config.errors import UserError, cast, nearest, type_name
 from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
@@ -20,11 +20,11 @@ from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
-from tuning.datasets.features.frames import encoder_frames
-from tuning.datasets.settings import FEW_CLIPS, FeatureSettings
+from tuning.datasets.features.frames import check_encoder
+from tuning.datasets.settings import FEW_CLIPS
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.encoder_shapes import check_speech_encoder, speech_shape
+from tuning.models.encoder_shapes import speech_shape
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
 
@@ -151,10 +151,22 @@ def with_numbered_layers(space: Space) -> Space:
     layers = "features.encoder_layers"
     if space.settings.get(layers) == "all" and len(encoders) == 1:
         (encoder,) = encoders
-        return Space({**space.settings, layers: speech_shape(encoder).layers("all")}, space.distributions)
+        numbers = speech_shape(encoder).layers("all")
+        searched = {path: _with_condition(d, layers, "all", numbers) for path, d in space.distributions.items()}
+        return Space({**space.settings, layers: numbers}, searched)
     if "learnt" in space.values("model.layer_weights") and "all" in space.values(layers):
-        raise UserError(f"{layers}: expected numbers with model.layer_weights=learnt where they are searched, got all")
+        raise UserError(
+            f"{layers}: expected numbers with model.layer_weights=learnt where it, or features.encoder, is searched, "
+            "got all"
+        )
     return space
+
+
+def _with_condition(distribution: Distribution, path: str, old: object, new: object) -> Distribution:
+    """The distribution with another value in its condition on a path, if it has one."""
+    values = distribution.when.get(path, ())
+    changed = tuple(new if value == old else value for value in values)
+    return replace(distribution, when=distribution.when | {path: changed}) if values else distribution
 
 
 def without_augmentation(space: Space) -> Space:
@@ -316,6 +328,9 @@ def _check_search(space: Space, config: Config) -> None:
 
 def _check_encoders(space: Space) -> None:
     """Check each speech encoder and layer that a trial may have: all are prepared before the first trial."""
+    if "learnt" in space.values("model.layer_weights"):
+        # Every combination is allowed, also where only some points are drawn.
+        list(space.variants(("features.name", "features.encoder_layers", "model.layer_weights")))
     variants = [config.features for config in space.variants("features.")]
     # Only where no trial uses it: if features.name is searched, some trials do not use the encoder.
     if all(features.name != "encoder" for features in variants):
@@ -327,15 +342,9 @@ def _check_encoders(space: Space) -> None:
                 )
     try:
         for features in variants:
-            _check_encoder(features)
+            check_encoder(features)
     except ValueError as error:
         raise UserError(str(error)) from None
-
-
-def _check_encoder(features: FeatureSettings) -> None:
-    if features.name == "encoder":
-        speech_shape(features.encoder)  # it is there, before its frames are counted
-        check_speech_encoder(features.encoder, features.encoder_layers, encoder_frames(features))
 
 
 def read_clips(config: Config, make: bool = True) -> Corpus:
@@ -351,7 +360,7 @@ def read_clips(config: Config, make: bool = True) -> Corpus:
             return read_clips(config)
     task = config.task
     try:
-        _check_encoder(config.features)  # settings of an earlier search were not checked in this process
+        check_encoder(config.features)  # settings of an earlier search were not checked in this process
         check_encoders([config])
         if task.name == "classification":
             corpus = load_classes(config.data, task.classes, task.merge_classes, task.drop_other_classes)

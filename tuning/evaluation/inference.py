@@ -14,7 +14,7 @@ import pandas as pd
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
 from tuning.datasets.features.audio import Excerpt, LongSound, excerpt, segment_slice
-from tuning.datasets.features.frames import frames_in, hop_samples, num_samples
+from tuning.datasets.features.frames import check_encoder, frames_in, hop_samples, num_samples
 from tuning.datasets.features.spectral import extract
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import Row, collate
@@ -48,6 +48,8 @@ class Predictor:
 
     def __init__(self, models: Sequence[Best]) -> None:
         self.models = list(models)
+        for model in self.models:  # whose encoder was not needed to load it
+            check_encoder(model.config.features)
         self.labels, self.config = self.models[0].labels, self.models[0].config
         self.task = task_of(self.config)
         self.is_classes = self.config.task.name == "classification"

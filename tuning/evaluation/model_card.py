@@ -81,7 +81,17 @@ def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
     if features.name != "encoder":  # its files may not be at hand
         seconds = num_samples(features.num_frames, features) / features.sample_rate_hz
         length = f", about {seconds:.1f} s, the {part} of a longer recording"
-    lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {features.num_frames} frames of {features.name}{length}."]
+    what = f"{features.num_frames} frames of {features.name}{length}"
+    if features.name == "encoder":
+        layers = features.encoder_layers
+        numbers = ", ".join(map(str, layers)) if isinstance(layers, list) else layers
+        what = f"layers {numbers} of the encoder {features.encoder}"
+        if features.is_pooled:
+            spread = " and standard deviation" if features.encoder_pooling == "mean_std" else ""
+            what = f"mean{spread} over at most {features.encoder_seconds:g} s of {what}"
+        else:
+            what = f"{features.num_frames} frames of {what}"
+    lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {what}."]
     lines.append(f"- {num_parameters:,} trainable parameters; every setting is in `config.yaml`.")
     if len(tested.trials) > 1:
         lines.append(f"- {len(tested.trials)} models predict together (trials {', '.join(map(str, tested.trials))}).")

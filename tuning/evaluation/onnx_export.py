@@ -18,7 +18,7 @@ from tuning.config.errors import UserError
 from tuning.data.plan import read_corpus
 from tuning.datasets import storage
 from tuning.datasets.features.audio import AudioError, decode, segment_slice
-from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.frames import check_encoder, num_samples
 from tuning.datasets.features.spectral import FrontEnd, extract
 from tuning.datasets.loaders.in_memory import collate
 from tuning.evaluation.onnx_graph import Graph, WaveformGraph, normalised
@@ -47,6 +47,7 @@ def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]
     """
     try:
         best = load_best(folder)
+        check_encoder(best.config.features)  # by which it hears what is compared
     except ValueError as error:
         raise UserError(str(error)) from None
     if best.config.model.name not in MODELS:

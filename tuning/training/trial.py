@@ -25,12 +25,13 @@ from tuning.training.trainer import Trainer, model_inputs
 def build_model(config: Config, num_features: int) -> Any:
     """Return the configuration's model with new weights from torch's global generator."""
     build, settings, num_outputs = import_model(config.model.name), located(config).model, task_of(config).num_outputs
-    if config.model.layer_weights is None:
+    if config.model.layer_weights != "learnt":
         return build(settings, num_features, num_outputs)
     from tuning.models.layer_mix import LayerMix
 
     layers = config.features.encoder_layers
-    assert isinstance(layers, list), f"layers by number, not {layers}"
+    if not isinstance(layers, list):
+        raise ValueError(f"features.encoder_layers: expected numbers with model.layer_weights=learnt, got {layers}")
     return LayerMix(build(settings, num_features // len(layers), num_outputs), len(layers))
 
 
