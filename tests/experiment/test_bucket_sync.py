@@ -101,9 +101,11 @@ def test_a_machine_whose_copy_is_old_takes_the_buckets(bucket, tmp_path, monkeyp
 
 def test_after_a_kill_this_machines_last_moment_counts(bucket, monkeypatch):
     """What a killed driver wrote and did not upload is uploaded by the next one here, unless another went on."""
+    monkeypatch.setattr(bucket_sync, "INTERVAL_SECONDS", 1e6)  # the first upload has ended before the kill
     with open_folder(bucket, "s") as folder:
         begin(folder)
-        monkeypatch.setattr(bucket_sync.Mirror, "_push", lambda self: None)  # a kill: nothing more goes up
+        with folder._pushing:
+            monkeypatch.setattr(bucket_sync.Mirror, "_push", lambda self: None)  # a kill: nothing more goes up
         run_a_trial(folder)
     assert not any(name.startswith("trials") for name in content(bucket))
     monkeypatch.undo()

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +21,7 @@ from tuning.datasets.store import build as shards
 from tuning.datasets.store.build import prepare
 from tuning.datasets.store.quarantine import QuarantineError
 from tuning.datasets.store.reader import read_part
+from tuning.models.encoder_shapes import SpeechShape
 
 FRAMES = 24
 
@@ -173,7 +173,8 @@ def test_features_of_another_library_are_others(quality, monkeypatch, library):
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    monkeypatch.setattr("tuning.datasets.store.shard_index.speech_shape", lambda name: SimpleNamespace(num_layers=2))
+    shape = SpeechShape(16, 2, 320, 400, True)
+    monkeypatch.setattr("tuning.datasets.store.shard_index.speech_shape", lambda name: shape)
     before = shards.features_fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
     assert shards.features_fingerprint(states, FRAMES, quality) != before
