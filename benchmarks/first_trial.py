@@ -33,22 +33,20 @@ def seconds_of(checkout: Path, settings: list[str]) -> float:
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "tuning.run", "space=crnn", "storage=results", *settings]
         environment = os.environ | {"PYTHONPATH": str(checkout)}
-        begin = time.monotonic()
+        begin, seconds = time.monotonic(), 0.0
         log = Path(folder) / "log"
         with (
             log.open("w") as out,
             subprocess.Popen(command, cwd=folder, env=environment, stdout=out, stderr=subprocess.STDOUT) as process,
         ):
-            while time.monotonic() < begin + LIMIT_SECONDS and process.poll() is None:
+            while not seconds and time.monotonic() < begin + LIMIT_SECONDS and process.poll() is None:
+                time.sleep(0.05)
                 if any(file.read_bytes().count(b"\n") > 1 for file in Path(folder).glob("results/**/progress.csv")):
                     seconds = time.monotonic() - begin
-                    process.send_signal(signal.SIGINT)
-                    process.wait()
-                    return seconds
-                time.sleep(0.05)
             process.send_signal(signal.SIGINT)
-            process.wait()
-        raise SystemExit(f"{checkout}: no epoch: {log.read_text()[-1000:]}")
+        if not seconds:
+            raise SystemExit(f"{checkout}: no epoch: {log.read_text()[-1000:]}")
+        return seconds
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ import soundfile
 import torch
 
 from benchmarks.bank import start_ray
-from benchmarks.report import evenly, machine, publish, spread, table
+from benchmarks.report import machine, publish, recordings, spread, table
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.demo import music
 from tuning.datasets.features import spectral
@@ -49,7 +49,6 @@ FEATURES = FeatureSettings(name="mel", sample_rate_hz=22_050, window_samples=204
 FRAMES = 1 + int(SECONDS * FEATURES.sample_rate_hz) // FEATURES.hop_samples
 CONTAINERS = {"wav": "PCM_16", "mp3": "MPEG_LAYER_III", "flac": "PCM_16", "ogg": "VORBIS"}
 MANY = 8  # times as many MP3 for Ray Data
-SUFFIXES = {".wav", ".mp3", ".flac", ".ogg"}
 OURS, LIBROSA, DECODING, TORCHAUDIO = "a preparation", "librosa's loop", "decoding", "torchaudio's transforms"
 
 
@@ -244,8 +243,7 @@ def main() -> None:
             rows += rows_of(f"music, {suffix}", measure(files[: options.clips], options.repeats, variants()))
         ways = measure(files, options.repeats, other_ways())
         for folder in options.corpus:
-            files = [file for file in sorted(folder.rglob("*")) if file.suffix in SUFFIXES]
-            chosen = evenly(files, options.clips)
+            chosen = recordings(folder, options.clips)
             rows += rows_of(f"{folder.name}, {chosen[0].suffix[1:]}", measure(chosen, options.repeats, variants()))
         mega, file_mega = memory_of_an_hour(Path(scratch), Path(scratch) / "flac" / "0.flac")
         cpus = start_ray()

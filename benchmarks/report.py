@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+from tuning.datasets.corpora.layout import AUDIO_SUFFIXES
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.machine import num_cpus
 
@@ -24,8 +25,9 @@ def spread(values: Sequence[float], digits: int) -> list[str]:
     return [f"{value:.{digits}f}" for value in (statistics.median(values), min(values), max(values))]
 
 
-def evenly(files: Sequence[Path], count: int) -> list[Path]:
-    """So many files, or all if there are fewer, at even distances from the first on."""
+def recordings(folder: Path, count: int) -> list[Path]:
+    """So many recordings of a folder, or all if there are fewer, at even distances from the first on."""
+    files = [file for file in sorted(folder.rglob("*")) if file.suffix in AUDIO_SUFFIXES]
     step = max(1.0, len(files) / count)
     return [files[int(step * number)] for number in range(min(count, len(files)))]
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.preparation import SUFFIXES
-from benchmarks.report import evenly, machine, publish, spread, table
+from benchmarks.report import machine, publish, recordings, spread, table
 from tuning.datasets.features.audio import decode
 from tuning.datasets.features.spectral import extract
 from tuning.datasets.settings import DataSettings, FeatureSettings
@@ -77,7 +76,7 @@ def main() -> None:
     parser.add_argument("--out", help="also write the tables to this file")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    files = evenly([file for file in sorted(options.folder.rglob("*")) if file.suffix in SUFFIXES], options.clips)
+    files = recordings(options.folder, options.clips)
     seconds, off = measure(files, options.encoder, options.repeats)
     slowest = statistics.median(seconds["transformers' own code"])
     rows = [[name, *spread(times, 3), f"{slowest / statistics.median(times):.1f}"] for name, times in seconds.items()]

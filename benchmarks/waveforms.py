@@ -14,8 +14,7 @@ import librosa
 import numpy as np
 import onnxruntime
 
-from benchmarks.preparation import SUFFIXES
-from benchmarks.report import evenly, machine, publish, table
+from benchmarks.report import machine, publish, recordings, table
 from tuning.evaluation.inference import Predictor
 from tuning.evaluation.saved_model import load_members
 
@@ -28,8 +27,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=50)
     parser.add_argument("--out", help="also write the table to this file")
     options = parser.parse_args()
-    files = [file for file in sorted(options.folder.rglob("*")) if file.suffix in SUFFIXES]
-    chosen = evenly(files, options.clips)
+    chosen = recordings(options.folder, options.clips)
     (best,) = load_members(options.best)
     classes = best.config.task.name == "classification"
     columns = [f"p_{label}" if classes else label for label in best.labels]

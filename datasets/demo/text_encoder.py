@@ -15,7 +15,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 
 from tuning.datasets import storage
 from tuning.datasets.demo import lyrics as demo_lyrics
-from tuning.datasets.features.speech_encoder import one_thread
+from tuning.datasets.features.threads import one_thread
 from tuning.models.hugging_face import transformers
 
 SEED = (1, 1)  # of its lyrics; the seeds of songs differ

@@ -84,9 +84,7 @@ def excerpt(
 
 def resampled(waveform: np.ndarray, rate: float, wanted: float) -> np.ndarray:
     """Resample a waveform as librosa does with `soxr_hq`, whose import takes as long as that of PyTorch."""
-    length = resampled_length(len(waveform), rate, wanted)
-    found = soxr.resample(waveform, rate, wanted, quality="HQ")[:length]
-    return np.pad(found, (0, length - len(found)))
+    return np.concatenate([*_resampled_blocks([waveform], rate, wanted)])
 
 
 def resampled_length(length: int, rate: float, wanted: float) -> int:
@@ -112,7 +110,7 @@ class LongSound:
     def __init__(self, source: Source, sample_rate_hz: int, quality: DataSettings, trim_db: float | None) -> None:
         self.source, self.sample_rate_hz, self.quality = source, sample_rate_hz, quality
         self._blocks: Iterator[np.ndarray] = iter(())
-        self._held, self._first, self._longest = np.zeros(0, np.float32), 0, 0
+        self._held, self._first, self._longest = NOTHING, 0, 0
         loudness, kept, length, peak = _Loudness(), list[np.ndarray](), 0, 0.0
         for block in self._decode():
             if trim_db is not None:
@@ -158,7 +156,7 @@ class LongSound:
         return self._held[begin - self._first : end - self._first].copy()
 
     def _restart(self) -> None:
-        self._blocks, self._held, self._first = self._decode(), np.zeros(0, np.float32), 0
+        self._blocks, self._held, self._first = self._decode(), NOTHING, 0
 
     def _decode(self) -> Iterator[np.ndarray]:
         with _opened(self.source, self.quality) as (file, raw):
@@ -289,7 +287,7 @@ def _next_block(num_left: int) -> int:
     return BLOCK_FRAMES if num_left >= 2 * BLOCK_FRAMES else 2 * BLOCK_FRAMES
 
 
-def _resampled_blocks(blocks: Iterable[np.ndarray], rate: int, wanted: int) -> Iterator[np.ndarray]:
+def _resampled_blocks(blocks: Iterable[np.ndarray], rate: float, wanted: float) -> Iterator[np.ndarray]:
     """Resample a waveform that comes in blocks; together they are what librosa makes of the whole."""
     if rate == wanted:
         yield from blocks

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tuning.datasets.features.frames import num_samples
 from tuning.datasets.features.spectral import mel_filters
-from tuning.datasets.features.speech_encoder import one_thread
+from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.torch_audio import functional
 

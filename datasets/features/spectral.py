@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from tuning.datasets.features.audio import AudioError, cut_segment
 from tuning.datasets.features.frames import num_samples
-from tuning.datasets.features.speech_encoder import encode, one_thread
+from tuning.datasets.features.speech_encoder import encode
+from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.torch_audio import functional
 

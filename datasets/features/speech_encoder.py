@@ -1,19 +1,20 @@
 """Hidden states of a pretrained speech encoder (wav2vec 2.0, HuBERT, WavLM, Whisper), or their mean over a clip."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
 
 from tuning.datasets.features.frames import check_encoder
+from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.encoder_shapes import SPEECH, WHISPER_HOP, SpeechShape, speech_shape
 from tuning.models.pretrained import Signature, load_encoder, signature
-
-if TYPE_CHECKING:
-    import numpy as np
-    from torch import Tensor, nn
+from tuning.models.torch_audio import functional
 
 VARIANCE_FLOOR = 1e-7  # as transformers' Wav2Vec2FeatureExtractor adds to the variance
 BATCH_SAMPLES = 1 << 22  # of sound that a GPU encodes at once: four minutes
@@ -22,8 +23,8 @@ WHISPER_WINDOW, WHISPER_MEL_HOP, WHISPER_FLOOR = 400, 160, 1e-10
 
 
 def encode(
-    waveforms: "Sequence[np.ndarray]", settings: FeatureSettings, num_frames: int, device: str = "cpu"
-) -> "list[tuple[np.ndarray, int]]":
+    waveforms: Sequence[np.ndarray], settings: FeatureSettings, num_frames: int, device: str = "cpu"
+) -> list[tuple[np.ndarray, int]]:
     """Compute hidden states float32 [num_frames, values] of waveforms at 16 kHz, and how many frames are valid.
 
     Values are those of one of `settings.encoder_layers` after another; a layer is the output of that transformer layer,
@@ -34,15 +35,12 @@ def encode(
     Raises:
         ValueError: the encoder can't be loaded, or has no such layer.
     """
-    import numpy as np
-    import torch
-
     check_encoder(settings)
     encoder, shape = settings.encoder, speech_shape(settings.encoder)
     assert encoder is not None
     heard = [_as_heard(waveform.astype(np.float32), shape) for waveform in waveforms]
     layers, values = shape.layers(settings.encoder_layers), settings.num_features
-    found = [(np.zeros((num_frames, values), dtype=np.float32), 0)] * len(heard)
+    found: dict[int, tuple[np.ndarray, int]] = {}
     with one_thread(), torch.inference_mode():
         model = _model(encoder, signature(encoder, SPEECH), device)
         for positions in _batches([len(waveform) for waveform in heard], device):
@@ -53,18 +51,16 @@ def encode(
                 padded = np.zeros((num_frames, values), dtype=np.float32)
                 padded[: len(clip)] = clip
                 found[position] = padded, len(clip)
-    return found
+    return [found[position] for position in range(len(heard))]
 
 
-def hidden_states(model: "nn.Module", waveforms: "Tensor") -> "Sequence[Tensor]":
+def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
     """Compute the hidden states [B, frames, hidden_size] of every layer, the input of the first before them.
 
     Args:
         model: an encoder of transformers.
         waveforms: [B, samples], all of them sound; as the encoder expects them.
     """
-    from torch import nn
-
     config: Any = model.config
     if config.model_type != "whisper":
         return tuple(model(waveforms, output_hidden_states=True).hidden_states)
@@ -82,12 +78,8 @@ def hidden_states(model: "nn.Module", waveforms: "Tensor") -> "Sequence[Tensor]"
         config.max_source_positions, encoder.embed_positions = most, every
 
 
-def _whisper_mels(waveforms: "Tensor", num_mels: int) -> "Tensor":
+def _whisper_mels(waveforms: Tensor, num_mels: int) -> Tensor:
     """Log mel spectrograms [B, num_mels, frames] as Whisper's feature extractor makes them of padded waveforms."""
-    import torch
-
-    from tuning.models.torch_audio import functional
-
     frames, window = waveforms.shape[1] // WHISPER_MEL_HOP, torch.hann_window(WHISPER_WINDOW, device=waveforms.device)
     padded = torch.nn.functional.pad(waveforms, (0, WHISPER_WINDOW))
     spectrum = torch.stft(padded, WHISPER_WINDOW, WHISPER_MEL_HOP, window=window, return_complex=True)[:, :, :frames]
@@ -98,10 +90,8 @@ def _whisper_mels(waveforms: "Tensor", num_mels: int) -> "Tensor":
     return (torch.maximum(logs, logs.amax(dim=(1, 2), keepdim=True) - 8) + 4) / 4
 
 
-def _as_heard(waveform: "np.ndarray", shape: SpeechShape) -> "np.ndarray":
+def _as_heard(waveform: np.ndarray, shape: SpeechShape) -> np.ndarray:
     """A waveform as the encoder expects it, at least as long as a frame."""
-    import numpy as np
-
     if shape.normalised:
         waveform = (waveform - waveform.mean()) / np.sqrt(waveform.var() + np.float32(VARIANCE_FLOOR))
     return np.pad(waveform, (0, max(0, shape.field_samples - len(waveform))))
@@ -115,10 +105,8 @@ def _batches(lengths: Sequence[int], device: str) -> Iterator[list[int]]:
         yield from (alike[begin : begin + size] for begin in range(0, len(alike), size))
 
 
-def _pooled(states: "Tensor", settings: FeatureSettings) -> "Tensor":
+def _pooled(states: Tensor, settings: FeatureSettings) -> Tensor:
     """Hidden states [B, frames, values], or [B, 1, values] pooled over the frames."""
-    import torch
-
     if settings.encoder_pooling == "frames":
         return states
     mean = states.mean(dim=1, keepdim=True)
@@ -132,16 +120,3 @@ def _model(encoder: str, _: Signature, device: str) -> Any:
     # One per process, since a large encoder takes more than a gigabyte.
     model: Any = load_encoder(encoder, SPEECH)
     return (model.encoder if model.config.model_type == "whisper" else model).to(device)
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Run torch on one thread: every core prepares clips of its own, and sums are the same on any machine."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

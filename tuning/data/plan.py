@@ -147,14 +147,16 @@ def with_numbered_layers(space: Space) -> Space:
     Raises:
         UserError: they differ between trials that weigh them.
     """
-    encoders = {config.features.encoder for config in space.variants("features.") if config.features.name == "encoder"}
     layers = "features.encoder_layers"
+    if "all" not in space.values(layers):
+        return space
+    encoders = {config.features.encoder for config in space.variants("features.") if config.features.name == "encoder"}
     if space.settings.get(layers) == "all" and len(encoders) == 1:
         (encoder,) = encoders
         numbers = speech_shape(encoder).layers("all")
         searched = {path: _with_condition(d, layers, "all", numbers) for path, d in space.distributions.items()}
         return Space({**space.settings, layers: numbers}, searched)
-    if "learnt" in space.values("model.layer_weights") and "all" in space.values(layers):
+    if "learnt" in space.values("model.layer_weights"):
         raise UserError(
             f"{layers}: expected numbers with model.layer_weights=learnt where it, or features.encoder, is searched, "
             "got all"

@@ -19,8 +19,8 @@ from tuning.config.space import Space
 from tuning.datasets import storage
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features import library_versions as versions
-from tuning.datasets.features.speech_encoder import one_thread
 from tuning.datasets.features.text_file import TextError, decode_text
+from tuning.datasets.features.threads import one_thread
 from tuning.datasets.hashing import digest_files, digest_of
 from tuning.datasets.store.build import (
     CLIPS_PER_SHARD,

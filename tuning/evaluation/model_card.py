@@ -11,6 +11,7 @@ from tuning.config.own_functions import allow_code_word
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.features.frames import num_samples
+from tuning.datasets.settings import FeatureSettings
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
 from tuning.evaluation.intervals import basis
@@ -73,25 +74,23 @@ def _parts(split: Split) -> list[tuple[str, Any]]:
     return [("training", split.train + split.val), ("test, sealed until the end", split.test)]
 
 
-def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
-    names = config.task.classes if config.task.name == "classification" else config.task.targets
-    features = config.features
-    part = "beginning" if features.segment == "start" else "middle"
-    length = ""
-    if features.name != "encoder":  # its files may not be at hand
-        seconds = num_samples(features.num_frames, features) / features.sample_rate_hz
-        length = f", about {seconds:.1f} s, the {part} of a longer recording"
-    what = f"{features.num_frames} frames of {features.name}{length}"
-    if features.name == "encoder":
+def _heard(features: FeatureSettings) -> str:
+    if features.name == "encoder":  # whose files may not be at hand
         layers = features.encoder_layers
         numbers = ", ".join(map(str, layers)) if isinstance(layers, list) else layers
-        what = f"layers {numbers} of the encoder {features.encoder}"
-        if features.is_pooled:
-            spread = " and standard deviation" if features.encoder_pooling == "mean_std" else ""
-            what = f"mean{spread} over at most {features.encoder_seconds:g} s of {what}"
-        else:
-            what = f"{features.num_frames} frames of {what}"
-    lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {what}."]
+        states = f"layers {numbers} of the encoder {features.encoder}"
+        if not features.is_pooled:
+            return f"{features.num_frames} frames of {states}"
+        spread = " and standard deviation" if features.encoder_pooling == "mean_std" else ""
+        return f"mean{spread} over at most {features.encoder_seconds:g} s of {states}"
+    seconds = num_samples(features.num_frames, features) / features.sample_rate_hz
+    part = "beginning" if features.segment == "start" else "middle"
+    return f"{features.num_frames} frames of {features.name}, about {seconds:.1f} s, the {part} of a longer recording"
+
+
+def _what(config: Config, tested: Tested, num_parameters: int) -> list[str]:
+    names = config.task.classes if config.task.name == "classification" else config.task.targets
+    lines = [f"- Says: {', '.join(names or [])}.", f"- Hears: {_heard(config.features)}."]
     lines.append(f"- {num_parameters:,} trainable parameters; every setting is in `config.yaml`.")
     if len(tested.trials) > 1:
         lines.append(f"- {len(tested.trials)} models predict together (trials {', '.join(map(str, tested.trials))}).")
