@@ -44,9 +44,7 @@ def by_transformers(encoder: str) -> Callable[[Path], np.ndarray]:
 
 def measure(files: Sequence[Path], encoder: str, repeats: int) -> tuple[dict[str, list[float]], np.ndarray]:
     """Seconds of CPU of a clip by variant and repeat, and by layer how far the means are off, of their norm."""
-    settings = FeatureSettings(
-        name="encoder", encoder=encoder, encoder_layers="all", encoder_pooling="mean", num_frames=1
-    )
+    settings = FeatureSettings(name="encoder", encoder=encoder, encoder_layers="all", encoder_pooling="mean")
     layers = speech_shape(encoder).num_layers + 1
 
     def ours(file: Path) -> np.ndarray:

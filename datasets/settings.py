@@ -12,8 +12,10 @@ from tuning.models.encoder_shapes import SPEECH_RATE_HZ, Layers, speech_shape
 Loading = Literal["auto", "resident", "streamed"]
 Segment = Literal["middle", "start"]
 Padding = Literal["masked", "silence", "zero"]
+Normalise = Literal["train", "group"]
 # In the order in which they are applied: first the speaker, then the room, then what the microphone adds.
 WAVE_EFFECTS = ("speed", "stretch", "pitch", "formant", "room", "noise")
+EGEMAPS = 88  # statistics of eGeMAPS
 FEW_CLIPS = 5000  # below so many training clips augment.enabled=auto is true
 
 
@@ -140,12 +142,13 @@ class SplitSettings(Settings):
 class FeatureSettings(Settings):
     """The input of the model, frames x features, computed once per recording."""
 
-    name: Literal["mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma", "encoder"] = (
-        Field(
-            "mfcc",
-            description="mfcc (cepstral coefficients), mel (spectrogram in dB), chroma (pitch classes) or several of "
-            "them; or encoder (hidden states of a pretrained speech encoder)",
-        )
+    name: Literal[
+        "mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma", "encoder", "egemaps"
+    ] = Field(
+        "mfcc",
+        description="mfcc (cepstral coefficients), mel (spectrogram in dB), chroma (pitch classes) or several of them; "
+        "encoder (hidden states of a pretrained speech encoder); egemaps (88 statistics of a voice over a clip, which "
+        "is one frame then; by openSMILE, for research only)",
     )
     encoder: str | None = Field(
         None, description="hub name or folder of a wav2vec 2.0, HuBERT, WavLM or Whisper model (features.name=encoder)"
@@ -160,8 +163,12 @@ class FeatureSettings(Settings):
         description="hidden states of each frame (frames), or over a clip their mean, or mean and standard deviation; "
         "a clip is then one frame",
     )
-    encoder_seconds: float = Field(
-        30.0, gt=0, le=3600, description="seconds of a recording that are pooled; of a longer one those in the middle"
+    pooled_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=3600,
+        description="seconds of a recording that become one frame (egemaps, encoder_pooling); of a longer one those in "
+        "the middle",
     )
     sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="rate to which recordings are resampled")
     window_samples: int = Field(2048, ge=16, description="length of the analysis window, which is the FFT size")
@@ -187,22 +194,33 @@ class FeatureSettings(Settings):
         description="cut the ends of a recording that stay this many dB below its loudest passage (null: keep them)",
     )
     deltas: int = Field(0, ge=0, le=2, description="1 adds first derivatives over time, 2 also second ones")
+    normalise: Normalise = Field(
+        "train",
+        description="features are centred and scaled by the training clips (train), or each speaker's or artist's by "
+        "all of his own clips, without their labels (group), of which a prediction then needs several, too",
+    )
     num_frames: int = Field(
-        600, ge=1, description="frames that the model sees; longer clips are cut (features.segment), shorter padded"
+        600,
+        ge=1,
+        description="frames that the model sees; longer clips are cut (features.segment), shorter padded; 1 where a "
+        "clip is one frame",
     )
 
     @model_validator(mode="before")
     @classmethod
     def _as_saved_before(cls, values: Any) -> Any:
-        """Take over what models of earlier versions call `encoder_layer`."""
-        if isinstance(values, dict) and "encoder_layer" in values and "encoder_layers" not in values:
-            values = {"encoder_layers" if name == "encoder_layer" else name: value for name, value in values.items()}
+        """Take over what models of earlier versions call otherwise."""
+        for earlier, name in (("encoder_layer", "encoder_layers"), ("encoder_seconds", "pooled_seconds")):
+            if isinstance(values, dict) and earlier in values and name not in values:
+                values = {name if key == earlier else key: value for key, value in values.items()}
         return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSettings":
-        if self.name == "encoder":
-            return self._consistent_encoder()
+        if self.is_pooled:
+            self.num_frames = 1
+        if self.name in ("encoder", "egemaps"):
+            return self._without_spectrum()
         if self.num_frames == 1:
             raise ValueError(f"num_frames: expected at least 2 with features.name={self.name}, a hop of sound, got 1")
         if "mfcc" in self.parts and self.num_mfcc > self.num_mels:
@@ -215,7 +233,17 @@ class FeatureSettings(Settings):
             )
         return self
 
-    def _consistent_encoder(self) -> "FeatureSettings":
+    def _without_spectrum(self) -> "FeatureSettings":
+        if self.name == "encoder":
+            self._check_encoder()
+        if self.padding == "silence":
+            raise ValueError(f"padding: expected masked or zero with features.name={self.name}, got silence")
+        for name, only in (("deltas", 0), ("segment", "middle"), ("db_reference", "fixed")):
+            if (got := getattr(self, name)) != only:
+                raise ValueError(f"{name}: expected {only} with features.name={self.name}, got {got}")
+        return self
+
+    def _check_encoder(self) -> None:
         if self.encoder is None:
             raise ValueError("encoder: expected a hub name or a folder with features.name=encoder, got null")
         if self.sample_rate_hz != SPEECH_RATE_HZ:
@@ -225,23 +253,21 @@ class FeatureSettings(Settings):
         layers = self.encoder_layers if isinstance(self.encoder_layers, list) else [self.encoder_layers]
         if self.encoder_layers != "all" and (len(set(layers)) < max(1, len(layers)) or min(map(int, layers)) < -1):
             raise ValueError(f"encoder_layers: expected one or several different ones from -1 on, got {layers}")
-        if self.is_pooled and self.num_frames != 1:
-            raise ValueError(
-                f"num_frames: expected 1 with features.encoder_pooling={self.encoder_pooling}, got {self.num_frames}"
-            )
-        if self.deltas:
-            raise ValueError(f"deltas: expected 0 with features.name=encoder, got {self.deltas}")
-        if self.padding == "silence":
-            raise ValueError("padding: expected masked or zero with features.name=encoder, got silence")
-        for name, only in (("segment", "middle"), ("db_reference", "fixed")):
-            if (got := getattr(self, name)) != only:
-                raise ValueError(f"{name}: expected {only} with features.name=encoder, got {got}")
-        return self
 
     @property
     def is_pooled(self) -> bool:
-        """Whether a clip is one frame, pooled from an encoder's hidden states."""
-        return self.name == "encoder" and self.encoder_pooling != "frames"
+        """Whether a clip is one frame: statistics of a voice, or pooled hidden states of an encoder."""
+        return self.name == "egemaps" or (self.name == "encoder" and self.encoder_pooling != "frames")
+
+    @property
+    def pooled_by(self) -> str:
+        """The setting by which a clip is one frame, with its value, for errors."""
+        return "features.name=egemaps" if self.name == "egemaps" else f"features.encoder_pooling={self.encoder_pooling}"
+
+    @property
+    def stored_as(self) -> Literal["float16", "float32"]:
+        """The type of stored values. Frames of an encoder are many, and half of their digits decide nothing."""
+        return "float16" if self.name == "encoder" and not self.is_pooled else "float32"
 
     @property
     def parts(self) -> list[str]:
@@ -255,7 +281,7 @@ class FeatureSettings(Settings):
             shape = speech_shape(self.encoder)
             statistics = 2 if self.encoder_pooling == "mean_std" else 1
             return {"encoder": len(shape.layers(self.encoder_layers)) * statistics * shape.hidden_size}
-        known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12}
+        known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12, "egemaps": EGEMAPS}
         return {part: known[part] for part in self.parts}
 
     @property

@@ -122,7 +122,7 @@ def check_speech_encoder(name: str | None, layers: Layers, num_frames: int) -> N
             )
     if shape.max_frames is not None and num_frames > shape.max_frames:
         raise ValueError(
-            f"features.num_frames (features.encoder_seconds if they are pooled): expected at most {shape.max_frames} "
+            f"features.num_frames (features.pooled_seconds if they are pooled): expected at most {shape.max_frames} "
             f"({shape.num_samples(shape.max_frames) / SPEECH_RATE_HZ:g} s), as '{name}' takes, got {num_frames}"
         )
     check_weights(str(name), SPEECH)

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from tuning.config.distributions import counted
 from tuning.config.errors import UserError
@@ -33,16 +33,17 @@ from tuning.data.plan import (
     make_plan,
     print_augmentation,
     print_corpus_defaults,
+    print_licences,
     print_unread_settings,
     read_corpus,
     training_clips,
     with_augmentation,
-    with_classes,
+    with_corpus,
 )
 from tuning.datasets import is_demo
 from tuning.datasets.dotted_path import allowing
 from tuning.datasets.redaction import redacted
-from tuning.datasets.storage import absolute, below, is_uri
+from tuning.datasets.storage import is_uri
 from tuning.evaluation import leaderboard
 from tuning.evaluation.report import write_or_note, write_report
 from tuning.evaluation.reproduce import chosen, compare, recorded_rows, say_what_changed
@@ -212,6 +213,7 @@ def run(plan: Plan) -> Search:
     """Run a checked search: read the corpus, prepare what the trials read, run them, rank them."""
     checked = check(plan)
     plan, corpus, split = checked.plan, checked.corpus, checked.split
+    print_licences(plan)
     print_corpus_defaults(plan)
     print_unread_settings(plan)
     if is_demo(plan.config.data.corpus):  # which is made now
@@ -330,6 +332,7 @@ def finalize(
     top: int = 1,
     seeds: int | None = None,
     ensemble: int = 1,
+    select: Literal["best", "greedy"] | None = None,
     again: bool = False,
     allow_code: bool = False,
 ) -> dict[str, float]:
@@ -340,6 +343,8 @@ def finalize(
         top: number of the best configurations that are repeated before one is chosen.
         seeds: number of other seeds of each of them, 3 unless given.
         ensemble: number of configurations that are retrained and predict together.
+        select: which they are: the best trials ("best", unless given), or "greedy": at most so many that predict well
+            together on validation clips.
         again: look at the test clips once more; every look is recorded.
         allow_code: run the code that the records name.
 
@@ -352,10 +357,14 @@ def finalize(
             raise UserError(f"{name}: expected a number from 1, got {number}")
     if seeds is not None and top < 2:
         raise UserError("seeds: expected top=K with at least 2 trials to repeat, got none")
+    if select is not None and ensemble < 2:
+        raise UserError(f"select: expected ensemble=K with at least 2 trials, got {select} without")
+    if select == "greedy" and top > 1:
+        raise UserError(f"top: expected none with select=greedy, which chooses by what trials say together, got {top}")
     with allowing(allow_code), open_location(_location(search)) as folder:
         from tuning.evaluation.final_test import finalize as finalize_folder
 
-        metrics = finalize_folder(folder, again=again, **counts)
+        metrics = finalize_folder(folder, again=again, greedy=select == "greedy", **counts)
         if folder.remote:
             print(f"storage   {redacted(folder.remote)}")
     return metrics
@@ -498,9 +507,9 @@ def _load_trial(location: str, trial: str | None) -> Predictor:
     else:
         folder = folder_of(location)
     record = chosen(folder, trial)
-    place = below(absolute(location), "trials", f"{record.number:04d}", "checkpoints")
-    names = [f"fold-{number}/best.pt" for number in range(1, record.epochs + 1)] if record.folds else ["best.pt"]
-    return _predictor([(place, name) for name in names])
+    from tuning.evaluation.saved_model import trial_checkpoints
+
+    return _predictor(trial_checkpoints(location, record))
 
 
 def _predictor(place: Path | list[tuple[str, str]]) -> Predictor:
@@ -592,7 +601,7 @@ def measure(plan: Plan) -> Estimate:
     """The estimate of a checked search."""
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config)
-    plan = with_augmentation(with_classes(plan, corpus), len(training_clips(split, plan.config)))
+    plan = with_augmentation(with_corpus(plan, corpus), len(training_clips(split, plan.config)))
     from tuning.search.estimate import estimate as estimate_search
 
     return estimate_search(plan, corpus, split)

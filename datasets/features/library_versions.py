@@ -17,7 +17,8 @@ TOKENS = ("transformers", "tokenizers")
 
 def of_features(features: FeatureSettings) -> dict[str, str]:
     """Versions by name of the libraries that compute these features."""
-    return _versions((*SOUND, *NETWORK) if features.name == "encoder" else SOUND)
+    others = {"encoder": NETWORK, "egemaps": ("opensmile",)}
+    return _versions((*SOUND, *others.get(features.name, ())))
 
 
 def of_texts(text_input: str) -> dict[str, str]:

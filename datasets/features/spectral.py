@@ -1,4 +1,4 @@
-"""Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or a speech encoder's states."""
+"""Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma, deltas; or of other modules."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tuning.datasets.features.audio import AudioError, cut_segment
 from tuning.datasets.features.frames import num_samples
+from tuning.datasets.features.functionals import functionals
 from tuning.datasets.features.speech_encoder import encode
 from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
@@ -21,11 +22,12 @@ TINY = float(np.finfo(np.float32).tiny)
 
 
 def extract(waveform: np.ndarray, settings: FeatureSettings, num_frames: int) -> tuple[np.ndarray, int]:
-    """Compute features float32 [num_frames, num_features] of a waveform [samples], and the number of valid frames.
+    """Compute features [num_frames, num_features] of a waveform [samples], and the number of valid frames.
 
     A longer waveform is cut to `settings.segment`. After a shorter one come the features of silence (`db_floor` in
-    every mel band, zero chroma and deltas), or zeros with an encoder. Silent ends are cut earlier, when the recording
-    is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if a value is not finite.
+    every mel band, zero chroma and deltas), or zeros with an encoder. They are of the type `settings.stored_as`. Silent
+    ends are cut earlier, when the recording is decoded (`tuning.datasets.features.audio.excerpt`). Raises AudioError if
+    a value is not finite.
     """
     return checked(extract_all([waveform], settings, num_frames)[0])
 
@@ -36,7 +38,11 @@ def extract_all(
     """Compute for each waveform what `extract` does, unchecked, on a device; on a GPU in batches of like size."""
     waveforms = [cut_segment(waveform, num_samples(num_frames, settings), settings.segment) for waveform in waveforms]
     if settings.name == "encoder":
-        return encode(waveforms, settings, num_frames, device)
+        # As they are stored, so that a prediction has the values of the training.
+        states = encode(waveforms, settings, num_frames, device)
+        return [(values.astype(settings.stored_as), num_valid) for values, num_valid in states]
+    if settings.name == "egemaps":
+        return functionals(waveforms, settings.sample_rate_hz)
     front_end, found = _front_end(settings.model_dump_json(), num_frames, device), list[tuple[np.ndarray, int]]()
     # Sums are the same in a preparation, which runs one process per core, and in a prediction.
     with one_thread(), torch.inference_mode():

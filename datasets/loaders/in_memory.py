@@ -1,16 +1,23 @@
 """Batches of normalised features from memory, which all trials of a machine share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
 
 from tuning.datasets.features.audio import segment_slice
-from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Padding, Segment
+from tuning.datasets.settings import WAVE_EFFECTS, AugmentSettings, Normalise, Padding, Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
-from tuning.datasets.store.reader import FeatureStatistics, Part, Versions, read_part, read_versions
+from tuning.datasets.store.reader import (
+    FeatureStatistics,
+    Part,
+    Versions,
+    read_part,
+    read_versions,
+    statistics_by_clip,
+)
 
 VERSIONS_STREAM = 1  # random stream that draws versions, apart from that of the order
 Batch = dict[str, Any]
@@ -20,9 +27,9 @@ Row = tuple[int, int, np.ndarray]  # position among the ids, valid frames, featu
 class TrialData(Protocol):
     """Training and validation batches of a trial. A batch is a dict of CPU tensors:
 
-    features float32 [batch, frames, features], normalised by the training split, 0 beyond a clip's end; num_frames
-    int64 [batch]; targets float32 [batch, targets]; indices int64 [batch] into train_ids or val_ids. Training batches
-    also have num_clips, the size of the global batch over all workers.
+    features float32 [batch, frames, features], normalised by the training split or by the clip's group, 0 beyond a
+    clip's end; num_frames int64 [batch]; targets float32 [batch, targets]; indices int64 [batch] into train_ids or
+    val_ids. Training batches also have num_clips, the size of the global batch over all workers.
     """
 
     @property
@@ -49,6 +56,7 @@ class TrialData(Protocol):
     def num_batches(self, batch_size: int, world_size: int = 1) -> int: ...
     def val_batches(self, batch_size: int) -> Iterator[Batch]: ...
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "TrialData": ...
+    def normalised(self, by: Normalise) -> "TrialData": ...
     def augmented(self, settings: AugmentSettings) -> "TrialData": ...
 
 
@@ -58,7 +66,7 @@ class ResidentData:
 
     An epoch's order, and the wave effects of each clip if `augmented`, depend on the seed and the epoch's number alone:
     they are the same after resuming, for any batch size and number of workers. Statistics are those of the clips
-    without effects.
+    without effects, over the training clips, and `by_clip`, if read, over the clips of each one's group.
     """
 
     train: Part
@@ -69,17 +77,23 @@ class ResidentData:
     augment: AugmentSettings | None = None
     padding: Padding = "masked"
     segment: Segment = "middle"
+    by_clip: dict[str, FeatureStatistics] = field(default_factory=dict)
+    normalise: Normalise = "train"
 
     @classmethod
-    def read(cls, prepared: Prepared, split: Split, bank: Mapping[str, Prepared] | None = None) -> "ResidentData":
+    def read(
+        cls, prepared: Prepared, split: Split, bank: Mapping[str, Prepared] | None = None, by_group: bool = False
+    ) -> "ResidentData":
         """Read the training and validation clips from their shards, and the training clips' bank.
 
-        Raises SealedError rather than open a shard with a test clip.
+        With `by_group` they can also be normalised by groups. Raises SealedError rather than open a shard with a test
+        clip.
         """
         sealed = {clip.id for clip in split.test}
         train, val = read_part(prepared, split.train, sealed), read_part(prepared, split.val, sealed)
         versions = {name: read_versions(made, train.ids.tolist(), sealed) for name, made in (bank or {}).items()}
-        return cls(train, val, train.statistics(), prepared.num_frames, versions)
+        own = statistics_by_clip([*train.chunks(), *val.chunks()], split.groups()) if by_group else {}
+        return cls(train, val, train.statistics(), prepared.num_frames, versions, by_clip=own)
 
     @property
     def train_ids(self) -> np.ndarray:
@@ -139,6 +153,11 @@ class ResidentData:
         frames = checked_crop(num_frames, self.train.features.shape[1])
         return replace(self, frames=frames, padding=padding, segment=segment)
 
+    def normalised(self, by: Normalise) -> "ResidentData":
+        """The same data, normalised by the training clips or by groups; the arrays are shared."""
+        check_normalise(by, self.by_clip)
+        return replace(self, normalise=by)
+
     def augmented(self, settings: AugmentSettings) -> "ResidentData":
         """The same data with the wave effects of `settings` on training clips; the arrays are shared.
 
@@ -156,7 +175,14 @@ class ResidentData:
                 rows.append((index, int(bank.num_frames[index, version]), bank.features[index, version]))
             else:
                 rows.append((index, int(part.num_frames[index]), part.features[index]))
-        return collate(rows, part.targets, self.statistics, self.frames, self.padding, self.segment)
+        own = [self.by_clip[clip] for clip in part.ids[indices].tolist()] if self.normalise == "group" else None
+        return collate(rows, part.targets, self.statistics, self.frames, self.padding, self.segment, own)
+
+
+def check_normalise(by: Normalise, by_clip: Mapping[str, FeatureStatistics]) -> None:
+    """Raise ValueError if data without statistics by group are to be normalised by groups."""
+    if by == "group" and not by_clip:
+        raise ValueError("features.normalise: expected train for data that were opened without their groups, got group")
 
 
 def check_bank(settings: AugmentSettings, versions: Mapping[str, int]) -> None:
@@ -205,24 +231,26 @@ def collate(
     frames: int,
     padding: Padding,
     segment: Segment,
+    own: Sequence[FeatureStatistics] | None = None,
 ) -> Batch:
     """Make a batch of a segment of `frames` of each row, normalised; the rows stay as they are.
 
-    After a shorter clip come zeros that `num_frames` does not count. With `padding` silence come the stored features of
-    silence, with zero come zeros before normalisation; both are counted.
+    They are normalised by `statistics`, or each by its `own`. After a shorter clip come zeros that `num_frames` does
+    not count. With `padding` silence come the stored features of silence, with zero come zeros before normalisation;
+    both are counted.
     """
     import torch
 
     features = np.empty((len(rows), frames, len(statistics.mean)), dtype=np.float32)
     num_frames = np.empty(len(rows), dtype=np.int64)
-    scale = 1 / statistics.std
-    for out, (position, (_, num_valid, values)) in zip(features, enumerate(rows), strict=True):
+    each = own or [statistics] * len(rows)
+    for out, of_row, (position, (_, num_valid, values)) in zip(features, each, enumerate(rows), strict=True):
         span = segment_slice(num_valid, frames, segment)
         kept = span.stop - span.start
         filled = frames if padding == "silence" else kept
-        np.subtract(values[span.start : span.start + filled], statistics.mean, out=out[:filled])
-        out[:filled] *= scale
-        out[filled:] = 0 if padding == "masked" else -statistics.mean * scale
+        np.subtract(values[span.start : span.start + filled], of_row.mean, out=out[:filled])
+        out[:filled] *= of_row.scale
+        out[filled:] = 0 if padding == "masked" else -of_row.mean * of_row.scale
         num_frames[position] = kept if padding == "masked" else frames
     indices = np.array([index for index, _, _ in rows], dtype=np.int64)
     return {

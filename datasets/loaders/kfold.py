@@ -14,7 +14,14 @@ from tuning.datasets.settings import Loading
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank
 from tuning.datasets.store.build import Prepared
-from tuning.datasets.store.reader import Part, Versions, read_part, read_versions
+from tuning.datasets.store.reader import (
+    FeatureStatistics,
+    Part,
+    Versions,
+    read_part,
+    read_versions,
+    statistics_by_clip,
+)
 
 
 class RowView:
@@ -46,21 +53,24 @@ class ResidentFolds:
         frames: stored frames.
         validates: for each fold, which clips validate, bool [clips].
         bank: versions of all clips by combination of wave effects.
+        by_clip: statistics of each clip's group, if read.
     """
 
     clips: Part
     frames: int
     validates: list[np.ndarray]
     bank: dict[str, Versions] = field(default_factory=dict)
+    by_clip: dict[str, FeatureStatistics] = field(default_factory=dict)
 
     @classmethod
-    def read(cls, prepared: Prepared, split: Split, bank: Bank | None = None) -> ResidentFolds:
+    def read(cls, prepared: Prepared, split: Split, bank: Bank | None = None, by_group: bool = False) -> ResidentFolds:
         """Read the clips from their shards. Raises SealedError rather than open a shard with a test clip."""
         sealed = {clip.id for clip in split.test}
         clips = read_part(prepared, split.train + split.val, sealed)
         validates = [np.isin(clips.ids, [clip.id for clip in val]) for _, val in split.inner_parts()]
         versions = {name: read_versions(made, clips.ids.tolist(), sealed) for name, made in (bank or {}).items()}
-        return cls(clips, prepared.num_frames, validates, versions)
+        own = statistics_by_clip(clips.chunks(), split.groups()) if by_group else {}
+        return cls(clips, prepared.num_frames, validates, versions, own)
 
     def __len__(self) -> int:
         return len(self.validates)
@@ -73,7 +83,7 @@ class ResidentFolds:
             name: Versions(cast("np.ndarray", RowView(versions.features, rows)), versions.num_frames[rows])
             for name, versions in self.bank.items()
         }
-        return ResidentData(train, val, train.statistics(), self.frames, bank)
+        return ResidentData(train, val, train.statistics(), self.frames, bank, by_clip=self.by_clip)
 
     def targets(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Labels of a fold's training and validation clips."""
@@ -132,6 +142,7 @@ def open_folds(
     loading: Loading,
     node_bytes: int,
     bank: Bank | None = None,
+    by_group: bool = False,
 ) -> ResidentFolds | StreamedFolds:
     """Open the inner folds of a split as `loading` says; a bank has versions of training and validation clips.
 
@@ -140,6 +151,6 @@ def open_folds(
     assert split.inner, "the split has no inner folds"
     size = num_bytes(prepared, replace(split, train=split.train + split.val, val=[]), bank)
     if choose_loading(size, node_bytes, loading) == "resident":
-        return ResidentFolds.read(prepared, split, bank)
+        return ResidentFolds.read(prepared, split, bank, by_group)
     parts = (replace(split, train=train, val=val) for train, val in split.inner_parts())
-    return StreamedFolds([open_data(prepared, part, "streamed", node_bytes, bank) for part in parts])
+    return StreamedFolds([open_data(prepared, part, "streamed", node_bytes, bank, by_group) for part in parts])

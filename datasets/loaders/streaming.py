@@ -18,16 +18,25 @@ from tuning.datasets.loaders.in_memory import (
     TrialData,
     batch_bounds,
     check_bank,
+    check_normalise,
     checked_crop,
     collate,
     draw_versions,
 )
-from tuning.datasets.settings import AugmentSettings, Loading, Padding, Segment
+from tuning.datasets.settings import AugmentSettings, Loading, Normalise, Padding, Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.augmentation_bank import Bank, bank_bytes, row_bytes
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.ray_data_logs import quiet_ray_data
-from tuning.datasets.store.reader import FeatureStatistics, check, check_none_missing, ordered_ids, scan, shards_of
+from tuning.datasets.store.reader import (
+    FeatureStatistics,
+    check,
+    check_none_missing,
+    ordered_ids,
+    scan,
+    shards_of,
+    statistics_by_clip,
+)
 from tuning.datasets.store.shard_index import counts, read_rows, tensor
 
 RESIDENT_SHARE = 0.5  # of the object store that features may take; Ray needs the rest
@@ -42,14 +51,16 @@ def open_data(
     loading: Loading,
     node_bytes: int,
     bank: Bank | None = None,
+    by_group: bool = False,
 ) -> TrialData:
     """Open the training and validation clips of a split as `loading` says, with the training clips' bank, if any.
 
-    `node_bytes` is the memory of the smallest node. Raises SealedError if a shard holds a test clip.
+    `node_bytes` is the memory of the smallest node. With `by_group` they can also be normalised by groups. Raises
+    SealedError if a shard holds a test clip.
     """
     if choose_loading(num_bytes(prepared, split, bank), node_bytes, loading) == "resident":
-        return ResidentData.read(prepared, split, bank)
-    return StreamedData.open(prepared, split, bank)
+        return ResidentData.read(prepared, split, bank, by_group)
+    return StreamedData.open(prepared, split, bank, by_group)
 
 
 def choose_loading(num_bytes: int, node_bytes: int, setting: Loading) -> Literal["resident", "streamed"]:
@@ -72,7 +83,9 @@ def smallest_node(nodes: Sequence[Mapping[str, Any]], cpus: float, gpus: float) 
 
 def num_bytes(prepared: Prepared, split: Split, bank: Bank | None = None) -> int:
     """Bytes in memory of training and validation features, and of the training clips' bank."""
-    plain = (len(split.train) + len(split.val)) * row_bytes(prepared.num_frames, prepared.num_features)
+    plain = (len(split.train) + len(split.val)) * row_bytes(
+        prepared.num_frames, prepared.num_features, prepared.stored_as
+    )
     return plain + bank_bytes(bank or {}, len(split.train))
 
 
@@ -151,9 +164,12 @@ class StreamedData:
     augment: AugmentSettings | None = None
     padding: Padding = "masked"
     segment: Segment = "middle"
+    stored_as: str = "float32"
+    by_clip: dict[str, FeatureStatistics] = field(default_factory=dict)
+    normalise: Normalise = "train"
 
     @classmethod
-    def open(cls, prepared: Prepared, split: Split, bank: Bank | None = None) -> "StreamedData":
+    def open(cls, prepared: Prepared, split: Split, bank: Bank | None = None, by_group: bool = False) -> "StreamedData":
         """Find the shards of both splits and of the bank, compare their checksums, and compute statistics.
 
         Raises SealedError if a shard holds a test clip, and DamagedError if one is not as it was written.
@@ -175,7 +191,9 @@ class StreamedData:
             val_targets=np.array([targets[clip] for clip in val_ids], dtype=np.float32),
             statistics=FeatureStatistics.of(rows[1:] for rows in scan(prepared, train, sealed)),
             frames=prepared.num_frames,
+            stored_as=prepared.stored_as,
             bank={name: Places.of(made, train_ids, sealed) for name, made in (bank or {}).items()},
+            by_clip=statistics_by_clip(scan(prepared, targets, sealed), split.groups()) if by_group else {},
         )
 
     @property
@@ -195,7 +213,7 @@ class StreamedData:
 
     @property
     def _row_bytes(self) -> int:
-        return row_bytes(self.stored_frames, self.num_features)
+        return row_bytes(self.stored_frames, self.num_features, self.stored_as)
 
     def train_batches(
         self, epoch: int, batch_size: int, seed: int, rank: int = 0, world_size: int = 1
@@ -214,7 +232,7 @@ class StreamedData:
         rows = _stream(windows, self.train_ids, self._row_bytes)
         for start, stop in bounds:
             batch = [next(rows) for _ in range(int(mine[start:stop].sum()))]
-            yield self._collate(batch, self.train_targets) | {"num_clips": stop - start}
+            yield self._collate(batch, self.train_ids, self.train_targets) | {"num_clips": stop - start}
 
     def _windows(self, epoch: int, batch_size: int, seed: int) -> Iterator[np.ndarray]:
         """The order of an epoch's clips, in the windows in which they are shuffled; the same on all workers."""
@@ -244,14 +262,20 @@ class StreamedData:
         rows = _stream(windows, self.val_ids, self._row_bytes)
         for start in range(0, self.num_val, batch_size):
             batch = [next(rows) for _ in range(min(batch_size, self.num_val - start))]
-            yield self._collate(batch, self.val_targets)
+            yield self._collate(batch, self.val_ids, self.val_targets)
 
-    def _collate(self, rows: list[Row], targets: np.ndarray) -> Batch:
-        return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment)
+    def _collate(self, rows: list[Row], ids: np.ndarray, targets: np.ndarray) -> Batch:
+        own = [self.by_clip[str(ids[clip])] for clip, _, _ in rows] if self.normalise == "group" else None
+        return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment, own)
 
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "StreamedData":
         """The same data with a segment of `num_frames` of each clip."""
         return replace(self, frames=checked_crop(num_frames, self.stored_frames), padding=padding, segment=segment)
+
+    def normalised(self, by: Normalise) -> "StreamedData":
+        """The same data, normalised by the training clips or by groups."""
+        check_normalise(by, self.by_clip)
+        return replace(self, normalise=by)
 
     def augmented(self, settings: AugmentSettings) -> "StreamedData":
         """The same data with the wave effects of `settings` on training clips.

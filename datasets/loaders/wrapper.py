@@ -7,7 +7,7 @@ from typing import Self
 import numpy as np
 
 from tuning.datasets.loaders.in_memory import Batch, TrialData
-from tuning.datasets.settings import AugmentSettings, Padding, Segment
+from tuning.datasets.settings import AugmentSettings, Normalise, Padding, Segment
 from tuning.datasets.store.reader import FeatureStatistics
 
 
@@ -79,6 +79,10 @@ class DataWrapper:
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> Self:
         """The same data with a segment of `num_frames` of each clip."""
         return replace(self, inner=self.inner.crop(num_frames, padding, segment))
+
+    def normalised(self, by: Normalise) -> Self:
+        """The same data, normalised by the training clips or by groups."""
+        return replace(self, inner=self.inner.normalised(by))
 
     def augmented(self, settings: AugmentSettings) -> Self:
         """The same data with the wave effects of `settings`."""

@@ -40,6 +40,10 @@ class Split:
         """The three parts by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    def groups(self) -> dict[str, str]:
+        """The group of each clip that has one, by clip id."""
+        return {clip.id: clip.group for part in self.parts().values() for clip in part if clip.group is not None}
+
     def cautions(self) -> list[str]:
         """What has to be known with every score on this split: speakers are not kept apart, or are too few."""
         clips = [clip for part in self.parts().values() for clip in part]

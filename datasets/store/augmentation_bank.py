@@ -10,6 +10,8 @@ import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from tuning.datasets import storage
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.features.waveform_effects import DEPENDS_ON
@@ -60,7 +62,8 @@ def prepare_bank(
     }
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
     num_missing = sum(len(wanted[shard][1]) for index in indexes.values() for shard in wanted.keys() - index.records)
-    _check_space(prepared, num_missing * augment.versions * row_bytes(num_frames, features.num_features))
+    of_version = row_bytes(num_frames, features.num_features, features.stored_as)
+    _check_space(prepared, num_missing * augment.versions * of_version)
     quality = data.model_copy(update={"silence_dbfs": data.silence_dbfs - SILENCE_SLACK_DB})
     settings = {
         "features": features.model_dump() | {"encoder": features.encoder and located(features.encoder)},
@@ -70,7 +73,7 @@ def prepare_bank(
     }
     unreadable = len(clips) - len(digests)
     extracted: dict[str, int] = {}
-    at_once = max(1, TASK_BYTES // (CLIPS_PER_SHARD * augment.versions * row_bytes(num_frames, features.num_features)))
+    at_once = max(1, TASK_BYTES // (CLIPS_PER_SHARD * augment.versions * of_version))
     for start in range(0, len(combinations), at_once):
         part = {name: indexes[name] for name in combinations[start : start + at_once]}
         extracted |= make_missing(
@@ -91,6 +94,7 @@ def prepare_bank(
             num_frames=num_frames,
             num_features=features.num_features,
             versions=augment.versions,
+            stored_as=features.stored_as,
         )
     return bank
 
@@ -108,9 +112,9 @@ def _check_space(prepared: str, num_bytes: int) -> None:
         )
 
 
-def row_bytes(num_frames: int, num_features: int) -> int:
+def row_bytes(num_frames: int, num_features: int, stored_as: str = "float32") -> int:
     """Bytes of the features of a clip, or of one version of it."""
-    return 4 * num_frames * num_features
+    return np.dtype(stored_as).itemsize * num_frames * num_features
 
 
 def bank_key(augment: AugmentSettings) -> str:
@@ -124,4 +128,6 @@ def _bank_settings(augment: AugmentSettings) -> dict[str, Any]:
 
 def bank_bytes(bank: Bank, num_clips: int) -> int:
     """Bytes of a bank of `num_clips` in memory."""
-    return sum(num_clips * (p.versions or 1) * row_bytes(p.num_frames, p.num_features) for p in bank.values())
+    return sum(
+        num_clips * (p.versions or 1) * row_bytes(p.num_frames, p.num_features, p.stored_as) for p in bank.values()
+    )

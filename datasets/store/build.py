@@ -3,7 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tuning.datasets import storage
@@ -64,6 +64,7 @@ class Prepared:
     num_frames: int
     num_features: int
     versions: int | None = None  # of each clip, in a bank
+    stored_as: str = "float32"  # type of the features
 
 
 def prepare(
@@ -85,15 +86,17 @@ def prepare(
     Raises QuarantineError when more than `data.max_quarantined_share` of the recordings, or a whole partition, can't be
     used, and ValueError when a recording changes while it is read.
     """
-    prepared = storage.absolute(data.prepared)
-    digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], prepared, data.verify)
+    place = storage.absolute(data.prepared)
+    digests, unreadable = digest_files(corpus.root, [clip.id for clip in corpus.clips], place, data.verify)
     fingerprints: dict[Device, str] = {d: features_fingerprint(features, num_frames, data, d) for d in DEVICES}
     wanted = wanted_shards(partitions, digests, CLIPS_PER_SHARD)
 
     def on_done(done: int) -> None:
         on_progress(len(unreadable) + done, len(corpus.clips))
 
-    device, index = chosen_store(storage.below(prepared, "features"), fingerprints, wanted, on_done, gpus)
+    device, index = chosen_store(
+        storage.below(place, "features"), fingerprints, wanted, on_done, gpus and features.name != "egemaps"
+    )
     extracted = make_missing(
         corpus.root,
         {PLAIN: index},
@@ -108,9 +111,10 @@ def prepare(
         device=device,
     )
     shape = (num_frames, features.num_features)
-    return collected(
+    prepared = collected(
         corpus, partitions, data, index, fingerprints[device], wanted, digests, unreadable, extracted[PLAIN], shape
     )
+    return replace(prepared, stored_as=features.stored_as)
 
 
 def collected(

@@ -1,8 +1,10 @@
 """Read shards into memory, refuse those with test clips, and compute feature statistics."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -27,24 +29,63 @@ class FeatureStatistics:
     mean: np.ndarray
     std: np.ndarray
 
+    @cached_property
+    def scale(self) -> np.ndarray:
+        """What centred features are multiplied by."""
+        return 1 / self.std
+
     @classmethod
     def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> "FeatureStatistics":
-        """Compute them from chunks of valid frames [rows] and features [rows, frames, features].
-
-        In float64; chunks are merged as in Chan, Golub and LeVeque (1979).
-        """
-        count, mean, squares = 0, np.zeros(1), np.zeros(1)
+        """Compute them from chunks of valid frames [rows] and features [rows, frames, features]."""
+        found = Moments()
         for num_frames, features in rows:
-            frames = features[valid_frames(num_frames, features.shape[1])].astype(np.float64)
-            part_mean = frames.mean(axis=0)
-            total = count + len(frames)
-            squares = squares + ((frames - part_mean) ** 2).sum(axis=0)
-            squares = squares + (part_mean - mean) ** 2 * (count * len(frames) / total)
-            mean = mean + (part_mean - mean) * (len(frames) / total)
-            count = total
-        assert count, "statistics of no frames"
-        std = np.maximum(np.sqrt(squares / count), STD_FLOOR)
-        return cls(mean.astype(np.float32), std.astype(np.float32))
+            found.add(num_frames, features)
+        return found.statistics()
+
+
+class Moments:
+    """Mean and squared deviations of frames that come in chunks.
+
+    In float64; chunks are merged as in Chan, Golub and LeVeque (1979).
+    """
+
+    def __init__(self) -> None:
+        self._count, self._mean, self._squares = 0, np.zeros(1), np.zeros(1)
+
+    def add(self, num_frames: np.ndarray, features: np.ndarray) -> None:
+        """Add a chunk: its valid frames [rows] and features [rows, frames, features]."""
+        frames = features[valid_frames(num_frames, features.shape[1])].astype(np.float64)
+        mean, total = frames.mean(axis=0), self._count + len(frames)
+        self._squares = self._squares + ((frames - mean) ** 2).sum(axis=0)
+        self._squares = self._squares + (mean - self._mean) ** 2 * (self._count * len(frames) / total)
+        self._mean = self._mean + (mean - self._mean) * (len(frames) / total)
+        self._count = total
+
+    def statistics(self) -> FeatureStatistics:
+        """The mean and the standard deviation of all frames so far."""
+        assert self._count, "statistics of no frames"
+        std = np.maximum(np.sqrt(self._squares / self._count), STD_FLOOR)
+        return FeatureStatistics(self._mean.astype(np.float32), std.astype(np.float32))
+
+
+def statistics_by_clip(chunks: Iterable[Rows], groups: Mapping[str, str]) -> dict[str, FeatureStatistics]:
+    """Statistics over all clips of each one's group, by clip id; clips of a group share one object.
+
+    Args:
+        chunks: ids, valid frames and features of clips.
+        groups: the group of each clip.
+    """
+    found: dict[str, Moments] = defaultdict(Moments)
+    members: dict[str, list[str]] = defaultdict(list)
+    for ids, num_frames, features in chunks:
+        of_group: dict[str, list[int]] = defaultdict(list)
+        for row, clip in enumerate(ids):
+            of_group[groups[clip]].append(row)
+        for group, rows in of_group.items():
+            found[group].add(num_frames[rows], features[rows])
+            members[group] += [ids[row] for row in rows]
+    by_group = {group: moments.statistics() for group, moments in found.items()}
+    return {clip: by_group[group] for group, clips in members.items() for clip in clips}
 
 
 def valid_frames(num_frames: np.ndarray, frames: int) -> np.ndarray:
@@ -57,7 +98,7 @@ class Part:
     """Clips in memory, unnormalised, as arrays that processes on one machine share without a copy."""
 
     ids: np.ndarray  # text [clips]
-    features: np.ndarray  # float32 [clips, frames, features]
+    features: np.ndarray  # [clips, frames, features], as they are stored
     num_frames: np.ndarray  # int32 [clips]
     targets: np.ndarray  # float32 [clips, targets]
 
@@ -66,15 +107,20 @@ class Part:
 
     def statistics(self) -> FeatureStatistics:
         """Mean and standard deviation over all valid frames."""
-        chunks = (slice(start, start + CHUNK_CLIPS) for start in range(0, len(self), CHUNK_CLIPS))
-        return FeatureStatistics.of((self.num_frames[chunk], self.features[chunk]) for chunk in chunks)
+        return FeatureStatistics.of(rows[1:] for rows in self.chunks())
+
+    def chunks(self) -> Iterator[Rows]:
+        """Ids, valid frames and features of some clips at a time."""
+        for start in range(0, len(self), CHUNK_CLIPS):
+            rows = slice(start, start + CHUNK_CLIPS)
+            yield self.ids[rows].tolist(), self.num_frames[rows], self.features[rows]
 
 
 @dataclass(frozen=True)
 class Versions:
     """Versions of clips under one combination of wave effects, in memory, unnormalised."""
 
-    features: np.ndarray  # float32 [clips, versions, frames, features]
+    features: np.ndarray  # [clips, versions, frames, features], as they are stored
     num_frames: np.ndarray  # int32 [clips, versions]
 
 
@@ -131,7 +177,7 @@ def read_part(prepared: Prepared, clips: list[Clip], sealed: Collection[str]) ->
     """
     targets = {clip.id: clip.targets for clip in clips}
     ids = ordered_ids(prepared, targets, sealed)
-    features = np.empty((len(ids), prepared.num_frames, prepared.num_features), dtype=np.float32)
+    features = np.empty((len(ids), prepared.num_frames, prepared.num_features), dtype=prepared.stored_as)
     num_frames = np.empty(len(ids), dtype=np.int32)
     start = 0
     for found, valid, values in scan(prepared, targets, sealed):
@@ -146,7 +192,7 @@ def read_versions(prepared: Prepared, ids: Sequence[str], sealed: Collection[str
     """Read versions under one combination, clips in the order of `ids`. Raises ValueError if one is missing."""
     assert prepared.versions is not None, "not a bank"
     shape = (len(ids), prepared.versions)
-    features = np.empty((*shape, prepared.num_frames, prepared.num_features), dtype=np.float32)
+    features = np.empty((*shape, prepared.num_frames, prepared.num_features), dtype=prepared.stored_as)
     num_frames = np.empty(shape, dtype=np.int32)
     positions = {clip: position for position, clip in enumerate(ids)}
     missing = set(positions)

@@ -160,8 +160,12 @@ def features_fingerprint(
     """Hash of all that prepared features depend on, apart from the recordings."""
     if features.name == "encoder":
         matters = _encoder_inputs(features)
+    elif features.name == "egemaps":
+        matters = features.model_dump(include={"name", "sample_rate_hz", "trim_db"})
+        matters |= {"pooled_samples": hop_samples(features)}
     else:
-        unused = {"num_frames", "padding", "encoder", "encoder_layers", "encoder_pooling", "encoder_seconds"}
+        unused = {"num_frames", "padding", "normalise"}
+        unused |= {"encoder", "encoder_layers", "encoder_pooling", "pooled_seconds"}
         unused |= {"num_mfcc"} if "mfcc" not in features.parts else set()
         matters = features.model_dump(exclude=unused)
         # Left out at their defaults: older features, prepared before these settings existed, have the same hash.
@@ -182,7 +186,7 @@ def _encoder_inputs(features: FeatureSettings) -> dict[str, Any]:
     return {
         "name": "encoder", "encoder": content_of(features.encoder), "trim_db": features.trim_db,
         "layers": speech_shape(features.encoder).layers(features.encoder_layers), "pooling": features.encoder_pooling,
-        "pooled_samples": hop_samples(features) if features.is_pooled else None,
+        "pooled_samples": hop_samples(features) if features.is_pooled else None, "stored_as": features.stored_as,
     }  # fmt: skip
 
 
@@ -205,7 +209,7 @@ def shard_name(partition: str, clips: list[tuple[str, str]]) -> str:
 
 
 def write_shard(folder: str, record: Record, num_frames: np.ndarray, features: np.ndarray) -> Record:
-    """Write features float32 [clips, frames, features] of the record's kept clips, then the record with its checksum.
+    """Write features [clips, frames, features] of the record's kept clips, then the record with its checksum.
 
     A bank has num_frames [clips, versions] and features [clips, versions, frames, features]; its file has a row for
     each version, those of a clip after one another.
@@ -309,7 +313,7 @@ def _footer(folder: str, path: str, checksum: Checksum | None) -> parquet.FileMe
 
 
 def tensor(table: pa.Table) -> np.ndarray:
-    """The features float32 [rows, frames, features] of a table; no copy if it is one chunk."""
+    """The features [rows, frames, features] of a table as they are stored; no copy if it is one chunk."""
     return table["features"].combine_chunks().to_numpy_ndarray()
 
 

@@ -27,6 +27,7 @@ DONE, FAILED, USER_ERROR, INTERRUPTED = 0, 1, 2, 130
 # Help of places that several commands take.
 SEARCH = "a search: results/NAME, or in an object store s3://bucket/prefix/NAME"
 BEST = "the folder that tuning finalize wrote: results/NAME/best"
+SELECTIONS = ("best", "greedy")  # of the members of an ensemble
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,6 +14,7 @@ from tuning.data.plan import (
     planned_points,
     print_augmentation,
     print_corpus_defaults,
+    print_licences,
     print_unread_settings,
     training_clips,
 )
@@ -40,6 +41,7 @@ def preview(checked: Checked) -> None:
     """
     plan, corpus, split = checked.plan, checked.corpus, checked.split
     config, folds = plan.config, plan.config.split.inner_folds
+    print_licences(plan)
     print_corpus_defaults(plan)
     print_unread_settings(plan)
     direction = "lower" if plan.mode == "min" else "higher"

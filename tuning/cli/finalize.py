@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from tuning import api
 from tuning.cli.allow_code import take_allow_code, true
-from tuning.cli.command import SEARCH, Parser, count, run_command
+from tuning.cli.command import SEARCH, SELECTIONS, Parser, count, one_of, run_command
 
 PARSER = Parser(
-    "tuning finalize SEARCH [top=K] [seeds=N] [ensemble=K] [again=true] [allow_code=true]",
+    "tuning finalize SEARCH [top=K] [seeds=N] [ensemble=K] [select=best|greedy] [again=true] [allow_code=true]",
     """\
 Retrain the winner of a search on its training and validation clips, test it once on the sealed test clips, and write
 SEARCH/best/. It is trained for as many epochs as its best trial took (after inner folds, or repetitions: their mean).
@@ -18,7 +18,8 @@ SEARCH/best/. It is trained for as many epochs as its best trial took (after inn
 The winner is the best trial. With top=K the K best trials are first repeated with N other seeds on the search's own
 split; the winner is then the one with the best mean, and the trials that can't be told apart from it are named. Trials
 of equal settings count as one. With ensemble=K the K best trials are retrained and predict together, in the order of
-the repetitions where there are any.
+the repetitions where there are any; with select=greedy at most K, chosen one after the other by what they say together
+of the validation clips (Caruana et al. 2004).
 
 Intervals of the test figures are by bootstrap over speakers or artists. A second look at the test is refused unless
 again=true; every look is recorded.
@@ -32,6 +33,7 @@ PARSER.place("search", "one folder of a search", SEARCH)
 PARSER.option("top", count, "K", "repeat the K best trials and choose among them")
 PARSER.option("seeds", count, "N", "repeat each of them with N seeds (3)")
 PARSER.option("ensemble", count, "K", "retrain the K best trials, which predict together")
+PARSER.option("select", one_of(SELECTIONS), "|".join(SELECTIONS), "which they are (best)")
 PARSER.option("again", true, "true", "test once more")
 take_allow_code(PARSER)
 

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tuning.cli.command import DONE, FAILED, INTERRUPTED, Parser, count, one_of, run_command
+from tuning.cli.command import DONE, FAILED, INTERRUPTED, SELECTIONS, Parser, count, one_of, run_command
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
 from tuning.config.terminal import visible
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tuning.evaluation.fold_scores import Fold
 
 PARSER = Parser(
-    "tuning folds [name=NAME] [ensemble=K] [svm=false] [out=FILE.md] [key=value ...] [--dry-run]",
+    "tuning folds [name=NAME] [ensemble=K] [select=best|greedy] [svm=false] [out=FILE.md] [key=value ...] [--dry-run]",
     """\
 Search and test every fold of a corpus, with the settings of python -m tuning.run, and put the tests together: scores
 over all test clips with their 95 % intervals, and mean and spread over the folds.
@@ -41,6 +41,7 @@ STORAGE/NAME-folds/ holds folds.md, folds.json and predictions.csv.""",
     settings=True,
 )
 PARSER.option("ensemble", count, "K", "retrain the K best trials of each fold, which predict together")
+PARSER.option("select", one_of(SELECTIONS), "|".join(SELECTIONS), "which they are, as of tuning finalize (best)")
 PARSER.option("svm", one_of(("true", "false")), "false", "leave the SVM out")
 PARSER.option("out", str, "FILE.md", "also write the tables to this file")
 
@@ -57,7 +58,7 @@ def _folds(options: Namespace, resume: str) -> int:
     from tuning.data.fold_plan import plan_folds
     from tuning.search.checks import check
 
-    plan = plan_folds(options.settings, options.ensemble or 1)
+    plan = plan_folds(options.settings, options.ensemble or 1, options.select == "greedy")
     # Places, resources, files and the name, before the first fold is searched.
     plan = replace(plan, corpus=check(plan.folds[0].plan).corpus)
     _print_plan(plan)
@@ -116,13 +117,15 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
     was_tested = (search.path / TEST_LOOKS).exists() and (best / "metrics.json").exists()
     if not was_tested:
         # A kill between the test and the last file of best/ leaves a recorded look: nothing was chosen by it.
-        api.finalize(search, ensemble=plan.ensemble, again=search.is_tested)
+        api.finalize(search, ensemble=plan.ensemble, select="greedy" if plan.greedy else None, again=search.is_tested)
     tested = read_fold(fold.name, best, fold.plan.config)
-    members = len(tested.metrics.get("ensemble", [0]))
-    if members != plan.ensemble:
+    selection = tested.metrics.get("selection")
+    members = selection["at_most"] if selection else len(tested.metrics.get("ensemble", [0]))
+    if (members, bool(selection)) != (plan.ensemble, plan.greedy):
+        how, asked = (f"{SELECTIONS[chosen]}" for chosen in (bool(selection), plan.greedy))
         raise UserError(
-            f"ensemble: expected {members}, with which {search.path} was tested, got {plan.ensemble}; "
-            "choose another name=... to test otherwise"
+            f"ensemble: expected {members} (select={how}), with which {search.path} was tested, got {plan.ensemble} "
+            f"(select={asked}); choose another name=... to test otherwise"
         )
     if was_tested and tested.metrics["trial"] != search.best.number and plan.ensemble == 1:
         print(f"note      tested was trial {tested.metrics['trial']}, the best before the search was extended")
@@ -155,7 +158,8 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
     features, known = data.features[features_key(wanted)], data.split.train + data.split.val
     clip_of = {clip.id: clip for clip in data.split.test}
     test, is_classes = [clip_of[clip] for clip in tested.ids], config.task.name == "classification"
-    found = compute(config, fit_and_predict, features, known, test, is_classes)
+    by_group = config.features.normalise == "group"
+    found = compute(config, fit_and_predict, features, known, test, is_classes, by_group)
     write_json(place, name, {"key": key, "predicted": found.tolist()})
     return found
 
@@ -194,7 +198,8 @@ def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str |
     rows = fold_scores.score_rows(found)
     heading, by_fold = fold_scores.fold_rows(folds, found, shown)
     notes = fold_scores.fold_notes(folds, [fold.split.cautions() for fold in plan.folds], metric, mode)
-    predicting = f"the {plan.ensemble} best trials together" if plan.ensemble > 1 else "the winner"
+    members = f"at most {plan.ensemble} trials, chosen greedily," if plan.greedy else f"the {plan.ensemble} best trials"
+    predicting = f"{members} together" if plan.ensemble > 1 else "the winner"
     text = f"""# {plan.name}: {len(folds)} folds, each the test once
 
 {fold_scores.markdown(fold_scores.HEADINGS, rows, left=2)}
@@ -205,7 +210,7 @@ def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str |
   {sum(len(fold.ids) for fold in folds)} test clips, each predicted once by {predicting}.
 - Pooled: over all test clips together. sd: standard deviation over the folds.
 """ + "".join(f"- Note: {note}.\n" for note in notes)
-    together = [f"ensemble={plan.ensemble}"] if plan.ensemble > 1 else []
+    together = [f"ensemble={plan.ensemble}"] * (plan.ensemble > 1) + ["select=greedy"] * plan.greedy
     text = redacted(text + f"- Command: `tuning folds {shlex.join([*together, *settings])}`\n")
     place = _place(plan)
     figures = [

@@ -21,16 +21,19 @@ from tuning.evaluation.prediction_step import checked_step, why_no_recording
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.faults import whole_or_absent
 
-FORMATS = ("table", "csv", "json")
+FORMATS, GROUPS = ("table", "csv", "json"), ("all", "folder")
 PARSER = Parser(
-    "tuning predict BEST FILES... [step_seconds=S] [lyrics=FOLDER] [format=table|csv|json] [out=FILE] "
-    "[allow_code=true]",
+    "tuning predict BEST FILES... [step_seconds=S] [lyrics=FOLDER] [group=all|folder] [format=table|csv|json] "
+    "[out=FILE] [allow_code=true]",
     """\
 Predict recordings with a finalized model, or with that of any trial by its checkpoint; their features are made as those
 that it was trained on. Of a recording that is longer than the model's window the middle is judged, or what else it was
 trained on (features.segment), or with step_seconds=S a window every S seconds. Start and end are in seconds of the
 recording. Models of an ensemble predict together. A model that reads lyrics finds those of song.mp3 in song.txt in the
 same folder, or below lyrics=FOLDER, in a folder of the same name as the recording's if there is one.
+
+A model with features.normalise=group normalises the recordings of a speaker or artist by all of them together, at least
+two: group=all says that those given are of one, group=folder that those in each folder are.
 
 Values of regression are on the scale of training; of classes there is the probability of each. A recording that can't
 be used is named with the reason, the others are predicted, and the exit code is 2.""",
@@ -54,6 +57,12 @@ PARSER.place("best", "a folder best/ and recordings", f"{BEST}, or a trial's che
 PARSER.place("files", "", "recordings: WAV, FLAC, OGG, MP3 and what else soundfile reads", nargs="*", type=Path)
 PARSER.option("step_seconds", str, "S", "judge a window every S seconds")
 PARSER.option("lyrics", _lyrics, "FOLDER", "texts of the recordings, where the model reads them")
+PARSER.option(
+    "group",
+    one_of(GROUPS),
+    "|".join(GROUPS),
+    "recordings of one speaker or artist, where the model normalises by those",
+)
 PARSER.option(
     "format",
     one_of(FORMATS),
@@ -82,7 +91,7 @@ def _predict(options: argparse.Namespace) -> int:
     if step is not None and step > longest:
         words = f"step_seconds={step:g} and windows of {longest:.2f} s"
         print(f"note: with {words} not every second is judged", file=sys.stderr)
-    windows, problems = predictor.listen(options.files, step, options.lyrics)
+    windows, problems = predictor.listen(options.files, step, options.lyrics, options.group)
     columns, rows = predictor.table(windows)
     if rows and options.out is None:
         _write(sys.stdout, options.format or "table", columns, rows)

@@ -332,17 +332,29 @@ class Config(Settings):
     def _models_of_one_frame(self) -> "Config":
         if not self.features.is_pooled:
             return self
-        pooling = self.features.encoder_pooling
+        pooled_by = self.features.pooled_by
         if self.model.name in MODELS and self.model.name not in OF_ONE_FRAME:
             raise ValueError(
-                f"model.name: expected {' or '.join(OF_ONE_FRAME)} with features.encoder_pooling={pooling}, by which a "
-                f"clip is one frame, got {self.model.name}"
+                f"model.name: expected {' or '.join(OF_ONE_FRAME)} with {pooled_by}, by which a clip is one frame, "
+                f"got {self.model.name}"
             )
         if self.augment.time_masks:
             raise ValueError(
-                f"augment.time_masks: expected 0 with features.encoder_pooling={pooling}, by which a clip is one "
-                f"frame, got {self.augment.time_masks}"
+                f"augment.time_masks: expected 0 with {pooled_by}, by which a clip is one frame, "
+                f"got {self.augment.time_masks}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _scale_of_groups(self) -> "Config":
+        if self.features.normalise == "train":
+            return self
+        for name, why in (
+            ("freq_masks", "whose masked value is the mean of the training clips"),
+            ("synthetic_share", "since generated clips are nobody's"),
+        ):
+            if value := getattr(self.augment, name):
+                raise ValueError(f"augment.{name}: expected 0 with features.normalise=group, {why}, got {value:g}")
         return self
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from tuning.config.schema import Config
-from tuning.data.plan import Plan, read_corpus, with_classes
+from tuning.data.plan import Plan, read_corpus, with_corpus
 from tuning.data.remarks import file_remarks
 from tuning.datasets import is_demo
 from tuning.datasets.corpus import Clip, Corpus
@@ -80,7 +80,7 @@ def read_balance(plan: Plan) -> Balance:
         UserError: no such corpus, a wrong manifest, groups that cross splits.
     """
     corpus, split = read_corpus(plan.config)
-    config = with_classes(plan, corpus).config
+    config = with_corpus(plan, corpus).config
     parts = split.parts() if config.task.name == "classification" else _by_quadrant(split, config)
     files = [] if is_demo(config.data.corpus) else file_remarks(corpus)
     return Balance(corpus, split, config, parts, class_balance(parts), files)

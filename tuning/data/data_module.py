@@ -385,7 +385,10 @@ class DataModule:
     def _clips(self, config: Config, loading: Loading) -> DataSource:
         """Where the recordings of a configuration's trial are."""
         split = self.split if config.split.inner_folds is not None else replace(self.split, inner={})
-        return DataSource(self._features_of(config), split, loading, self.banks.get(data_key(config), {}))
+        by_group = "group" in self.space.values("features.normalise")
+        return DataSource(
+            self._features_of(config), split, loading, self.banks.get(data_key(config), {}), by_group=by_group
+        )
 
     def _with_others(self, clips: DataSource, config: Config) -> DataSource:
         """Recordings with the texts and generated clips of a configuration, if any."""

@@ -9,7 +9,7 @@ from tuning.config.distributions import plain
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
 from tuning.config.space import Space
-from tuning.data.plan import Plan, make_plan, read_clips, split_of, training_clips, with_augmentation, with_classes
+from tuning.data.plan import Plan, make_plan, read_clips, split_of, training_clips, with_augmentation, with_corpus
 from tuning.datasets.corpus import Corpus
 from tuning.datasets.splits.split import Split, fold_sizes
 
@@ -37,6 +37,7 @@ class FoldsPlan:
         corpus: the clips.
         folds: in order.
         ensemble: number of trials that are retrained in each fold and predict together.
+        greedy: whether they are chosen by what they say together, and may be fewer.
     """
 
     name: str
@@ -44,15 +45,18 @@ class FoldsPlan:
     corpus: Corpus
     folds: list[FoldPlan]
     ensemble: int
+    greedy: bool = False
 
 
-def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
+def plan_folds(words: list[str], ensemble: int = 1, greedy: bool = False) -> FoldsPlan:
     """Plan the searches of all folds from the settings of a command line, and check every split before the first.
 
     Raises:
         UserError: as a search of these settings; a fold that is fixed; clips without folds and groups; a fold whose
-            split can't be searched.
+            split can't be searched; one trial to choose greedily.
     """
+    if greedy and ensemble < 2:
+        raise UserError("select: expected ensemble=K with at least 2 trials, got greedy without")
     given = parse_overrides(words)
     plan = make_plan(words)
     for path in FIXED:
@@ -63,7 +67,7 @@ def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
         wanted = "search.time_budget_minutes: expected null, so that all folds are searched alike"
         raise UserError(f"{wanted}, got {minutes:g}")
     corpus = read_clips(plan.config)
-    plan = with_classes(plan, corpus)
+    plan = with_corpus(plan, corpus)
     try:
         method, sizes = fold_sizes(corpus.clips, plan.config.split)
     except ValueError as error:
@@ -85,7 +89,7 @@ def plan_folds(words: list[str], ensemble: int = 1) -> FoldsPlan:
         if ensemble > sealed.total:
             raise UserError(f"ensemble: expected at most the {sealed.total} trials of a search, got {ensemble}")
         folds.append(FoldPlan(name, tag, sealed, split))
-    return FoldsPlan(plan.name, method, corpus, folds, ensemble)
+    return FoldsPlan(plan.name, method, corpus, folds, ensemble, greedy)
 
 
 def _tags(names: list[str]) -> list[str]:

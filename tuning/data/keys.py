@@ -47,8 +47,8 @@ class DataKey(NamedTuple):
 
 
 def features_key(features: FeatureSettings) -> str:
-    """Identifies the shards of some features; length and padding are decided when a batch is made."""
-    return json.dumps(features.model_dump(exclude={"num_frames", "padding"}), sort_keys=True)
+    """Identifies the shards of some features; length, padding and scale are decided when a batch is made."""
+    return json.dumps(features.model_dump(exclude={"num_frames", "padding", "normalise"}), sort_keys=True)
 
 
 def data_key(config: Config) -> DataKey:
@@ -115,7 +115,8 @@ def bank_cost(space: Space) -> BankCost:
     for key, config in {key.clips: config for key, config in data_variants(space).items()}.items():
         made = count * config.augment.versions
         versions += made
-        size += made * row_bytes(longest[key.features], stored_features_of(config).num_features)
+        stored = stored_features_of(config)
+        size += made * row_bytes(longest[key.features], stored.num_features, stored.stored_as)
     return BankCost(versions, size)
 
 

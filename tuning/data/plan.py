@@ -6,6 +6,7 @@ import importlib.util
 import itertools
 import math
 import re
+from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, overload
@@ -19,6 +20,7 @@ from tuning.config.space import Space, brought_along, point_key
 from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
+from tuning.datasets.corpora.layout import first_names
 from tuning.datasets.corpus import Clip, Corpus, load_classes, load_corpus
 from tuning.datasets.features.frames import check_encoder
 from tuning.datasets.settings import FEW_CLIPS
@@ -127,18 +129,36 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
     return Plan(run, space, config, mode, overrides, total, tuple(fixed), decided)
 
 
-def with_classes(plan: Plan, corpus: Corpus) -> Plan:
-    """The plan with the classes of the corpus as outputs.
+def with_corpus(plan: Plan, corpus: Corpus) -> Plan:
+    """The plan with the classes of its corpus as outputs, whose groups are as the plan needs them.
 
     Raises:
-        UserError: the ranking metric is that of an unknown class.
+        UserError: the ranking metric is that of an unknown class; clips without a group, or alone in it, are to be
+            normalised by groups.
     """
+    if "group" in plan.space.values("features.normalise"):
+        _check_groups(corpus)
     if not corpus.classes:
         return plan
     space = Space({**plan.space.settings, "task.classes": corpus.classes}, plan.space.distributions)
     config = space.fixed()
     check_metric(space, config)
     return replace(plan, space=space, config=config)
+
+
+def _check_groups(corpus: Corpus) -> None:
+    """Check that each clip is one of several of its speaker or artist."""
+    setting = "features.normalise: expected train where"
+    if lone := next((clip.id for clip in corpus.clips if clip.group is None), None):
+        raise UserError(
+            f"{setting} no speaker or artist is known (data.group_column), got group with none for '{lone}'"
+        )
+    counts = Counter(clip.group for clip in corpus.clips)
+    if alone := [f"'{group}'" for group, count in counts.items() if count == 1]:
+        raise UserError(
+            f"{setting} a speaker or artist has a single clip, got group with {len(alone)} such of {len(counts)}: "
+            f"{first_names(alone)}"
+        )
 
 
 def with_numbered_layers(space: Space) -> Space:
@@ -424,6 +444,15 @@ def print_corpus_defaults(plan: Plan) -> None:
     ]
     if changed:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(changed)}")
+
+
+def print_licences(plan: Plan) -> None:
+    """Print on which terms features may be used, where these are not those of the project."""
+    if "egemaps" in plan.space.values("features.name"):
+        print(
+            "licence   egemaps is computed by openSMILE, under the audEERING Research License: for research, teaching "
+            "and personal use; a product, or a model in one, needs a licence of audEERING GmbH"
+        )
 
 
 def print_unread_settings(plan: Plan) -> None:

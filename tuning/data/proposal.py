@@ -14,7 +14,7 @@ from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
 from tuning.data.balance import Balance, read_balance
-from tuning.data.plan import Plan, make_plan, with_classes
+from tuning.data.plan import Plan, make_plan, with_corpus
 from tuning.datasets.corpora import layout
 from tuning.datasets.corpora.columns import Columns, columns_of
 from tuning.experiment.machine import num_cpus
@@ -85,7 +85,7 @@ def propose(file: str, given: list[str]) -> Proposal:
     if balance is None:
         plan = make_plan([f"space={space}", *words])
         balance = read_balance(plan)
-    lines = list(_lines(space, with_classes(plan, balance.corpus), balance))
+    lines = list(_lines(space, with_corpus(plan, balance.corpus), balance))
     return Proposal(space, words, [*lines, *(("note", unused) for unused in found.unused)])
 
 

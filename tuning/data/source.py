@@ -28,6 +28,7 @@ class DataSource:
         bank: augmented versions of the training clips.
         texts: shards of their texts, if the model reads any.
         generated: folder of generated clips, if trials add any.
+        by_group: whether trials normalise clips by groups.
     """
 
     prepared: Prepared
@@ -36,6 +37,7 @@ class DataSource:
     bank: Bank
     texts: Prepared | None = None
     generated: str | None = None
+    by_group: bool = False
 
     def open(self) -> Any:
         """Open the data in this process: `TrialData`, or folds if the split has inner folds.
@@ -50,7 +52,7 @@ class DataSource:
         if self.generated is not None:
             others.append(GeneratedClips.read(self.generated))
         opened = open_folds if self.split.inner else open_data
-        return join(opened(self.prepared, self.split, self.loading, sys.maxsize, self.bank), *others)
+        return join(opened(self.prepared, self.split, self.loading, sys.maxsize, self.bank, self.by_group), *others)
 
 
 def read_with_baseline(source: DataSource, config: Config) -> tuple[Any, dict[str, float]]:

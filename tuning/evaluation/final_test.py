@@ -25,6 +25,7 @@ from tuning.datasets.loaders.in_memory import TrialData
 from tuning.datasets.splits.split import Split
 from tuning.evaluation import report
 from tuning.evaluation.final_test_files import Tested, draw, print_scores, write_model, write_test
+from tuning.evaluation.greedy_selection import POOL, select
 from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
@@ -88,7 +89,12 @@ class TestedModel:
 
 
 def finalize(
-    folder: SearchFolder, again: bool = False, ensemble: int = 1, top: int = 1, seeds: int = 3
+    folder: SearchFolder,
+    again: bool = False,
+    ensemble: int = 1,
+    top: int = 1,
+    seeds: int = 3,
+    greedy: bool = False,
 ) -> dict[str, float]:
     """Retrain the winner of a search, test it once, and write `best/`.
 
@@ -100,6 +106,8 @@ def finalize(
         top: number of the best configurations to repeat with other seeds; the winner is the one with the best mean.
             Trials of equal settings are one configuration.
         seeds: number of other seeds.
+        greedy: whether the ensemble is chosen by what trials say together of the validation clips; it may then be
+            smaller.
 
     Returns:
         The metrics of the test.
@@ -131,6 +139,14 @@ def finalize(
     if top > 1:
         in_order, replicates, repeated = _repeat(folder, chosen[:top], seeds, known)
         chosen, runs = in_order + chosen[top:], runs | replicates
+    selection = None
+    if greedy:
+        mode = check_metric(space, chosen[0].config)
+        pool, location = candidates(folder, space)[:POOL], folder.remote or str(folder.path)
+        selection = select(location, pool, ensemble, known, mode)
+        chosen = selection.chosen
+        print(f"ensemble  {listed([each.number for each in chosen])}, {selection.sentence()}")
+        runs = {each.number: [Replicate(each.record, folder)] for each in chosen}
     chosen = chosen[:ensemble]
     winner, config = chosen[0].record, chosen[0].config
     task = task_of(config)
@@ -154,11 +170,13 @@ def finalize(
         intervals = {f"test_{name}": interval for name, interval in intervals.items()}
         tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
         trained = [each.training() for each in members.values()]
-        write_test(best, config, winner, trained, tested, repeated)
+        write_test(best, config, winner, trained, tested, repeated, selection)
         draw(best, config, winner, folder.trial(winner.number), tested)
         records = [candidate.record for candidate in chosen]
         models = list(zip(records, trained, strict=True))
-        write_card(best, folder, config, models, known.corpus, known.split, tested, repeated, first.num_parameters)
+        write_card(
+            best, folder, config, models, known.corpus, known.split, tested, repeated, first.num_parameters, selection
+        )
     # Printed last: if the terminal is gone, the model is already saved.
     times = "once" if len(looks) == 1 else f"{len(looks)} times"
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")

@@ -18,6 +18,7 @@ from torch import nn
 from tuning.config.schema import Config
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
+from tuning.evaluation.greedy_selection import Selection
 from tuning.evaluation.intervals import CONFIDENCE, basis
 from tuning.evaluation.saved_model import write_weights
 from tuning.evaluation.table import make_console, make_table
@@ -80,6 +81,7 @@ def write_test(
     trained: list[dict[str, Any]],
     tested: Tested,
     repeated: dict[str, Any] | None = None,
+    selection: Selection | None = None,
 ) -> None:
     """Write metrics and a line for each test clip; for classification also the confusion matrix and the errors.
 
@@ -90,12 +92,15 @@ def write_test(
         trained: trial, seed and epochs of each retrained model, the winner first.
         tested: the result of the test.
         repeated: the scores of the best trials with other seeds, if they were repeated.
+        selection: how the models of an ensemble were chosen, if not as the best.
     """
     figures: dict[str, Any] = {**trained[0], "validation": winner.metrics}
     if len(tested.trials) > 1:
         figures |= {"ensemble": tested.trials, "members": trained, "winner_alone": tested.winner_alone}
     if repeated is not None:
         figures |= {"repeated": repeated}
+    if selection is not None:
+        figures |= {"selection": selection.record()}
     bootstrap = {
         "groups": tested.num_groups,
         "confidence": CONFIDENCE,

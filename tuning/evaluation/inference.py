@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 
+from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.data.text import text_batch
 from tuning.datasets.features.audio import Excerpt, LongSound, excerpt, segment_slice
@@ -18,17 +20,32 @@ from tuning.datasets.features.frames import check_encoder, frames_in, hop_sample
 from tuning.datasets.features.spectral import extract
 from tuning.datasets.features.text_file import decode_text
 from tuning.datasets.loaders.in_memory import Row, collate
+from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation.prediction_step import checked_step, why_no_recording
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, Best, outputs_of
 from tuning.training.class_metrics import softmax
 from tuning.training.encoders import needs_text
 from tuning.training.tasks import task_of
 
+Group = Literal["all", "folder"]
+ALONE = (
+    "expected several recordings of its speaker or artist, by which the model normalises it "
+    "(features.normalise=group), got one"
+)
+
 
 class Heard(NamedTuple):
     """The input of one model: at most `config.features.num_frames` frames of a waveform, from the frame `first` on."""
 
     waveform: np.ndarray  # [samples] at the model's sample rate, at most as long as prepared features
+    first: int
+
+
+class Frames(NamedTuple):
+    """The prepared frames [frames, features] of an input: how many are sound, and where those of the model begin."""
+
+    values: np.ndarray
+    num_valid: int
     first: int
 
 
@@ -53,6 +70,7 @@ class Predictor:
         self.labels, self.config = self.models[0].labels, self.models[0].config
         self.task = task_of(self.config)
         self.is_classes = self.config.task.name == "classification"
+        self.by_group = any(model.config.features.normalise == "group" for model in self.models)
 
     def windows(self, file: Path, step_seconds: float | None) -> Iterator[tuple[Window, list[Heard]]]:
         """Iterate over the windows of a recording, with the input of each model, or none of a silent window.
@@ -146,6 +164,7 @@ class Predictor:
         files: str | Path | Sequence[str | Path],
         step_seconds: float | None = None,
         lyrics: str | Path | None = None,
+        group: Group | None = None,
     ) -> pd.DataFrame:
         """Predict recordings; return a table with a row for each window, as the command prints it.
 
@@ -153,67 +172,101 @@ class Predictor:
             files: one or more recordings.
             step_seconds: predict a window every so many seconds, in place of one for each recording.
             lyrics: folder of the texts, for models that read them; without it they are next to the recordings.
+            group: for models with features.normalise=group, whose recordings of one speaker or artist have to come
+                together: "all" of them are of one, or those of each "folder".
 
         Raises:
-            UserError: a recording can't be used; the message names it.
+            UserError: a recording can't be used; the message names it. No `group` where it is needed, or a recording
+                alone in its group.
         """
         if isinstance(files, (str, os.PathLike)):
             files = [Path(files)]
         if step_seconds is not None:
             step_seconds = checked_step(step_seconds)
         folder = Path(lyrics) if lyrics is not None else None
-        windows, problems = self.listen([Path(file) for file in files], step_seconds, folder)
+        windows, problems = self.listen([Path(file) for file in files], step_seconds, folder, group)
         if problems:
             raise UserError("\n".join(problems))
         columns, rows = self.table(windows)
         return pd.DataFrame(rows, columns=columns)
 
     def listen(
-        self, files: Sequence[Path], step_seconds: float | None, lyrics: Path | None
+        self, files: Sequence[Path], step_seconds: float | None, lyrics: Path | None, group: Group | None = None
     ) -> tuple[list[Window], list[str]]:
         """Predict recordings; return their windows, and a line for each recording that can't be used.
 
         Raises:
-            UserError: two recordings have one text.
+            UserError: two recordings have one text; `group` as of `predict`.
         """
         self.check_lyrics(files, lyrics)
-        windows: list[Window] = []
-        problems: list[str] = []
-        waiting: list[tuple[Window, list[Row]]] = []  # with the features that each model hears
-        for file in files:
-            found: list[Window] = []
-            try:
-                text = self.text_of(file, lyrics)
-                for window, heard in self.windows(file, step_seconds):
-                    window.text = text
-                    found.append(window)
-                    if heard:
-                        waiting.append((window, [*map(_features, self.models, heard)]))
-                    if len(waiting) == CLIPS_PER_BATCH:
-                        self._judge(waiting)
-            except (ValueError, OSError) as error:
-                problems.append(f"{file}: {error}")
-                waiting = [(window, rows) for window, rows in waiting if window not in found]
-            else:
-                windows += found
-        self._judge(waiting)
-        return _finite(windows, problems), problems
+        windows: dict[int, list[Window]] = {}
+        problems: dict[int, str] = {}
+        for numbers in self._groups(files, group):
+            waiting: list[tuple[Window, list[Frames]]] = []  # with the frames that each model hears
+            for number in numbers:
+                file, found = files[number], list[Window]()
+                try:
+                    text = self.text_of(file, lyrics)
+                    for window, heard in self.windows(file, step_seconds):
+                        window.text = text
+                        found.append(window)
+                        if heard:
+                            waiting.append((window, [*map(_frames, self.models, heard)]))
+                        if len(waiting) == CLIPS_PER_BATCH and not self.by_group:
+                            self._judge(waiting)
+                except (ValueError, OSError) as error:
+                    problems[number] = f"{file}: {error}"
+                    waiting = [(window, frames) for window, frames in waiting if window not in found]
+                else:
+                    windows[number] = found
+            if self.by_group and len(waiting) == 1:
+                alone = next(number for number in numbers if waiting[0][0] in windows.get(number, ()))
+                problems[alone] = f"{files[alone]}: {ALONE}"
+                del windows[alone]
+                waiting = []
+            self._judge(waiting)
+        told = [problems[number] for number in sorted(problems)]
+        in_order = [window for number in sorted(windows) for window in windows[number]]
+        return _finite(in_order, told), told
+
+    def _groups(self, files: Sequence[Path], group: Group | None) -> list[list[int]]:
+        """The places of the recordings that are normalised together; all of them where they are not by groups."""
+        if not self.by_group:
+            if group is not None:
+                raise UserError(
+                    f"group: expected none for a model whose features are normalised by its training clips, got {group}"
+                )
+            return [[*range(len(files))]]
+        if group is None:
+            raise UserError(
+                f"group: expected all or folder, since the model normalises the recordings of a speaker or artist by "
+                f"all of them (features.normalise=group), got none for {counted(len(files), 'recording')}; group=all: "
+                "they are of one speaker, group=folder: those in each folder are"
+            )
+        folders: dict[Path, list[int]] = defaultdict(list)
+        for number, file in enumerate(files):
+            folders[file.absolute().parent if group == "folder" else Path()].append(number)
+        return [*folders.values()]
 
     def table(self, windows: Sequence[Window]) -> tuple[list[str], list[list[Any]]]:
         """The names of columns and a row for each window: file, start, end, and its `values`."""
         rows = [[str(w.file), round(w.start_seconds, 3), round(w.end_seconds, 3), *self.values(w)] for w in windows]
         return ["file", "start_seconds", "end_seconds", *self.columns()], rows
 
-    def _judge(self, waiting: list[tuple[Window, list[Row]]]) -> None:
-        """Compute the outputs of windows, and empty the list."""
-        if not waiting:
-            return
-        texts = [window.text for window, _ in waiting]
-        members = [
-            _outputs(model, [rows[number] for _, rows in waiting], texts) for number, model in enumerate(self.models)
+    def _judge(self, waiting: list[tuple[Window, list[Frames]]]) -> None:
+        """Compute the outputs of windows, those of one group where models normalise by groups, and empty the list."""
+        statistics = [
+            _statistics(model, [frames[number] for _, frames in waiting]) for number, model in enumerate(self.models)
         ]
-        for (window, _), values in zip(waiting, self.task.mean_outputs(members), strict=True):
-            window.outputs = values
+        for begin in range(0, len(waiting), CLIPS_PER_BATCH):
+            batch = waiting[begin : begin + CLIPS_PER_BATCH]
+            texts = [window.text for window, _ in batch]
+            members = [
+                _outputs(model, [frames[number] for _, frames in batch], texts, statistics[number])
+                for number, model in enumerate(self.models)
+            ]
+            for (window, _), values in zip(batch, self.task.mean_outputs(members), strict=True):
+                window.outputs = values
         waiting.clear()
 
     def columns(self) -> list[str]:
@@ -281,20 +334,28 @@ def around(model: Best, found: LongSound, start: float, stop: float) -> Heard:
     return Heard(found[beyond : beyond + num_samples(model.num_frames, features)], first)
 
 
-def _features(model: Best, heard: Heard) -> Row:
-    """Valid frames and features of what a model hears."""
-    features, first = model.config.features, heard.first
-    values, num_valid = extract(heard.waveform, features, model.num_frames)
-    last = first + features.num_frames
-    return 0, min(num_valid - first, features.num_frames), values[first:last]
+def _frames(model: Best, heard: Heard) -> Frames:
+    """The prepared frames of what a model hears."""
+    return Frames(*extract(heard.waveform, model.config.features, model.num_frames), heard.first)
 
 
-def _outputs(model: Best, rows: list[Row], texts: list[str]) -> np.ndarray:
+def _statistics(model: Best, heard: Sequence[Frames]) -> FeatureStatistics:
+    """By what a model normalises its inputs: its training clips, or these inputs, as those of one group."""
+    if model.config.features.normalise == "train" or not heard:
+        return model.features
+    return FeatureStatistics.of((np.array([frames.num_valid]), frames.values[None]) for frames in heard)
+
+
+def _outputs(model: Best, heard: list[Frames], texts: list[str], statistics: FeatureStatistics) -> np.ndarray:
     """Outputs [N, K] of one model for N inputs and their texts."""
     features = model.config.features
-    rows = [(index, num_valid, values) for index, (_, num_valid, values) in enumerate(rows)]
+    size = features.num_frames
+    rows: list[Row] = [
+        (index, min(num_valid - first, size), values[first : first + size])
+        for index, (values, num_valid, first) in enumerate(heard)
+    ]
     no_targets = np.zeros((len(rows), 1), dtype=np.float32)
-    batch = collate(rows, no_targets, model.features, features.num_frames, features.padding, features.segment)
+    batch = collate(rows, no_targets, statistics, size, features.padding, features.segment)
     if needs_text(model.config):
         batch |= text_batch(texts, model.config)
     return outputs_of(model, batch)

@@ -14,6 +14,7 @@ from tuning.datasets.features.frames import num_samples
 from tuning.datasets.settings import FeatureSettings
 from tuning.datasets.splits.split import Split
 from tuning.evaluation.final_test_files import PRINTED, Tested
+from tuning.evaluation.greedy_selection import Selection
 from tuning.evaluation.intervals import basis
 from tuning.evaluation.leaderboard import read_baseline
 from tuning.evaluation.score_notes import metric_of_test, score_notes, tested_notes
@@ -33,6 +34,7 @@ def write_card(
     tested: Tested,
     repeated: dict[str, Any] | None,
     num_parameters: int,
+    selection: Selection | None = None,
 ) -> None:
     """Write MODEL_CARD.md into `best`, the folder that becomes the search's best/.
 
@@ -46,6 +48,7 @@ def write_card(
         tested: the result of the test.
         repeated: the scores of the best trials with other seeds, if they were repeated.
         num_parameters: of the winner.
+        selection: how the models of an ensemble were chosen, if not as the best.
     """
     winner, (mode, baseline) = members[0][0], _measured(folder)
     notes = score_notes(split.cautions(), winner, baseline, config.search.metric, mode)
@@ -59,7 +62,8 @@ def write_card(
     lines += ["", *(f"- {note}" for note in [*corpus.notes, *split.notes]), ""]
     lines += ["## How it was chosen", "", *_choice(folder, config, winner, repeated), *_notes(notes), ""]
     if len(members) > 1:
-        lines += ["## Members", "", *_members(config, members), ""]
+        chosen = [f"They were {selection.sentence()}.", ""] if selection is not None else []
+        lines += ["## Members", "", *chosen, *_members(config, members), ""]
     lines += ["## Test", "", *_test(config, tested), *_notes([*split.cautions(), *on_test]), ""]
     lines += ["## Limits", "", *_limits(tested), ""]
     use = f"tuning predict {folder.path / 'best'} FILES...{allow_code_word(config)}"
@@ -82,7 +86,9 @@ def _heard(features: FeatureSettings) -> str:
         if not features.is_pooled:
             return f"{features.num_frames} frames of {states}"
         spread = " and standard deviation" if features.encoder_pooling == "mean_std" else ""
-        return f"mean{spread} over at most {features.encoder_seconds:g} s of {states}"
+        return f"mean{spread} over at most {features.pooled_seconds:g} s of {states}"
+    if features.name == "egemaps":
+        return f"88 statistics (eGeMAPS) over at most {features.pooled_seconds:g} s"
     seconds = num_samples(features.num_frames, features) / features.sample_rate_hz
     part = "beginning" if features.segment == "start" else "middle"
     return f"{features.num_frames} frames of {features.name}, about {seconds:.1f} s, the {part} of a longer recording"

@@ -65,6 +65,11 @@ def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]
             f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
             "sound is not exported"
         )
+    if best.config.features.normalise == "group":
+        raise UserError(
+            f"{folder}: expected features.normalise=train, got group: what a recording is normalised by are others of "
+            "its speaker or artist, which the graph does not hear"
+        )
     if waveform:
         _check_waveform(folder, best)
     file = folder / (WAVEFORM_FILE if waveform else FILE)
@@ -94,10 +99,10 @@ def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]
 def _check_waveform(folder: Path, best: Best) -> None:
     """Refuse a model whose signal path can't be exported. Raises UserError."""
     features = best.config.features
-    if features.name == "encoder":
+    if features.name in ("encoder", "egemaps"):
         raise UserError(
-            f"{folder}: expected features of mel, mfcc or chroma with waveform=true, got features.name=encoder, whose "
-            "network is not exported; without waveform=true its hidden states are the input"
+            f"{folder}: expected features of mel, mfcc or chroma with waveform=true, got features.name="
+            f"{features.name}, which is computed outside of the graph; without waveform=true its values are the input"
         )
     if features.trim_db is not None:
         raise UserError(

@@ -18,6 +18,7 @@ from tuning.config.schema import Config
 from tuning.datasets import storage
 from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
+from tuning.experiment.directory import TrialRecord
 from tuning.experiment.reading import DamagedFileError, read_config, read_content, read_json, read_settings, understood
 from tuning.training.encoders import with_saved_encoder, without_pretrained_weights
 from tuning.training.trainer import DamagedCheckpointError, model_inputs, read_checkpoint
@@ -123,6 +124,16 @@ def _state(folder: str, name: str) -> dict[str, Any]:
     if not isinstance(state, dict):
         raise ValueError(f"{file}: expected a checkpoint with weights, got a {type(state).__name__}")
     return state
+
+
+def trial_checkpoints(location: str, record: TrialRecord) -> list[tuple[str, str]]:
+    """Folder and name of the best checkpoint of a trial, or of those of its inner folds as far as they are finished.
+
+    `location` is the folder or URI of its search.
+    """
+    place = storage.below(storage.absolute(location), "trials", f"{record.number:04d}", "checkpoints")
+    names = [f"fold-{number}/best.pt" for number in range(1, record.epochs + 1)] if record.folds else ["best.pt"]
+    return [(place, name) for name in names]
 
 
 def member_folders(best: Path) -> list[Path]:

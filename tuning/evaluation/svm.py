@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -50,15 +51,24 @@ def svm_classes(train: Part, statistics: np.ndarray) -> np.ndarray:
     return found[:, None]
 
 
-def fit_and_predict(prepared: Prepared, known: Sequence[Clip], test: Sequence[Clip], classes: bool) -> np.ndarray:
+def fit_and_predict(
+    prepared: Prepared, known: Sequence[Clip], test: Sequence[Clip], classes: bool, by_group: bool = False
+) -> np.ndarray:
     """Fit on the clips that a retrained winner knows and predict its test clips, in their order; in this process.
 
-    Returns class indices [clips, 1], or numbers [clips, targets].
+    With `by_group` the statistics of each group's clips are standardised by themselves first. Returns class indices
+    [clips, 1], or numbers [clips, targets].
     """
     wanted = {clip.id for clip in [*known, *test]}
     statistics: dict[str, np.ndarray] = {}
     for ids, num_frames, features in scan(prepared, wanted, sealed=()):
         for clip, valid, values in zip(ids, num_frames.tolist(), features, strict=True):
             statistics[clip] = clip_statistics(values[:valid])
+    if by_group:
+        together: dict[str | None, list[str]] = defaultdict(list)
+        for each in [*known, *test]:
+            together[each.group].append(each.id)
+        for ids in together.values():
+            statistics |= zip(ids, StandardScaler().fit_transform([statistics[clip] for clip in ids]), strict=True)
     train = np.stack([statistics[clip.id] for clip in known]), np.array([clip.targets for clip in known])
     return (svm_classes if classes else svr_outputs)(train, np.stack([statistics[clip.id] for clip in test]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tuning.config.errors import UserError
 from tuning.config.space import Space
-from tuning.data.plan import Plan, read_corpus, training_clips, with_augmentation, with_classes
+from tuning.data.plan import Plan, read_corpus, training_clips, with_augmentation, with_corpus
 from tuning.data.remarks import with_file_remarks
 from tuning.datasets import storage
 from tuning.datasets.corpus import Corpus
@@ -50,7 +50,7 @@ def check(plan: Plan) -> Checked:
         check_resources(plan.config)
     check_places(plan.config, plan.run.storage)
     corpus, split = read_corpus(plan.config, make=False)
-    plan = with_classes(plan, corpus)
+    plan = with_corpus(plan, corpus)
     corpus = with_file_remarks(corpus, plan.config.data)
     plan = with_augmentation(plan, len(training_clips(split, plan.config)), begun)
     if begun is not None:

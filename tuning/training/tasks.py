@@ -86,11 +86,7 @@ class Regression:
         """
         self.check_labels(train_targets)
         outputs = np.broadcast_to(train_targets.mean(axis=0), val_targets.shape).astype(np.float64)
-        losses = self.loss_per_clip()(
-            torch.from_numpy(outputs.copy()), torch.from_numpy(val_targets.astype(np.float64))
-        )
-        values = {"loss": losses.mean().item(), **self.metrics(val_targets, outputs)}
-        return {f"val_{name}": value for name, value in values.items()}
+        return validation_metrics(self, val_targets.astype(np.float64), outputs.copy())
 
 
 @dataclass(frozen=True)
@@ -155,12 +151,17 @@ class Classification:
         # A class that training lacks gets half a clip, so that its logit is finite.
         logits = np.log(np.maximum(counts, 0.5) / counts.sum())
         outputs = np.broadcast_to(logits, (len(val_targets), len(self.classes))).copy()
-        losses = self.loss_per_clip()(torch.from_numpy(outputs), torch.from_numpy(val_targets))
-        values = {"loss": losses.mean().item(), **self.metrics(val_targets, outputs)}
-        return {f"val_{name}": value for name, value in values.items()}
+        return validation_metrics(self, val_targets, outputs)
 
 
 Task = Regression | Classification
+
+
+def validation_metrics(task: Task, targets: np.ndarray, outputs: np.ndarray) -> dict[str, float]:
+    """Return the loss and the metrics of outputs [N, K] for labels [N, targets], as a trial reports them: `val_...`."""
+    losses = task.loss_per_clip()(torch.from_numpy(outputs), torch.from_numpy(targets))
+    values = {"loss": losses.double().mean().item(), **task.metrics(targets, outputs)}
+    return {f"val_{name}": value for name, value in values.items()}
 
 
 def task_of(config: Config) -> Task:

@@ -104,7 +104,7 @@ def cropped_data(data: Any, config: Config) -> Any:
         ValueError: the data lack something that the configuration asks for.
     """
     features = config.features
-    cropped = data.crop(features.num_frames, features.padding, features.segment)
+    cropped = data.crop(features.num_frames, features.padding, features.segment).normalised(features.normalise)
     if isinstance(cropped, ExtendedData):
         cropped = replace(cropped, share=config.augment.synthetic_share)
     elif config.augment.synthetic_share > 0:

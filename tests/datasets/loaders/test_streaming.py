@@ -106,6 +106,74 @@ def test_batches_are_the_normalised_clips(made, data, frames):
             np.testing.assert_allclose(targets, clip.targets, rtol=1e-6)
 
 
+def literal_group_row(made, clip):
+    """As `literal_row`, by the mean and deviation over all valid frames of the clip's group, whatever its part."""
+    _, split, raw, _ = made
+    group = split.groups()[clip]
+    rows = [row for row, other in enumerate(raw.ids.tolist()) if split.groups()[other] == group]
+    valid = np.concatenate([raw.features[row, : raw.num_frames[row]] for row in rows]).astype(np.float64)
+    row, out = raw.ids.tolist().index(clip), np.zeros((FRAMES, raw.features.shape[2]))
+    kept = raw.num_frames[row]
+    out[:kept] = (raw.features[row, :kept] - valid.mean(axis=0)) / valid.std(axis=0)
+    return out
+
+
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+def test_each_group_is_normalised_by_its_own_clips(made, kind):
+    prepared, split, _, bank = made
+    opened = open_data(prepared, split, kind, 0, bank, by_group=True)
+    data = opened.crop(FRAMES, "masked", "middle").normalised("group")
+    found = rows_of(data.train_batches(1, 7, 3), data.train_ids) | rows_of(data.val_batches(3), data.val_ids)
+    assert len(found) == 32 and len({split.groups()[clip] for clip in found}) == 8
+    for clip, (features, _, _) in found.items():
+        np.testing.assert_allclose(features, literal_group_row(made, clip), atol=1e-4)
+    by_train = rows_of(data.normalised("train").val_batches(3), data.val_ids)
+    expected = rows_of(opened.val_batches(3), data.val_ids)
+    assert all(np.array_equal(by_train[clip][0], row) for clip, (row, _, _) in expected.items())
+    with pytest.raises(ValueError, match=r"features\.normalise: expected train for data that were opened without"):
+        open_data(prepared, split, kind, 0, bank).normalised("group")
+
+
+def test_a_groups_test_clips_have_no_part_in_it(made):
+    """Nor do those of others: a search reads no sealed clip, also not for statistics."""
+    prepared, split, _, _ = made
+    data = ResidentData.read(prepared, split, by_group=True)
+    assert sorted(data.by_clip) == sorted(clip.id for clip in split.train + split.val)
+    by_group = {split.groups()[clip]: id(statistics) for clip, statistics in data.by_clip.items()}
+    assert len(set(by_group.values())) == len(by_group) == 8
+
+
+@pytest.mark.parametrize("kind", ["resident", "streamed"])
+def test_groups_are_normalised_alike_in_every_inner_fold(made, kind):
+    prepared, split, _, _ = made
+    dealt = inner_folds(split, SplitSettings(inner_folds=4))
+    folds = open_folds(prepared, dealt, kind, 0, by_group=True)
+    seen = []
+    for number in range(4):
+        data = folds.fold(number).crop(FRAMES, "masked", "middle").normalised("group")
+        for clip, (features, _, _) in rows_of(data.val_batches(5), data.val_ids).items():
+            np.testing.assert_allclose(features, literal_group_row(made, clip), atol=1e-4)
+            seen.append(clip)
+    assert len(seen) == len(set(seen)) == 32
+
+
+def test_versions_of_a_clip_are_normalised_by_its_group(made):
+    prepared, split, _, bank = made
+    effects = EFFECTS.model_copy(update={"noise_prob": 1.0})
+    data = ResidentData.read(prepared, split, bank, by_group=True).crop(FRAMES, "masked", "middle")
+    data = data.augmented(effects).normalised("group")
+    drawn = draw_versions(effects, data.num_train, 3, 1)
+    for index, (combination, version) in drawn.items():
+        clip, versions = str(data.train_ids[index]), data.bank[combination]
+        kept = versions.num_frames[index, version]
+        own = data.by_clip[clip]
+        expected = (versions.features[index, version, :kept] - own.mean) / own.std
+        features = rows_of(data.train_batches(1, 7, 3), data.train_ids)[clip][0]
+        np.testing.assert_allclose(features[:kept], expected, atol=1e-4)
+        if index > 3:
+            break
+
+
 def test_types_and_sizes(data):
     batch = next(iter(data.train_batches(0, 4, 0)))
     assert batch.pop("num_clips") == 4
