@@ -12,7 +12,7 @@ from tuning.models.encoder_shapes import SPEECH_RATE_HZ, Layers, speech_shape
 Loading = Literal["auto", "resident", "streamed"]
 Segment = Literal["middle", "start"]
 Padding = Literal["masked", "silence", "zero"]
-Normalise = Literal["train", "group"]
+Normalise = Literal["train", "group", "none"]
 # In the order in which they are applied: first the speaker, then the room, then what the microphone adds.
 WAVE_EFFECTS = ("speed", "stretch", "pitch", "formant", "room", "noise")
 EGEMAPS = 88  # statistics of eGeMAPS
@@ -197,7 +197,8 @@ class FeatureSettings(Settings):
     normalise: Normalise = Field(
         "train",
         description="features are centred and scaled by the training clips (train), or each speaker's or artist's by "
-        "all of his own clips, without their labels (group), of which a prediction then needs several, too",
+        "all of his own clips, without their labels (group), of which a prediction then needs several, too; none: as "
+        "they are",
     )
     num_frames: int = Field(
         600,

@@ -30,6 +30,28 @@ class Model(nn.Module):
         return []
 
 
+class Around(Model):
+    """A model that prepares the input of another one, whose needs are its own."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model: Any = model
+        self.min_frames = getattr(model, "min_frames", Model.min_frames)
+
+    def penalty(self) -> Tensor:
+        """The model's penalty."""
+        penalty: Tensor = self.model.penalty()
+        return penalty
+
+    def encoder_parameters(self) -> list[nn.Parameter]:
+        """The model's pretrained weights that are trained from the first epoch."""
+        return pretrained_weights(self.model)[0][1]
+
+    def unfreezing(self) -> list[tuple[int, list[nn.Parameter]]]:
+        """The model's pretrained weights that are trained later, with the epoch."""
+        return pretrained_weights(self.model)[1:]
+
+
 def pretrained_weights(model: nn.Module) -> list[tuple[int, list[nn.Parameter]]]:
     """Return the pretrained weights of a model that are trained, with the epoch (from 1) at which that begins.
 

@@ -7,11 +7,11 @@ from torch import Tensor, nn
 from tuning.models.base import Model
 from tuning.models.layers import Dense, activation, check_features, clip_lengths
 from tuning.models.mlp_settings import MLPSettings
-from tuning.models.pooling import mean_over_frames
+from tuning.models.pooling import NUM_STATISTICS, mean_over_frames, statistics_over_frames
 
 
 class MLP(Model):
-    """The mean over a clip's frames, dense layers with dropout, and a linear output.
+    """The mean over a clip's frames, or more statistics, dense layers with dropout, and a linear output.
 
     Initial weights come from torch's global generator.
     """
@@ -23,14 +23,16 @@ class MLP(Model):
         self.num_features = num_features
         self.activation = activation(settings.activation)
         self.input_dropout, self.dropout = nn.Dropout(settings.input_dropout), nn.Dropout(settings.dropout)
-        widths = [num_features, *settings.hidden_units]
+        several = settings.pooling == "statistics"
+        self.pool = statistics_over_frames if several else mean_over_frames
+        widths = [num_features * (NUM_STATISTICS if several else 1), *settings.hidden_units]
         self.hidden = nn.ModuleList(Dense(*pair) for pair in pairwise(widths))
         self.output = Dense(widths[-1], num_outputs)
 
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Compute outputs [B, K] of features [B, T, F], of which `num_frames` [B] are valid (default: all)."""
         check_features(features, self.num_features, 1, "")
-        hidden = self.input_dropout(mean_over_frames(features, clip_lengths(features, num_frames)))
+        hidden = self.input_dropout(self.pool(features, clip_lengths(features, num_frames)))
         for layer in self.hidden:
             hidden = self.dropout(self.activation(layer(hidden)))
         outputs: Tensor = self.output(hidden)

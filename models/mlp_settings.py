@@ -8,12 +8,15 @@ from tuning.models.settings import Activation, ModelSettings
 
 
 class MLPSettings(ModelSettings):
-    """A multilayer perceptron on the mean over a clip's frames, which pooled features have only one of."""
+    """A multilayer perceptron on a summary of a clip's frames, of which pooled features have only one."""
 
     name: Literal["mlp"] = Field("mlp", description="model family")
     hidden_units: list[int] = Field([], description="units of each hidden layer; [] for a linear model")
     activation: Activation = Field("gelu", description="after each hidden layer")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input's values that are dropped")
+    pooling: Literal["mean", "statistics"] = Field(
+        "mean", description="mean over a clip's frames, or mean, standard deviation and mean changes"
+    )
     dropout: float = Field(0.3, ge=0, lt=1, description="after each hidden layer")
 
     @model_validator(mode="after")

@@ -51,6 +51,19 @@ class ModelSettings(NetworkSettings):
         "layers, side by side)",
     )
 
+    encoder_training: Literal["layers", "lora"] | None = Field(
+        None,
+        description="the encoder's layers behind features.encoder_layers are part of the model, which reads the last "
+        "one, or with layer_weights=learnt a mean of all: their weights are trained (layers) or small matrices beside "
+        "them (lora), at optim.encoder_learning_rate",
+    )
+    lora_rank: int = Field(8, ge=1, description="rank of those matrices (lora)")
+    lora_alpha: float = Field(16.0, gt=0, description="what they add counts lora_alpha / lora_rank times (lora)")
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute an encoder's inner values again in the backward pass: less memory, a third more time",
+    )
+
     @property
     def text_input(self) -> TextInput | None:
         """What the model reads of each clip's text; None where it has no input for text.

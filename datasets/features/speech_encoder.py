@@ -57,13 +57,15 @@ def encode(
 def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
     """Compute the hidden states [B, frames, hidden_size] of every layer, the input of the first before them.
 
+    The last is the encoder's output, behind its last normalisation if it has one, whatever transformers lists as it.
+
     Args:
         model: an encoder of transformers.
         waveforms: [B, samples], all of them sound; as the encoder expects them.
     """
     config: Any = model.config
     if config.model_type != "whisper":
-        return tuple(model(waveforms, output_hidden_states=True).hidden_states)
+        return _states(model(waveforms, output_hidden_states=True))
     encoder: Any = model
     frames = waveforms.shape[1] // WHISPER_HOP
     mels = _whisper_mels(waveforms[:, : frames * WHISPER_HOP], config.num_mel_bins)
@@ -73,9 +75,13 @@ def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
     try:
         config.max_source_positions = frames
         encoder.embed_positions = nn.Embedding.from_pretrained(every.weight[:frames])
-        return tuple(encoder(mels, output_hidden_states=True).hidden_states)
+        return _states(encoder(mels, output_hidden_states=True))
     finally:
         config.max_source_positions, encoder.embed_positions = most, every
+
+
+def _states(found: Any) -> tuple[Tensor, ...]:
+    return (*found.hidden_states[:-1], found.last_hidden_state)
 
 
 def _whisper_mels(waveforms: Tensor, num_mels: int) -> Tensor:

@@ -154,8 +154,10 @@ class ResidentData:
         return replace(self, frames=frames, padding=padding, segment=segment)
 
     def normalised(self, by: Normalise) -> "ResidentData":
-        """The same data, normalised by the training clips or by groups; the arrays are shared."""
+        """The same data, normalised by the training clips, by groups or not at all; the arrays are shared."""
         check_normalise(by, self.by_clip)
+        if by == "none":
+            return replace(self, normalise=by, statistics=FeatureStatistics.none(self.num_features))
         return replace(self, normalise=by)
 
     def augmented(self, settings: AugmentSettings) -> "ResidentData":

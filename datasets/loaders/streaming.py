@@ -273,8 +273,10 @@ class StreamedData:
         return replace(self, frames=checked_crop(num_frames, self.stored_frames), padding=padding, segment=segment)
 
     def normalised(self, by: Normalise) -> "StreamedData":
-        """The same data, normalised by the training clips or by groups."""
+        """The same data, normalised by the training clips, by groups or not at all."""
         check_normalise(by, self.by_clip)
+        if by == "none":
+            return replace(self, normalise=by, statistics=FeatureStatistics.none(self.num_features))
         return replace(self, normalise=by)
 
     def augmented(self, settings: AugmentSettings) -> "StreamedData":

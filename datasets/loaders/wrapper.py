@@ -81,7 +81,7 @@ class DataWrapper:
         return replace(self, inner=self.inner.crop(num_frames, padding, segment))
 
     def normalised(self, by: Normalise) -> Self:
-        """The same data, normalised by the training clips or by groups."""
+        """The same data, normalised by the training clips, by groups or not at all."""
         return replace(self, inner=self.inner.normalised(by))
 
     def augmented(self, settings: AugmentSettings) -> Self:

@@ -35,6 +35,11 @@ class FeatureStatistics:
         return 1 / self.std
 
     @classmethod
+    def none(cls, num_features: int) -> "FeatureStatistics":
+        """Those by which normalised features stay as they are."""
+        return cls(np.zeros(num_features, np.float32), np.ones(num_features, np.float32))
+
+    @classmethod
     def of(cls, rows: Iterable[tuple[np.ndarray, np.ndarray]]) -> "FeatureStatistics":
         """Compute them from chunks of valid frames [rows] and features [rows, frames, features]."""
         found = Moments()

@@ -320,11 +320,30 @@ class Config(Settings):
     def _layers_to_weigh(self) -> "Config":
         name, layers = self.features.name, self.features.encoder_layers
         several = layers == "all" or (isinstance(layers, list) and len(layers) > 1)
+        if self.model.encoder_training is not None:
+            return self._trained_encoder()
         if self.model.layer_weights == "learnt" and not (name == "encoder" and several):
             got = f"features.encoder_layers={layers}" if name == "encoder" else f"features.name={name}"
             raise ValueError(
                 f"model.layer_weights: expected null unless features.name=encoder has several encoder_layers, "
                 f"got {self.model.layer_weights} with {got}"
+            )
+        return self
+
+    def _trained_encoder(self) -> "Config":
+        features, training = self.features, f"model.encoder_training={self.model.encoder_training}"
+        if self.model.encoder_setting is not None:
+            raise ValueError(
+                f"model.encoder_training: expected null with model.name={self.model.name}, which has an encoder of its "
+                f"own, got {self.model.encoder_training}"
+            )
+        for name, only in (("name", "encoder"), ("encoder_pooling", "frames"), ("normalise", "none")):
+            if (got := getattr(features, name)) != only:
+                raise ValueError(f"features.{name}: expected {only} with {training}, got {got}")
+        if not isinstance(features.encoder_layers, int) or features.encoder_layers < 0:
+            raise ValueError(
+                f"features.encoder_layers: expected the number of a layer, from 0, with {training}, whose layers are "
+                f"those behind it, got {features.encoder_layers}"
             )
         return self
 
@@ -347,7 +366,7 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _scale_of_groups(self) -> "Config":
-        if self.features.normalise == "train":
+        if self.features.normalise != "group":
             return self
         for name, why in (
             ("freq_masks", "whose masked value is the mean of the training clips"),

@@ -367,6 +367,31 @@ def _check_encoders(space: Space) -> None:
             check_encoder(features)
     except ValueError as error:
         raise UserError(str(error)) from None
+    _check_trained_encoders(space)
+
+
+def _check_trained_encoders(space: Space) -> None:
+    """Check that there are layers to train, and what trains them.
+
+    Raises:
+        UserError: no layer behind `features.encoder_layers`, an encoder of another kind, a package that is missing.
+    """
+    wanted = ("features.", "model.encoder_training", "model.layer_weights", "model.text_lora_rank")
+    for config in space.variants(wanted):
+        training, features = config.model.encoder_training, config.features
+        if training is not None:
+            shape = speech_shape(features.encoder)
+            if features.encoder_layers == shape.num_layers:
+                raise UserError(
+                    f"features.encoder_layers: expected 0 to {shape.num_layers - 1} with "
+                    f"model.encoder_training={training}, which trains the layers behind it, got "
+                    f"{features.encoder_layers}, the last of '{features.encoder}'"
+                )
+        if training == "lora" and not importlib.util.find_spec("peft"):
+            raise UserError(
+                "model.encoder_training: expected layers or null unless peft is installed, got lora; install it: "
+                "pip install 'audio-emotion-tuning[lora]'"
+            )
 
 
 def read_clips(config: Config, make: bool = True) -> Corpus:

@@ -341,7 +341,7 @@ def _frames(model: Best, heard: Heard) -> Frames:
 
 def _statistics(model: Best, heard: Sequence[Frames]) -> FeatureStatistics:
     """By what a model normalises its inputs: its training clips, or these inputs, as those of one group."""
-    if model.config.features.normalise == "train" or not heard:
+    if model.config.features.normalise != "group" or not heard:
         return model.features
     return FeatureStatistics.of((np.array([frames.num_valid]), frames.values[None]) for frames in heard)
 

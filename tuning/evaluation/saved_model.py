@@ -20,7 +20,7 @@ from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.reading import DamagedFileError, read_config, read_content, read_json, read_settings, understood
-from tuning.training.encoders import with_saved_encoder, without_pretrained_weights
+from tuning.training.encoders import saved_layout, with_saved_encoder, without_pretrained_weights
 from tuning.training.trainer import DamagedCheckpointError, model_inputs, read_checkpoint
 from tuning.training.trial import build_model
 
@@ -51,13 +51,13 @@ def load_best(path: str | Path) -> Best:
     config = with_saved_encoder(read_config(path / "config.yaml", read_settings(path / "config.yaml")), path)
     statistics, num_frames = _features(path / "features.json", config)
     weights, made_with = _weights(path / "model.safetensors")
-    num_features = len(statistics.mean)
+    num_features, layout = len(statistics.mean), saved_layout(config, path)
     # Building the model draws random weights, which must not change the caller's random numbers.
     with torch.random.fork_rng(devices=[]):
         if config.task.name == "classification" and config.task.classes is None:
-            classes = _num_outputs(str(path / "model.safetensors"), config, num_features, weights)
+            classes = _num_outputs(str(path / "model.safetensors"), config, num_features, weights, layout)
             config = _with_classes(config, classes)
-        model = build_model(config, num_features)
+        model = build_model(config, num_features, layout)
     labels = _labels(path / "labels.json", config)
     _fill(model, weights, str(path / "model.safetensors"), "config.yaml")
     if made_with is not None and made_with != _settings_checksum(path):  # earlier versions wrote none
@@ -239,9 +239,11 @@ def _with_classes(config: Config, num_classes: int) -> Config:
     return config.model_copy(update={"task": config.task.model_copy(update={"classes": classes})})
 
 
-def _num_outputs(file: str, config: Config, num_features: int, weights: dict[str, torch.Tensor]) -> int:
+def _num_outputs(
+    file: str, config: Config, num_features: int, weights: dict[str, torch.Tensor], layout: str | None = None
+) -> int:
     """Find the number of classes of a model whose settings do not name them, from the shapes of its weights."""
-    two, three = (build_model(_with_classes(config, k), num_features).state_dict() for k in (2, 3))
+    two, three = (build_model(_with_classes(config, k), num_features, layout).state_dict() for k in (2, 3))
     for name, tensor in two.items():
         for axis, size in enumerate(tensor.shape):
             if size != three[name].shape[axis] and name in weights and weights[name].dim() == tensor.dim():

@@ -12,7 +12,9 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.datasets import storage
 from tuning.models import pretrained
+from tuning.models.encoder_shapes import SPEECH
 
+LAYOUT = "encoder"  # folder in a saved model, with the configuration of the encoder whose layers it trained
 DEMO, DEMO_CORPUS = "demo", "demo_bimodal"  # the text encoder that this corpus makes
 # Settings that decide which image encoder is loaded, and what is asked of it.
 IMAGES = ("model.image_encoder", "model.pretrained", "model.unfreeze_epochs")
@@ -30,6 +32,8 @@ def needs_text(config: Config) -> bool:
 
 def encoder_of(config: Config) -> str:
     """Return the encoder as any process here finds it: a folder's absolute path, or a hub name; empty if none."""
+    if config.model.encoder_training is not None:
+        return pretrained.located(str(config.features.encoder))
     if config.model.encoder_setting is None:
         return ""
     if _is_demo(config):
@@ -44,6 +48,9 @@ def located(config: Config, encoder: str | None = None) -> Config:
 
     Trials run in other folders, where relative paths would not be found.
     """
+    if config.model.encoder_training is not None:
+        features = config.features.model_copy(update={"encoder": encoder or encoder_of(config)})
+        return config.model_copy(update={"features": features})
     setting = config.model.encoder_setting
     if setting is None:
         return config
@@ -52,9 +59,16 @@ def located(config: Config, encoder: str | None = None) -> Config:
 
 def save_encoder(config: Config, folder: Path) -> None:
     """Write those parts of the encoder into a saved model's folder that building the model needs."""
+    if config.model.encoder_training is not None:
+        pretrained.save_parts(encoder_of(config), SPEECH, folder / LAYOUT, ("config",))
     setting = config.model.encoder_setting
     if setting is not None and config.model.encoder_parts:
         pretrained.save_parts(encoder_of(config), f"model.{setting}", folder / setting, config.model.encoder_parts)
+
+
+def saved_layout(config: Config, folder: Path) -> str | None:
+    """Return the folder with the configuration of the encoder whose layers are part of a saved model, if any are."""
+    return str(folder / LAYOUT) if config.model.encoder_training is not None else None
 
 
 def with_saved_encoder(config: Config, folder: Path) -> Config:

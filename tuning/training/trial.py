@@ -22,14 +22,29 @@ from tuning.training.tasks import task_of
 from tuning.training.trainer import Trainer, model_inputs
 
 
-def build_model(config: Config, num_features: int) -> Any:
-    """Return the configuration's model with new weights from torch's global generator."""
-    build, settings, num_outputs = import_model(config.model.name), located(config).model, task_of(config).num_outputs
-    if config.model.layer_weights != "learnt":
+def build_model(config: Config, num_features: int, layout: str | None = None) -> Any:
+    """Return the configuration's model with new weights from torch's global generator.
+
+    `layout` is a folder with the configuration of the encoder whose layers are part of the model, to build these
+    without their pretrained weights.
+    """
+    config = located(config)
+    build, settings, num_outputs = import_model(config.model.name), config.model, task_of(config).num_outputs
+    layers, mixes = config.features.encoder_layers, settings.layer_weights == "learnt"
+    if settings.encoder_training is not None:
+        from tuning.models.layer_mix import LayerMix
+        from tuning.models.tuned_layers import Layers, TunedLayers
+
+        assert isinstance(layers, int)
+        rank = settings.lora_rank if settings.encoder_training == "lora" else None
+        saves_memory, name = settings.gradient_checkpointing, layout or str(config.features.encoder)
+        encoder = Layers(name, layers, rank, settings.lora_alpha, saves_memory, pretrained=layout is None)
+        model = build(settings, num_features, num_outputs)
+        return TunedLayers(LayerMix(model, encoder.num_states) if mixes else model, encoder, reads_all=mixes)
+    if not mixes:
         return build(settings, num_features, num_outputs)
     from tuning.models.layer_mix import LayerMix
 
-    layers = config.features.encoder_layers
     if not isinstance(layers, list):
         raise ValueError(f"features.encoder_layers: expected numbers with model.layer_weights=learnt, got {layers}")
     return LayerMix(build(settings, num_features // len(layers), num_outputs), len(layers))

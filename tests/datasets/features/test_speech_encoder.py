@@ -1,4 +1,3 @@
-import json
 import shutil
 from types import SimpleNamespace
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.recordings import tone, write_corpus
+from tests.helpers.tiny_encoders import FIELD, HOP, KINDS, write_encoder
 from tests.helpers.tiny_whisper import write_whisper
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan, planned_points
@@ -25,25 +25,6 @@ from tuning.datasets.store.worker import make_versions
 from tuning.models.encoder_shapes import SpeechShape, check_speech_encoder, speech_shape
 from tuning.models.pretrained import content_of
 
-KINDS = ["Wav2Vec2", "Hubert", "WavLM"]
-HOP, FIELD = 80, 10 + 2 * 5 + 2 * 20  # strides 5, 4, 4; kernels 10, 3, 3: each adds its kernel less one, strided
-TINY = {
-    "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
-    "conv_dim": [8, 8, 8], "conv_stride": [5, 4, 4], "conv_kernel": [10, 3, 3], "num_feat_extract_layers": 3,
-    "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 2, "initializer_range": 0.3,
-}  # fmt: skip
-
-
-def write_encoder(folder, kind="Wav2Vec2", seed=0, do_normalize=None, **changed):
-    import transformers
-
-    torch.manual_seed(seed)
-    config = getattr(transformers, f"{kind}Config")(**(TINY | changed))
-    getattr(transformers, f"{kind}Model")(config).save_pretrained(folder)
-    if do_normalize is not None:
-        (folder / "preprocessor_config.json").write_text(json.dumps({"do_normalize": do_normalize}))
-    return FeatureSettings(name="encoder", encoder=str(folder), num_frames=40)
-
 
 def own_states(folder, kind, waveform):
     """All hidden states [layers + 1, frames, hidden] by the model itself."""
@@ -51,8 +32,8 @@ def own_states(folder, kind, waveform):
 
     model = getattr(transformers, f"{kind}Model").from_pretrained(folder).eval()
     with torch.no_grad():
-        states = model(torch.from_numpy(waveform)[None], output_hidden_states=True).hidden_states
-    return np.stack([state[0].numpy() for state in states])
+        found = model(torch.from_numpy(waveform)[None], output_hidden_states=True)
+    return np.stack([state[0].numpy() for state in (*found.hidden_states[:-1], found.last_hidden_state)])
 
 
 def normalised(waveform):
