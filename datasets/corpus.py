@@ -35,6 +35,7 @@ class Corpus:
     notes: list[str] = field(default_factory=list)  # remarks for the user, one sentence each
     classes: list[str] = field(default_factory=list)  # names by index, for a classification
     dev_groups: dict[str, list[str]] = field(default_factory=dict)  # fold -> its published validation groups
+    folds_share_groups: str = ""  # what its folds are called, if they are published with groups in several of them
 
 
 def load_corpus(data: DataSettings, targets: list[str]) -> Corpus:

@@ -73,7 +73,13 @@ class DataSettings(Settings):
     folds: str | None = Field(
         None,
         description="folds or split of a corpus by name (ravdess: reslstm, emobox; iemocap: sessions; merge: 70_15_15, "
-        "40_30_30; default: the first); any speech: speakers, a fold for each, or speakers_5, five folds of speakers",
+        "40_30_30; default: the first); any speech: speakers, a fold for each, or speakers_5, five folds of speakers; "
+        "cremad, emodb: emobox, read from data.fold_lists, which shares speakers",
+    )
+    fold_lists: str | None = Field(
+        None,
+        description="folder or URI of EmoBox's lists, EmoBox/data or the corpus's folder in it (data.folds=emobox of "
+        "cremad and emodb)",
     )
     split_column: str | None = Field(None, description="column with each recording's split: train, val or test")
     min_clip_seconds: float = Field(0.1, gt=0, description="shorter recordings are quarantined")

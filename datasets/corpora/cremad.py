@@ -5,14 +5,15 @@ IEEE Transactions on Affective Computing 5(4). Layout:
 
     AudioWAV/1001_DFA_ANG_XX.wav        actor, sentence, emotion, level; or AudioMP3/, or without such a folder
 
-The class is the emotion that the actor was asked to express.
+The class is the emotion that the actor was asked to express. EmoBox's one fold of it (`data.folds=emobox`) deals clips:
+it tests 1,856, of all 91 actors.
 """
 
 import re
 
 from tuning.datasets import storage
+from tuning.datasets.corpora import fold_lists, layout
 from tuning.datasets.corpora import labels as emotions
-from tuning.datasets.corpora import layout
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
 
@@ -27,10 +28,10 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the clips in the order of their names, with the acted emotion, the actor as group, and the fold if named.
 
     Raises ValueError naming the setting at fault: no recordings, a name that is not CREMA-D's, an actor without clips,
-    unknown folds.
+    unknown folds, lists of folds that are missing, damaged or of other clips.
     """
     layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
-    folds = emotions.folds_of_speakers(data, ACTORS)
+    folds = emotions.folds_of_speakers(data, ACTORS, listed=[fold_lists.EMOBOX])
     root = layout.check_root(data)
     folder, recordings = layout.find_recordings(root, *AUDIO)
     clips: list[Clip] = []
@@ -46,4 +47,4 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
         label = emotions.decode(LABELS, emotion, "the emotion", place)
         clips.append(Clip(path, group=actor, fold=folds.get(actor), label=label))
     emotions.check_speakers((str(clip.group) for clip in clips), ACTORS, layout.location(root, folder))
-    return Corpus(data.corpus, root, clips)
+    return fold_lists.with_listed_folds(Corpus(data.corpus, root, clips), data, num_folds=1)

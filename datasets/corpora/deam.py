@@ -47,7 +47,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     is left out, with a note. Raises ValueError naming the setting at fault: a missing folder, table or column, a label
     that is not a number or outside `data.target_range`, a song listed twice, two recordings of one song.
     """
-    layout.refuse_settings(data, "folds")
+    layout.refuse_settings(data, "folds", "fold_lists")
     root = layout.check_root(data)
     columns = layout.target_columns(data, targets, COLUMNS)
     folder = layout.find(root, *AUDIO)

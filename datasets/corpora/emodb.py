@@ -3,13 +3,15 @@
 Burkhardt, Paeschke, Rolfes, Sendlmeier & Weiss (2005), "A database of German emotional speech", Interspeech. Layout:
 
     wav/03a01Fa.wav         speaker, sentence, emotion, version; or in folders of classes, with wav/ or without
+
+EmoBox's five folds of it (`data.folds=emobox`) deal clips: each tests 107, of all ten speakers.
 """
 
 import re
 
 from tuning.datasets import storage
+from tuning.datasets.corpora import fold_lists, layout
 from tuning.datasets.corpora import labels as emotions
-from tuning.datasets.corpora import layout
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.settings import DataSettings
 
@@ -31,10 +33,11 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     """Read the clips in the order of their names, with their emotion, the speaker as group, and the fold if named.
 
     The emotion is that of the name, whatever the folder is called. Raises ValueError naming the setting at fault: no
-    recordings, a name that is not EmoDB's, a speaker without clips, unknown folds.
+    recordings, a name that is not EmoDB's, a speaker without clips, unknown folds, lists of folds that are missing,
+    damaged or of other clips.
     """
     layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
-    folds = emotions.folds_of_speakers(data, SPEAKERS)
+    folds = emotions.folds_of_speakers(data, SPEAKERS, listed=[fold_lists.EMOBOX])
     root = layout.check_root(data)
     folder, recordings = layout.find_recordings(root, AUDIO, nested=True)
     clips: list[Clip] = []
@@ -48,4 +51,4 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
         label = emotions.decode(LABELS, emotion, "the emotion", place)
         clips.append(Clip(path, group=group, fold=folds.get(group), label=label))
     emotions.check_speakers((str(clip.group) for clip in clips), SPEAKERS, layout.location(root, folder))
-    return Corpus(data.corpus, root, clips)
+    return fold_lists.with_listed_folds(Corpus(data.corpus, root, clips), data, num_folds=5)

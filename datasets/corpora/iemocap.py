@@ -45,7 +45,9 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     label is left out, with a note. Raises ValueError naming the setting at fault: a missing session or speaker, an
     unknown emotion, an utterance of another session or listed twice.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    layout.refuse_settings(
+        data, "text_column", "label_column", "group_column", "fold_column", "fold_lists", "split_column"
+    )
     folds = emotions.folds_of_speakers(data, SPEAKERS, FOLDS)
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Session1" for top in TOPS)))

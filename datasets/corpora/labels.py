@@ -49,17 +49,20 @@ def check_speakers(found: Iterable[str], published: Iterable[str], place: str) -
 
 
 def folds_of_speakers(
-    data: DataSettings, speakers: Sequence[str], published: Mapping[str, Mapping[str, str]] | None = None
+    data: DataSettings,
+    speakers: Sequence[str],
+    published: Mapping[str, Mapping[str, str]] | None = None,
+    listed: Sequence[str] = (),
 ) -> dict[str, str]:
     """The fold of each speaker by `data.folds`; without it those published first, or none.
 
     `speakers` gives each a fold of its name, to leave one speaker out. `speakers_K` deals all of them into K folds in
-    their order, as even in size as can be: of ten speakers the first two are fold 1 of five. Raises ValueError for
-    another name than these and the published ones.
+    their order, as even in size as can be: of ten speakers the first two are fold 1 of five. Folds that are `listed`
+    deal clips, so that no speaker has one. Raises ValueError for another name than these and the published ones.
     """
     published = published or {}
     name = data.folds or next(iter(published), None)
-    if name is None:
+    if name is None or name in listed:
         return {}
     if name in published:
         return dict(published[name])
@@ -67,7 +70,8 @@ def folds_of_speakers(
         return {speaker: speaker for speaker in speakers}
     if (match := re.fullmatch(r"speakers_(\d+)", name)) and 2 <= (num_folds := int(match[1])) <= len(speakers):
         return {speaker: str(1 + place * num_folds // len(speakers)) for place, speaker in enumerate(speakers)}
+    named = [*published, *listed, "speakers"]
     raise ValueError(
-        f"data.folds: expected one of {', '.join([*published, 'speakers', 'speakers_K'])}, with K from 2 to "
-        f"{len(speakers)} folds, got '{name}'{did_you_mean(name, [*published, 'speakers'])}"
+        f"data.folds: expected one of {', '.join([*named, 'speakers_K'])}, with K from 2 to {len(speakers)} folds, "
+        f"got '{name}'{did_you_mean(name, named)}"
     )

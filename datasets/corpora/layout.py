@@ -67,11 +67,16 @@ def check_root(data: DataSettings) -> str:
     """`data.root` as an absolute folder or a URI. Raises ValueError when it is not set or not a folder."""
     if data.root is None:
         raise ValueError(f"data.root: expected the corpus's folder or URI (data.corpus={data.corpus}), got nothing")
-    root = storage.absolute(data.root)
-    if not storage.is_uri(root) and not os.path.isdir(root):
-        what = "not a folder" if os.path.exists(root) else "no such folder"
-        raise ValueError(f"data.root: expected a folder, got '{data.root}' ({what}){_near_sibling(root)}")
-    return root
+    return check_folder("data.root", data.root)
+
+
+def check_folder(setting: str, given: str) -> str:
+    """What a setting names as an absolute folder or a URI. Raises ValueError when it is a path and not a folder."""
+    folder = storage.absolute(given)
+    if not storage.is_uri(folder) and not os.path.isdir(folder):
+        what = "not a folder" if os.path.exists(folder) else "no such folder"
+        raise ValueError(f"{setting}: expected a folder, got '{given}' ({what}){_near_sibling(folder)}")
+    return folder
 
 
 def _near_sibling(path: str) -> str:
@@ -83,12 +88,12 @@ def _near_sibling(path: str) -> str:
         return ""
 
 
-def find(root: str, *places: str) -> str:
+def find(root: str, *places: str, setting: str = "data.root") -> str:
     """The first of several known paths below the root that exists, as it is written there.
 
     Case does not count, nor `_` in place of a space: copies differ in them. A name with a dot is a file, another a
-    folder. Raises ValueError with the known paths when none of them begins there, else with the missing part of the one
-    that exists the furthest, and with what is there instead.
+    folder. Raises ValueError, which begins with the setting that names the root, with the known paths when none of them
+    begins there, else with the missing part of the one that exists the furthest, and with what is there instead.
     """
     misses = []
     for place in places:
@@ -100,8 +105,8 @@ def find(root: str, *places: str) -> str:
     wanted = [missing] if folder or len(places) == 1 else places
     kind = "file" if "." in posixpath.basename(wanted[0]) else "folder"
     known = f"the {kind} '{wanted[0]}'" if len(wanted) == 1 else f"one of the {kind}s {_listed(wanted)}"
-    hint = "" if folder else _nested_root_hint(root, places)
-    raise ValueError(f"data.root: expected {known} in {location(root, folder)}, {_there(root, folder, wanted)}{hint}")
+    hint = "" if folder else _nested_root_hint(root, places, setting)
+    raise ValueError(f"{setting}: expected {known} in {location(root, folder)}, {_there(root, folder, wanted)}{hint}")
 
 
 def has(root: str, *places: str) -> bool:
@@ -159,12 +164,12 @@ def location(root: str, folder: str) -> str:
     return storage.below(root, folder) if folder else root
 
 
-def _nested_root_hint(root: str, places: Iterable[str]) -> str:
+def _nested_root_hint(root: str, places: Iterable[str], setting: str = "data.root") -> str:
     """A hint for an archive that was unpacked one folder too deep."""
     tops = {place.split("/")[0] for place in places}
     for name in [name for name, is_folder in _entries(root, "").items() if is_folder][:SHOWN]:
         if any(_same(entry, top) for entry in _entries(root, name) for top in tops):
-            return f"; did you mean data.root='{storage.below(root, name)}'?"
+            return f"; did you mean {setting}='{storage.below(root, name)}'?"
     return ""
 
 

@@ -19,7 +19,7 @@ def read_manifest(root: str, data: DataSettings, targets: list[str]) -> list[Cli
     is not a finite number or outside `data.target_range`, an unknown split, a file that is listed twice or outside the
     root.
     """
-    layout.refuse_settings(data, "folds")
+    layout.refuse_settings(data, "folds", "fold_lists")
     table = layout.read_table(root, data.manifest, "data.manifest")
     table.require_one("data.manifest", *filter(None, table.header))
     if data.label_column is None:

@@ -62,7 +62,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     missing folder, table or column, an unknown split, an unknown quadrant, a label that is not a number or outside
     `data.target_range`, a song listed twice, and an archive of lyrics alone.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "fold_column", "split_column")
+    layout.refuse_settings(data, "text_column", "label_column", "fold_column", "fold_lists", "split_column")
     split = _split_name(data)
     columns = layout.target_columns(data, targets, COLUMNS) if targets else []
     root = layout.check_root(data)

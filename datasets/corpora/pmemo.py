@@ -33,7 +33,7 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     one group; a song without artist is a group of its own, with a note. Missing recordings, missing labels and errors
     are as in `tuning.datasets.corpora.deam`.
     """
-    layout.refuse_settings(data, "folds")
+    layout.refuse_settings(data, "folds", "fold_lists")
     root = layout.check_root(data)
     folder = layout.find(root, AUDIO)
     place = layout.find(root, ANNOTATIONS, ANNOTATIONS_2018[0])

@@ -66,7 +66,9 @@ def load(data: DataSettings, targets: list[str]) -> Corpus:
     Songs are left out, with a note. Raises ValueError naming the setting at fault: an unknown protocol, an actor
     without clips, a name that is not RAVDESS's, an actor in another's folder.
     """
-    layout.refuse_settings(data, "text_column", "label_column", "group_column", "fold_column", "split_column")
+    layout.refuse_settings(
+        data, "text_column", "label_column", "group_column", "fold_column", "fold_lists", "split_column"
+    )
     folds, dev_groups = _protocol(data)
     root = layout.check_root(data)
     top = posixpath.dirname(layout.find(root, *(f"{top}Actor_01" for top in TOPS)))

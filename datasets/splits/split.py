@@ -10,6 +10,7 @@ from tuning.datasets.splits import holdout, kfold
 from tuning.datasets.splits.stratification import classes_of, quadrants
 
 SHOWN = 5  # names listed in an error
+PUBLISHED = ("column", "folds")  # methods that take a corpus's own parts or folds
 FEW_GROUPS = 2  # in a part, whose figures then say little of others
 NOT_APART = "no speaker or artist is known (data.group_column): nothing keeps them apart"
 NEEDS = {  # what a method needs, and why it is missing
@@ -35,6 +36,7 @@ class Split:
     inner: dict[str, int] = field(default_factory=dict)  # clip id -> inner fold, from 0
     unusable: dict[str, str] = field(default_factory=dict)  # id of a clip that was left out -> its part
     is_cross_validated: bool = False  # inner folds are to be dealt, or were: the part `val` validates nothing by itself
+    folds_share_groups: str = ""  # what published folds are called (`Corpus`) that put groups into several parts
 
     def parts(self) -> dict[str, list[Clip]]:
         """The three parts by name."""
@@ -54,7 +56,29 @@ class Split:
             if self.inner or self.is_cross_validated
             else {"validation": self.val, "test": self.test}
         )
-        return [found for name, part in known.items() if (found := _few_groups(name, part))]
+        few = [found for name, part in known.items() if (found := _few_groups(name, part))]
+        return [*self._shared_groups(known), *few]
+
+    def _shared_groups(self, known: Mapping[str, Sequence[Clip]]) -> list[str]:
+        """A caution that counts the groups of validation and test that are trained on, if published folds allow it."""
+        if not self.folds_share_groups:
+            return []
+        seen = {
+            "validation": (self.train, "validation {} in training"),
+            "test": (self.train + self.val, "the test {} in training or validation"),
+        }
+        told = []
+        for name, part in known.items():
+            groups, (others, where) = _groups(part), seen[name]
+            if shared := groups & _groups(others):
+                is_or_are = "is" if len(shared) == 1 else "are"
+                told.append(f"{len(shared)} of the {len(groups)} in {where.format(is_or_are)}, too")
+        if not told:
+            return []
+        return [
+            f"{self.folds_share_groups} share speakers: {', and '.join(told)}, so that scores on them are higher than "
+            "on new speakers; data.folds=speakers_5 keeps them apart"
+        ]
 
     def inner_parts(self) -> list[tuple[list[Clip], list[Clip]]]:
         """The inner folds: the clips to train on and to validate with in each, sorted by id."""
@@ -77,7 +101,8 @@ class Split:
         for name, found in (("fold", self.folds), ("inner", self.inner)):
             for clip in clips.keys() & found.keys():
                 clips[clip][name] = found[clip]
-        return {"method": self.method, "clips": clips}
+        shared = {"folds_share_groups": self.folds_share_groups} if self.folds_share_groups else {}
+        return {"method": self.method, **shared, "clips": clips}
 
     @classmethod
     def recorded(cls, record: Mapping[str, Any], clips: Sequence[Clip], notes: list[str]) -> "Split":
@@ -86,15 +111,23 @@ class Split:
         train, val, test = ([c for c in clips if known[c.id]["part"] == name] for name in ("train", "val", "test"))
         fold_of = {clip: row["fold"] for clip, row in known.items() if "fold" in row}
         inner = {clip: row["inner"] for clip, row in known.items() if "inner" in row}
-        return cls(train, val, test, record["method"], notes, fold_of, inner)
+        shared = record.get("folds_share_groups", "")
+        return cls(train, val, test, record["method"], notes, fold_of, inner, folds_share_groups=shared)
 
 
-def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[str, list[str]] | None = None) -> Split:
+def split_clips(
+    clips: list[Clip],
+    settings: SplitSettings,
+    dev_groups: Mapping[str, list[str]] | None = None,
+    folds_share_groups: str = "",
+) -> Split:
     """Split the clips by `split.method`; the same clips in any order, with the same settings, give the same parts.
 
     `dev_groups` (`Corpus.dev_groups`) are the groups that validate for each test fold, if the corpus's protocol names
-    them. Raises ValueError, which begins with the wrong setting, if a group would be in two parts, if training or
-    validation would be empty, if training would lack a class, or if the corpus lacks what the method needs.
+    them. Published folds with groups in several of them (`Corpus.folds_share_groups`) are taken as they are, and the
+    split's cautions count these groups. Raises ValueError, which begins with the wrong setting, if a group would be in
+    two parts otherwise, if training or validation would be empty, if training would lack a class, or if the corpus
+    lacks what the method needs.
     """
     method = choose_method(clips, settings)
     notes: list[str] = []
@@ -110,10 +143,12 @@ def split_clips(clips: list[Clip], settings: SplitSettings, dev_groups: Mapping[
     else:
         part_of = holdout.at_random(clips, settings, notes)
     train, val, test = ([c for c in clips if part_of[c.id] == name] for name in ("train", "val", "test"))
-    split = Split(train, val, test, method, notes, fold_of)
+    shared = folds_share_groups if method in PUBLISHED else ""
+    split = Split(train, val, test, method, notes, fold_of, folds_share_groups=shared)
     parts = split.parts()
     where = f"split.method: '{method}'"
-    _check_groups(parts, where)
+    if not shared:
+        _check_groups(parts, where)
     _check_filled(parts, where)
     split.notes.extend(_check_classes(parts, classes_of(clips), where))
     if method in ("grouped", "random") and _in_one_quadrant(clips, settings):
@@ -219,8 +254,8 @@ def inner_folds(split: Split, settings: SplitSettings) -> Split:
     dealt = kfold.deal(clips, settings.inner_folds, settings.seed, setting, settings.quadrants)
     split = replace(split, inner=dealt)
     for number, (train, val) in enumerate(split.inner_parts(), start=1):
-        parts, where = {"train": train, "val": val, "test": split.test}, f"{setting}: inner fold {number}"
-        _check_groups(parts, where)
+        parts, where = {"train": train, "val": val}, f"{setting}: inner fold {number}"
+        _check_groups(parts if split.folds_share_groups else {**parts, "test": split.test}, where)
         _check_filled(parts, where)
         _check_classes({"train": train}, classes_of(clips), where)
     return split
@@ -241,6 +276,10 @@ def check_duplicates(split: Split, digests: Mapping[str, str]) -> None:
             other, path = first.setdefault(digest, (name, clip.id))
             if other != name:
                 raise ValueError(f"split: the same recording is in {other} ('{path}') and in {name} ('{clip.id}')")
+
+
+def _groups(clips: Sequence[Clip]) -> set[str]:
+    return {clip.group for clip in clips if clip.group is not None}
 
 
 def _few_groups(name: str, clips: Sequence[Clip]) -> str:

@@ -10,7 +10,8 @@ from sklearn.metrics import balanced_accuracy_score, r2_score
 
 from tuning.config.errors import UserError
 from tuning.config.schema import Config
-from tuning.datasets.splits.split import NOT_APART
+from tuning.datasets.corpus import Clip
+from tuning.datasets.splits.split import NOT_APART, Split
 from tuning.evaluation.fold_scores import (
     Fold,
     fold_notes,
@@ -109,6 +110,19 @@ def test_notes_say_what_holds_of_all_folds_and_of_some(classes):
         "in 2 of 3 folds validation has one speaker or artist",
         "in 1 of 3 folds the model is no better than the constant predictor: 3",
     ]
+
+
+def test_that_folds_share_speakers_is_said_once_or_of_how_many_folds(classes):
+    def of(test):
+        train, tested = (
+            [Clip(f"{n}{group}", (0.0,), group) for group in groups] for n, groups in enumerate(("abc", test))
+        )
+        return Split(train, [Clip("v", (0.0,), "a")], tested, "folds", folds_share_groups="the folds 'x'").cautions()
+
+    alike = fold_notes(classes, [of("abc"), of("abc")], "val_uar", "max")
+    assert [note for note in alike if "share" in note] == of("abc")[:1]
+    unalike = fold_notes(classes, [of("abc"), of("abd")], "val_uar", "max")
+    assert [note for note in unalike if "share" in note] == ["in 2 of 2 folds the folds 'x' share speakers"]
 
 
 def test_predictions_of_all_folds_are_one_table(classes):

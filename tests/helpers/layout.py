@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -147,6 +148,40 @@ def write_emodb(root: Path, names: Iterable[str] = EMODB_NAMES, top: str = "wav/
 
 def write_cremad(root: Path, names: Iterable[str] = CREMAD_NAMES, top: str = "AudioWAV/", suffix: str = "wav") -> Path:
     return write_tree(root, {f"{top}{name}.{suffix}": b"" for name in names} | {"README.md": b""})
+
+
+def emodb_lists(names: Iterable[str] = EMODB_NAMES) -> dict[str, dict[str, list[str]]]:
+    """The test lists of five folds, in which each speaker and each emotion is."""
+    of_fold: dict[str, list[str]] = {str(fold): [] for fold in range(1, 6)}
+    speakers = list(dict.fromkeys(name[:2] for name in names))
+    for name in names:
+        of_fold[str(1 + (speakers.index(name[:2]) + "AEFLNTW".index(name[5])) % 5)].append(name)
+    return {fold: {"test": tested} for fold, tested in of_fold.items()}
+
+
+def cremad_lists(names: Iterable[str] = CREMAD_NAMES) -> dict[str, dict[str, list[str]]]:
+    """One fold, which tests one clip of each actor, in all emotions."""
+    emotions = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
+    tested = [name for name in names if emotions[int(name[:4]) % 6] in name]
+    return {"1": {"train": [name for name in names if name not in tested], "test": tested}}
+
+
+def write_emobox(
+    root: Path,
+    corpus: str,
+    lists: Mapping[str, Mapping[str, Iterable[str]]],
+    suffix: str = "jsonl",
+    column: str = "wav",
+) -> Path:
+    """EmoBox's lists of a corpus, by fold and part, in `root`."""
+    files = {}
+    for fold, parts in lists.items():
+        for part, names in parts.items():
+            entries = {f"{corpus}-{name}": {column: f"downloads/{corpus}/{name}.wav", "emo": "?"} for name in names}
+            lines = "".join(json.dumps({"key": key, **entry}) + "\n" for key, entry in entries.items())
+            text = lines if suffix == "jsonl" else json.dumps(entries, indent=4)
+            files[f"fold_{fold}/{corpus}_{part}_fold_{fold}.{suffix}"] = text
+    return write_tree(root, files)
 
 
 def iemocap_ratings() -> dict[str, str]:

@@ -87,9 +87,14 @@ def _print_plan(plan: FoldsPlan) -> None:
     total = plan.folds[0].plan.total
     print(f"folds     {len(plan.folds)} by split.method={plan.method}, each the test once: {plan.name}-fold-...")
     print(f"          {total} trials in each, {len(plan.folds) * total} in all")
-    if plan.folds[0].plan.config.data.split_column is not None:
-        print("          note: data.split_column is not used, since every clip is tested once")
-    for note in plan.corpus.notes:
+    notes = list(plan.corpus.notes)
+    if any(clip.split is not None for clip in plan.corpus.clips):
+        data = plan.folds[0].plan.config.data
+        published = "data.split_column" if data.split_column is not None else f"the published split of {data.corpus}"
+        notes.insert(0, f"{published} is not used, since every clip is tested once")
+    cautions = [fold.split.cautions() for fold in plan.folds]
+    notes += [caution for caution in cautions[0] if all(caution in found for found in cautions)]
+    for note in notes:
         print(visible(f"          note: {note}"))
     for fold in plan.folds:
         names = {"train": "to train", "val": "to validate", "test": "sealed"}

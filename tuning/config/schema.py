@@ -588,11 +588,11 @@ PREPARED: tuple[str, ...] = (
     *(f"augment.{name}" for name in AugmentSettings.model_fields if name.endswith("_range")),
 )  # fmt: skip
 
-# Settings that may change between two runs of one search: its size, its means and its looks. Where the
-# corpus lies is among them, because its content is compared by fingerprint.
+# Settings that may change between two runs of one search: its size, its means and its looks. Where the corpus and the
+# lists of its folds lie is among them, because their content is compared by fingerprint.
 NOT_IDENTITY = (
     "search.num_trials", "search.time_budget_minutes", "search.max_concurrent",
-    "data.root", "data.prepared", "data.loading", "data.verify", "resources.*",
+    "data.root", "data.fold_lists", "data.prepared", "data.loading", "data.verify", "resources.*",
 )  # fmt: skip
 
 

@@ -91,7 +91,7 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
         UserError: with path, expectation and what came.
     """
     _check_storage(run.storage)
-    for setting in ("data.prepared", "data.root"):
+    for setting in ("data.prepared", "data.root", "data.fold_lists"):
         check_location(setting, space.settings.get(setting))
     if run.mlflow and not importlib.util.find_spec("mlflow"):
         raise UserError(
@@ -435,7 +435,7 @@ def split_of(corpus: Corpus, config: Config) -> Split:
         UserError: groups in several splits, a fold that is not there, too few clips.
     """
     try:
-        split = split_clips(corpus.clips, config.split, corpus.dev_groups)
+        split = split_clips(corpus.clips, config.split, corpus.dev_groups, corpus.folds_share_groups)
         if config.split.inner_folds is not None:
             inner_folds(split, config.split)
         return replace(split, is_cross_validated=config.split.inner_folds is not None)

@@ -191,12 +191,12 @@ def _starting(data: DataModule, what: str, moving: Moving) -> Callable[[int, int
 
 
 def say_split(corpus: Corpus, split: Split, config: Config) -> None:
-    """Print how many clips of how many groups are in each part, and the notes on corpus and split."""
+    """Print how many clips of how many groups are in each part, and the notes and cautions on corpus and split."""
     groups = {clip.group for clip in corpus.clips if clip.group is not None}
     of_groups = f" of {len(groups)} groups" if groups else ""
     parts = describe_parts(split, config.split.inner_folds)
     print(f"corpus    {corpus.name}: {len(corpus.clips)} clips{of_groups}; {parts}; split: {split.method}")
-    for note in [*corpus.notes, *split.notes]:
+    for note in dict.fromkeys([*corpus.notes, *split.notes, *split.cautions()]):
         print(f"          note: {visible(note)}", flush=True)
 
 

@@ -180,6 +180,12 @@ def test_folds_are_refused_or_named(name, root):
 
 
 @each
+def test_lists_of_folds_are_refused_where_none_are_read(name, root):
+    with pytest.raises(ValueError, match=r"^data.fold_lists: expected nothing .*got 'lists'"):
+        load(name, root, fold_lists="lists")
+
+
+@each
 def test_its_groups_stay_on_one_side_of_a_grouped_split(name, root):
     clips = load(name, root).clips
     if not CASES[name].num_groups:

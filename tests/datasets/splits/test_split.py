@@ -1,11 +1,21 @@
+import json
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from tuning.datasets.corpus import Clip
 from tuning.datasets.settings import SplitSettings
-from tuning.datasets.splits.split import check_duplicates, choose_method, partition_of, split_clips, without
+from tuning.datasets.splits.split import (
+    Split,
+    check_duplicates,
+    choose_method,
+    inner_folds,
+    partition_of,
+    split_clips,
+    without,
+)
 from tuning.datasets.splits.stratification import quadrants
 
 
@@ -201,6 +211,84 @@ def test_a_group_in_two_parts_is_an_error_whichever_the_method(method):
         ValueError, match=rf"'{method}' puts \d+ groups into more than one part: 'g\d+' \(\w+, \w+\).* more"
     ):
         split_clips(folds, settings)
+
+
+PARTS = ("train", "val", "test")
+SHARED = "the folds 'x' of own"
+
+
+def shared(test="abc", val="dce"):
+    """Clips of published parts: a, b, c and d train."""
+    parts = {"train": "abcd", "val": val, "test": test}
+    return [
+        Clip(f"{name}{n}.wav", (0.0, n), group, split=name) for name in parts for n, group in enumerate(parts[name])
+    ]
+
+
+@pytest.mark.parametrize("method", ["column", "folds"])
+def test_published_folds_that_share_groups_are_taken_and_counted(method):
+    clips = [Clip(clip.id, clip.targets, clip.group, clip.split, clip.split) for clip in shared()]
+    settings = SplitSettings(method=method, **({"test_fold": "test", "val_fold": "val"} if method == "folds" else {}))
+    split = split_clips(clips, settings, None, SHARED)
+    assert {name: {clip.split for clip in part} for name, part in split.parts().items()} == {
+        name: {name} for name in PARTS
+    }
+    assert split.cautions() == [
+        f"{SHARED} share speakers: 2 of the 3 in validation are in training, too, and 3 of the 3 in the test are in "
+        "training or validation, too, so that scores on them are higher than on new speakers; data.folds=speakers_5 "
+        "keeps them apart"
+    ]
+    assert split.notes == []
+    crossed = replace(split, is_cross_validated=True).cautions()
+    assert len(crossed) == 1 and "in validation are" not in crossed[0] and "3 of the 3 in the test are" in crossed[0]
+    cells = partition_of(clips, split)
+    assert {cells[clip.id] for clip in split.test}.isdisjoint(cells[clip.id] for clip in split.train + split.val)
+    with pytest.raises(ValueError, match="the same recording is in train"):
+        check_duplicates(split, {split.train[0].id: "x", split.test[0].id: "x"})
+
+
+def test_groups_that_published_folds_share_are_counted_anew_without_clips_that_can_not_be_used():
+    split = split_clips(shared(), SplitSettings(), None, SHARED)
+    left = without(split, ["test0.wav", "test1.wav", "val0.wav", "val1.wav"])
+    assert left.cautions()[0].startswith(f"{SHARED} share speakers: 1 of the 1 in the test is in training or ")
+    assert without(split, [clip.id for clip in [*split.train[:3], *split.val[:2]]]).cautions() == [
+        "validation has one speaker or artist, 'e': figures on it hold for that one alone"
+    ]
+    record = json.loads(json.dumps(left.record()))
+    again = without(Split.recorded(record, shared(), []), left.unusable)
+    assert (again.cautions(), again.parts()) == (left.cautions(), left.parts())
+
+
+def test_published_folds_that_share_no_group_have_no_caution():
+    apart = [*shared(test="xyz", val="uvw")]
+    assert split_clips(apart, SplitSettings(), None, SHARED).cautions() == []
+    assert "folds_share_groups" not in split_clips(apart, SplitSettings()).record()
+
+
+@pytest.mark.parametrize("method", ["random", "grouped", "group_folds", "leave_one_group_out"])
+def test_other_splits_of_a_corpus_whose_folds_share_groups_are_as_strict_as_ever(method):
+    clips = [clip for n in range(4) for clip in make(30, groups=6, folds=0, seed=n)]
+    clips = [Clip(f"{n}.wav", clip.targets, clip.group, split="train") for n, clip in enumerate(clips)]
+    fold = {"group_folds": "1", "leave_one_group_out": "g1"}.get(method)
+    settings = SplitSettings(method=method, num_folds=4, test_fold=fold)
+    if method == "random":
+        with pytest.raises(ValueError, match="'random' puts 6 groups into more than one part"):
+            split_clips(clips, settings, None, SHARED)
+        return
+    split = split_clips(clips, settings, None, SHARED)
+    assert split == split_clips(clips, settings)
+    assert not any(SHARED in caution for caution in split.cautions())
+
+
+def test_inner_folds_keep_groups_apart_that_published_folds_share():
+    clips = [
+        Clip(f"{part}{n}{g}.wav", (n, g), f"g{g}", split=part) for part in PARTS for n in range(3) for g in range(6)
+    ]
+    split = inner_folds(split_clips(clips, SplitSettings(), None, SHARED), SplitSettings(inner_folds=3))
+    for train, val in split.inner_parts():
+        assert not {clip.group for clip in train} & {clip.group for clip in val}
+    (caution,) = split.cautions()
+    assert "6 of the 6 in the test are in training or validation, too" in caution and "in validation are" not in caution
 
 
 def test_few_clips_of_a_quadrant_are_parted_with_a_note():
