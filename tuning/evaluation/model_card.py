@@ -48,7 +48,7 @@ def write_card(
         num_parameters: of the winner.
     """
     winner, (mode, baseline) = members[0][0], _measured(folder)
-    notes = score_notes(split.cautions(), winner, baseline, config.search.metric, mode)
+    notes = score_notes(tested.cautions, winner, baseline, config.search.metric, mode)
     on_test = tested_notes(tested.metrics, tested.constant, *metric_of_test(config, mode))
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
@@ -60,7 +60,7 @@ def write_card(
     lines += ["## How it was chosen", "", *_choice(folder, config, winner, repeated), *_notes(notes), ""]
     if len(members) > 1:
         lines += ["## Members", "", *_members(config, members), ""]
-    lines += ["## Test", "", *_test(config, tested), *_notes([*split.cautions(), *on_test]), ""]
+    lines += ["## Test", "", *_test(config, tested), *_notes([*tested.cautions, *on_test]), ""]
     lines += ["## Limits", "", *_limits(tested), ""]
     use = f"tuning predict {folder.path / 'best'} FILES...{allow_code_word(config)}"
     lines += ["## Use", "", f"    {use}", ""]
