@@ -101,6 +101,19 @@ class DataSettings(Settings):
         False,
         description="read every recording and text again, even where its size and time of change are as before",
     )
+    known_as: list[str] | None = Field(
+        None,
+        description="published corpora that a manifest or an own corpus is made of, such as [emotify], for the table "
+        "of encoders' training data",
+    )
+    known_encoders: Literal["refuse", "mark"] = Field(
+        "refuse",
+        description="a pretrained encoder that was trained on the corpus (data.corpus, data.known_as): refuse it, or "
+        "search all the same and mark every score",
+    )
+    known_table: str | None = Field(
+        None, description="YAML file with more of what encoders were trained on, in the form of models/known_data.yaml"
+    )
 
 
 class SplitSettings(Settings):

@@ -94,7 +94,9 @@ def test_a_wheel_in_another_environment_brings_one_name_and_searches(tmp_path):
     built = subprocess.run(pip, capture_output=True, text=True, check=False)
     assert built.returncode == 0, built.stderr
     (wheel,) = (tmp_path / "wheels").glob("*.whl")
-    tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    names = zipfile.ZipFile(wheel).namelist()
+    assert "tuning/models/known_data.yaml" in names
+    tops = {name.split("/")[0] for name in names}
     assert {name for name in tops if not name.endswith(".dist-info")} == {"tuning"}
     venv.create(tmp_path / "venv", with_pip=True)
     python = tmp_path / "venv" / "bin" / "python"

@@ -235,6 +235,7 @@ def _run(plan: Plan, folder: SearchFolder, data: DataModule) -> str | None:
     if folder.exists:
         data.split = folder.split_begun_with(plan.space, identity, data.corpus, data.split)
         if sum(folder.is_written(record) for record in folder.records()) >= plan.total:
+            write_cautions(folder, plan.space, data.split)  # more may be known than when it ended
             return None
     with _log_to(folder):
         return _run_trials(plan, folder, data, identity)
@@ -258,7 +259,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     if not folder.exists:
         folder.create(plan.space, plan.overrides, identity, data.split)
     write_json(folder.path / "baseline.json", baseline)
-    write_cautions(folder, data.split)
+    write_cautions(folder, plan.space, data.split)
     show_generated(folder.path, generated)
     done = sum(record.is_final for record in folder.records())
     resumed = f", {done} of them done before" if done else ""

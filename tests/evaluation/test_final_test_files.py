@@ -110,7 +110,17 @@ def test_intervals_of_ten_speakers_are_in_the_table_and_in_the_card(capsys):
     named = {f"test_{name}": interval for name, interval in intervals.items()}
     config = Config.model_validate({"task": {"name": "classification", "classes": ["sad", "happy"]}})
     tested = Tested(
-        [str(n) for n in range(20)], groups, targets, outputs, {"test_accuracy": 0.5}, {}, [3], {}, named, num_groups
+        [str(n) for n in range(20)],
+        groups,
+        targets,
+        outputs,
+        {"test_accuracy": 0.5},
+        {},
+        [3],
+        {},
+        named,
+        num_groups,
+        [],
     )
     record = TrialRecord(number=3, params={}, status="done", epochs=1, metrics={"val_accuracy": 0.6}, best_epoch=1)
     print_scores(config, record, tested)

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,7 +104,8 @@ def test_notes_say_what_holds_of_all_folds_and_of_some(classes):
     poor = [of_classes("3", [0, 1], [1, 0], test={"test_uar": 0.0}, constant={"test_uar": 0.5}), *classes]
     few = "validation has one speaker or artist, '{}': figures on it hold for that one alone"
     cautions = [[NOT_APART, few.format("a")], [NOT_APART, few.format("b")], [NOT_APART, "test has one speaker"]]
-    notes = fold_notes(poor, cautions, "val_uar", "max")
+    folds = [replace(fold, cautions=said) for fold, said in zip(poor, cautions, strict=True)]
+    notes = fold_notes(folds, "val_uar", "max")
     assert notes == [
         "no interval: 5 speakers or artists in all folds, at least 10 needed",
         NOT_APART,

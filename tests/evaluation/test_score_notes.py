@@ -8,6 +8,7 @@ import pytest
 
 from tests.helpers.written_search import write_search
 from tuning import api
+from tuning.config.loader import load
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Clip, Corpus
 from tuning.datasets.splits.split import NOT_APART, Split
@@ -16,9 +17,10 @@ from tuning.evaluation.final_test_files import Tested
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.report.gather import gather
 from tuning.evaluation.report.tables import summary
-from tuning.evaluation.score_notes import log_scores, score_notes, write_cautions
+from tuning.evaluation.score_notes import cautions, cautions_of_trials, log_scores, score_notes, write_cautions
 from tuning.experiment.directory import TrialRecord, write_json
 from tuning.experiment.ranking import rank
+from tuning.experiment.recorded import space_of
 
 
 def split_of(*val_groups, test=("t1", "t2", "t3")):
@@ -52,6 +54,73 @@ def test_with_inner_folds_validation_has_the_groups_of_all_folds():
     assert Split(split.train, split.val, split.test, "grouped", inner={"val0": 0}).cautions() == []
 
 
+KNOWN, OTHER = "superb/hubert-base-superb-er", "openai/whisper-base"
+SAID = (
+    f"features.encoder '{KNOWN}' was trained on iemocap (emotion labels), on which it is judged here: expect lower "
+    f"scores on other recordings; source: https://huggingface.co/{KNOWN}"
+)
+APART = split_of("v1", "v2", "v3")
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        (["space=ser_encoder", f"features.encoder={KNOWN}"], ""),
+        (
+            [
+                "space=ser_encoder",
+                f"features.encoder={{choice: [{OTHER}, {KNOWN}]}}",
+                "features.encoder_layers={choice: [1, 2]}",
+            ],
+            f"; in trials with features.encoder={KNOWN}",
+        ),
+        (
+            ["space=ser", "features.name={choice: [mfcc, encoder]}", f"features.encoder={KNOWN}"],
+            "; in trials with features.name=encoder",
+        ),
+        (
+            [
+                "space=ser",
+                "features.name={choice: [mfcc, encoder]}",
+                f"features.encoder={{choice: [{OTHER}, {KNOWN}]}}",
+            ],
+            f"; in trials with features.name=encoder, features.encoder={KNOWN}",
+        ),
+    ],
+)
+def test_an_encoder_that_knows_the_corpus_is_said_for_the_trials_that_have_it(words, where):
+    space = load(["data.corpus=iemocap", *words])[1]
+    assert cautions(space, APART) == [SAID + where]
+    configs = list(space.variants("features."))
+    knowing = [config for config in configs if config.features.encoder == KNOWN and config.features.name == "encoder"]
+    assert cautions(knowing[:1], APART) == [SAID]
+    if where:
+        others = [config for config in configs if config not in knowing]
+        assert cautions(others[:1], APART) == []
+        assert cautions([knowing[0], others[0]], APART)[0].startswith(f"{SAID}; in trials with features.")
+
+
+def test_cautions_of_the_split_come_first():
+    space = load(["space=ser_encoder", "data.corpus=iemocap", f"features.encoder={KNOWN}"])[1]
+    assert cautions(space, Split([Clip("a", (0.0,))], [Clip("b", (0.0,))], [], "random")) == [NOT_APART, SAID]
+
+
+def test_what_the_users_table_says_is_known_after_the_table_is_gone(tmp_path):
+    table = tmp_path / "mine.yaml"
+    table.write_text("[{checkpoints: [me/mine], corpora: [deam], kind: tags, source: last spring}]")
+    words = [f"data.known_table={table}", "data.corpus=deam", "features.encoder=me/mine", "features.name=encoder"]
+    space = load(["space=ser", *words])[1]
+    folder, _ = write_search(tmp_path, "space=crnn", count=1)
+    write_cautions(folder, space, APART)
+    (said,) = json.loads((folder.path / "notes.json").read_text())
+    assert said.startswith("features.encoder 'me/mine' was trained on deam (tags)") and said.endswith("last spring")
+    table.unlink()
+    assert cautions_of_trials(folder, [space.fixed()], APART) == [said]
+    (folder.path / "notes.json").unlink()
+    write_cautions(folder, load(["space=ser", *words[1:]])[1], APART)
+    assert json.loads((folder.path / "notes.json").read_text()) == [said]
+
+
 def best(value):
     return TrialRecord(3, {}, "done", "", 2, 5, 1.0, {"val_ccc": value, "val_loss": 1 - value})
 
@@ -79,7 +148,7 @@ def poor(tmp_path):
     """A search without known speakers whose trials are all worse than the constant; its folder and its best record."""
     folder, records = write_search(tmp_path, "space=crnn", count=4)
     write_json(folder.path / "baseline.json", {"val_loss": 0.01})
-    write_cautions(folder, Split([Clip("a", (0.0,))], [Clip("b", (0.0,))], [], "random"))
+    write_cautions(folder, space_of(folder), Split([Clip("a", (0.0,))], [Clip("b", (0.0,))], [], "random"))
     return folder, rank(records, "val_loss", "min")[0]
 
 
@@ -132,6 +201,7 @@ def card_of(folder, record, tmp_path, **changes):
         {"test_uar": 0.3},
         {},
         2,
+        cautions([config], split),
     )
     members = changes.get("members", [(record, {"trial": record.number, "seed": 42, "epochs": 4})])
     write_card(tmp_path, folder, config, members, Corpus("own", "/x", []), split, tested, None, 10)

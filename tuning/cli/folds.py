@@ -109,8 +109,10 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
     """
     from tuning import api
     from tuning.evaluation.fold_scores import read_fold
+    from tuning.evaluation.score_notes import cautions_of_trials
     from tuning.experiment.directory import TEST_LOOKS
     from tuning.experiment.faults import recover_folder
+    from tuning.experiment.recorded import config_of
 
     search = api.run(fold.plan)
     if search.stopped:
@@ -134,6 +136,9 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
         )
     if was_tested and tested.metrics["trial"] != search.best.number and plan.ensemble == 1:
         print(f"note      tested was trial {tested.metrics['trial']}, the best before the search was extended")
+    trials = tested.metrics.get("ensemble", [tested.metrics["trial"]])
+    configs = [config_of(search.folder, number) for number in trials]
+    tested = replace(tested, cautions=cautions_of_trials(search.folder, configs, fold.split))
     return (replace(tested, svm=_svm(plan, fold, search, tested)) if with_svm else tested), was_tested
 
 
@@ -202,7 +207,7 @@ def _publish(plan: FoldsPlan, folds: list[Fold], settings: list[str], out: str |
     shown = metric.removeprefix("val_")
     rows = fold_scores.score_rows(found)
     heading, by_fold = fold_scores.fold_rows(folds, found, shown)
-    notes = fold_scores.fold_notes(folds, [fold.split.cautions() for fold in plan.folds], metric, mode)
+    notes = fold_scores.fold_notes(folds, metric, mode)
     members = f"at most {plan.ensemble} trials, chosen greedily," if plan.greedy else f"the {plan.ensemble} best trials"
     predicting = f"{members} together" if plan.ensemble > 1 else "the winner"
     text = f"""# {plan.name}: {len(folds)} folds, each the test once

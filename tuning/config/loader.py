@@ -52,23 +52,36 @@ def read_space_file(space: str) -> dict[str, Any]:
         UserError: no such file, or no YAML mapping.
     """
     if space.endswith((".yaml", ".yml")) or "/" in space:
-        text = _text_of(space)
+        text = _text_of("space", space)
     else:
         known = known_spaces()
         if space not in known:
             raise UserError(f"space: expected a known space or a path, got '{space}'{nearest(space, known)}")
         text = importlib.resources.files("tuning.search_spaces").joinpath(f"{space}.yaml").read_text(encoding="utf-8")
-    try:
-        tree = read_yaml(text, text_settings())
-    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
-        raise UserError(f"space: expected YAML in '{space}', got: {_one_line(error)}") from None
+    tree = _parsed("space", text, space, text_settings())
     if not isinstance(tree, dict):
         raise UserError(f"space: expected sections with settings in '{space}', got {plain(tree)}")
     return tree
 
 
-def _text_of(path: str) -> str:
-    """The text of a file in UTF-8.
+def read_yaml_file(setting: str, path: str) -> Any:
+    """Read a YAML file that a setting names: plain values, whatever their form.
+
+    Raises:
+        UserError: no such file, or no YAML.
+    """
+    return _parsed(setting, _text_of(setting, path), path, ())
+
+
+def _parsed(setting: str, text: str, path: str, texts: Collection[str]) -> Any:
+    try:
+        return read_yaml(text, texts)
+    except Exception as error:  # OmegaConf passes the YAML parser's own errors on
+        raise UserError(f"{setting}: expected YAML in '{path}', got: {_one_line(error)}") from None
+
+
+def _text_of(setting: str, path: str) -> str:
+    """The text of a file in UTF-8 that a setting names.
 
     Raises:
         UserError: no such file, or one that is no text in UTF-8.
@@ -79,7 +92,7 @@ def _text_of(path: str) -> str:
     except OSError as error:
         content, why = None, error.strerror or str(error)
     if content is None:
-        raise UserError(f"space: expected the path of a YAML file, got '{shown(path)}' ({why})")
+        raise UserError(f"{setting}: expected the path of a YAML file, got '{shown(path)}' ({why})")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -87,7 +100,7 @@ def _text_of(path: str) -> str:
         found = f"byte 0x{content[error.start]:02x} in line {line}"
         if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
             found = "UTF-16"
-        raise UserError(f"space: expected text in UTF-8, got {found}; save it as UTF-8: '{path}'") from None
+        raise UserError(f"{setting}: expected text in UTF-8, got {found}; save it as UTF-8: '{path}'") from None
 
 
 def _one_line(error: Exception) -> str:

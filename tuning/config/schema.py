@@ -589,10 +589,12 @@ PREPARED: tuple[str, ...] = (
 )  # fmt: skip
 
 # Settings that may change between two runs of one search: its size, its means and its looks. Where the corpus and the
-# lists of its folds lie is among them, because their content is compared by fingerprint.
+# lists of its folds lie is among them, because their content is compared by fingerprint, and what is known of encoders,
+# because that may come after the search has begun.
 NOT_IDENTITY = (
     "search.num_trials", "search.time_budget_minutes", "search.max_concurrent",
-    "data.root", "data.fold_lists", "data.prepared", "data.loading", "data.verify", "resources.*",
+    "data.root", "data.fold_lists", "data.prepared", "data.loading", "data.verify", "data.known_encoders",
+    "data.known_table", "resources.*",
 )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from tuning.config.loader import POINTS, flatten, load
 from tuning.config.population import check_population
 from tuning.config.schema import Config, RunSettings, without_effect
 from tuning.config.space import Space, brought_along, point_key
+from tuning.data.known_encoders import check_known_encoders
 from tuning.data.remarks import remarks
 from tuning.data.text import text_variants
 from tuning.datasets import is_demo
@@ -112,6 +113,7 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
             "over each other's weights on a shared disk"
         )
     _check_search(space, config)
+    check_known_encoders(space)  # before an encoder is fetched
     _check_encoders(space)
     space = with_numbered_layers(space)
     config = space.fixed()

@@ -17,6 +17,7 @@ from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.schema import Config, RunSettings
 from tuning.config.space import Space
+from tuning.config.terminal import visible
 from tuning.data.data_module import DataModule
 from tuning.data.plan import Plan
 from tuning.data.source import DataSource
@@ -30,6 +31,7 @@ from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
 from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
+from tuning.evaluation.score_notes import cautions_of_trials
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_looks, read_progress, write_json
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
@@ -150,6 +152,7 @@ def finalize(
     chosen = chosen[:ensemble]
     winner, config = chosen[0].record, chosen[0].config
     task = task_of(config)
+    notes = cautions_of_trials(folder, [candidate.config for candidate in chosen], known.split)
     with folder_anew(folder.path / "best") as best:
         courses = {each.number: course_of(each.config, runs[each.number], known.split) for each in chosen}
         members = train_members(best, chosen, courses, known)
@@ -168,7 +171,7 @@ def finalize(
         groups = [group_of[clip] for clip in ids]
         intervals, num_groups = group_intervals(targets, outputs, groups, task.metrics, config.seed)
         intervals = {f"test_{name}": interval for name, interval in intervals.items()}
-        tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups)
+        tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups, notes)
         trained = [each.training() for each in members.values()]
         write_test(best, config, winner, trained, tested, repeated, selection)
         draw(best, config, winner, folder.trial(winner.number), tested)
@@ -181,8 +184,8 @@ def finalize(
     times = "once" if len(looks) == 1 else f"{len(looks)} times"
     print(f"test      {len(ids)} sealed clips, looked at {times} and recorded in {looks_file}")
     print_scores(config, winner, tested)
-    for note in known.split.cautions():
-        print(f"note      {note}")
+    for note in tested.cautions:
+        print(visible(f"note      {note}"))
     report.write_or_note(folder)
     print(f"model     {folder.path / 'best'}")
     return metrics

@@ -48,6 +48,7 @@ class Tested:
     winner_alone: dict[str, float]
     intervals: dict[str, tuple[float, float]]  # 95 %, by bootstrap over groups; empty if these are few
     num_groups: int
+    cautions: list[str]  # what has to be known with the scores
 
 
 def write_model(

@@ -35,6 +35,7 @@ class Fold:
         outputs: of the model [N, K]; of classes logarithms of probabilities.
         metrics: what `finalize` wrote as metrics.json.
         svm: predictions of the SVM [N, targets], of classes their index [N, 1]; None where none was fitted.
+        cautions: what has to be known with the scores.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Fold:
     outputs: np.ndarray
     metrics: Mapping[str, Any]
     svm: np.ndarray | None = None
+    cautions: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -160,19 +162,18 @@ def fold_rows(folds: Sequence[Fold], found: Sequence[Score], metric: str) -> tup
     return heading, rows
 
 
-def fold_notes(folds: Sequence[Fold], cautions: Sequence[Sequence[str]], metric: str, mode: Mode) -> list[str]:
+def fold_notes(folds: Sequence[Fold], metric: str, mode: Mode) -> list[str]:
     """What has to be known with the scores: over what intervals are drawn, and what holds of some or all folds.
 
     Args:
         folds: all of them.
-        cautions: of each fold's split.
         metric: by which a fold is compared with the constant predictor.
         mode: its direction.
     """
     groups = [group for fold in folds for group in fold.groups]
     notes = [basis(groups).replace("of the test", "of all folds").replace("in the test", "in all folds")]
     # That the test of a fold has few speakers is no matter where all folds are pooled.
-    relevant = [[caution for caution in found if not caution.startswith("test ")] for found in cautions]
+    relevant = [[caution for caution in fold.cautions if not caution.startswith("test ")] for fold in folds]
     counts: dict[str, int] = {}
     for caution in (each.partition(",")[0].partition(":")[0] for found in relevant for each in found):
         counts[caution] = counts.get(caution, 0) + 1

@@ -51,7 +51,7 @@ def write_card(
         selection: how the models of an ensemble were chosen, if not as the best.
     """
     winner, (mode, baseline) = members[0][0], _measured(folder)
-    notes = score_notes(split.cautions(), winner, baseline, config.search.metric, mode)
+    notes = score_notes(tested.cautions, winner, baseline, config.search.metric, mode)
     on_test = tested_notes(tested.metrics, tested.constant, *metric_of_test(config, mode))
     clips = {name: (len(part), len({clip.group for clip in part if clip.group})) for name, part in _parts(split)}
     lines = [f"# {folder.name}: {config.model.name} for {config.task.name}", ""]
@@ -64,7 +64,7 @@ def write_card(
     if len(members) > 1:
         chosen = [f"They were {selection.sentence()}.", ""] if selection is not None else []
         lines += ["## Members", "", *chosen, *_members(config, members), ""]
-    lines += ["## Test", "", *_test(config, tested), *_notes([*split.cautions(), *on_test]), ""]
+    lines += ["## Test", "", *_test(config, tested), *_notes([*tested.cautions, *on_test]), ""]
     lines += ["## Limits", "", *_limits(tested), ""]
     use = f"tuning predict {folder.path / 'best'} FILES...{allow_code_word(config)}"
     lines += ["## Use", "", f"    {use}", ""]

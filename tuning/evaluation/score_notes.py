@@ -5,25 +5,90 @@ The leaderboard, the report, the log and the model card all show what `score_not
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from tuning.config.distributions import plain
 from tuning.config.schema import Config
+from tuning.config.space import Space
+from tuning.data import known_encoders
 from tuning.datasets.splits.split import Split
-from tuning.experiment.directory import SearchFolder, TrialRecord, write_json
+from tuning.experiment.directory import SearchFolder, TrialRecord, write_json, write_text
 from tuning.training.ranking import Mode, better
 
 FILE = "notes.json"
 
 
-def score_notes(
-    cautions: Sequence[str], best: TrialRecord | None, baseline: Mapping[str, float], metric: str, mode: Mode
-) -> list[str]:
-    """The cautions of a split (`Split.cautions`), and whether the best trial is no better than the constant predictor.
+@dataclass(frozen=True)
+class Source:
+    """What is to be known with the scores of some configurations.
 
     Args:
-        cautions: as recorded with the search.
+        deciding: dotted paths of the settings that decide whether there is anything.
+        cautions: what is to be said of a configuration, a sentence each; the first comma or colon ends its gist.
+    """
+
+    deciding: tuple[str, ...]
+    cautions: Callable[[Config], list[str]]
+
+
+SOURCES = [
+    Source(deciding, functools.partial(known_encoders.known_encoder_cautions, of))
+    for of, deciding in known_encoders.PLACES.items()
+]
+
+
+def cautions(settings: Space | Sequence[Config], split: Split) -> list[str]:
+    """What has to be known with every score of a search, or of some of its configurations, on a split.
+
+    What does not hold for all of them says for which.
+    """
+    found = split.cautions()
+    for source in SOURCES:
+        configs = list(settings.variants(source.deciding)) if isinstance(settings, Space) else settings
+        said = [source.cautions(config) for config in configs]
+        for caution in dict.fromkeys(caution for each in said for caution in each):
+            holding = [config for config, each in zip(configs, said, strict=True) if caution in each]
+            found.append(caution + _where(holding, configs, source.deciding))
+    return found
+
+
+def _where(holding: Sequence[Config], configs: Sequence[Config], deciding: Sequence[str]) -> str:
+    """By which settings those of some configurations, for which something holds, differ from the others."""
+    if len(holding) == len(configs):
+        return ""
+    values = {path: (_values(holding, path), _values(configs, path)) for path in deciding}
+    told = [f"{path}={' or '.join(mine)}" for path, (mine, known) in values.items() if len(mine) < len(known)]
+    return f"; in trials with {', '.join(told)}" if told else "; in some trials"
+
+
+def _values(configs: Sequence[Config], path: str) -> list[str]:
+    section, _, leaf = path.partition(".")
+    values: list[Any] = [getattr(getattr(config, section), leaf, None) for config in configs]
+    return list(dict.fromkeys(map(plain, values)))
+
+
+def cautions_of_trials(folder: SearchFolder, configs: Sequence[Config], split: Split) -> list[str]:
+    """`cautions` of some trials of a search, with the user's table of encoders as it was when they ran."""
+    table = folder.path / known_encoders.TABLE
+    if table.exists():
+        kept = {"known_table": str(table)}
+        configs = [config.model_copy(update={"data": config.data.model_copy(update=kept)}) for config in configs]
+    return cautions(configs, split)
+
+
+def score_notes(
+    known: Sequence[str], best: TrialRecord | None, baseline: Mapping[str, float], metric: str, mode: Mode
+) -> list[str]:
+    """Cautions (`cautions`), and whether the best trial is no better than the constant predictor.
+
+    Args:
+        known: cautions, as recorded with the search.
         best: the best trial; None if none has a result.
         baseline: the constant predictor's metrics; without the ranking one nothing is compared.
         metric: that ranks the trials.
@@ -31,10 +96,10 @@ def score_notes(
     """
     value, constant = best.value(metric) if best else None, baseline.get(metric)
     if value is None or constant is None or better(mode, value, constant):
-        return list(cautions)
+        return list(known)
     figures = f"({metric} {value:.4f}, constant {constant:.4f})"
     told = f"the best trial is no better than the constant predictor {figures}: it has learned nothing that helps on "
-    return [*cautions, f"{told}these clips"]
+    return [*known, f"{told}these clips"]
 
 
 def search_notes(
@@ -62,9 +127,17 @@ def metric_of_test(config: Config, mode: Mode) -> tuple[str, Mode]:
     return ("val_uar", "max") if config.task.name == "classification" else ("val_rmse", "min")
 
 
-def write_cautions(folder: SearchFolder, split: Split) -> None:
-    """Record the cautions of a search's split, for all who show its scores later."""
-    write_json(folder.path / FILE, split.cautions())
+def write_cautions(folder: SearchFolder, space: Space, split: Split) -> None:
+    """Record the cautions of a search for all who show its scores later, and the user's table that some come from.
+
+    A later run need not name the table again.
+    """
+    kept = folder.path / known_encoders.TABLE
+    if (table := space.fixed().data.known_table) is not None:
+        write_text(kept, Path(table).read_text(encoding="utf-8"))
+    if kept.exists():
+        space = Space({**space.settings, known_encoders.SETTING: str(kept)}, space.distributions)
+    write_json(folder.path / FILE, cautions(space, split))
 
 
 def log_scores(
