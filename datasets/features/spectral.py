@@ -1,4 +1,4 @@
-"""Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or a speech encoder's states."""
+"""Features [frames, features] of a waveform: mel spectrogram, MFCC, chroma and deltas, or an encoder's states."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
