@@ -222,8 +222,10 @@ def musicnn_counts(folder: Path) -> tuple[int, int, int]:
     counts = [timbral, timbral, temporal, temporal, temporal]
     wanted = [(*kernel, 1, count) for kernel, count in zip(MUSICNN_KERNELS, counts, strict=True)]
     wanted += [(MUSICNN_WIDTH, size, 1, middle) for size in (sum(counts), middle, middle)]
-    if found != wanted or not timbral * temporal * middle:
-        raise ValueError(f"'{folder}': expected the checkpoint of a musicnn, got one with kernels of {found}")
+    for name, shape, expected in zip(names, found, wanted, strict=True):
+        if shape != expected or 0 in shape:
+            got = f"{list(shape)} as the shape of" if name in entries else "no"
+            raise ValueError(f"'{folder}': expected the checkpoint of a musicnn, got {got} '{name}'")
     return timbral, temporal, middle
 
 

@@ -113,8 +113,9 @@ def _table(content: bytes) -> Iterator[tuple[bytes, bytes]]:
     footer = content[-_FOOTER:]
     if len(footer) < _FOOTER or int.from_bytes(footer[-8:], "little") != _MAGIC:
         raise ValueError("a file with another end")
-    _, at = _handle(footer, 0)  # of the block of metadata, which has nothing
+    metadata, at = _handle(footer, 0)
     index, _ = _handle(footer, at)
+    list(_block(content, *metadata))  # nothing, but with a checksum
     for _, handle in _block(content, *index):
         yield from _block(content, *_handle(handle, 0)[0])
 
