@@ -1,4 +1,7 @@
-"""A tiny musicnn with random weights in TensorFlow's format, and the folder of the published ones where they are."""
+"""A tiny musicnn with random weights in TensorFlow's format, and the folder of the published ones where they are.
+
+TensorFlow 2.21 reads what is written here as it was meant.
+"""
 
 import importlib.util
 import os
