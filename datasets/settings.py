@@ -166,11 +166,13 @@ class FeatureSettings(Settings):
     ] = Field(
         "mfcc",
         description="mfcc (cepstral coefficients), mel (spectrogram in dB), chroma (pitch classes) or several of them; "
-        "encoder (hidden states of a pretrained speech encoder); egemaps (88 statistics of a voice over a clip, which "
-        "is one frame then; by openSMILE, for research only)",
+        "encoder (hidden states of a pretrained encoder of sound); egemaps (88 statistics of a voice over a clip, "
+        "which is one frame then; by openSMILE, for research only)",
     )
     encoder: str | None = Field(
-        None, description="hub name or folder of a wav2vec 2.0, HuBERT, WavLM or Whisper model (features.name=encoder)"
+        None,
+        description="hub name or folder of a wav2vec 2.0, HuBERT, WavLM or Whisper, or of a musicnn: "
+        "musicnn/MSD_musicnn, musicnn/MTT_musicnn (features.name=encoder)",
     )
     encoder_layers: Layers = Field(
         -1,
@@ -300,7 +302,7 @@ class FeatureSettings(Settings):
         if self.name == "encoder":
             shape = speech_shape(self.encoder)
             statistics = 2 if self.encoder_pooling == "mean_std" else 1
-            return {"encoder": len(shape.layers(self.encoder_layers)) * statistics * shape.hidden_size}
+            return {"encoder": statistics * sum(shape.sizes[layer] for layer in shape.layers(self.encoder_layers))}
         known = {"mel": self.num_mels, "mfcc": self.num_mfcc, "chroma": 12, "egemaps": EGEMAPS}
         return {part: known[part] for part in self.parts}
 

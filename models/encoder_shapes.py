@@ -1,18 +1,31 @@
-"""Sizes of pretrained encoders of speech, text and images, read from their config files without their weights."""
+"""Sizes of pretrained encoders of sound, text and images, read from their config files without their weights."""
 
 import inspect
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, Literal
 
-from tuning.models.pretrained import Signature, check_weights, load_config, load_preprocessor, signature
+from tuning.models.pretrained import (
+    Signature,
+    check_weights,
+    folder_of,
+    is_musicnn,
+    load_config,
+    load_preprocessor,
+    signature,
+)
+from tuning.models.tensorflow_checkpoint import read_entries
 
 SPEECH, TEXT, IMAGE = "features.encoder", "model.text_encoder", "model.image_encoder"
 
 # `model_type` in config.json.
 SPEECH_KINDS = ("hubert", "wav2vec2", "wavlm", "whisper")
 WHISPER_HOP = 320  # samples: the hop of its mel spectrogram, 160, times the stride of its convolutions
+MUSICNN_HOP = 256  # samples
+# Frames and mel bands of the filters of musicnn's front end, and frames of those of the layers after it.
+MUSICNN_KERNELS, MUSICNN_WIDTH = ((7, 38), (7, 67), (128, 1), (64, 1), (32, 1)), 7
 # Their states are those of the patches, after the class token and perhaps other tokens.
 IMAGE_KINDS = ("deit", "dinov2", "dinov2_with_registers", "vit", "vit_msn")
 # These number positions from the padding token's id + 1.
@@ -20,30 +33,34 @@ LATER_POSITIONS = (
     "camembert", "data2vec-text", "longformer", "mpnet", "roberta", "roberta-prelayernorm", "xlm-roberta",
     "xlm-roberta-xl", "xmod",
 )  # fmt: skip
-SPEECH_RATE_HZ = 16000  # of the recordings that encoders of speech were pretrained on
+SPEECH_RATE_HZ = 16000  # of the recordings that encoders of sound were pretrained on
 Layers = int | list[int] | Literal["all"]  # a layer, several, or all with the input of the first
 MEAN, STD = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)  # ViT's own, for an encoder without preprocessor_config.json
 
 
 @dataclass(frozen=True)
 class SpeechShape:
-    """Sizes of an encoder of speech.
+    """Sizes of an encoder of sound.
 
     Args:
-        hidden_size: values per frame.
-        num_layers: transformer layers; `features.encoder_layers` counts them from 1.
+        sizes: values per frame of each layer; that of number 0 is the input of the first, of musicnn the front end.
         hop_samples: samples between the starts of two frames: the product of the convolutions' strides.
-        field_samples: samples that one frame depends on. A shorter input gives no frame.
+        field_samples: samples that one frame depends on. A shorter input gives no frame. 0 where frames are centred on
+            multiples of the hop, so that any input gives one.
         normalised: whether the encoder expects a waveform of mean 0 and variance 1.
         max_frames: the most frames that it takes; None for any number.
     """
 
-    hidden_size: int
-    num_layers: int
+    sizes: tuple[int, ...]
     hop_samples: int
     field_samples: int
     normalised: bool
     max_frames: int | None = None
+
+    @property
+    def num_layers(self) -> int:
+        """Number of the last layer."""
+        return len(self.sizes) - 1
 
     def layers(self, chosen: Layers) -> list[int]:
         """Return the layers that a choice names, without a check that they are there."""
@@ -54,7 +71,7 @@ class SpeechShape:
 
     def num_samples(self, num_frames: int) -> int:
         """Return the number of samples that give exactly `num_frames` frames."""
-        return self.field_samples + (num_frames - 1) * self.hop_samples
+        return max(1, self.field_samples + (num_frames - 1) * self.hop_samples)
 
     def frames_in(self, num_samples: int) -> int:
         """Return the frames that so many samples give. Too few samples for a frame are padded to one."""
@@ -105,7 +122,7 @@ class ImageShape:
 
 
 def check_speech_encoder(name: str | None, layers: Layers, num_frames: int) -> None:
-    """Check before any work that an encoder of speech is there, has the layers, and takes so many frames.
+    """Check before any work that an encoder of sound is there, has the layers, and takes so many frames.
 
     Raises:
         ValueError: no such encoder, another kind of model, no weights, no such layer, or too many frames.
@@ -118,7 +135,7 @@ def check_speech_encoder(name: str | None, layers: Layers, num_frames: int) -> N
         if layer > shape.num_layers:
             raise ValueError(
                 f"features.encoder_layers: expected -1 (the last) to {shape.num_layers} for '{name}' "
-                f"(0: the input of its first transformer layer), got {layer}"
+                f"(0: the input of the first), got {layer}"
             )
     if shape.max_frames is not None and num_frames > shape.max_frames:
         raise ValueError(
@@ -128,8 +145,24 @@ def check_speech_encoder(name: str | None, layers: Layers, num_frames: int) -> N
     check_weights(str(name), SPEECH)
 
 
+def check_layers_to_weigh(name: str | None, layers: Layers) -> None:
+    """Check that an encoder's layers, of which a model is to read one mean, have as many values each.
+
+    Raises:
+        ValueError: they differ.
+    """
+    shape = speech_shape(name)
+    numbers = shape.layers(layers)
+    sizes = [shape.sizes[number] for number in numbers]
+    if len(set(sizes)) > 1:
+        raise ValueError(
+            f"model.layer_weights: expected null, or features.encoder_layers of one size, got learnt with the layers "
+            f"{', '.join(map(str, numbers))} of '{name}', which have {', '.join(map(str, sizes))} values"
+        )
+
+
 def speech_shape(name: str | None) -> SpeechShape:
-    """Return the sizes of an encoder of speech; a folder is read again only when its files change.
+    """Return the sizes of an encoder of sound; a folder is read again only when its files change.
 
     Raises:
         ValueError: no such encoder, or another kind of model.
@@ -159,20 +192,60 @@ def image_shape(name: str) -> ImageShape:
 
 @lru_cache(maxsize=8)
 def _speech_shape(name: str, _: Signature) -> SpeechShape:
+    if is_musicnn(name, SPEECH):
+        return _musicnn_shape(name)
     config = load_config(name, SPEECH)
     if config.model_type not in SPEECH_KINDS:
         kinds = ", ".join(SPEECH_KINDS)
-        raise ValueError(f"{SPEECH}: expected one of {kinds}, got '{name}', a {config.model_type}")
+        raise ValueError(f"{SPEECH}: expected one of {kinds}, musicnn, got '{name}', a {config.model_type}")
     if config.model_type == "whisper":
-        return SpeechShape(
-            config.d_model, config.encoder_layers, WHISPER_HOP, WHISPER_HOP, False, config.max_source_positions
-        )
+        sizes = (config.d_model,) * (config.encoder_layers + 1)
+        return SpeechShape(sizes, WHISPER_HOP, WHISPER_HOP, False, config.max_source_positions)
     hop, field = 1, 1
     for kernel, stride in zip(config.conv_kernel, config.conv_stride, strict=True):
         field += (kernel - 1) * hop
         hop *= stride
     normalised = bool(load_preprocessor(name, SPEECH).get("do_normalize", True))
-    return SpeechShape(config.hidden_size, config.num_hidden_layers, hop, field, normalised)
+    return SpeechShape((config.hidden_size,) * (config.num_hidden_layers + 1), hop, field, normalised)
+
+
+def musicnn_counts(folder: Path) -> tuple[int, int, int]:
+    """Return how many filters a musicnn has: of each timbral kind, of each temporal kind, and of each later layer.
+
+    Raises:
+        ValueError: files that are missing or damaged, or a checkpoint of another network.
+    """
+    entries = read_entries(folder)
+    names = [f"{layer}/kernel" for layer in numbered("conv2d", len(MUSICNN_KERNELS) + 3)]
+    found = [entries[name].shape if name in entries else () for name in names]
+    timbral, temporal, middle = (found[place][-1] if found[place] else 0 for place in (0, 2, 5))
+    counts = [timbral, timbral, temporal, temporal, temporal]
+    wanted = [(*kernel, 1, count) for kernel, count in zip(MUSICNN_KERNELS, counts, strict=True)]
+    wanted += [(MUSICNN_WIDTH, size, 1, middle) for size in (sum(counts), middle, middle)]
+    for name, shape, expected in zip(names, found, wanted, strict=True):
+        if shape != expected or 0 in shape:
+            got = f"{list(shape)} as the shape of" if name in entries else "no"
+            raise ValueError(f"'{folder}': expected the checkpoint of a musicnn, got {got} '{name}'")
+    return timbral, temporal, middle
+
+
+def numbered(layer: str, count: int) -> list[str]:
+    """Return the names that TensorFlow gives to layers of a kind.
+
+    >>> numbered("conv2d", 3)
+    ['conv2d', 'conv2d_1', 'conv2d_2']
+    """
+    return [layer, *(f"{layer}_{number}" for number in range(1, count))]
+
+
+def _musicnn_shape(name: str) -> SpeechShape:
+    folder = folder_of(name)
+    assert folder is not None
+    try:
+        timbral, temporal, middle = musicnn_counts(folder)
+    except ValueError as error:
+        raise ValueError(f"{SPEECH}: {error}") from None
+    return SpeechShape((2 * timbral + 3 * temporal, middle, middle, middle), MUSICNN_HOP, 0, False)
 
 
 @lru_cache(maxsize=8)

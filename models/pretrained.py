@@ -1,4 +1,6 @@
-"""Pretrained encoders of the package transformers, by folder or hub name: locate, identify, check and load them.
+"""Pretrained encoders, by folder or hub name: locate, identify and check them, and load those of transformers.
+
+A musicnn is a folder with a checkpoint of TensorFlow, of an installed package if it has one of the names in `MUSICNN`.
 
 Imports torch and transformers only where they are used, since a search is planned from the config files alone.
 Every function that can fail names the setting that asked for the encoder.
@@ -6,6 +8,7 @@ Every function that can fail names the setting that asked for the encoder.
 
 import difflib
 import hashlib
+import importlib.util
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +17,17 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tuning.models.tensorflow_checkpoint import DATA, INDEX
+
 if TYPE_CHECKING:
     from torch import nn
 
 Signature = tuple[tuple[str, int, int], ...]  # name, size and time of change in ns of each file
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
-WEIGHTS = (".safetensors", ".bin")
+WEIGHTS = (".safetensors", ".bin", DATA)
+PACKAGE = "musicnn"
+MUSICNN = (f"{PACKAGE}/MSD_musicnn", f"{PACKAGE}/MTT_musicnn")
 # Weights that hidden states do not depend on, and that some published encoders lack: a prefix and a suffix.
 POOLER, TRAINING_MASK = "pooler.", "masked_spec_embed"
 # Code that the files of an encoder bring along is not run; transformers would ask for it.
@@ -30,24 +37,51 @@ LAYERS = ("encoder.layer", "transformer.layer", "layers")
 
 
 def located(name: str) -> str:
-    """Return the encoder as a process with another working folder finds it: an absolute path, or the hub name."""
+    """Return the encoder as a process with another working folder finds it: an absolute path, or the name as it is."""
     folder = Path(name).expanduser()
     return str(folder.absolute()) if folder.is_dir() else name
+
+
+def folder_of(name: str) -> Path | None:
+    """Return the folder with an encoder's files, which may be that of a package; None for a hub name."""
+    folder = Path(located(name))
+    if folder.is_dir():
+        return folder
+    # The package itself is not imported: it needs TensorFlow.
+    found = importlib.util.find_spec(PACKAGE) if name in MUSICNN else None
+    places = (found and found.submodule_search_locations) or []
+    folders = (Path(place) / name.removeprefix(f"{PACKAGE}/") for place in places)
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+def is_musicnn(name: str, setting: str) -> bool:
+    """Return whether an encoder is a musicnn, by its files.
+
+    Raises:
+        ValueError: a path that is no folder, or a folder without the files of an encoder.
+    """
+    return INDEX in _names(signature(name, setting))
 
 
 def signature(name: str, setting: str) -> Signature:
     """List the files of an encoder's folder; empty for a hub name. Cached results are valid while it is equal.
 
     Raises:
-        ValueError: a path that is no folder, or a folder without config.json.
+        ValueError: a path that is no folder, or a folder without config.json or half of a musicnn.
     """
-    folder = Path(located(name))
-    if not folder.is_dir():
+    folder = folder_of(name)
+    if folder is None:
+        if name.partition("/")[0] == PACKAGE:
+            raise ValueError(_not_installed(name, setting))
+        folder = Path(located(name))
         if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or folder.exists():
             raise ValueError(f"{setting}: expected a hub name or a folder, got '{name}'{_nearest(folder)}")
         return ()
     found = _files(folder)
-    if CONFIG not in _names(found):
+    if {INDEX, DATA} & set(_names(found)):
+        if len(found) < 2:
+            raise ValueError(_lacking(name, setting, f"{INDEX} and {DATA}", found))
+    elif CONFIG not in _names(found):
         raise ValueError(_lacking(name, setting, f"{CONFIG} and weights (*.safetensors, *.bin)", found))
     return found
 
@@ -55,7 +89,7 @@ def signature(name: str, setting: str) -> Signature:
 def content_of(name: str) -> str:
     """Return what identifies an encoder in a fingerprint: a hash of its folder, or its hub name with the commit."""
     snapshot = snapshot_of(name)
-    if Path(located(name)).is_dir():
+    if folder_of(name) is not None:
         return snapshot
     return f"{name}@{snapshot}" if snapshot else name
 
@@ -65,8 +99,8 @@ def snapshot_of(name: str) -> str:
 
     The hash depends on names and contents, not on the folder's path or on times. Empty where neither is at hand.
     """
-    folder = Path(located(name))
-    return _hash(folder, _files(folder)) if folder.is_dir() else _commit(name)
+    folder = folder_of(name)
+    return _commit(name) if folder is None else _hash(folder, _files(folder))
 
 
 def check_weights(name: str, setting: str) -> None:
@@ -212,7 +246,7 @@ def quiet() -> Iterator[None]:
 
 def _loaded(load: Callable[..., Any], name: str, setting: str, **options: Any) -> Any:
     """Call `load` on the folder, or on the hub's cache and, where files are missing there, on the hub."""
-    is_folder, where = bool(signature(name, setting)), located(name)
+    is_folder, where = bool(signature(name, setting)), str(folder_of(name) or name)
     with quiet():
         try:
             try:
@@ -265,8 +299,10 @@ def _cached_file(name: str, local_files_only: bool = False) -> str | None:
 
 def _files(folder: Path) -> Signature:
     # Tokenizers read files of any ending (bpe.codes, spiece.model, merges.txt); only *.md is text about the model.
-    files = (file for file in folder.iterdir() if file.is_file())
-    read = sorted(file for file in files if not file.name.startswith(".") and file.suffix != ".md")
+    files = [file for file in folder.iterdir() if file.is_file()]
+    # What else is in the folder of a musicnn is a record of its training.
+    read = sorted(file for file in files if file.name in (INDEX, DATA))
+    read = read or sorted(file for file in files if not file.name.startswith(".") and file.suffix != ".md")
     return tuple((file.name, stat.st_size, stat.st_mtime_ns) for file in read for stat in [file.stat()])
 
 
@@ -293,6 +329,15 @@ def _commit(name: str) -> str:
     return Path(file).parent.name if isinstance(file, str) else ""
 
 
+def _not_installed(name: str, setting: str) -> str:
+    if name not in MUSICNN:
+        return f"{setting}: expected {' or '.join(MUSICNN)}, or a folder with such a checkpoint, got '{name}'"
+    return (
+        f"{setting}: '{name}' is a folder of the package {PACKAGE}, which is not installed; "
+        f"pip install --no-deps {PACKAGE} (the TensorFlow that it asks for is not needed)"
+    )
+
+
 def _lacking(name: str, setting: str, expected: str, found: Signature) -> str:
     names = _names(found)
     hint = "" if CONFIG in names else _nearest(Path(located(name)))
@@ -302,7 +347,8 @@ def _lacking(name: str, setting: str, expected: str, found: Signature) -> str:
 def _nearest(folder: Path) -> str:
     """Return `; did you mean 'x'?` for the most similar name of an encoder's folder next to this one, or nothing."""
     try:
-        known = [f.name for f in folder.parent.iterdir() if f.name != folder.name and (f / CONFIG).is_file()]
+        others = [other for other in folder.parent.iterdir() if other.name != folder.name]
+        known = [other.name for other in others if any((other / file).is_file() for file in (CONFIG, INDEX))]
     except OSError:
         return ""
     close = difflib.get_close_matches(folder.name, known, n=1, cutoff=0.5)

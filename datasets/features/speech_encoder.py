@@ -1,4 +1,4 @@
-"""Hidden states of a pretrained speech encoder (wav2vec 2.0, HuBERT, WavLM, Whisper), or their mean over a clip."""
+"""Hidden states of a pretrained encoder of sound (wav2vec 2.0, HuBERT, WavLM, Whisper, musicnn), or their mean."""
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
@@ -13,7 +13,8 @@ from tuning.datasets.features.frames import check_encoder
 from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.encoder_shapes import SPEECH, WHISPER_HOP, SpeechShape, speech_shape
-from tuning.models.pretrained import Signature, load_encoder, signature
+from tuning.models.musicnn import Musicnn, load_musicnn, log_mels
+from tuning.models.pretrained import Signature, folder_of, is_musicnn, load_encoder, signature
 from tuning.models.torch_audio import functional
 
 VARIANCE_FLOOR = 1e-7  # as transformers' Wav2Vec2FeatureExtractor adds to the variance
@@ -27,10 +28,9 @@ def encode(
 ) -> list[tuple[np.ndarray, int]]:
     """Compute hidden states float32 [num_frames, values] of waveforms at 16 kHz, and how many frames are valid.
 
-    Values are those of one of `settings.encoder_layers` after another; a layer is the output of that transformer layer,
-    -1 the last, 0 the input of the first. Pooled, they are of each layer the mean over a clip's frames, then, if asked
-    for, the standard deviation, in one frame. Frames beyond `num_frames` are cut off, and zeros follow where there are
-    fewer.
+    Values are the outputs of one of `settings.encoder_layers` after another: -1 is the last, 0 the input of the first,
+    of musicnn the front end. Pooled, they are of each layer the mean over a clip's frames, then, if asked for, the
+    standard deviation, in one frame. Frames beyond `num_frames` are cut off, and zeros follow where there are fewer.
 
     Raises:
         ValueError: the encoder can't be loaded, or has no such layer.
@@ -55,14 +55,16 @@ def encode(
 
 
 def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
-    """Compute the hidden states [B, frames, hidden_size] of every layer, the input of the first before them.
+    """Compute the hidden states [B, frames, values] of every layer, the input of the first before them.
 
     The last is the encoder's output, behind its last normalisation if it has one, whatever transformers lists as it.
 
     Args:
-        model: an encoder of transformers.
+        model: an encoder of transformers, or a musicnn.
         waveforms: [B, samples], all of them sound; as the encoder expects them.
     """
+    if isinstance(model, Musicnn):
+        return model(log_mels(waveforms))
     config: Any = model.config
     if config.model_type != "whisper":
         return _states(model(waveforms, output_hidden_states=True))
@@ -124,5 +126,12 @@ def _pooled(states: Tensor, settings: FeatureSettings) -> Tensor:
 @lru_cache(maxsize=1)
 def _model(encoder: str, _: Signature, device: str) -> Any:
     # One per process, since a large encoder takes more than a gigabyte.
+    if is_musicnn(encoder, SPEECH):
+        folder = folder_of(encoder)
+        assert folder is not None
+        try:
+            return load_musicnn(folder).to(device)
+        except ValueError as error:
+            raise ValueError(f"{SPEECH}: {error}") from None
     model: Any = load_encoder(encoder, SPEECH)
     return (model.encoder if model.config.model_type == "whisper" else model).to(device)

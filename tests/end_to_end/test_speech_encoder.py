@@ -1,4 +1,4 @@
-"""A frozen speech encoder through the whole job: search, reproduce, finalize, predict, export."""
+"""A frozen encoder of sound through the whole job: search, reproduce, finalize, predict, export."""
 
 import csv
 import json
@@ -6,6 +6,7 @@ import json
 import pytest
 
 from tests.helpers.command import run
+from tests.helpers.tiny_musicnn import write_musicnn
 from tests.helpers.tiny_whisper import write_whisper
 from tuning.cli.export import main as export
 from tuning.cli.predict import main as predict
@@ -18,13 +19,23 @@ SMALL = (
 )  # fmt: skip
 
 
+# Three layers of 16 values each.
+LAYERS = {write_whisper: [0, 1, 2], write_musicnn: [1, 2, 3]}
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def write(request):
+    return request.param
+
+
 @pytest.fixture(scope="module")
-def searched(ray_session, tmp_path_factory):
+def searched(ray_session, tmp_path_factory, write):
     place = tmp_path_factory.mktemp("encoder")
-    write_whisper(place / "encoder")
+    write(place / "encoder")
     patch = pytest.MonkeyPatch()
     patch.chdir(place)
-    run(*SMALL, "name=speech", "storage=results", "data.prepared=prepared")
+    layers = "all" if write is write_whisper else LAYERS[write]
+    run(*SMALL, f"features.encoder_layers={layers}", "name=speech", "storage=results", "data.prepared=prepared")
     yield place
     patch.undo()
 
@@ -45,7 +56,7 @@ def test_layers_are_read_side_by_side_and_as_one_mean(searched):
 
 
 @pytest.mark.slow
-def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
+def test_the_winner_is_reproduced_retrained_and_predicts(searched, write, capsys):
     from tuning.cli.finalize import main as finalize
     from tuning.cli.reproduce import main as reproduce
 
@@ -53,7 +64,7 @@ def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
     assert reproduce([str(folder)]) == 0
     assert "equal     to the last bit" in capsys.readouterr().out
     assert finalize([str(folder)]) == 0
-    assert load_best(folder / "best").config.features.encoder_layers == [0, 1, 2]
+    assert load_best(folder / "best").config.features.encoder_layers == LAYERS[write]
     rows = list(csv.DictReader((folder / "best" / "test_predictions.csv").open()))
     clips = [str(searched / "prepared" / "corpora" / "demo_speech-1" / row["clip"]) for row in rows[:3]]
     capsys.readouterr()
@@ -64,7 +75,7 @@ def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
     windows = json.loads(capsys.readouterr().out)
     assert len(windows) > 3
     assert (
-        "mean and standard deviation over at most 0.4 s of layers 0, 1, 2"
+        f"mean and standard deviation over at most 0.4 s of layers {', '.join(map(str, LAYERS[write]))}"
         in (folder / "best/MODEL_CARD.md").read_text()
     )
     assert all(window["end_seconds"] - window["start_seconds"] == pytest.approx(0.4, abs=1e-3) for window in windows)

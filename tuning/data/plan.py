@@ -27,7 +27,7 @@ from tuning.datasets.features.frames import check_encoder
 from tuning.datasets.settings import FEW_CLIPS
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.encoder_shapes import speech_shape
+from tuning.models.encoder_shapes import check_layers_to_weigh, speech_shape
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
 
@@ -351,10 +351,12 @@ def _check_search(space: Space, config: Config) -> None:
 
 
 def _check_encoders(space: Space) -> None:
-    """Check each speech encoder and layer that a trial may have: all are prepared before the first trial."""
+    """Check each encoder of sound and layer that a trial may have: all are prepared before the first trial."""
+    weighed: list[Config] = []
     if "learnt" in space.values("model.layer_weights"):
         # Every combination is allowed, also where only some points are drawn.
-        list(space.variants(("features.name", "features.encoder_layers", "model.layer_weights")))
+        paths = ("features.name", "features.encoder", "features.encoder_layers", "model.layer_weights")
+        weighed = [config for config in space.variants(paths) if config.model.layer_weights == "learnt"]
     variants = [config.features for config in space.variants("features.")]
     # Only where no trial uses it: if features.name is searched, some trials do not use the encoder.
     if all(features.name != "encoder" for features in variants):
@@ -367,6 +369,8 @@ def _check_encoders(space: Space) -> None:
     try:
         for features in variants:
             check_encoder(features)
+        for config in weighed:
+            check_layers_to_weigh(config.features.encoder, config.features.encoder_layers)
     except ValueError as error:
         raise UserError(str(error)) from None
     _check_trained_encoders(space)

@@ -170,7 +170,7 @@ def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:
     with understood(file, "a normalisation"):
         arrays = [np.array(found.get(name, []), dtype=np.float32) for name in ("mean", "std")]
         frames = int(found.get("prepared_frames", config.features.num_frames))
-    # A speech encoder's own files say its size, and may not be where a model is tested.
+    # An encoder's own files say its size, and may not be where a model is tested.
     wanted = arrays[0].size if config.features.name == "encoder" else config.features.num_features
     if any(array.shape != (wanted,) for array in arrays):
         raise DamagedFileError.of(file, f"mean and std of {wanted} features", [array.size for array in arrays])

@@ -37,9 +37,22 @@ class Source:
     cautions: Callable[[Config], list[str]]
 
 
+TRANSDUCTIVE = (
+    "features are normalised by all clips of each speaker or artist, those of the test too (transductive): on a single "
+    "recording of a new one the model can't be used, and scores are not to be compared with those of models that can"
+)
+
+
+def _transductive(config: Config) -> list[str]:
+    return [TRANSDUCTIVE] if config.features.normalise == "group" else []
+
+
 SOURCES = [
-    Source(deciding, functools.partial(known_encoders.known_encoder_cautions, of))
-    for of, deciding in known_encoders.PLACES.items()
+    Source(("features.normalise",), _transductive),
+    *(
+        Source(deciding, functools.partial(known_encoders.known_encoder_cautions, of))
+        for of, deciding in known_encoders.PLACES.items()
+    ),
 ]
 
 

@@ -1,4 +1,6 @@
+import importlib.util
 import shutil
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,6 +9,7 @@ import torch
 
 from tests.helpers.recordings import tone, write_corpus
 from tests.helpers.tiny_encoders import FIELD, HOP, KINDS, write_encoder
+from tests.helpers.tiny_musicnn import SIZES, write_musicnn
 from tests.helpers.tiny_whisper import write_whisper
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan, planned_points
@@ -23,7 +26,10 @@ from tuning.datasets.store.reader import FeatureStatistics, read_part, read_vers
 from tuning.datasets.store.shard_index import features_fingerprint
 from tuning.datasets.store.worker import make_versions
 from tuning.models.encoder_shapes import SpeechShape, check_speech_encoder, speech_shape
+from tuning.models.musicnn import load_musicnn, log_mels
 from tuning.models.pretrained import content_of
+
+WRITERS = pytest.mark.parametrize("write", [write_encoder, write_musicnn])
 
 
 def own_states(folder, kind, waveform):
@@ -102,6 +108,53 @@ def test_whisper_hears_a_clip_alone(tmp_path, samples, frames):
         assert (features[frames:] == 0).all()
 
 
+def musicnns_states(folder, waveform):
+    """The states [frames, values] of each layer, by the network itself."""
+    with torch.inference_mode():
+        return [s[0].numpy() for s in load_musicnn(folder)(log_mels(torch.from_numpy(waveform)[None]))]
+
+
+@pytest.mark.parametrize(("samples", "frames"), [(10300, 40), (9983, 39), (9984, 40), (256, 2), (255, 1), (1, 1)])
+@pytest.mark.parametrize(("layers", "numbers"), [("all", [0, 1, 2, 3]), ([2, 0], [2, 0]), (-1, [3]), (0, [0])])
+def test_musicnn_s_layers_differ_in_size(tmp_path, samples, frames, layers, numbers):
+    """A frame is centred on each multiple of 256 samples, so that any sound has one."""
+    settings = write_musicnn(tmp_path).model_copy(update={"encoder_layers": layers})
+    waveform = tone(1, rate=16000)[:samples]
+    start = max(0, (samples - 39 * 256) // 2)
+    heard = waveform[start : start + 39 * 256]
+    expected = np.concatenate([musicnns_states(tmp_path, heard)[layer] for layer in numbers], axis=1)
+    features, num_valid = extract(waveform, settings, 40)
+    assert settings.num_features == sum(SIZES[layer] for layer in numbers) == features.shape[1]
+    assert (num_valid, len(features)) == (frames, 40)
+    np.testing.assert_array_equal(features[:frames], expected)
+    assert (features[frames:] == 0).all()
+
+
+@pytest.mark.parametrize("pooling", ["mean", "mean_std"])
+def test_musicnn_s_layers_are_pooled_over_the_clip(tmp_path, pooling):
+    write_musicnn(tmp_path)
+    settings = FeatureSettings(
+        name="encoder", encoder=str(tmp_path), encoder_layers=[3, 0], encoder_pooling=pooling, encoder_seconds=0.8,
+        num_frames=1,
+    )  # fmt: skip
+    sound = tone(0.8, rate=16000)
+    states, parts = musicnns_states(tmp_path, sound), [np.mean, np.std][: 1 + (pooling == "mean_std")]
+    expected = np.concatenate([part(states[layer], axis=0) for layer in (3, 0) for part in parts])
+    features, num_valid = extract(sound, settings, 1)
+    assert (features.shape, num_valid) == ((1, len(parts) * (SIZES[3] + SIZES[0])), 1)
+    np.testing.assert_allclose(features[0], expected, atol=1e-5)
+    assert frames_in(num_samples(1, settings), settings) == 1
+
+
+def test_musicnn_hears_a_clip_as_long_as_its_frames(tmp_path):
+    settings = write_musicnn(tmp_path)
+    assert speech_shape(str(tmp_path)) == SpeechShape(SIZES, 256, 0, False)
+    for frames in (1, 2, 40):
+        need = num_samples(frames, settings)
+        assert (need, frames_in(need, settings)) == (max(1, 256 * (frames - 1)), frames)
+        assert extract(tone(1, rate=16000)[:need], settings, 100)[1] == frames
+
+
 @pytest.mark.parametrize(("layers", "numbers"), [("all", [0, 1, 2]), ([2, 0], [2, 0]), (-1, [2])])
 @pytest.mark.parametrize("pooling", ["frames", "mean", "mean_std"])
 def test_layers_stand_side_by_side_and_are_pooled_over_the_clip(tmp_path, layers, numbers, pooling):
@@ -130,9 +183,10 @@ def test_layers_stand_side_by_side_and_are_pooled_over_the_clip(tmp_path, layers
     assert plain.num_features == 16
 
 
-def test_a_batch_of_a_gpu_has_the_states_of_its_clips_alone(tmp_path, monkeypatch):
+@WRITERS
+def test_a_batch_of_a_gpu_has_the_states_of_its_clips_alone(tmp_path, monkeypatch, write):
     """Clips of one length are encoded at once; run on a CPU here."""
-    settings, sound = write_encoder(tmp_path), tone(1, rate=16000)
+    settings, sound = write(tmp_path), tone(1, rate=16000)
     clips = [sound[:3000], sound[100:2100], sound[5000:8000], sound[:10], sound[1000:4000]]
     alone = [exact(clip, settings, 40) for clip in clips]
     monkeypatch.setattr(speech_encoder, "BATCH_SAMPLES", 6000)
@@ -165,7 +219,7 @@ def test_sizes_are_read_without_weights(tmp_path):
     settings = write_encoder(tmp_path)
     assert settings.widths == {"encoder": 16}
     assert settings.num_features == 16
-    assert speech_shape(settings.encoder) == SpeechShape(16, 2, HOP, FIELD, True)
+    assert speech_shape(settings.encoder) == SpeechShape((16, 16, 16), HOP, FIELD, True)
     assert num_samples(40, settings) == FIELD + 39 * HOP
     # The published models': 320 samples of hop, 400 of field.
     published = {"conv_dim": [8] * 7, "conv_stride": [5, 2, 2, 2, 2, 2, 2], "conv_kernel": [10, 3, 3, 3, 3, 2, 2]}
@@ -226,10 +280,11 @@ def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     assert features_fingerprint(plain, 40, quality) == features_fingerprint(idle, 40, quality)
 
 
-def test_a_replaced_model_is_loaded_anew(tmp_path):
-    settings, sound = write_encoder(tmp_path), tone(0.1, rate=16000)
+@WRITERS
+def test_a_replaced_model_is_loaded_anew(tmp_path, write):
+    settings, sound = write(tmp_path), tone(0.1, rate=16000)
     before, mark = extract(sound, settings, 10)[0], features_fingerprint(settings, 10, DataSettings())
-    write_encoder(tmp_path, seed=1)
+    write(tmp_path, seed=1)
     assert np.abs(extract(sound, settings, 10)[0] - before).max() > 1e-3
     assert features_fingerprint(settings, 10, DataSettings()) != mark
 
@@ -274,12 +329,21 @@ def test_a_replaced_model_is_loaded_anew(tmp_path):
         ),
         ({"encoder": "TMP/tiny", "pooled_seconds": 1e300}, "features.pooled_seconds: .* at most 3600"),
         ({"encoder": "TMP/text"}, "features.encoder: expected one of hubert, wav2vec2, wavlm, whisper, got .* a bert"),
+        ({"encoder": "TMP/tiny", "encoder_seconds": 1e300}, "features.encoder_seconds: .* at most 3600"),
+        (
+            {"encoder": "TMP/text"},
+            "features.encoder: expected one of hubert, wav2vec2, wavlm, whisper, musicnn, got .* a bert",
+        ),
+        ({"encoder": "TMP/musicnn", "encoder_layers": 4}, r"encoder_layers: expected -1 \(the last\) to 3 .*got 4"),
+        ({"encoder": "TMP/musicn"}, "got 'TMP/musicn'; did you mean 'TMP/musicnn'"),
+        ({"encoder": "musicnn/MSD_vgg"}, "features.encoder: expected musicnn/MSD_musicnn or musicnn/MTT_musicnn"),
         ({"encoder": "TMP/broken"}, "features.encoder: '.*broken' can't be loaded"),
     ],
 )
 def test_the_plan_says_what_is_wrong(tmp_path, values, message):
     write_encoder(tmp_path / "tiny")
     write_whisper(tmp_path / "whisper")
+    write_musicnn(tmp_path / "musicnn")
     for name, content in (("text", '{"model_type": "bert"}'), ("broken", '{"model_type": "nothing"}')):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(content)
@@ -318,6 +382,17 @@ def test_numbers_are_asked_for_where_layers_that_are_weighed_are_searched(tmp_pa
     with pytest.raises(UserError, match=r"features.encoder_layers: expected numbers with model.layer_weights=learnt"):
         planned(tmp_path, f"features.encoder_layers={layers}", f"model.layer_weights={weights}")
     assert planned(tmp_path, f"features.encoder_layers={layers}", "model.layer_weights=null").total == 16
+
+
+@pytest.mark.parametrize("weights", ["learnt", "{choice: [null, learnt]}"])
+@pytest.mark.parametrize("layers", ["all", "[3, 0]", "{choice: [[1, 2], [0, 1]]}"])
+def test_layers_of_different_sizes_are_not_weighed(tmp_path, weights, layers):
+    write_musicnn(tmp_path)
+    arguments = ["space=ser_encoder", f"features.encoder={tmp_path}", f"model.layer_weights={weights}"]
+    with pytest.raises(UserError, match=r"^model.layer_weights: expected null, or features.encoder_layers of one size"):
+        make_plan([*arguments, f"features.encoder_layers={layers}"])
+    make_plan([*arguments, "features.encoder_layers=[1, 2, 3]"])
+    make_plan([*arguments[:2], "model.layer_weights=null", f"features.encoder_layers={layers}"])
 
 
 def test_what_is_pooled_is_no_longer_than_the_encoder_takes(tmp_path):
@@ -372,7 +447,7 @@ def test_an_encoder_in_the_hub_s_cache_is_found_without_a_network(tmp_path, monk
         speech_shape("some/wavlm")
     (place / ".no_exist" / ("0" * 40)).mkdir(parents=True)
     (place / ".no_exist" / ("0" * 40) / "preprocessor_config.json").touch()
-    assert speech_shape("some/wavlm") == speech_shape(settings.encoder) == SpeechShape(16, 2, HOP, FIELD, True)
+    assert speech_shape("some/wavlm") == speech_shape(settings.encoder) == SpeechShape((16, 16, 16), HOP, FIELD, True)
     sound = tone(0.1, rate=16000)
     found = extract(sound, settings.model_copy(update={"encoder": "some/wavlm"}), 10)[0]
     np.testing.assert_array_equal(found, extract(sound, settings, 10)[0])
@@ -408,9 +483,10 @@ def test_weights_that_lack_some_are_refused(tmp_path):
         extract(tone(0.1, rate=16000), settings, 10)
 
 
-def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
+@WRITERS
+def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch, write):
     quality = DataSettings(prepared=str(tmp_path / "prepared"))
-    write_encoder(tmp_path / "tiny")
+    write(tmp_path / "tiny")
     corpus = write_corpus(tmp_path / "corpus", 3)
     monkeypatch.chdir(tmp_path)  # Ray's processes stay where they were
     settings = FeatureSettings(name="encoder", encoder="tiny", encoder_layers=1)
@@ -433,3 +509,20 @@ def test_shards_and_bank_hold_hidden_states(tmp_path, ray_session, monkeypatch):
         np.testing.assert_allclose(changed.features[there], values, atol=1e-5, rtol=1e-3)
         np.testing.assert_array_equal(changed.num_frames[there], counts)
     assert prepare(corpus, cells, settings, 150, quality).num_extracted == 0
+
+
+def test_the_package_s_musicnn_is_prepared_by_its_name(tmp_path, ray_session):
+    if importlib.util.find_spec("musicnn") is None:
+        pytest.skip("needs pip install --no-deps musicnn")
+    corpus = write_corpus(tmp_path / "corpus", 3)
+    settings = FeatureSettings(name="encoder", encoder="musicnn/MSD_musicnn", encoder_layers=[1, 3])
+    quality = DataSettings(prepared=str(tmp_path / "prepared"))
+    cells = dict.fromkeys((clip.id for clip in corpus.clips), "train")
+    prepared = prepare(corpus, cells, settings, 60, quality)
+    assert (prepared.num_extracted, prepared.num_features, prepared.quarantine) == (3, 128, [])
+    part = read_part(prepared, corpus.clips, sealed=())
+    for place, clip in enumerate(part.ids.tolist()):
+        raw = (tmp_path / "corpus" / clip).read_bytes()
+        waveform = decode(raw, 16000, quality, num_samples(60, settings), "middle")
+        np.testing.assert_allclose(part.features[place], extract(waveform, settings, 60)[0], atol=1e-5)
+    assert "tensorflow" not in sys.modules and "musicnn" not in sys.modules

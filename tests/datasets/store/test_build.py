@@ -173,7 +173,7 @@ def test_features_of_another_library_are_others(quality, monkeypatch, library):
 @pytest.mark.parametrize("library", ["torch", "transformers", "librosa"])
 def test_states_of_another_library_are_others(quality, monkeypatch, library):
     states = FeatureSettings(name="encoder", encoder="some/wavlm")
-    shape = SpeechShape(16, 2, 320, 400, True)
+    shape = SpeechShape((16, 16, 16), 320, 400, True)
     monkeypatch.setattr("tuning.datasets.store.shard_index.speech_shape", lambda name: shape)
     before = shards.features_fingerprint(states, FRAMES, quality)
     released(monkeypatch, library)
