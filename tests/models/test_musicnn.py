@@ -1,5 +1,6 @@
 """musicnn beside TensorFlow's values, Keras and librosa, and the reader of its checkpoints beside damage."""
 
+import importlib
 import os
 import shutil
 import sys
@@ -236,7 +237,8 @@ def test_the_package_s_folder_is_found_by_name_and_its_code_is_not_run(tmp_path,
     site = tmp_path / "site" / "musicnn"
     write_musicnn(site / "MSD_musicnn")
     (site / "__init__.py").write_text("import tensorflow_that_is_not_here")
-    monkeypatch.syspath_prepend(site.parent)
+    monkeypatch.setattr("sys.path", [str(site.parent)])  # syspath_prepend would put back the empty one for good
+    importlib.invalidate_caches()
     assert folder_of("musicnn/MSD_musicnn") == site / "MSD_musicnn"
     assert speech_shape("musicnn/MSD_musicnn").sizes == SIZES
     assert content_of("musicnn/MSD_musicnn") == content_of(str(site / "MSD_musicnn"))

@@ -105,7 +105,8 @@ def test_settings_that_inherit_nothing_of_ours_get_the_defaults_and_stay_as_they
     name = f"{write(network=PLAIN.format(line='width: int = 8'))}:Mean"
     own, found = import_model(name).Settings, model_settings(name)
     assert issubclass(found, own) and issubclass(found, ModelSettings)
-    assert found.model_fields.keys() == {"name", "width", "layer_weights"}
+    common = {"layer_weights", "encoder_training", "lora_rank", "lora_alpha", "gradient_checkpointing"}
+    assert found.model_fields.keys() == {"name", "width"} | common
     settings = found(width=3, unknown=4)  # as the user allows
     assert isinstance(settings, own) and settings.unknown == 4
     assert (settings.text_input, settings.needs_text, settings.encoder_setting) == (None, False, None)

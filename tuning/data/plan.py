@@ -27,7 +27,8 @@ from tuning.datasets.features.frames import check_encoder
 from tuning.datasets.settings import FEW_CLIPS
 from tuning.datasets.splits.split import Split, inner_folds, split_clips
 from tuning.datasets.storage import is_uri
-from tuning.models.encoder_shapes import check_layers_to_weigh, speech_shape
+from tuning.models.encoder_shapes import SPEECH, check_layers_to_weigh, speech_shape
+from tuning.models.pretrained import is_musicnn
 from tuning.training.encoders import check_encoders, image_variants, reads_text
 from tuning.training.ranking import Mode, check_metric
 
@@ -385,6 +386,10 @@ def _check_trained_encoders(space: Space) -> None:
     wanted = ("features.", "model.encoder_training", "model.layer_weights", "model.text_lora_rank")
     for config in space.variants(wanted):
         training, features = config.model.encoder_training, config.features
+        if training is not None and is_musicnn(str(features.encoder), SPEECH):
+            raise UserError(
+                f"model.encoder_training: expected null with a musicnn, which has no transformer layers, got {training}"
+            )
         if training is not None:
             shape = speech_shape(features.encoder)
             if features.encoder_layers == shape.num_layers:
