@@ -44,6 +44,12 @@ class BimodalSettings(ModelSettings):
     text_layers: int = Field(
         0, ge=-1, description="number of last transformer layers that are trained; 0: none; -1: all, and the embeddings"
     )
+    text_lora_rank: int | None = Field(
+        None,
+        ge=1,
+        description="train matrices of this rank beside queries and values of text_layers (LoRA, at least 1), in place "
+        "of all their weights; they count model.lora_alpha / text_lora_rank times",
+    )
     text_cache: bool = Field(
         True, description="compute a frozen encoder's states once, before the search; false: at every step"
     )
@@ -99,6 +105,10 @@ class BimodalSettings(ModelSettings):
             raise ValueError(
                 "text_pretrained: expected true where text_layers is 0, since random weights would stay as they are, "
                 "got false"
+            )
+        if self.text_lora_rank is not None and self.text_layers == 0:
+            raise ValueError(
+                f"text_lora_rank: expected null where text_layers is 0, which trains none, got {self.text_lora_rank}"
             )
         if not self.text_cache and self.text_layers != 0:
             raise ValueError(

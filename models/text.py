@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from tuning.models.bimodal_settings import BimodalSettings
 from tuning.models.encoder_shapes import TEXT
 from tuning.models.layers import clip_lengths, valid_frames, zero_padding
+from tuning.models.lora import add_lora
 from tuning.models.pooling import mean_over_frames
 from tuning.models.pretrained import layers_of, load_encoder
 
@@ -26,7 +27,12 @@ class TextTower(nn.Module):
         self.encoder: nn.Module | None = None
         if self.input == "tokens":
             self.encoder = load_encoder(settings.text_encoder, TEXT, settings.text_pretrained)
-            _train_last(self.encoder, settings.text_layers)
+            if settings.text_lora_rank is None:
+                _train_last(self.encoder, settings.text_layers)
+            else:
+                layers, rank = layers_of(self.encoder), settings.text_lora_rank
+                adapted = layers if settings.text_layers == -1 else layers[-settings.text_layers :]
+                add_lora(self.encoder, adapted, shape.model_type, rank, settings.lora_alpha, "model.text_lora_rank")
         self.dropout = nn.Dropout(settings.text_dropout)
         self.dense = nn.Linear(self.width, settings.text_units)
         self.train()

@@ -9,12 +9,8 @@ from torch.utils.checkpoint import checkpoint
 from tuning.models.base import Around
 from tuning.models.encoder_shapes import SPEECH
 from tuning.models.layers import clip_lengths, valid_frames, zero_padding
+from tuning.models.lora import add_lora
 from tuning.models.pretrained import load_encoder
-
-# What LoRA adapts: queries and values, as Hu et al. (2022). WavLM's attention reads the weights of its projections and
-# would not see what is added to them, so that there it is the layers behind it.
-LORA_TARGETS = {"wavlm": ["intermediate_dense", "output_dense"]}
-QUERIES_AND_VALUES = ["q_proj", "v_proj"]
 
 
 class TunedLayers(Around):
@@ -83,8 +79,7 @@ class Layers(nn.Module):
         if self.positions is not None:
             self.positions.requires_grad_(False)
         if lora_rank is not None:
-            self.requires_grad_(False)
-            _add_lora(self.layers, LORA_TARGETS.get(self.kind, QUERIES_AND_VALUES), lora_rank, lora_alpha)
+            add_lora(self, list(self.layers), self.kind, lora_rank, lora_alpha, "model.encoder_training")
 
     @property
     def num_states(self) -> int:
@@ -127,12 +122,3 @@ def _mask(valid: Tensor | None, states: Tensor, kind: str) -> Tensor | None:
     if kind == "wavlm":
         return valid.long()
     return torch.zeros_like(valid, dtype=states.dtype).masked_fill(~valid, torch.finfo(states.dtype).min)[:, None, None]
-
-
-def _add_lora(layers: nn.Module, targets: list[str], rank: int, alpha: float) -> None:
-    from tuning.models.hugging_face import transformers  # first: peft imports its models, and these torchaudio
-
-    assert transformers
-    from peft import LoraConfig, inject_adapter_in_model
-
-    inject_adapter_in_model(LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets), layers)

@@ -14,6 +14,7 @@ from tuning.cli.reproduce import main as reproduce
 from tuning.config.errors import UserError
 from tuning.data.plan import make_plan
 from tuning.evaluation.saved_model import load_best
+from tuning.run import main
 from tuning.training.trainer import read_checkpoint
 
 pytest.importorskip("peft")
@@ -71,6 +72,16 @@ def test_the_winner_is_reproduced_retrained_and_predicts(searched, capsys):
     assert best.features.mean.tolist() == [0.0] * 16 and best.features.std.tolist() == [1.0] * 16
     assert finalize([str(folder), "ensemble=2", "select=greedy", "again=true"]) == 0
     assert export([str(folder / "best")]) == 0
+
+
+def test_the_dry_run_says_what_is_trained(tmp_path, capsys):
+    write_whisper(tmp_path / "encoder")
+    common = [word for word in SMALL if "encoder=" not in word] + [f"features.encoder={tmp_path / 'encoder'}"]
+    assert main([*common, f"storage={tmp_path}", f"data.prepared={tmp_path}", "--dry-run"]) == 0
+    printed = capsys.readouterr().out
+    # 12 x 16 x 16 weights of a layer; LoRA has four matrices of 16 x 8.
+    assert f"the last 2 of 2 layers of '{tmp_path / 'encoder'}' are trained: about 0.00614 million weights" in printed
+    assert "the last 1 of 2 layers" in printed and "adapted by LoRA of rank 8: about 0.000512 million" in printed
 
 
 def test_what_can_not_be_trained_is_refused(tmp_path):

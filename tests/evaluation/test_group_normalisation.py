@@ -74,6 +74,14 @@ def test_a_prediction_without_the_speakers_others_is_refused(job, tested, capsys
     assert "group: expected one of all, folder" in capsys.readouterr().err
 
 
+def test_every_place_that_shows_scores_says_transductive(job):
+    places = ["leaderboard.md", "notes.json", "search.log", "best/MODEL_CARD.md", "report.html"]
+    for place in places:
+        assert "(transductive)" in (job / place).read_text(encoding="utf-8"), place
+    assert "(transductive): on a single" in (job / "leaderboard.md").read_text().replace("\n", " ")
+    assert "; in trials with features.normalise=group" in (job / "leaderboard.md").read_text()
+
+
 def test_windows_of_a_recording_are_a_group(job, tested):
     (first, *_) = tested
     windows = api.load(job / "best").predict(first, step_seconds=0.3, group="all")

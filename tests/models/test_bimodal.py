@@ -288,6 +288,23 @@ def test_pooled_states_are_what_pooling_gives(encoder):
         torch.testing.assert_close(cached(pooled), alive(tokens, NUM_TOKENS))
 
 
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "DistilBert"])
+@pytest.mark.parametrize(("count", "adapted"), [(1, 1), (-1, 2)])
+def test_lora_trains_matrices_of_the_last_layers_alone(tmp_path, kind, count, adapted):
+    pytest.importorskip("peft")
+    settings = small(write_encoder(tmp_path, kind), "guide", text_layers=count, text_lora_rank=2, text_dropout=0)
+    model = Bimodal(settings, FEATURES, OUTPUTS).train()
+    trained = {n: p for n, p in model.text.encoder.named_parameters() if p.requires_grad}
+    assert len(trained) == adapted * 2 * 2 and all("lora_" in name for name in trained)  # A and B of query and value
+    assert [id(p) for p in model.encoder_parameters()] == [id(p) for p in trained.values()]
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(2):  # B is zero at first, so that A's gradient comes one step later
+        optimiser.zero_grad()
+        model(torch.randn(4, FRAMES, FEATURES), NUM_FRAMES, text_of(settings), NUM_TOKENS).square().sum().backward()
+        optimiser.step()
+    assert all(p.grad.abs().max() > 0 for p in trained.values())
+
+
 @pytest.mark.parametrize(("count", "trained"), [(0, ()), (1, (".layer.1.",)), (2, (".layer.",)), (-1, ("",))])
 def test_which_parameters_of_the_encoder_are_trained(encoder, count, trained):
     model = Bimodal(small(encoder, "guide", text_layers=count, text_cache=count != 0), FEATURES, OUTPUTS).train()
@@ -398,6 +415,7 @@ def test_nothing_is_penalised(encoder):
         ({"fusion": "cross_attention", "text_units": 30}, r"text_units: expected a multiple of fusion_heads \(4\).*30"),
         ({"text_pretrained": False}, r"text_pretrained: expected true where text_layers is 0"),
         ({"text_cache": False, "text_layers": 2}, r"text_cache: expected true .* text_layers is not 0 \(2\)"),
+        ({"text_lora_rank": 2}, r"text_lora_rank: expected null where text_layers is 0, which trains none, got 2"),
         ({"text_layers": -2}, r"text_layers\n.*greater than or equal to -1"),
         ({"max_tokens": 1}, r"max_tokens\n.*greater than or equal to 2"),
         ({"text_pooling": "max"}, r"text_pooling\n.*'cls' or 'mean'"),

@@ -16,6 +16,7 @@ from tuning.data.plan import (
     print_corpus_defaults,
     print_licences,
     print_unread_settings,
+    trained_encoders,
     training_clips,
 )
 from tuning.datasets import is_demo, storage
@@ -59,6 +60,8 @@ def preview(checked: Checked) -> None:
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"gan       {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
+    for line in trained_encoders(plan):
+        print(f"encoder   {line}")
     say_split(corpus, split, config)
     if is_demo(config.data.corpus) and not storage.exists(corpus.root, MANIFEST):
         print("          made on the first run")

@@ -398,11 +398,32 @@ def _check_trained_encoders(space: Space) -> None:
                     f"model.encoder_training={training}, which trains the layers behind it, got "
                     f"{features.encoder_layers}, the last of '{features.encoder}'"
                 )
-        if training == "lora" and not importlib.util.find_spec("peft"):
-            raise UserError(
-                "model.encoder_training: expected layers or null unless peft is installed, got lora; install it: "
-                "pip install 'audio-emotion-tuning[lora]'"
-            )
+        of_text = getattr(config.model, "text_lora_rank", None)
+        if (training == "lora" or of_text is not None) and not importlib.util.find_spec("peft"):
+            setting = f"model.encoder_training: expected layers or null unless peft is installed, got {training}"
+            if training != "lora":
+                setting = f"model.text_lora_rank: expected null unless peft is installed, got {of_text}"
+            raise UserError(f"{setting}; install it: pip install 'audio-emotion-tuning[lora]'")
+
+
+def trained_encoders(plan: Plan) -> list[str]:
+    """What it costs to train an encoder's layers: a line for each encoder, each first layer and each way."""
+    lines: dict[str, None] = {}
+    deciding = ("features.name", "features.encoder", "features.encoder_layers")
+    for config in plan.space.variants((*deciding, "model.encoder_training", "model.lora_rank")):
+        features, training = config.features, config.model.encoder_training
+        if training is None or not isinstance(features.encoder_layers, int):
+            continue
+        shape = speech_shape(features.encoder)
+        count, size = shape.num_layers - features.encoder_layers, shape.sizes[-1]
+        # Of the usual layer: four matrices of attention, and two to four times the width and back.
+        weights = count * 12 * size**2 if training == "layers" else count * 2 * 2 * size * config.model.lora_rank
+        how = "trained" if training == "layers" else f"adapted by LoRA of rank {config.model.lora_rank}"
+        lines[
+            f"the last {count} of {shape.num_layers} layers of '{features.encoder}' are {how}: about "
+            f"{weights / 1e6:.3g} million weights, {16 * weights / 1e6:.3g} MB with gradients and Adam's moments"
+        ] = None
+    return list(lines)
 
 
 def read_clips(config: Config, make: bool = True) -> Corpus:

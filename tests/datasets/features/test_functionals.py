@@ -10,6 +10,7 @@ from tuning.datasets.features.audio import excerpt
 from tuning.datasets.features.frames import frames_in, num_samples
 from tuning.datasets.features.spectral import extract, extract_all
 from tuning.datasets.settings import EGEMAPS, DataSettings, FeatureSettings
+from tuning.run import main
 
 opensmile = pytest.importorskip("opensmile")
 
@@ -43,6 +44,14 @@ def test_of_a_long_recording_the_middle_is_heard():
     long = np.concatenate([voice(1, 90), voice(1, 200), voice(1, 90)])
     (found, _), (middle, _) = extract_all([long, voice(1, 200)], settings, 1)
     np.testing.assert_array_equal(found, middle)
+
+
+def test_the_licence_is_said_where_it_is_chosen(tmp_path, capsys):
+    words = ["space=ser_encoder", "features.encoder=null", "model.layer_weights=null", f"storage={tmp_path}"]
+    assert main([*words, "features.name=egemaps", f"data.prepared={tmp_path}", "--dry-run"]) == 0
+    assert "under the audEERING Research License: for research, teaching" in capsys.readouterr().out
+    assert main([*words, "features.name=mfcc", f"data.prepared={tmp_path}", "--dry-run"]) == 0
+    assert "audEERING" not in capsys.readouterr().out
 
 
 def test_a_clip_is_one_frame_in_a_plan(capsys):
