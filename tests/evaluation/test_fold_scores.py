@@ -121,9 +121,12 @@ def test_that_folds_share_speakers_is_said_once_or_of_how_many_folds(classes):
         )
         return Split(train, [Clip("v", (0.0,), "a")], tested, "folds", folds_share_groups="the folds 'x'").cautions()
 
-    alike = fold_notes(classes, [of("abc"), of("abc")], "val_uar", "max")
+    def notes(*tests):
+        return fold_notes([replace(f, cautions=of(t)) for f, t in zip(classes, tests, strict=True)], "val_uar", "max")
+
+    alike = notes("abc", "abc")
     assert [note for note in alike if "share" in note] == of("abc")[:1]
-    unalike = fold_notes(classes, [of("abc"), of("abd")], "val_uar", "max")
+    unalike = notes("abc", "abd")
     assert [note for note in unalike if "share" in note] == ["in 2 of 2 folds the folds 'x' share speakers"]
 
 
