@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -227,15 +227,6 @@ class FeatureSettings(Settings):
         description="frames that the model sees; longer clips are cut (features.segment), shorter padded; 1 where a "
         "clip is one frame",
     )
-
-    @model_validator(mode="before")
-    @classmethod
-    def _as_saved_before(cls, values: Any) -> Any:
-        """Take over what models of earlier versions call otherwise."""
-        for earlier, name in (("encoder_layer", "encoder_layers"), ("encoder_seconds", "pooled_seconds")):
-            if isinstance(values, dict) and earlier in values and name not in values:
-                values = {name if key == earlier else key: value for key, value in values.items()}
-        return values
 
     @model_validator(mode="after")
     def _consistent(self) -> "FeatureSettings":

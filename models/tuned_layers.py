@@ -73,7 +73,8 @@ class Layers(nn.Module):
         encoder = model.encoder
         self.first = first
         self.layers = encoder.layers[first:]
-        self.norm = _last_norm(self.kind, encoder)
+        # Behind the last layer only Whisper's states, as transformers lists them, are normalised.
+        self.norm = encoder.layer_norm if self.kind == "whisper" else nn.Identity()
         # Only WavLM's first layer knows of positions; it hands them on.
         self.positions = encoder.layers[0].attention if self.kind == "wavlm" and first > 0 else None
         if self.positions is not None:
@@ -89,7 +90,7 @@ class Layers(nn.Module):
     def forward(self, states: Tensor, lengths: Tensor | None) -> list[Tensor]:
         """Compute the states [B, T, size] of each layer, the input before them; frames beyond `lengths` count nothing.
 
-        The last one is behind the encoder's last normalisation, if it has one.
+        They are those that transformers lists as hidden states.
         """
         valid = None if lengths is None else valid_frames(lengths, states.shape[1]).squeeze(2)
         context: dict[str, Any] = {"attention_mask": _mask(valid, states, self.kind)}
@@ -107,12 +108,6 @@ class Layers(nn.Module):
             found.append(output)
         found[-1] = self.norm(found[-1])
         return found
-
-
-def _last_norm(kind: str, encoder: Any) -> nn.Module:
-    """The normalisation behind the last layer; encoders whose layers end with one have none."""
-    stable = kind != "whisper" and getattr(encoder.config, "do_stable_layer_norm", False)
-    return encoder.layer_norm if kind == "whisper" or stable else nn.Identity()
 
 
 def _mask(valid: Tensor | None, states: Tensor, kind: str) -> Tensor | None:

@@ -57,8 +57,6 @@ def encode(
 def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
     """Compute the hidden states [B, frames, values] of every layer, the input of the first before them.
 
-    The last is the encoder's output, behind its last normalisation if it has one, whatever transformers lists as it.
-
     Args:
         model: an encoder of transformers, or a musicnn.
         waveforms: [B, samples], all of them sound; as the encoder expects them.
@@ -67,7 +65,7 @@ def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
         return model(log_mels(waveforms))
     config: Any = model.config
     if config.model_type != "whisper":
-        return _states(model(waveforms, output_hidden_states=True))
+        return tuple(model(waveforms, output_hidden_states=True).hidden_states)
     encoder: Any = model
     frames = waveforms.shape[1] // WHISPER_HOP
     mels = _whisper_mels(waveforms[:, : frames * WHISPER_HOP], config.num_mel_bins)
@@ -77,13 +75,9 @@ def hidden_states(model: nn.Module, waveforms: Tensor) -> Sequence[Tensor]:
     try:
         config.max_source_positions = frames
         encoder.embed_positions = nn.Embedding.from_pretrained(every.weight[:frames])
-        return _states(encoder(mels, output_hidden_states=True))
+        return tuple(encoder(mels, output_hidden_states=True).hidden_states)
     finally:
         config.max_source_positions, encoder.embed_positions = most, every
-
-
-def _states(found: Any) -> tuple[Tensor, ...]:
-    return (*found.hidden_states[:-1], found.last_hidden_state)
 
 
 def _whisper_mels(waveforms: Tensor, num_mels: int) -> Tensor:

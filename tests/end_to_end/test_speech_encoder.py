@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from tests.helpers.command import run
 from tests.helpers.tiny_musicnn import write_musicnn
@@ -80,6 +81,13 @@ def test_the_winner_is_reproduced_retrained_and_predicts(searched, write, capsys
     )
     assert all(window["end_seconds"] - window["start_seconds"] == pytest.approx(0.4, abs=1e-3) for window in windows)
     assert export([str(folder / "best")]) == 0
+    if (weights := searched / "encoder" / "model.safetensors").exists():
+        whole, tensors = weights.read_bytes(), load_file(weights)
+        save_file({name: 1.01 * value for name, value in tensors.items()}, weights, {"format": "pt"})
+        capsys.readouterr()
+        assert predict([str(folder / "best"), clips[0]]) == 2
+        assert "expected the encoder with which the model was trained (" in capsys.readouterr().err
+        weights.write_bytes(whole)
     (searched / "encoder").rename(searched / "away")
     try:
         capsys.readouterr()

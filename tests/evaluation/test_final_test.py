@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from tests.helpers.command import TINY, run
 from tuning.cli import finalize
 from tuning.config.errors import UserError
 from tuning.evaluation.final_test import finalize as finalize_search
+from tuning.experiment.directory import SearchFolder
+from tuning.experiment.reading import read_config, with_new_names
+from tuning.experiment.recorded import config_of, space_of
 
 
 @pytest.fixture(scope="module")
@@ -100,12 +104,29 @@ def test_several_trials_predict_their_mean(finished, capsys):
     assert finalize.main([str(finished), "ensemble=x"]) == 2
 
 
+def test_a_search_of_an_earlier_version_is_read_by_the_names_of_then(finished, tmp_path):
+    shutil.copytree(finished, copy := tmp_path / "crnn", ignore=shutil.ignore_patterns("best"))
+    for file in (copy / "config.yaml", *copy.glob("trials/*/params.json")):
+        text = file.read_text()
+        assert "pooled_seconds" in text and "encoder_layers" in text
+        file.write_text(text.replace("pooled_seconds", "encoder_seconds").replace("encoder_layers", "encoder_layer"))
+    then, now = (SearchFolder(path.parent, "crnn") for path in (copy, finished))
+    number = now.records()[0].number
+    assert space_of(then) == space_of(now) and config_of(then, number) == config_of(now, number)
+    assert [record.params for record in then.records()] == [record.params for record in now.records()]
+    saved = read_config("config.yaml", {"features": {"name": "encoder", "encoder": "x", "encoder_layer": 3}})
+    assert saved.features.encoder_layers == 3
+    searched = {"features.encoder_layer": {"choice": [1, 2]}, "optim": {"learning_rate": 1}}
+    points = {"search": {"points_to_evaluate": [{"features": {"encoder_seconds": 3}}, {"features.encoder_seconds": 4}]}}
+    assert with_new_names(searched | points) == {
+        "features.encoder_layers": {"choice": [1, 2]},
+        "optim": {"learning_rate": 1},
+        "search": {"points_to_evaluate": [{"features": {"pooled_seconds": 3}}, {"features.pooled_seconds": 4}]},
+    }
+
+
 @pytest.mark.slow
 def test_the_best_trials_are_repeated_with_other_seeds(finished, tmp_path, capsys):
-    import shutil
-
-    from tuning.experiment.directory import SearchFolder
-
     shutil.copytree(finished, copy := tmp_path / "crnn", ignore=shutil.ignore_patterns("best", "test_looks.json"))
     assert finalize.main([str(copy), "top=2", "seeds=2"]) == 0
     printed = capsys.readouterr().out

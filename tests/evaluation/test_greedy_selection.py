@@ -61,6 +61,11 @@ def jobs(ray_session, tmp_path_factory, prepared):
     common += ("task.name=classification", "data.corpus=demo_speech", "search.metric=val_uar", "augment.enabled=true")
     run(*common, "name=plain", "features.num_frames={choice: [16, 24]}")
     run(*common, "name=folds", "split.inner_folds=2", "features.num_frames=16")
+    # As a trial that a scheduler stopped after its first fold.
+    *_, last = csv.DictReader((folder / "folds" / "leaderboard.csv").open())
+    record = folder / "folds" / "trials" / f"{int(last['trial']):04d}" / "result.json"
+    result = json.loads(record.read_text())
+    record.write_text(json.dumps(result | {"status": "stopped", "epochs": 1}))
     return folder
 
 

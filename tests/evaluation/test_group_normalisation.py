@@ -82,6 +82,12 @@ def test_every_place_that_shows_scores_says_transductive(job):
     assert "; in trials with features.normalise=group" in (job / "leaderboard.md").read_text()
 
 
+def test_one_recording_twice_is_one(job, tested, capsys):
+    (first, *_) = map(str, tested)
+    assert predict.main([str(job / "best"), first, first, "group=all"]) == 2
+    assert capsys.readouterr().err.count("expected several recordings") == 2
+
+
 def test_windows_of_a_recording_are_a_group(job, tested):
     (first, *_) = tested
     windows = api.load(job / "best").predict(first, step_seconds=0.3, group="all")
@@ -106,6 +112,10 @@ def test_by_training_clips_no_group_is_asked_for(job, tested, capsys):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        (
+            ["features.normalise=none", "augment.freq_masks=1", "features.name=mel"],
+            "augment.freq_masks: expected 0 with features.normalise=none, since what is masked becomes 0",
+        ),
         (["augment.freq_masks=1", "features.name=mel"], "augment.freq_masks: expected 0 with features.normalise=group"),
         (
             ["data.corpus=demo", "data.group_column=null"],
@@ -113,12 +123,14 @@ def test_by_training_clips_no_group_is_asked_for(job, tested, capsys):
         ),
         (
             ["data.corpus=demo", "data.group_column=file"],
-            "a speaker or artist has a single clip, got group with 240 such",
+            "a speaker or artist has a single clip that can be used, got group with 240 such",
         ),
     ],
 )
 def test_what_can_not_be_normalised_by_groups_is_refused(settings, message, tmp_path):
-    common = ["space=ser_demo", "features.normalise=group", f"storage={tmp_path}", f"data.prepared={tmp_path}"]
+    common = ["space=ser_demo", f"storage={tmp_path}", f"data.prepared={tmp_path}"]
+    if "features.normalise=none" not in settings:
+        common.append("features.normalise=group")
     if "data.corpus=demo" in settings:
         common[0] = "space=crnn"
     ((code, _, error),) = refusals([[*common, *settings]])

@@ -168,7 +168,7 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
     features, known = data.features[features_key(wanted)], data.split.train + data.split.val
     clip_of = {clip.id: clip for clip in data.split.test}
     test, is_classes = [clip_of[clip] for clip in tested.ids], config.task.name == "classification"
-    by_group = config.features.normalise == "group"
+    by_group = wanted.normalise == "group"
     found = compute(config, fit_and_predict, features, known, test, is_classes, by_group)
     write_json(place, name, {"key": key, "predicted": found.tolist()})
     return found

@@ -330,6 +330,15 @@ class Config(Settings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _checkpointing_of_an_encoder(self) -> "Config":
+        if self.model.gradient_checkpointing and self.model.encoder_training is None:
+            raise ValueError(
+                "model.gradient_checkpointing: expected false without model.encoder_training, whose layers it is of, "
+                "got true"
+            )
+        return self
+
     def _trained_encoder(self) -> "Config":
         features, training = self.features, f"model.encoder_training={self.model.encoder_training}"
         if self.model.encoder_setting is not None:
@@ -366,6 +375,13 @@ class Config(Settings):
 
     @model_validator(mode="after")
     def _scale_of_groups(self) -> "Config":
+        if self.features.normalise == "none" and self.model.encoder_training is None:
+            for name in ("time_masks", "freq_masks"):
+                if value := getattr(self.augment, name):
+                    raise ValueError(
+                        f"augment.{name}: expected 0 with features.normalise=none, since what is masked becomes 0, "
+                        f"which is loud, got {value}"
+                    )
         if self.features.normalise != "group":
             return self
         for name, why in (

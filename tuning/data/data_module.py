@@ -31,7 +31,7 @@ from tuning.data.keys import (
     searched_effects,
     stored_features_of,
 )
-from tuning.data.plan import read_corpus, training_clips
+from tuning.data.plan import check_groups, read_corpus, training_clips
 from tuning.data.source import DataSource, join, read_with_baseline
 from tuning.data.text import VERSION as TEXT_VERSION
 from tuning.data.text import prepare_texts, text_key, text_of, text_variants
@@ -229,6 +229,8 @@ class DataModule:
                 split = inner_folds(split, settings)
         except ValueError as error:
             raise UserError(str(error)) from error
+        if "group" in self.space.values("features.normalise"):
+            check_groups([clip for part in split.parts().values() for clip in part])
         return split
 
     def prepare_banks(self, on_progress: Progress = _silent) -> None:

@@ -140,7 +140,12 @@ def with_corpus(plan: Plan, corpus: Corpus) -> Plan:
             normalised by groups.
     """
     if "group" in plan.space.values("features.normalise"):
-        _check_groups(corpus)
+        check_groups(corpus.clips)
+        if corpus.folds_share_groups:
+            raise UserError(
+                f"features.normalise: expected train or none where {corpus.folds_share_groups} share speakers, whose "
+                "training and test clips would be normalised together, got group"
+            )
     if not corpus.classes:
         return plan
     space = Space({**plan.space.settings, "task.classes": corpus.classes}, plan.space.distributions)
@@ -149,18 +154,22 @@ def with_corpus(plan: Plan, corpus: Corpus) -> Plan:
     return replace(plan, space=space, config=config)
 
 
-def _check_groups(corpus: Corpus) -> None:
-    """Check that each clip is one of several of its speaker or artist."""
+def check_groups(clips: Sequence[Clip]) -> None:
+    """Check that each clip is one of several of its speaker or artist, by which its features are normalised.
+
+    Raises:
+        UserError: it is not.
+    """
     setting = "features.normalise: expected train where"
-    if lone := next((clip.id for clip in corpus.clips if clip.group is None), None):
+    if lone := next((clip.id for clip in clips if clip.group is None), None):
         raise UserError(
             f"{setting} no speaker or artist is known (data.group_column), got group with none for '{lone}'"
         )
-    counts = Counter(clip.group for clip in corpus.clips)
+    counts = Counter(clip.group for clip in clips)
     if alone := [f"'{group}'" for group, count in counts.items() if count == 1]:
         raise UserError(
-            f"{setting} a speaker or artist has a single clip, got group with {len(alone)} such of {len(counts)}: "
-            f"{first_names(alone)}"
+            f"{setting} a speaker or artist has a single clip that can be used, got group with {len(alone)} such of "
+            f"{len(counts)}: {first_names(alone)}"
         )
 
 

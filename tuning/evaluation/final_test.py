@@ -36,6 +36,7 @@ from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_looks, re
 from tuning.experiment.exploits import exploits, params_in
 from tuning.experiment.faults import folder_anew, recover_folder
 from tuning.experiment.recorded import space_of
+from tuning.models.pretrained import snapshot_of
 from tuning.search.compute import assigned_to_task, compute
 from tuning.search.lazy_start import when_needed
 from tuning.search.resources import start_ray
@@ -144,7 +145,9 @@ def finalize(
     selection = None
     if greedy:
         mode = check_metric(space, chosen[0].config)
-        pool, location = candidates(folder, space)[:POOL], folder.remote or str(folder.path)
+        # A trial that was stopped after some inner folds has no model for the others.
+        whole = [each for each in candidates(folder, space) if each.record.is_whole]
+        pool, location = whole[:POOL], folder.remote or str(folder.path)
         selection = select(location, pool, ensemble, known, mode)
         chosen = selection.chosen
         print(f"ensemble  {listed([each.number for each in chosen])}, {selection.sentence()}")
@@ -261,7 +264,8 @@ def _train_member(
         config = config.model_copy(update={"seed": seed})
     count = len(source.split.train)
     print(f"retrain   trial {number} for {counted(course.epochs, 'epoch')} on {count} clips", flush=True)
-    found, files = compute(config, train_and_test, number, config, encoder_of(config), course, source)
+    heard_by = snapshot_of(str(config.features.encoder)) if config.features.name == "encoder" else ""
+    found, files = compute(config, train_and_test, number, config, encoder_of(config), course, source, heard_by)
     if found.note:
         print(f"note      trial {number}: {found.note}")
     for name, content in files.items():
@@ -271,11 +275,12 @@ def _train_member(
 
 
 def train_and_test(
-    number: int, config: Config, encoder: str, course: Course, source: DataSource
+    number: int, config: Config, encoder: str, course: Course, source: DataSource, heard_by: str = ""
 ) -> tuple[TestedModel, dict[str, bytes]]:
     """Train a model, save it, and test the saved one, in this process; return the test and the content of its files.
 
-    `encoder` is the absolute location of its pretrained encoder; empty if it has none.
+    `encoder` is the absolute location of its pretrained encoder; `heard_by` identifies that of its features. They are
+    empty if it has none.
 
     Raises:
         UserError: outputs that are not finite.
@@ -285,7 +290,7 @@ def train_and_test(
     loader: Any = trainer.data
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        write_model(place, config, encoder, trainer.model, loader.statistics, data.frames)
+        write_model(place, config, encoder, trainer.model, loader.statistics, data.frames, heard_by)
         saved = load_best(place)
         files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
     outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])

@@ -20,7 +20,7 @@ from tuning.datasets.store.reader import FeatureStatistics
 from tuning.evaluation import plots
 from tuning.evaluation.greedy_selection import Selection
 from tuning.evaluation.intervals import CONFIDENCE, basis
-from tuning.evaluation.saved_model import write_weights
+from tuning.evaluation.saved_model import HEARD_BY, write_weights
 from tuning.evaluation.table import make_console, make_table
 from tuning.experiment.directory import TrialRecord, read_progress, write_json, write_table, write_text
 from tuning.experiment.ranking import kept_epoch
@@ -52,12 +52,18 @@ class Tested:
 
 
 def write_model(
-    best: Path, config: Config, encoder: str, model: nn.Module, statistics: FeatureStatistics, prepared_frames: int
+    best: Path,
+    config: Config,
+    encoder: str,
+    model: nn.Module,
+    statistics: FeatureStatistics,
+    prepared_frames: int,
+    heard_by: str = "",
 ) -> None:
     """Write all that prediction needs: settings, weights, the names of the outputs, the normalisation.
 
     `encoder` is the location of its pretrained encoder as this process finds it, or empty. `prepared_frames` is the
-    length of prepared features, of which the model takes a part.
+    length of prepared features, of which the model takes a part. `heard_by` identifies the encoder that computed them.
     """
     best.mkdir(parents=True, exist_ok=True)
     write_text(best / "config.yaml", OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json"))))
@@ -70,7 +76,7 @@ def write_model(
         "prepared_frames": prepared_frames,
         "mean": statistics.mean.tolist(),
         "std": statistics.std.tolist(),
-    }
+    } | ({HEARD_BY: heard_by} if heard_by else {})
     write_json(best / "features.json", config.features.model_dump(mode="json") | normalisation)
     write_weights(best, {name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
 

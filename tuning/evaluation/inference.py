@@ -219,10 +219,12 @@ class Predictor:
                     waiting = [(window, frames) for window, frames in waiting if window not in found]
                 else:
                     windows[number] = found
-            if self.by_group and len(waiting) == 1:
-                alone = next(number for number in numbers if waiting[0][0] in windows.get(number, ()))
-                problems[alone] = f"{files[alone]}: {ALONE}"
-                del windows[alone]
+            # The same stretch twice is one.
+            stretches = {(window.file.resolve(), window.start_seconds) for window, _ in waiting}
+            if self.by_group and len(stretches) == 1:
+                for number in [number for number in numbers if number in windows]:
+                    problems[number] = f"{files[number]}: {ALONE}"
+                    del windows[number]
                 waiting = []
             self._judge(waiting)
         told = [problems[number] for number in sorted(problems)]

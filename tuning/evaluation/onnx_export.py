@@ -65,6 +65,11 @@ def export(folder: Path, waveform: bool = False) -> tuple[Path, float, str, str]
             f"{folder}: expected features.padding=masked, got '{best.config.features.padding}': padding that counts as "
             "sound is not exported"
         )
+    if best.config.model.encoder_training is not None and best.model.encoder.kind == "wavlm":
+        raise UserError(
+            f"{folder}: expected another encoder than a WavLM with model.encoder_training, since PyTorch does not "
+            "export its attention"
+        )
     if best.config.features.normalise == "group":
         raise UserError(
             f"{folder}: expected features.normalise=train, got group: what a recording is normalised by are others of "

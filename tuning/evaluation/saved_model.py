@@ -20,6 +20,7 @@ from tuning.datasets.loaders.in_memory import Batch
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.reading import DamagedFileError, read_config, read_content, read_json, read_settings, understood
+from tuning.models.pretrained import snapshot_of
 from tuning.training.encoders import saved_layout, with_saved_encoder, without_pretrained_weights
 from tuning.training.trainer import DamagedCheckpointError, model_inputs, read_checkpoint
 from tuning.training.trial import build_model
@@ -29,6 +30,7 @@ CLIPS_PER_BATCH = 64
 # Of the metadata in a file of weights: checksums of its bytes, and of what else the outputs depend on.
 CHECKSUM = "crc32"
 SETTINGS = "settings_crc32"
+HEARD_BY = "encoder_content"  # in features.json: what identifies the encoder that computed the features
 
 
 class Best(NamedTuple):
@@ -67,8 +69,28 @@ def load_best(path: str | Path) -> Best:
 
 
 def load_members(path: str | Path) -> list[Best]:
-    """Load the model of a folder best/, or those of its ensemble. Raises as `load_best`."""
-    return [load_best(folder) for folder in member_folders(Path(path))]
+    """Load the model of a folder best/, or those of its ensemble.
+
+    Raises:
+        ValueError: as `load_best`; the encoder of its features is another than when it was trained.
+    """
+    found = []
+    for folder in member_folders(Path(path)):
+        found.append(load_best(folder))
+        _check_heard_by(folder / "features.json", found[-1].config)
+    return found
+
+
+def _check_heard_by(file: Path, config: Config) -> None:
+    """Compare the encoder of a model's features with that of its training, as far as both are known."""
+    if config.features.name != "encoder":
+        return
+    then, now = read_json(file, dict).get(HEARD_BY), snapshot_of(str(config.features.encoder))
+    if then and now and then != now and len(then) == len(now):  # a folder's hash, or a commit of the hub
+        raise ValueError(
+            f"{file}: expected the encoder with which the model was trained ({then}), got another in "
+            f"'{config.features.encoder}' ({now})"
+        )
 
 
 def load_checkpoint(folder: str, name: str = "best.pt") -> Best:

@@ -41,7 +41,14 @@ from tuning.experiment.exploits import params_in
 from tuning.experiment.faults import whole_lines, whole_or_absent
 from tuning.experiment.machine import num_cpus
 from tuning.experiment.periodic import Repeated
-from tuning.experiment.reading import DamagedFileError, read_json, read_metrics, read_recorded, understood
+from tuning.experiment.reading import (
+    DamagedFileError,
+    read_json,
+    read_metrics,
+    read_recorded,
+    understood,
+    with_new_names,
+)
 from tuning.experiment.reading import read_progress as read_progress
 
 FINAL = ("done", "stopped", "failed")
@@ -380,7 +387,7 @@ def read_record(folder: Path) -> TrialRecord:
     file = folder / PARAMS
     params = read_json(file, dict)
     with understood(file, "searched settings and a configuration"):
-        searched, folds = dict(params["searched"]), params["config"].get("split", {}).get("inner_folds")
+        searched, folds = with_new_names(dict(params["searched"])), params["config"].get("split", {}).get("inner_folds")
         if folds is not None and not isinstance(folds, int):
             raise TypeError(f"split.inner_folds {folds!r}")
     if (folder / RESULT).exists():

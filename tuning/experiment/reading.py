@@ -217,13 +217,31 @@ def read_settings(file: Path, may_be_empty: bool = False) -> dict[str, Any]:
     return {str(name): without_redacted(value) for name, value in tree.items()}
 
 
+# What earlier versions called settings.
+RENAMED = {"features.encoder_layer": "features.encoder_layers", "features.encoder_seconds": "features.pooled_seconds"}
+
+
+def with_new_names(recorded: Any, section: str = "") -> Any:
+    """Recorded settings, nested by section or by dotted path, also in lists of points, by the names of this version."""
+    if isinstance(recorded, list):
+        return [with_new_names(each, section) for each in recorded]
+    if not isinstance(recorded, dict):
+        return recorded
+    found = {}
+    for name, value in recorded.items():
+        path = f"{section}.{name}" if section else str(name)
+        new = RENAMED.get(path, path).removeprefix(f"{section}." if section else "")
+        found[new if path in RENAMED else name] = with_new_names(value, str(name) if name == "features" else "")
+    return found
+
+
 def read_recorded(file: Path) -> Space:
     """Read the space of an earlier search from its `config.yaml`.
 
     Raises:
         UserError: it is damaged, names code that this user did not name, or refers to something else than settings.
     """
-    tree = read_settings(file)
+    tree = with_new_names(read_settings(file))
     _refuse_foreign(file, tree)
     with _told_of(file), understood(file, "settings of a search"):
         fields = fields_of(tree, {})
@@ -238,6 +256,7 @@ def read_config(file: Path | str, tree: Any) -> Config:
     """
     if not isinstance(tree, dict):
         raise DamagedFileError.of(file, "settings by section", f"a {type(tree).__name__}")
+    tree = with_new_names(tree)
     _refuse_foreign(file, tree)
     with _told_of(file), understood(file, "settings of a trial"):
         return parse_config(without_redacted(tree))

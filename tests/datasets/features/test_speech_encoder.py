@@ -38,8 +38,8 @@ def own_states(folder, kind, waveform):
 
     model = getattr(transformers, f"{kind}Model").from_pretrained(folder).eval()
     with torch.no_grad():
-        found = model(torch.from_numpy(waveform)[None], output_hidden_states=True)
-    return np.stack([state[0].numpy() for state in (*found.hidden_states[:-1], found.last_hidden_state)])
+        states = model(torch.from_numpy(waveform)[None], output_hidden_states=True).hidden_states
+    return np.stack([state[0].numpy() for state in states])
 
 
 def normalised(waveform):
@@ -134,7 +134,7 @@ def test_musicnn_s_layers_differ_in_size(tmp_path, samples, frames, layers, numb
 def test_musicnn_s_layers_are_pooled_over_the_clip(tmp_path, pooling):
     write_musicnn(tmp_path)
     settings = FeatureSettings(
-        name="encoder", encoder=str(tmp_path), encoder_layers=[3, 0], encoder_pooling=pooling, encoder_seconds=0.8,
+        name="encoder", encoder=str(tmp_path), encoder_layers=[3, 0], encoder_pooling=pooling, pooled_seconds=0.8,
         num_frames=1,
     )  # fmt: skip
     sound = tone(0.8, rate=16000)
@@ -403,13 +403,6 @@ def test_what_is_pooled_is_no_longer_than_the_encoder_takes(tmp_path):
 def test_masks_over_time_are_refused_for_one_frame(tmp_path):
     with pytest.raises(UserError, match=r"augment.time_masks: expected 0 with features.encoder_pooling=mean_std"):
         planned(tmp_path, "augment.enabled=true", "augment.time_masks=2")
-
-
-def test_settings_of_a_saved_model_may_say_encoder_layer():
-    """As versions before did for every model."""
-    settings = {"name": "mel", "encoder_layer": -1}
-    assert FeatureSettings(**settings) == FeatureSettings(name="mel")
-    assert FeatureSettings(name="encoder", encoder="x", encoder_layer=3).encoder_layers == 3
 
 
 def test_a_search_over_names_and_layers_is_planned(tmp_path):
