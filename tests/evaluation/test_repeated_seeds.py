@@ -238,7 +238,7 @@ def test_a_member_with_another_seed_draws_from_the_searchs_gan(tmp_path, monkeyp
     class StopError(Exception):
         pass
 
-    def stop(config, function, number, trains, encoder, course, source):
+    def stop(config, function, number, trains, encoder, course, source, heard_by):
         trained.append(trains.seed)
         raise StopError
 
