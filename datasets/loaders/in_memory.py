@@ -155,10 +155,7 @@ class ResidentData:
 
     def normalised(self, by: Normalise) -> "ResidentData":
         """The same data, normalised by the training clips, by groups or not at all; the arrays are shared."""
-        check_normalise(by, self.by_clip)
-        if by == "none":
-            return replace(self, normalise=by, statistics=FeatureStatistics.none(self.num_features))
-        return replace(self, normalise=by)
+        return replace(self, **normalisation(self, by))
 
     def augmented(self, settings: AugmentSettings) -> "ResidentData":
         """The same data with the wave effects of `settings` on training clips; the arrays are shared.
@@ -177,14 +174,35 @@ class ResidentData:
                 rows.append((index, int(bank.num_frames[index, version]), bank.features[index, version]))
             else:
                 rows.append((index, int(part.num_frames[index]), part.features[index]))
-        own = [self.by_clip[clip] for clip in part.ids[indices].tolist()] if self.normalise == "group" else None
+        own = own_statistics(self, part.ids[indices])
         return collate(rows, part.targets, self.statistics, self.frames, self.padding, self.segment, own)
 
 
-def check_normalise(by: Normalise, by_clip: Mapping[str, FeatureStatistics]) -> None:
-    """Raise ValueError if data without statistics by group are to be normalised by groups."""
-    if by == "group" and not by_clip:
+class HasStatistics(Protocol):
+    """Data that know by what their clips may be normalised."""
+
+    @property
+    def normalise(self) -> Normalise: ...
+    @property
+    def by_clip(self) -> Mapping[str, FeatureStatistics]: ...
+    @property
+    def num_features(self) -> int: ...
+
+
+def normalisation(data: HasStatistics, by: Normalise) -> dict[str, Any]:
+    """The fields of data that are normalised by the training clips, by groups or not at all.
+
+    Raises ValueError when they are to be normalised by groups, of which they have no statistics.
+    """
+    if by == "group" and not data.by_clip:
         raise ValueError("features.normalise: expected train for data that were opened without their groups, got group")
+    none = {"statistics": FeatureStatistics.none(data.num_features)} if by == "none" else {}
+    return {"normalise": by} | none
+
+
+def own_statistics(data: HasStatistics, ids: np.ndarray) -> list[FeatureStatistics] | None:
+    """By what each of these clips is normalised, where that is its group; else None."""
+    return [data.by_clip[clip] for clip in ids.tolist()] if data.normalise == "group" else None
 
 
 def check_bank(settings: AugmentSettings, versions: Mapping[str, int]) -> None:

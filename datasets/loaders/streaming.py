@@ -18,10 +18,11 @@ from tuning.datasets.loaders.in_memory import (
     TrialData,
     batch_bounds,
     check_bank,
-    check_normalise,
     checked_crop,
     collate,
     draw_versions,
+    normalisation,
+    own_statistics,
 )
 from tuning.datasets.settings import AugmentSettings, Loading, Normalise, Padding, Segment
 from tuning.datasets.splits.split import Split
@@ -265,7 +266,7 @@ class StreamedData:
             yield self._collate(batch, self.val_ids, self.val_targets)
 
     def _collate(self, rows: list[Row], ids: np.ndarray, targets: np.ndarray) -> Batch:
-        own = [self.by_clip[str(ids[clip])] for clip, _, _ in rows] if self.normalise == "group" else None
+        own = own_statistics(self, ids[[clip for clip, _, _ in rows]])
         return collate(rows, targets, self.statistics, self.frames, self.padding, self.segment, own)
 
     def crop(self, num_frames: int, padding: Padding, segment: Segment) -> "StreamedData":
@@ -274,10 +275,7 @@ class StreamedData:
 
     def normalised(self, by: Normalise) -> "StreamedData":
         """The same data, normalised by the training clips, by groups or not at all."""
-        check_normalise(by, self.by_clip)
-        if by == "none":
-            return replace(self, normalise=by, statistics=FeatureStatistics.none(self.num_features))
-        return replace(self, normalise=by)
+        return replace(self, **normalisation(self, by))
 
     def augmented(self, settings: AugmentSettings) -> "StreamedData":
         """The same data with the wave effects of `settings` on training clips.

@@ -208,8 +208,8 @@ def test_a_retraining_that_diverges_leaves_nothing(finished, tmp_path, monkeypat
     before = {file.relative_to(copy) for file in copy.rglob("*")}
     monkeypatch.setattr(final_test, "compute", lambda config, function, *arguments: function(*arguments))
     monkeypatch.setattr(final_test, "assigned_to_task", lambda: (torch.device("cpu"), True))
-    real = final_test.outputs_of
-    monkeypatch.setattr(final_test, "outputs_of", lambda best, batch: real(best, batch) * np.nan)
+    real = final_test.validation_outputs
+    monkeypatch.setattr(final_test, "validation_outputs", lambda best, data: real(best, data) * np.nan)
     assert finalize.main([str(copy)]) == 2
     printed = capsys.readouterr()
     assert (

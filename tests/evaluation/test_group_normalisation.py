@@ -6,26 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.command import TINY, refusals, run
+from tests.helpers.command import finalised_speech, refusals
 from tuning import api
-from tuning.cli import export, finalize, predict
+from tuning.cli import export, predict
 
 
 @pytest.fixture(scope="module")
 def job(ray_session, tmp_path_factory, prepared):
     """The folder of a finalised search, one of whose trials is normalised by the training clips."""
-    folder = tmp_path_factory.mktemp("groups")
-    space = folder / "space.yaml"
-    space.write_text(
+    space = (
         "features: {num_frames: {choice: [24, 40]}, normalise: {choice: [train, group]}}\n"
         "search: {num_trials: 2, metric: val_uar, points_to_evaluate: [\n"
         "  {features.num_frames: 24, features.normalise: group},\n"
         "  {features.num_frames: 40, features.normalise: train}]}\n"
     )
-    task = ("task.name=classification", "data.corpus=demo_speech", "name=speech")
-    run(f"space={space}", f"storage={folder}", f"data.prepared={prepared}", *task, *TINY[1:])
-    assert finalize.main([str(folder / "speech"), "ensemble=2"]) == 0
-    return folder / "speech"
+    return finalised_speech(tmp_path_factory.mktemp("groups"), prepared, space)
 
 
 @pytest.fixture

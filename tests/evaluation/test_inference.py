@@ -13,25 +13,20 @@ import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers.command import TINY, run
-from tuning.cli import finalize, predict
+from tests.helpers.command import finalised_speech
+from tuning.cli import predict
 
 
 @pytest.fixture(scope="module")
 def job(ray_session, tmp_path_factory, prepared):
     """Storage of a finalised search over lengths, rates and classes; two models predict together."""
-    folder = tmp_path_factory.mktemp("predict")
-    space = folder / "space.yaml"
-    space.write_text(
+    space = (
         "features: {num_frames: {choice: [24, 40]}, sample_rate_hz: {choice: [16000, 22050]}}\n"
         "search: {num_trials: 2, metric: val_uar, points_to_evaluate: [\n"
         "  {features.num_frames: 40, features.sample_rate_hz: 16000},\n"
         "  {features.num_frames: 24, features.sample_rate_hz: 22050}]}\n"
     )
-    task = ("task.name=classification", "data.corpus=demo_speech", "name=speech")
-    run(f"space={space}", f"storage={folder}", f"data.prepared={prepared}", *task, *TINY[1:])
-    assert finalize.main([str(folder / "speech"), "ensemble=2"]) == 0
-    return folder
+    return finalised_speech(tmp_path_factory.mktemp("predict"), prepared, space).parent
 
 
 @pytest.fixture

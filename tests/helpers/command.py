@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
 
 TINY = (
     "features.num_frames=16",
@@ -43,6 +44,17 @@ def run(*arguments: str, code: int = 0) -> str:
     assert found == code, f"exit code {found}\n{output.getvalue()}"
     assert "Traceback" not in output.getvalue()
     return output.getvalue()
+
+
+def finalised_speech(folder: Path, prepared: Path, space: str) -> Path:
+    """Search a space of two trials on demo speech in a folder, and finalize both together; the search's folder."""
+    from tuning.cli import finalize
+
+    (folder / "space.yaml").write_text(space)
+    places = (f"space={folder / 'space.yaml'}", f"storage={folder}", f"data.prepared={prepared}", "name=speech")
+    run(*places, "task.name=classification", "data.corpus=demo_speech", *TINY[1:])
+    assert finalize.main([str(folder / "speech"), "ensemble=2"]) == 0
+    return folder / "speech"
 
 
 REFUSE = """

@@ -8,6 +8,7 @@ from tuning import api
 from tuning.config.distributions import counted, plain
 from tuning.config.schema import Config
 from tuning.config.terminal import visible
+from tuning.data.encoder_layers import trained_encoders
 from tuning.data.generated_clips import SYNTHETIC_SHARE
 from tuning.data.keys import data_variants, describe_bank
 from tuning.data.plan import (
@@ -16,7 +17,6 @@ from tuning.data.plan import (
     print_corpus_defaults,
     print_licences,
     print_unread_settings,
-    trained_encoders,
     training_clips,
 )
 from tuning.datasets import is_demo, storage
@@ -60,7 +60,7 @@ def preview(checked: Checked) -> None:
         count = len({key.generated for key in data_variants(plan.space)})
         what = "a GAN" if count == 1 else f"{count} GANs"
         print(f"gan       {what}, trained once on the training clips; up to {most:g} of its clips for each real one")
-    for line in trained_encoders(plan):
+    for line in trained_encoders(plan.space):
         print(f"encoder   {line}")
     say_split(corpus, split, config)
     if is_demo(config.data.corpus) and not storage.exists(corpus.root, MANIFEST):

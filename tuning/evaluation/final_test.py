@@ -30,7 +30,7 @@ from tuning.evaluation.greedy_selection import POOL, select
 from tuning.evaluation.intervals import group_intervals
 from tuning.evaluation.model_card import write_card
 from tuning.evaluation.repeated_seeds import Candidate, Replicate, candidates, choose, listed, replicate, written
-from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_best, member_folders, outputs_of
+from tuning.evaluation.saved_model import load_best, member_folders, rows_of, validation_outputs
 from tuning.evaluation.score_notes import cautions_of_trials
 from tuning.experiment.directory import TEST_LOOKS, SearchFolder, read_looks, read_progress, write_json
 from tuning.experiment.exploits import exploits, params_in
@@ -87,8 +87,7 @@ class TestedModel:
 
     def outputs_for(self, ids: list[str]) -> np.ndarray:
         """The model's outputs for these clips, in their order."""
-        row_of = {clip: row for row, clip in enumerate(self.ids)}
-        return self.outputs[[row_of[clip] for clip in ids]]
+        return self.outputs[rows_of(ids, self.ids)]
 
 
 def finalize(
@@ -128,7 +127,8 @@ def finalize(
             f"{looks[-1]['when']} (trial {looks[-1]['trial']}); again=true looks once more and records it"
         )
     space = space_of(folder)
-    chosen = _best(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    found = _distinct(folder, space, "top" if top > ensemble else "ensemble", max(ensemble, top))
+    chosen = found[: max(ensemble, top)]
     check_places(chosen[0].config, folder.remote or str(folder.path.parent))
     known = DataModule.of_search(folder, space, chosen[0].config)
     known.prepare_features(when_needed(space.fixed()))
@@ -146,9 +146,12 @@ def finalize(
     if greedy:
         mode = check_metric(space, chosen[0].config)
         # A trial that was stopped after some inner folds has no model for the others.
-        whole = [each for each in candidates(folder, space) if each.record.is_whole]
-        pool, location = whole[:POOL], folder.remote or str(folder.path)
-        selection = select(location, pool, ensemble, known, mode)
+        whole = [each for each in found if each.record.is_whole]
+        if not whole:
+            raise UserError(
+                f"{folder.path}: expected a trial whose inner folds are all done with select=greedy, got none"
+            )
+        selection = select(folder.remote or str(folder.path), whole[:POOL], ensemble, known, mode)
         chosen = selection.chosen
         print(f"ensemble  {listed([each.number for each in chosen])}, {selection.sentence()}")
         runs = {each.number: [Replicate(each.record, folder)] for each in chosen}
@@ -211,8 +214,8 @@ def _now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
-def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
-    """The best distinct configurations of the trials, best first."""
+def _distinct(folder: SearchFolder, space: Space, option: str, count: int) -> list[Candidate]:
+    """All distinct configurations of the trials, best first; at least the `count` that an `option` asks for."""
     found = candidates(folder, space)
     running = [record.number for record in folder.records() if record.status == "running"]
     if running or not found:
@@ -226,7 +229,7 @@ def _best(folder: SearchFolder, space: Space, option: str, count: int) -> list[C
     for candidate in found[:count]:
         if candidate.repeats and count > 1:
             print(f"note      {listed((candidate.number, *candidate.repeats))} have equal settings: one candidate")
-    return found[:count]
+    return found
 
 
 def train_members(
@@ -293,7 +296,7 @@ def train_and_test(
         write_model(place, config, encoder, trainer.model, loader.statistics, data.frames, heard_by)
         saved = load_best(place)
         files = {str(file.relative_to(place)): file.read_bytes() for file in place.rglob("*") if file.is_file()}
-    outputs = np.concatenate([outputs_of(saved, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
+    outputs = validation_outputs(saved, loader)
     if wild := int((~np.isfinite(outputs).all(axis=1)).sum()):
         raise UserError(
             f"trial {number}: expected a retraining whose model gives finite outputs, got NaN or infinite ones for "

@@ -17,7 +17,7 @@ from tuning.data.data_module import DataModule
 from tuning.data.keys import DataKey, data_key
 from tuning.data.source import DataSource
 from tuning.evaluation.repeated_seeds import Candidate
-from tuning.evaluation.saved_model import CLIPS_PER_BATCH, load_checkpoint, outputs_of, trial_checkpoints
+from tuning.evaluation.saved_model import load_checkpoint, rows_of, trial_checkpoints, validation_outputs
 from tuning.search.compute import compute
 from tuning.training.ranking import Mode, better
 from tuning.training.tasks import task_of, validation_metrics
@@ -152,8 +152,7 @@ def validate(source: DataSource, wanted: Sequence[tuple[Sequence[tuple[str, str]
         folds = []
         for number, (folder, name) in enumerate(checkpoints):
             loader = cropped_data(data.fold(number) if config.split.inner_folds is not None else data, config)
-            model = load_checkpoint(folder, name)
-            outputs = np.concatenate([outputs_of(model, batch) for batch in loader.val_batches(CLIPS_PER_BATCH)])
+            outputs = validation_outputs(load_checkpoint(folder, name), loader)
             folds.append(Validated(loader.val_ids.tolist(), loader.val_targets, outputs))
         found.append(folds)
     return found
@@ -161,6 +160,5 @@ def validate(source: DataSource, wanted: Sequence[tuple[Sequence[tuple[str, str]
 
 def _in_order(found: Validated, ids: Sequence[str]) -> Validated:
     """The same with clips in the order of `ids`: other features may lie in other shards."""
-    row_of = {clip: row for row, clip in enumerate(found.ids)}
-    rows = [row_of[clip] for clip in ids]
+    rows = rows_of(ids, found.ids)
     return Validated(list(ids), found.targets[rows], found.outputs[rows])

@@ -16,7 +16,7 @@ from safetensors.torch import save as save_tensors
 
 from tuning.config.schema import Config
 from tuning.datasets import storage
-from tuning.datasets.loaders.in_memory import Batch
+from tuning.datasets.loaders.in_memory import Batch, TrialData
 from tuning.datasets.store.reader import FeatureStatistics
 from tuning.experiment.directory import TrialRecord
 from tuning.experiment.reading import DamagedFileError, read_config, read_content, read_json, read_settings, understood
@@ -177,6 +177,17 @@ def outputs_of(best: Best, batch: Batch) -> np.ndarray:
     finally:
         torch.set_num_threads(threads)
     return outputs
+
+
+def validation_outputs(best: Best, data: TrialData) -> np.ndarray:
+    """Compute the outputs [N, K] of a saved model for the validation clips of data, in the order of `val_ids`."""
+    return np.concatenate([outputs_of(best, batch) for batch in data.val_batches(CLIPS_PER_BATCH)])
+
+
+def rows_of(wanted: Sequence[str], ids: Sequence[str]) -> list[int]:
+    """The place of each wanted clip among `ids`."""
+    row_of = {clip: row for row, clip in enumerate(ids)}
+    return [row_of[clip] for clip in wanted]
 
 
 def _features(file: Path, config: Config) -> tuple[FeatureStatistics, int]:

@@ -29,25 +29,23 @@ def build_model(config: Config, num_features: int, layout: str | None = None) ->
     without their pretrained weights.
     """
     config = located(config)
-    build, settings, num_outputs = import_model(config.model.name), config.model, task_of(config).num_outputs
-    layers, mixes = config.features.encoder_layers, settings.layer_weights == "learnt"
-    if settings.encoder_training is not None:
-        from tuning.models.layer_mix import LayerMix
-        from tuning.models.tuned_layers import Layers, TunedLayers
-
-        assert isinstance(layers, int)
-        rank = settings.lora_rank if settings.encoder_training == "lora" else None
-        saves_memory, name = settings.gradient_checkpointing, layout or str(config.features.encoder)
-        encoder = Layers(name, layers, rank, settings.lora_alpha, saves_memory, pretrained=layout is None)
-        model = build(settings, num_features, num_outputs)
-        return TunedLayers(LayerMix(model, encoder.num_states) if mixes else model, encoder, reads_all=mixes)
-    if not mixes:
+    settings, layers, num_outputs = config.model, config.features.encoder_layers, task_of(config).num_outputs
+    build, mixes = import_model(config.model.name), settings.layer_weights == "learnt"
+    if not mixes and settings.encoder_training is None:
         return build(settings, num_features, num_outputs)
     from tuning.models.layer_mix import LayerMix
+    from tuning.models.tuned_layers import Layers, TunedLayers
 
-    if not isinstance(layers, list):
-        raise ValueError(f"features.encoder_layers: expected numbers with model.layer_weights=learnt, got {layers}")
-    return LayerMix(build(settings, num_features // len(layers), num_outputs), len(layers))
+    if settings.encoder_training is None:
+        if not isinstance(layers, list):
+            raise ValueError(f"features.encoder_layers: expected numbers with model.layer_weights=learnt, got {layers}")
+        return LayerMix(build(settings, num_features // len(layers), num_outputs), len(layers))
+    assert isinstance(layers, int)
+    rank = settings.lora_rank if settings.encoder_training == "lora" else None
+    saves_memory, name = settings.gradient_checkpointing, layout or str(config.features.encoder)
+    encoder = Layers(name, layers, rank, settings.lora_alpha, saves_memory, pretrained=layout is None)
+    model = build(settings, num_features, num_outputs)
+    return TunedLayers(LayerMix(model, encoder.num_states) if mixes else model, encoder, reads_all=mixes)
 
 
 def train(
