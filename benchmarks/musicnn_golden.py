@@ -14,6 +14,7 @@ import numpy as np
 CHECKPOINTS = ("MSD_musicnn", "MTT_musicnn")
 # Lengths, shorter and longer than the longest filter's 128, odd and even, at last more than two blocks of ours; and the
 # frames that are kept.
+PATCH_FRAMES = 187  # of which the package's penultimate layer is
 FRAMES = {1: [0], 50: [0, 25, 49], 131: [0, 66, 130], 200: [0, 1, 100, 199], 530: [255, 256, 511, 512, 529]}
 
 
@@ -27,7 +28,9 @@ def spectrogram(frames: int) -> np.ndarray:
 
 
 def states(checkpoint: str, log_mels: np.ndarray) -> list[np.ndarray]:
-    """The states [frames, values] of the front end and of the three layers after it, by the package's own graph."""
+    """The states [frames, values] of the front end and of the three layers after it, then those of the penultimate
+    layer [1, values], by the package's own graph.
+    """
     import musicnn
     import tensorflow as tf
     from musicnn import models
@@ -37,12 +40,12 @@ def states(checkpoint: str, log_mels: np.ndarray) -> list[np.ndarray]:
     x = v1.placeholder(tf.float32, [None, len(log_mels), 96])
     is_training = v1.placeholder(tf.bool)
     with tf.name_scope("model"):
-        _, timbral, temporal, *middle, _, _, _ = models.define_model(x, is_training, checkpoint, num_classes=50)
+        _, timbral, temporal, *middle, _, _, last = models.define_model(x, is_training, checkpoint, num_classes=50)
     front = tf.concat([timbral, temporal], 2)
     with v1.Session() as session:
         v1.train.Saver().restore(session, f"{musicnn.__path__[0]}/{checkpoint}/")
-        found = session.run([front, *middle], {x: log_mels[None], is_training: False})
-    return [values[0].reshape(len(log_mels), -1) for values in found]
+        found = session.run([front, *middle, last], {x: log_mels[None], is_training: False})
+    return [*(values[0].reshape(len(log_mels), -1) for values in found[:-1]), found[-1]]
 
 
 def main() -> None:
@@ -57,7 +60,10 @@ def main() -> None:
     for checkpoint in CHECKPOINTS:
         for frames, kept in FRAMES.items():
             for layer, values in enumerate(states(checkpoint, spectrogram(frames))):
-                rows[f"{checkpoint} {frames} {layer}"] = values[kept]
+                if layer < 4:
+                    rows[f"{checkpoint} {frames} {layer}"] = values[kept]
+                elif frames <= PATCH_FRAMES:
+                    rows[f"{checkpoint} {frames} {layer}"] = values
     np.savez_compressed(options.file, **rows)
 
 

@@ -209,24 +209,26 @@ def _speech_shape(name: str, _: Signature) -> SpeechShape:
     return SpeechShape((config.hidden_size,) * (config.num_hidden_layers + 1), hop, field, normalised)
 
 
-def musicnn_counts(folder: Path) -> tuple[int, int, int]:
-    """Return how many filters a musicnn has: of each timbral kind, of each temporal kind, and of each later layer.
+def musicnn_counts(folder: Path) -> tuple[int, int, int, int]:
+    """Return how many filters a musicnn has: of each timbral kind, of each temporal kind, and of each later layer;
+    then the values of its penultimate layer.
 
     Raises:
         ValueError: files that are missing or damaged, or a checkpoint of another network.
     """
     entries = read_entries(folder)
-    names = [f"{layer}/kernel" for layer in numbered("conv2d", len(MUSICNN_KERNELS) + 3)]
+    names = [f"{layer}/kernel" for layer in (*numbered("conv2d", len(MUSICNN_KERNELS) + 3), "dense")]
     found = [entries[name].shape if name in entries else () for name in names]
-    timbral, temporal, middle = (found[place][-1] if found[place] else 0 for place in (0, 2, 5))
+    timbral, temporal, middle, penultimate = (found[place][-1] if found[place] else 0 for place in (0, 2, 5, -1))
     counts = [timbral, timbral, temporal, temporal, temporal]
     wanted = [(*kernel, 1, count) for kernel, count in zip(MUSICNN_KERNELS, counts, strict=True)]
     wanted += [(MUSICNN_WIDTH, size, 1, middle) for size in (sum(counts), middle, middle)]
+    wanted += [(2 * (sum(counts) + 3 * middle), penultimate)]
     for name, shape, expected in zip(names, found, wanted, strict=True):
         if shape != expected or 0 in shape:
             got = f"{list(shape)} as the shape of" if name in entries else "no"
             raise ValueError(f"'{folder}': expected the checkpoint of a musicnn, got {got} '{name}'")
-    return timbral, temporal, middle
+    return timbral, temporal, middle, penultimate
 
 
 def numbered(layer: str, count: int) -> list[str]:
@@ -242,10 +244,10 @@ def _musicnn_shape(name: str) -> SpeechShape:
     folder = folder_of(name)
     assert folder is not None
     try:
-        timbral, temporal, middle = musicnn_counts(folder)
+        timbral, temporal, middle, penultimate = musicnn_counts(folder)
     except ValueError as error:
         raise ValueError(f"{SPEECH}: {error}") from None
-    return SpeechShape((2 * timbral + 3 * temporal, middle, middle, middle), MUSICNN_HOP, 0, False)
+    return SpeechShape((2 * timbral + 3 * temporal, middle, middle, middle, penultimate), MUSICNN_HOP, 0, False)
 
 
 @lru_cache(maxsize=8)

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+import torch
 from torch import Tensor, nn
 
 from tuning.models.base import Model
@@ -28,6 +29,8 @@ class MLP(Model):
         widths = [num_features * (NUM_STATISTICS if several else 1), *settings.hidden_units]
         self.hidden = nn.ModuleList(Dense(*pair) for pair in pairwise(widths))
         self.output = Dense(widths[-1], num_outputs)
+        with torch.no_grad():
+            self.output.weight *= settings.output_init_gain
 
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Compute outputs [B, K] of features [B, T, F], of which `num_frames` [B] are valid (default: all)."""

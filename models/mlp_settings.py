@@ -18,6 +18,9 @@ class MLPSettings(ModelSettings):
         "mean", description="mean over a clip's frames, or mean, standard deviation and mean changes"
     )
     dropout: float = Field(0.3, ge=0, lt=1, description="after each hidden layer")
+    output_init_gain: float = Field(
+        1.0, ge=0, description="factor on the output layer's first weights; 0 suits a linear model of many values"
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "MLPSettings":

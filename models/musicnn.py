@@ -1,4 +1,4 @@
-"""musicnn, a network that tags music, without the part that tags: log mel spectrograms and the states of its layers.
+"""musicnn, a network that tags music, without its last layer: log mel spectrograms and the states of the others.
 
 Source: Pons and Serra 2019, "musicnn: pre-trained convolutional neural networks for music audio tagging", and the
 package musicnn 0.1.0, whose checkpoints are read and whose code, which needs TensorFlow, is not run.
@@ -25,18 +25,20 @@ from tuning.models.torch_audio import functional
 NUM_MELS, WINDOW = 96, 512
 VARIANCE_FLOOR = 1e-3  # that TensorFlow's batch normalization adds to a variance
 BLOCK_FRAMES = 256  # of which the widest filters have 12 MB of outputs
+PATCH_FRAMES = 187  # three seconds, of which the package gives tags
 
 
 class Musicnn(nn.Module):
-    """The front end and the three layers in the middle of musicnn.
+    """musicnn up to its penultimate layer: the front end, three layers in the middle, and one of whole patches.
 
     Args:
         timbral: filters of each of two heights: over many mel bands and few frames.
         temporal: filters of each of three lengths: over one mel band and many frames.
         middle: values per frame of each layer in the middle.
+        penultimate: values of the layer from which the tags are made.
     """
 
-    def __init__(self, timbral: int = 204, temporal: int = 51, middle: int = 64) -> None:
+    def __init__(self, timbral: int = 204, temporal: int = 51, middle: int = 64, penultimate: int = 200) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(1, VARIANCE_FLOOR)
         counts = [timbral if bands > 1 else temporal for _, bands in MUSICNN_KERNELS]
@@ -52,12 +54,19 @@ class Musicnn(nn.Module):
             )
             for size in (sum(counts), middle, middle)
         )
+        pooled = 2 * (sum(counts) + 3 * middle)
+        self.back = nn.Sequential(
+            nn.BatchNorm1d(pooled, VARIANCE_FLOOR),
+            nn.Conv1d(pooled, penultimate, 1),
+            nn.ReLU(),
+            nn.BatchNorm1d(penultimate, VARIANCE_FLOOR),
+        )
 
     def forward(self, log_mels: Tensor) -> tuple[Tensor, ...]:
-        """Compute the states [B, frames, values] of each layer: the front end, then the three in the middle.
+        """Compute the states [B, frames, values] of each layer: the front end, three in the middle, the penultimate.
 
         The package cuts a recording into patches of 3 seconds, around which are zeros. Here they are only around all
-        of it.
+        of it, and each frame has a patch of its own, of the frames around it that there are.
 
         Args:
             log_mels: [B, frames, 96].
@@ -66,6 +75,10 @@ class Musicnn(nn.Module):
         for number, block in enumerate(self.middle):
             found = block(states[-1])
             states.append(found + states[-1] if number else found)
+        every = torch.cat(states, dim=1)
+        # Strongest and mean of a value stand beside each other.
+        pooled = torch.stack([_strongest(every), _mean(every)], dim=2).flatten(1, 2)
+        states.append(self.back(pooled))
         return tuple(state.transpose(1, 2) for state in states)
 
     def _front(self, log_mels: Tensor) -> Tensor:
@@ -83,6 +96,25 @@ class Musicnn(nn.Module):
                 filtered.append(block(padded[:, :, first : first + end - begin + length - 1]).amax(dim=3))
             blocks.append(torch.cat(filtered, dim=1))
         return torch.cat(blocks, dim=2)
+
+
+def _strongest(values: Tensor) -> Tensor:
+    """The maximum over the patch around each frame: [B, values, frames] -> [B, values, frames]."""
+    half = PATCH_FRAMES // 2
+    found, width = nn.functional.pad(values, (half, half), value=-torch.inf), 1
+    while 2 * width <= PATCH_FRAMES:
+        found, width = torch.maximum(found[..., :-width], found[..., width:]), 2 * width
+    rest = PATCH_FRAMES - width
+    return torch.maximum(found[..., : found.shape[2] - rest], found[..., rest:])
+
+
+def _mean(values: Tensor) -> Tensor:
+    """The mean over the patch around each frame: [B, values, frames] -> [B, values, frames]."""
+    frames, half = values.shape[2], PATCH_FRAMES // 2
+    sums = nn.functional.pad(values.double().cumsum(dim=2), (1, 0))  # in float32 differences of sums lose digits
+    places = torch.arange(frames, device=values.device)
+    begins, ends = (places - half).clamp(min=0), (places + half + 1).clamp(max=frames)
+    return ((sums[..., ends] - sums[..., begins]) / (ends - begins)).to(values.dtype)
 
 
 def log_mels(waveforms: Tensor) -> Tensor:
@@ -126,13 +158,16 @@ def load_musicnn(folder: Path) -> Musicnn:
 
 def _tensors(model: Musicnn) -> Iterator[tuple[str, Tensor]]:
     """The model's tensors laid out as a checkpoint has them, with their names there."""
+    first, dense, _, last = model.back
+    yield "dense/kernel", dense.weight.detach()[:, :, 0].T
+    yield "dense/bias", dense.bias.detach()
     blocks: list[Any] = [*model.front, *model.middle]
     for layer, (convolution, _, _) in zip(numbered("conv2d", len(blocks)), blocks, strict=True):
         kernel = convolution.weight.detach()  # [outputs, inputs, frames], in the front end also bands
         flat = kernel.permute(2, 1, 0)[:, :, None] if kernel.ndim == 3 else kernel.permute(2, 3, 1, 0)
         yield f"{layer}/kernel", flat
         yield f"{layer}/bias", convolution.bias.detach()
-    norms = [model.norm, *(norm for _, _, norm in blocks)]
+    norms = [model.norm, *(norm for _, _, norm in blocks), first, last]
     for layer, norm in zip(numbered("batch_normalization", len(norms)), norms, strict=True):
         yield f"{layer}/gamma", norm.weight.detach()
         yield f"{layer}/beta", norm.bias.detach()

@@ -11,8 +11,8 @@ import numpy as np
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.tensorflow_checkpoint import DATA, INDEX, crc32c, masked
 
-TIMBRAL, TEMPORAL, MIDDLE = 3, 2, 16
-SIZES = (2 * TIMBRAL + 3 * TEMPORAL, MIDDLE, MIDDLE, MIDDLE)
+TIMBRAL, TEMPORAL, MIDDLE, PENULTIMATE = 3, 2, 16, 10
+SIZES = (2 * TIMBRAL + 3 * TEMPORAL, MIDDLE, MIDDLE, MIDDLE, PENULTIMATE)
 
 
 def published():
@@ -27,7 +27,8 @@ def weights(seed=0):
     front = [((7, 38), TIMBRAL), ((7, 67), TIMBRAL), ((128, 1), TEMPORAL), ((64, 1), TEMPORAL), ((32, 1), TEMPORAL)]
     shapes = [(*kernel, 1, count) for kernel, count in front] + [(7, size, 1, MIDDLE) for size in SIZES[:3]]
     tensors = {}
-    for number, shape in enumerate([(1,), *shapes]):
+    pooled = 2 * sum(SIZES[:4])
+    for number, shape in enumerate([(1,), *shapes, (pooled,), (PENULTIMATE,)]):
         suffix = f"_{number}" if number else ""
         for name, low, high in (("beta", -1, 1), ("gamma", -1, 2), ("moving_mean", -1, 1), ("moving_variance", 0.1, 2)):
             tensors[f"batch_normalization{suffix}/{name}"] = rng.uniform(low, high, shape[-1:])
@@ -35,7 +36,8 @@ def weights(seed=0):
         suffix = f"_{number}" if number else ""
         tensors[f"conv2d{suffix}/kernel"] = rng.standard_normal(shape) / np.sqrt(np.prod(shape[:3]))
         tensors[f"conv2d{suffix}/bias"] = rng.uniform(-0.1, 0.1, shape[-1:])
-    tensors["dense/kernel"], tensors["beta1_power"] = rng.standard_normal((20, 4)), np.array(0.9)
+    tensors["dense/kernel"] = rng.standard_normal((pooled, PENULTIMATE)) / np.sqrt(pooled)
+    tensors["dense/bias"], tensors["beta1_power"] = rng.uniform(-0.1, 0.1, PENULTIMATE), np.array(0.9)
     return {name: values.astype(np.float32) for name, values in tensors.items()}
 
 
@@ -55,7 +57,7 @@ def write_checkpoint(folder, tensors, shards=1):
 
 
 def write_musicnn(folder, seed=0):
-    """A folder as the package's own, with what it has besides; layers of 12, 16, 16 and 16 values."""
+    """A folder as the package's own, with what it has besides; layers of 12, 16, 16, 16 and 10 values."""
     write_checkpoint(folder, weights(seed))
     for name in (".meta", "checkpoint", "config.json", "train_log.tsv"):
         (folder / name).write_text('{"n_frames": 187}')

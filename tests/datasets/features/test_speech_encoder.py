@@ -115,7 +115,7 @@ def musicnns_states(folder, waveform):
 
 
 @pytest.mark.parametrize(("samples", "frames"), [(10300, 40), (9983, 39), (9984, 40), (256, 2), (255, 1), (1, 1)])
-@pytest.mark.parametrize(("layers", "numbers"), [("all", [0, 1, 2, 3]), ([2, 0], [2, 0]), (-1, [3]), (0, [0])])
+@pytest.mark.parametrize(("layers", "numbers"), [("all", [0, 1, 2, 3, 4]), ([2, 0], [2, 0]), (-1, [4]), (0, [0])])
 def test_musicnn_s_layers_differ_in_size(tmp_path, samples, frames, layers, numbers):
     """A frame is centred on each multiple of 256 samples, so that any sound has one."""
     settings = write_musicnn(tmp_path).model_copy(update={"encoder_layers": layers})
@@ -332,7 +332,7 @@ def test_a_replaced_model_is_loaded_anew(tmp_path, write):
             {"encoder": "TMP/text"},
             "features.encoder: expected one of hubert, wav2vec2, wavlm, whisper, musicnn, got .* a bert",
         ),
-        ({"encoder": "TMP/musicnn", "encoder_layers": 4}, r"encoder_layers: expected -1 \(the last\) to 3 .*got 4"),
+        ({"encoder": "TMP/musicnn", "encoder_layers": 5}, r"encoder_layers: expected -1 \(the last\) to 4 .*got 5"),
         ({"encoder": "TMP/musicn"}, "got 'TMP/musicn'; did you mean 'TMP/musicnn'"),
         ({"encoder": "musicnn/MSD_vgg"}, "features.encoder: expected musicnn/MSD_musicnn or musicnn/MTT_musicnn"),
         ({"encoder": "TMP/broken"}, "features.encoder: '.*broken' can't be loaded"),
