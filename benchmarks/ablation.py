@@ -1,10 +1,11 @@
-"""Measure the gain of each component of the SER system: the space `ser_ablation` over several seeds, on one split.
+"""Measure what each component of a system gains: a space of fixed configurations over several seeds, on one split.
 
 `python -m benchmarks.ablation --name ravdess --seeds 42 43 44 data.corpus=ravdess data.root=RAVDESS/ split.test_fold=1`
 
-Each seed is a search (`NAME-seed-S`) over the same ten configurations. The gain of a component is the validation UAR of
-the whole system minus that without the component, with the same seed; the table has its mean and standard deviation.
-Each is that of the last epoch, which no look at the validation clips chose.
+Each seed is a search (`NAME-seed-S`) over the same configurations, of `ser_ablation` (the SER network) or
+`encoder_ablation` (heads on a pretrained speech encoder), of which the first is the reference. With
+`split.inner_folds=5` a result is the mean over inner folds, which each seed deals anew with `--deal`. Each result is
+that of the last epoch, which no look at the validation clips chose.
 """
 
 from __future__ import annotations
@@ -18,8 +19,11 @@ from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
 from tuning.experiment.directory import SearchFolder
 
-# In the order of the space's points; the documented expectation of the gain in accuracy, in percentage points.
-COMPONENTS = {
+METRIC = "val_uar"
+
+# The rows after the reference, in the order of the space's points. `ser_ablation` leaves a component out, and its table
+# has the documented expectation of the gain in accuracy, in percentage points; `encoder_ablation` changes one.
+WITHOUT = {
     2: ("data augmentation", "5 to 10"),
     3: ("residual connections", "2 to 3"),
     4: ("multi-head attention", "1 to 2"),
@@ -30,7 +34,15 @@ COMPONENTS = {
     9: ("class weights", "5 to 15 on minorities"),
     10: ("all of them (the baseline)", "12 to 17"),
 }
-METRIC = "val_uar"
+INSTEAD = {
+    2: "last layer alone",
+    3: "mean over time alone",
+    4: "each speaker normalised by his own clips",
+    5: "versions at other speeds and with other formants",
+    6: "a hidden layer of 128",
+    7: "no dropout of inputs",
+    8: "Glorot's first weights",
+}
 
 
 def measured(folder: SearchFolder) -> dict[int, float]:
@@ -42,19 +54,26 @@ def measured(folder: SearchFolder) -> dict[int, float]:
     return {record.number: record.metrics[METRIC] for record in whole_records(folder, METRIC)}
 
 
-def describe(found: list[dict[int, float]]) -> str:
-    """Markdown: the whole system, and each component's gain with its spread over seeds."""
+def describe(found: list[dict[int, float]], instead: bool = False) -> str:
+    """Markdown: the reference, and each component's gain with its spread over seeds.
+
+    Args:
+        found: the metric by trial, of each seed.
+        instead: whether the other trials have a component that the reference has not, so that theirs is the gain.
+    """
     whole = [100 * values[1] for values in found]
     rows = []
-    for number, (name, expected) in COMPONENTS.items():
-        gains = [100 * (values[1] - values[number]) for values in found]
-        without = statistics.mean(100 * values[number] for values in found)
+    for number, component in (INSTEAD if instead else WITHOUT).items():
+        name, *expected = [component] if isinstance(component, str) else component
+        gains = [100 * (values[number] - values[1]) * (1 if instead else -1) for values in found]
+        other = statistics.mean(100 * values[number] for values in found)
         spread = statistics.stdev(gains) if len(gains) > 1 else 0.0
-        rows.append([name, f"{without:.1f}", f"{statistics.mean(gains):+.1f}", f"{spread:.1f}", expected])
-    header = ["component", "UAR without it", "measured gain", "sd over seeds", "documented expectation"]
+        rows.append([name, f"{other:.1f}", f"{statistics.mean(gains):+.1f}", f"{spread:.1f}", *expected])
+    header = ["component", "UAR with it" if instead else "UAR without it", "measured gain", "sd over seeds"]
+    header += [] if instead else ["documented expectation"]
     return (
-        f"Whole system: UAR {statistics.mean(whole):.1f} % (seeds: {', '.join(f'{v:.1f}' for v in whole)}).\n\n"
-        + table(header, rows)
+        f"{'Reference' if instead else 'Whole system'}: UAR {statistics.mean(whole):.1f} % "
+        f"(seeds: {', '.join(f'{v:.1f}' for v in whole)}).\n\n" + table(header, rows)
     )
 
 
@@ -62,21 +81,25 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="searches are called NAME-seed-S")
+    parser.add_argument("--space", choices=("ser_ablation", "encoder_ablation"), default="ser_ablation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
+    parser.add_argument("--deal", action="store_true", help="deal the clips by each seed, too (split.seed)")
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out", help="also write the table to this file")
     options, overrides = parser.parse_known_args(arguments)
     found = []
     for seed in options.seeds:
         name = f"{options.name}-seed-{seed}"
+        dealt = [f"split.seed={seed}"] if options.deal else []
         code = run.main(
-            ["space=ser_ablation", f"seed={seed}", f"name={name}", f"storage={options.storage}", *overrides]
+            [f"space={options.space}", f"seed={seed}", *dealt, f"name={name}", f"storage={options.storage}", *overrides]
         )
         if code:
             return code
         found.append(measured(SearchFolder(Path(options.storage), name)))
     notes = f"- Command: `{' '.join(overrides)}`. {machine('torch', 'ray')}"
-    publish(f"## {options.name}: what each component gains\n\n{describe(found)}\n\n{notes}\n", options.out)
+    gains = describe(found, options.space == "encoder_ablation")
+    publish(f"## {options.name}: what each component gains\n\n{gains}\n\n{notes}\n", options.out)
     return 0
 
 

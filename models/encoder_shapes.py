@@ -221,7 +221,7 @@ def musicnn_counts(folder: Path) -> tuple[int, int, int, int]:
     found = [entries[name].shape if name in entries else () for name in names]
     timbral, temporal, middle, penultimate = (found[place][-1] if found[place] else 0 for place in (0, 2, 5, -1))
     counts = [timbral, timbral, temporal, temporal, temporal]
-    wanted = [(*kernel, 1, count) for kernel, count in zip(MUSICNN_KERNELS, counts, strict=True)]
+    wanted: list[tuple[int, ...]] = [(*kernel, 1, count) for kernel, count in zip(MUSICNN_KERNELS, counts, strict=True)]
     wanted += [(MUSICNN_WIDTH, size, 1, middle) for size in (sum(counts), middle, middle)]
     wanted += [(2 * (sum(counts) + 3 * middle), penultimate)]
     for name, shape, expected in zip(names, found, wanted, strict=True):

@@ -75,10 +75,7 @@ class Musicnn(nn.Module):
         for number, block in enumerate(self.middle):
             found = block(states[-1])
             states.append(found + states[-1] if number else found)
-        every = torch.cat(states, dim=1)
-        # Strongest and mean of a value stand beside each other.
-        pooled = torch.stack([_strongest(every), _mean(every)], dim=2).flatten(1, 2)
-        states.append(self.back(pooled))
+        states.append(self._penultimate(torch.cat(states, dim=1)))
         return tuple(state.transpose(1, 2) for state in states)
 
     def _front(self, log_mels: Tensor) -> Tensor:
@@ -95,6 +92,17 @@ class Musicnn(nn.Module):
                 first = begin + before - (length - 1) // 2
                 filtered.append(block(padded[:, :, first : first + end - begin + length - 1]).amax(dim=3))
             blocks.append(torch.cat(filtered, dim=1))
+        return torch.cat(blocks, dim=2)
+
+    def _penultimate(self, states: Tensor) -> Tensor:
+        """The penultimate layer [B, values, frames] of the patch around each frame of the other layers' states."""
+        frames, half, blocks = states.shape[2], PATCH_FRAMES // 2, []
+        for begin in range(0, frames, BLOCK_FRAMES):
+            end, first = min(begin + BLOCK_FRAMES, frames), max(0, begin - half)
+            near = states[:, :, first : end + half]
+            # Maximum and mean of a value stand beside each other.
+            pooled = torch.stack([_strongest(near), _mean(near)], dim=2).flatten(1, 2)
+            blocks.append(self.back(pooled[:, :, begin - first : end - first]))
         return torch.cat(blocks, dim=2)
 
 
@@ -158,7 +166,8 @@ def load_musicnn(folder: Path) -> Musicnn:
 
 def _tensors(model: Musicnn) -> Iterator[tuple[str, Tensor]]:
     """The model's tensors laid out as a checkpoint has them, with their names there."""
-    first, dense, _, last = model.back
+    back: list[Any] = [*model.back]
+    first, dense, _, last = back
     yield "dense/kernel", dense.weight.detach()[:, :, 0].T
     yield "dense/bias", dense.bias.detach()
     blocks: list[Any] = [*model.front, *model.middle]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.helpers.tiny_musicnn import write_musicnn
 from tests.helpers.tiny_whisper import write_whisper
 from tuning.config.loader import known_spaces
 from tuning.data.plan import make_plan, planned_points
@@ -19,9 +20,12 @@ def test_a_space_resolves_as_before(name, tmp_path, monkeypatch):
     # pretrained ones of images and speech are not at hand.
     corpus = {"bimodal": "demo_bimodal", "vit": "demo"}.get(name.split("_")[0], "manifest")
     arguments = [f"space={name}", f"data.corpus={corpus}"]
-    if name == "ser_encoder":
+    if "encoder" in name:
         monkeypatch.chdir(tmp_path)
-        write_whisper(tmp_path / "encoder", frames=1500)
+        if name == "music_encoder":
+            write_musicnn(tmp_path / "encoder")
+        else:
+            write_whisper(tmp_path / "encoder", frames=1500)
         arguments.append("features.encoder=encoder")
     plan = make_plan(arguments)
     points = list(planned_points(plan.space, plan.config))

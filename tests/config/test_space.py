@@ -487,3 +487,12 @@ def test_a_space_whose_finite_part_is_used_up_goes_on_in_the_other(tmp_path):
     points = list(planned_points(plan.space, plan.config))
     assert len(points) == 60 == len({str(point) for point in points})
     assert sum("optim.learning_rate" in point for point in points) >= 21
+
+
+def test_a_setting_that_is_searched_on_a_condition_is_checked_only_where_it_holds():
+    """The last values of all together would be refused: a rate that ends above its beginning."""
+    rates = ["optim.schedule=cosine", "optim.learning_rate={choice: [0.1, 0.001]}"]
+    ends = "optim.final_learning_rate={choice: [0.0, 0.01]%s}"
+    assert make_plan([*rates, ends % ", when: {optim.learning_rate: 0.1}"]).total == 20
+    with pytest.raises(UserError, match="final_learning_rate: expected at most learning_rate"):
+        make_plan([*rates, ends % ""])

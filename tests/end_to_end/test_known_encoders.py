@@ -13,7 +13,8 @@ from tuning.cli.finalize import main as finalize
 
 KNOWN = "firdhokk/speech-emotion-recognition-with-openai-whisper-large-v3"
 WORDS = [
-    "space=ser_encoder", "data.known_as=[tess]", "features.encoder_layers=1", "features.pooled_seconds=0.4",
+    "space=ser_encoder", "augment.enabled=false",
+    "data.known_as=[tess]", "features.encoder_layers=1", "features.pooled_seconds=0.4",
     "model.layer_weights=null", "model.hidden_units=[8]", "model.input_dropout=0", "model.dropout=0",
     "loss.label_smoothing=0", "optim.learning_rate=0.001", "optim.weight_decay=0", "training.epochs=2",
     "search.max_concurrent=1", "storage=results", "data.prepared=prepared",

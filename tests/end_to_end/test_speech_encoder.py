@@ -15,7 +15,8 @@ from tuning.evaluation.saved_model import load_best
 from tuning.training.trainer import read_checkpoint
 
 SMALL = (
-    "space=ser_encoder", "features.encoder=encoder", "features.pooled_seconds=0.4", "training.epochs=3",
+    "space=ser_encoder", "augment.enabled=false",
+    "features.encoder=encoder", "features.pooled_seconds=0.4", "training.epochs=3",
     "search.num_trials=2", "model.layer_weights={grid: [null, learnt]}", "model.hidden_units=[8]",
 )  # fmt: skip
 

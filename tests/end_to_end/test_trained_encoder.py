@@ -20,7 +20,8 @@ from tuning.training.trainer import read_checkpoint
 pytest.importorskip("peft")
 
 SMALL = (
-    "space=ser_encoder", "features.encoder=encoder", "features.encoder_pooling=frames", "features.num_frames=20",
+    "space=ser_encoder", "augment.enabled=false",
+    "features.encoder=encoder", "features.encoder_pooling=frames", "features.num_frames=20",
     "features.normalise=none", "features.encoder_layers={grid: [0, 1]}", "training.epochs=2",
     "model.encoder_training={grid: [layers, lora]}", "model.layer_weights=learnt", "model.hidden_units=[8]",
     "model.input_dropout=0.0", "model.dropout=0.3", "loss.label_smoothing=0.0", "optim.learning_rate=0.001",

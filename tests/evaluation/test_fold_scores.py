@@ -93,6 +93,15 @@ def test_a_metric_that_a_fold_does_not_have_has_no_mean(classes):
     assert found.by_fold == [1 / 3, None] and found.mean is None and found.spread is None
 
 
+def test_a_fold_of_one_member_has_its_test_as_that_of_the_winner_alone(classes):
+    """Greedy selection may choose a single trial in some folds."""
+    classes[0].metrics.update(test={"test_uar": 0.8}, winner_alone={"test_uar": 0.7})
+    classes[1].metrics.update(test={"test_uar": 0.6})
+    assert by(scores(classes, CLASSES), "uar", "winner alone").by_fold == [0.7, 0.6]
+    del classes[0].metrics["winner_alone"]
+    assert all(score.predictor != "winner alone" for score in scores(classes, CLASSES))
+
+
 def test_every_fold_has_a_row(classes):
     heading, rows = fold_rows(classes, scores(classes, CLASSES), "uar")
     assert heading == ["fold", "clips", "groups", "trial", "uar, search", "uar, SVM", "uar, constant"]

@@ -117,11 +117,16 @@ def scores(folds: Sequence[Fold], config: Config) -> list[Score]:
             if _is_shown(name, config) and not (predictor == SVM and name == "calibration_error"):
                 by_fold = [metrics.get(name) for metrics in each]
                 found.setdefault(name, []).append(Score(name, predictor, value, intervals.get(name), by_fold))
-    for predictor, key in ((ALONE, "winner_alone"), (CONSTANT, "constant")):
+    recorded = {CONSTANT: [fold.metrics.get("constant", {}) for fold in folds]}
+    if any("winner_alone" in fold.metrics for fold in folds):
+        # Where greedy selection chose one trial, its test is that of the fold.
+        alone = [fold.metrics.get("winner_alone", fold.metrics.get("test", {})) for fold in folds]
+        recorded = {ALONE: alone, **recorded}
+    for predictor, of_folds in recorded.items():
         for name, list_of_metric in found.items():
-            recorded = [fold.metrics.get(key, {}).get(f"test_{name}") for fold in folds]
-            if any(value is not None for value in recorded):
-                list_of_metric.append(Score(name, predictor, None, None, recorded))
+            by_fold = [metrics.get(f"test_{name}") for metrics in of_folds]
+            if any(value is not None for value in by_fold):
+                list_of_metric.append(Score(name, predictor, None, None, by_fold))
     return [score for of_metric in found.values() for score in of_metric]
 
 

@@ -379,7 +379,7 @@ def test_numbers_are_asked_for_where_layers_that_are_weighed_are_searched(tmp_pa
     layers, weights = "{choice: [[0, 1], all]}", "{choice: [null, learnt]}"
     with pytest.raises(UserError, match=r"features.encoder_layers: expected numbers with model.layer_weights=learnt"):
         planned(tmp_path, f"features.encoder_layers={layers}", f"model.layer_weights={weights}")
-    assert planned(tmp_path, f"features.encoder_layers={layers}", "model.layer_weights=null").total == 16
+    assert planned(tmp_path, f"features.encoder_layers={layers}", "model.layer_weights=null").total == 8
 
 
 @pytest.mark.parametrize("weights", ["learnt", "{choice: [null, learnt]}"])
