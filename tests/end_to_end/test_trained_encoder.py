@@ -89,27 +89,13 @@ def test_what_can_not_be_trained_is_refused(tmp_path):
     write_whisper(tmp_path / "encoder")
     common = [word for word in SMALL if "encoder=" not in word] + [f"features.encoder={tmp_path / 'encoder'}"]
     wanted = {
-        (
-            "features.normalise=none",
-            "features.normalise=train",
-        ): "features.normalise: expected none with model.encoder_t",
-        (
-            SMALL[2],
-            "features.encoder_pooling=mean",
-        ): "features.encoder_pooling: expected frames with model.encoder_train",
-        (
-            SMALL[5],
-            "features.encoder_layers=2",
-        ): "features.encoder_layers: expected 0 to 1 with model.encoder_training=",
-        (
-            SMALL[5],
-            "features.encoder_layers=all",
-        ): "features.encoder_layers: expected the number of a layer, from 0, with",
-        (
-            SMALL[5],
-            "features.encoder_layers=-1",
-        ): "features.encoder_layers: expected the number of a layer, from 0, with",
+        "features.normalise=train": "features.normalise: expected none with model.encoder_t",
+        "features.encoder_pooling=mean": "features.encoder_pooling: expected frames with model.encoder_train",
+        "features.encoder_layers=2": "features.encoder_layers: expected 0 to 1 with model.encoder_training=",
+        "features.encoder_layers=all": "features.encoder_layers: expected the number of a layer, from 0, with",
+        "features.encoder_layers=-1": "features.encoder_layers: expected the number of a layer, from 0, with",
     }
-    for (old, new), message in wanted.items():
+    for new, message in wanted.items():
+        others = [word for word in common if word.partition("=")[0] != new.partition("=")[0]]
         with pytest.raises(UserError, match=message):
-            make_plan([new if word == old else word for word in common])
+            make_plan([*others, new])
