@@ -35,13 +35,13 @@ WITHOUT = {
     10: ("all of them (the baseline)", "12 to 17"),
 }
 INSTEAD = {
-    2: "last layer alone",
-    3: "mean over time alone",
-    4: "each speaker normalised by his own clips",
-    5: "versions at other speeds and with other formants",
-    6: "a hidden layer of 128",
-    7: "no dropout of inputs",
-    8: "Glorot's first weights",
+    2: ("last layer alone",),
+    3: ("mean over time alone",),
+    4: ("each speaker normalised by his own clips",),
+    5: ("versions at other speeds and with other formants",),
+    6: ("a hidden layer of 128",),
+    7: ("no dropout of inputs",),
+    8: ("Glorot's first weights",),
 }
 
 
@@ -63,8 +63,8 @@ def describe(found: list[dict[int, float]], instead: bool = False) -> str:
     """
     whole = [100 * values[1] for values in found]
     rows = []
-    for number, component in (INSTEAD if instead else WITHOUT).items():
-        name, *expected = [component] if isinstance(component, str) else component
+    components: dict[int, tuple[str, ...]] = {**(INSTEAD if instead else WITHOUT)}
+    for number, (name, *expected) in components.items():
         gains = [100 * (values[number] - values[1]) * (1 if instead else -1) for values in found]
         other = statistics.mean(100 * values[number] for values in found)
         spread = statistics.stdev(gains) if len(gains) > 1 else 0.0

@@ -12,9 +12,9 @@ import argparse
 import numpy as np
 
 CHECKPOINTS = ("MSD_musicnn", "MTT_musicnn")
+PATCH_FRAMES = 187  # of which the package's penultimate layer is
 # Lengths, shorter and longer than the longest filter's 128, odd and even, at last more than two blocks of ours; and the
 # frames that are kept.
-PATCH_FRAMES = 187  # of which the package's penultimate layer is
 FRAMES = {1: [0], 50: [0, 25, 49], 131: [0, 66, 130], 200: [0, 1, 100, 199], 530: [255, 256, 511, 512, 529]}
 
 

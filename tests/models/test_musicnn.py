@@ -50,7 +50,7 @@ def test_layers_are_those_of_the_package_s_own_graph(package, checkpoint):
                 expected, kept = golden[name], kept if layer < 4 else [frames // 2]
                 assert expected.shape == (len(kept), (561, 64, 64, 64, 200)[layer])
                 assert expected.std() > 0.3
-                np.testing.assert_allclose(found[kept], expected, rtol=0, atol=3e-5 * np.abs(expected).max())
+                np.testing.assert_allclose(found[kept], expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def by_keras(tensors, mels):
