@@ -2,8 +2,8 @@
 
 `python -m benchmarks.ablation --name ravdess --seeds 42 43 44 data.corpus=ravdess data.root=RAVDESS/ split.test_fold=1`
 
-Each seed is a search (`NAME-seed-S`) over the same configurations, of `ser_ablation` (the SER network) or
-`encoder_ablation` (heads on a pretrained speech encoder), of which the first is the reference. With
+Each seed is a search (`NAME-seed-S`) over the same configurations, of `ser_ablation` (the SER network),
+`encoder_ablation` or `encoder_versions` (heads on a pretrained speech encoder), of which the first is the reference. With
 `split.inner_folds=5` a result is the mean over inner folds, which each seed deals anew with `--deal`. Each result is
 that of the last epoch, which no look at the validation clips chose.
 """
@@ -22,7 +22,7 @@ from tuning.experiment.directory import SearchFolder
 METRIC = "val_uar"
 
 # The rows after the reference, in the order of the space's points. `ser_ablation` leaves a component out, and its table
-# has the documented expectation of the gain in accuracy, in percentage points; `encoder_ablation` changes one.
+# has the documented expectation of the gain in accuracy, in percentage points; the others change one.
 WITHOUT = {
     2: ("data augmentation", "5 to 10"),
     3: ("residual connections", "2 to 3"),
@@ -35,13 +35,19 @@ WITHOUT = {
     10: ("all of them (the baseline)", "12 to 17"),
 }
 INSTEAD = {
-    2: ("last layer alone",),
-    3: ("mean over time alone",),
-    4: ("each speaker normalised by his own clips",),
-    5: ("versions at other speeds and with other formants",),
-    6: ("a hidden layer of 128",),
-    7: ("no dropout of inputs",),
-    8: ("Glorot's first weights",),
+    "encoder_ablation": {
+        2: ("last layer alone",),
+        3: ("mean over time alone",),
+        4: ("each speaker normalised by his own clips",),
+        5: ("a hidden layer of 128",),
+        6: ("no dropout of inputs",),
+        7: ("Glorot's first weights",),
+    },
+    "encoder_versions": {
+        2: ("versions at other speeds",),
+        3: ("versions with other formants",),
+        4: ("versions of both kinds",),
+    },
 }
 
 
@@ -54,16 +60,17 @@ def measured(folder: SearchFolder) -> dict[int, float]:
     return {record.number: record.metrics[METRIC] for record in whole_records(folder, METRIC)}
 
 
-def describe(found: list[dict[int, float]], instead: bool = False) -> str:
+def describe(found: list[dict[int, float]], space: str = "ser_ablation") -> str:
     """Markdown: the reference, and each component's gain with its spread over seeds.
 
     Args:
         found: the metric by trial, of each seed.
-        instead: whether the other trials have a component that the reference has not, so that theirs is the gain.
+        space: of the trials. Those of an encoder have a component that the reference has not, so that theirs is the gain.
     """
     whole = [100 * values[1] for values in found]
     rows = []
-    components: dict[int, tuple[str, ...]] = {**(INSTEAD if instead else WITHOUT)}
+    instead = space in INSTEAD
+    components: dict[int, tuple[str, ...]] = {**INSTEAD.get(space, WITHOUT)}
     for number, (name, *expected) in components.items():
         gains = [100 * (values[number] - values[1]) * (1 if instead else -1) for values in found]
         other = statistics.mean(100 * values[number] for values in found)
@@ -81,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the seeds and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="searches are called NAME-seed-S")
-    parser.add_argument("--space", choices=("ser_ablation", "encoder_ablation"), default="ser_ablation")
+    parser.add_argument("--space", choices=("ser_ablation", *INSTEAD), default="ser_ablation")
     parser.add_argument("--seeds", type=int, nargs="+", default=[42, 43, 44])
     parser.add_argument("--deal", action="store_true", help="deal the clips by each seed, too (split.seed)")
     parser.add_argument("--storage", default="results")
@@ -98,7 +105,7 @@ def main(arguments: list[str] | None = None) -> int:
             return code
         found.append(measured(SearchFolder(Path(options.storage), name)))
     notes = f"- Command: `{' '.join(overrides)}`. {machine('torch', 'ray')}"
-    gains = describe(found, options.space == "encoder_ablation")
+    gains = describe(found, options.space)
     publish(f"## {options.name}: what each component gains\n\n{gains}\n\n{notes}\n", options.out)
     return 0
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -169,22 +169,22 @@ class FeatureSettings(Settings):
         "encoder (hidden states of a pretrained encoder of sound); egemaps (88 statistics of a voice over a clip, "
         "which is one frame then; by openSMILE, for research only)",
     )
-    encoder: str | None = Field(
+    encoder: Annotated[str | None, Only("name", "encoder")] = Field(
         None,
         description="hub name or folder of a wav2vec 2.0, HuBERT, WavLM or Whisper, or of a musicnn: "
-        "musicnn/MSD_musicnn, musicnn/MTT_musicnn (features.name=encoder)",
+        "musicnn/MSD_musicnn, musicnn/MTT_musicnn",
     )
-    encoder_layers: Layers = Field(
+    encoder_layers: Annotated[Layers, Only("name", "encoder")] = Field(
         -1,
         description="layers whose hidden states are used, side by side: one, a list, or all; -1: the last, 0: the "
         "input of the first",
     )
-    encoder_pooling: Literal["frames", "mean", "mean_std"] = Field(
+    encoder_pooling: Annotated[Literal["frames", "mean", "mean_std"], Only("name", "encoder")] = Field(
         "frames",
         description="hidden states of each frame (frames), or over a clip their mean, or mean and standard deviation; "
         "a clip is then one frame",
     )
-    pooled_seconds: float = Field(
+    pooled_seconds: Annotated[float, Only("name", "encoder", "egemaps")] = Field(
         30.0,
         gt=0,
         le=3600,

@@ -169,7 +169,7 @@ def test_gains_are_paired_by_seed() -> None:
 
 def test_gains_of_what_is_added_are_those_of_the_other_trials() -> None:
     seeds = [dict.fromkeys(range(1, 9), 0.5) | {1: plain, 4: by_group} for plain, by_group in ((0.7, 0.8), (0.6, 0.8))]
-    text = ablation.describe(seeds, instead=True)
+    text = ablation.describe(seeds, "encoder_ablation")
     assert "Reference: UAR 65.0 % (seeds: 70.0, 60.0)" in text
     assert "| each speaker normalised by his own clips | 80.0 | +15.0 | 7.1 |" in text
     assert "expectation" not in text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.command import run
+from tests.helpers.tiny_whisper import write_whisper
 from tuning.cli.app import main
 from tuning.data.plan import make_plan, planned_points
 from tuning.data.proposal import SPACES
@@ -115,6 +116,17 @@ def test_the_table_of_the_docs_is_what_is_proposed(task, count, space):
     page = (Path(__file__).parents[2] / "docs" / "corpora.md").read_text()
     row = next(line for line in page.splitlines() if line.startswith(f"| {count:,} |"))
     assert f"`{space}`" in row.split("|")[2 if task == "classification" else 3]
+
+
+def test_an_encoder_that_is_given_leads_to_its_space_and_is_recommended_where_it_is_not(capsys, monkeypatch, tmp_path):
+    table = write(tmp_path / "data", "file,emotion,speaker", of_classes(720))
+    output, _ = init(capsys, monkeypatch, tmp_path, table)
+    assert "encoder   a small head on a pretrained encoder had of 1,440 clips" in output
+    (tmp_path / "labels.yaml").unlink()
+    write_whisper(encoder := tmp_path / "encoder", frames=1500)
+    output, plan = init(capsys, monkeypatch, tmp_path, table, f"features.encoder={encoder}")
+    assert "space     ser_encoder: 8 trials" in output and "encoder   " not in output
+    assert plan.config.features.encoder == str(encoder) and plan.config.features.encoder_pooling == "mean_std"
 
 
 @pytest.mark.parametrize(

@@ -246,7 +246,8 @@ class DataModule:
         """The clips that some model of a trial trains on."""
         return training_clips(self.split, self.config)
 
-    def _banks_of(self, clips: list[Clip], on_progress: Progress) -> dict[DataKey, Bank]:
+    def _banks_of(self, clips: list[Clip], on_progress: Progress, alone: DataKey | None = None) -> dict[DataKey, Bank]:
+        """The bank of each variant, or of one `alone`."""
         wanted = searched_combinations(self.space)
         if not wanted:
             return {}
@@ -257,6 +258,8 @@ class DataModule:
         try:
             with _lock(data.prepared):
                 for key, variant in data_variants(self.space).items():
+                    if alone not in (None, key):
+                        continue
                     features, frames, augment = stored_features_of(variant), longest[key.features], variant.augment
                     found[key] = prepare_bank(
                         self.corpus, partitions, clips, sealed, features, frames, data, augment, wanted, on_progress
@@ -381,7 +384,7 @@ class DataModule:
         clips, split = self._source(config), self.split
         known = split.train + split.val
         shards_of(clips.prepared, [clip.id for clip in known], {clip.id for clip in split.test})
-        bank = self._banks_of(known, on_progress).get(data_key(config), {})
+        bank = self._banks_of(known, on_progress, data_key(config)).get(data_key(config), {})
         return replace(clips, split=replace(split, train=known, val=split.test, test=[], inner={}), bank=bank)
 
     def _clips(self, config: Config, loading: Loading) -> DataSource:

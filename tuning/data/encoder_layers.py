@@ -56,14 +56,6 @@ def check_sound_encoders(space: Space) -> None:
         paths = ("features.name", "features.encoder", "features.encoder_layers", "model.layer_weights")
         weighed = [config for config in space.variants(paths) if config.model.layer_weights == "learnt"]
     variants = [config.features for config in space.variants("features.")]
-    # Only where no trial uses it: if features.name is searched, some trials do not use the encoder.
-    if all(features.name != "encoder" for features in variants):
-        for features in variants:
-            if features.encoder is not None:
-                raise UserError(
-                    f"features.encoder: expected null unless features.name=encoder, got '{features.encoder}' "
-                    f"with {features.name}"
-                )
     try:
         for features in variants:
             check_encoder(features)

@@ -47,7 +47,7 @@ def test_of_a_long_recording_the_middle_is_heard():
 
 
 def test_the_licence_is_said_where_it_is_chosen(tmp_path, capsys):
-    words = ["space=ser_encoder", "features.encoder=null", f"storage={tmp_path}"]
+    words = ["space=ser_encoder", f"storage={tmp_path}"]
     assert main([*words, "features.name=egemaps", f"data.prepared={tmp_path}", "--dry-run"]) == 0
     assert "under the audEERING Research License: for research, teaching" in capsys.readouterr().out
     assert main([*words, "features.name=mfcc", f"data.prepared={tmp_path}", "--dry-run"]) == 0
@@ -55,12 +55,12 @@ def test_the_licence_is_said_where_it_is_chosen(tmp_path, capsys):
 
 
 def test_a_clip_is_one_frame_in_a_plan(capsys):
-    plan = make_plan(["space=ser_encoder", "features.name=egemaps", "features.encoder=null"])
+    plan = make_plan(["space=ser_encoder", "features.name=egemaps"])
     assert plan.config.features.num_frames == 1 and plan.config.features.num_features == 88
 
 
 def test_what_needs_a_spectrum_or_a_sequence_is_refused():
-    mlp = "space=ser_encoder features.name=egemaps features.encoder=null"
+    mlp = "space=ser_encoder features.name=egemaps"
     one_frame = "with features.name=egemaps, by which a clip is one frame"
     wanted = {
         f"{mlp} features.deltas=1": "features.deltas: expected 0 with features.name=egemaps, got 1",

@@ -311,7 +311,10 @@ def test_a_replaced_model_is_loaded_anew(tmp_path, write):
             {"encoder": "TMP/whisper", "num_frames": 21},
             "features.num_frames .*: expected at most 20 .0.4 s., .* got 21",
         ),
-        ({"encoder": "x", "name": "mel"}, "features.encoder: expected null unless features.name=encoder, got 'x'"),
+        (
+            {"encoder": "x", "name": "mel"},
+            "features.encoder: expected only with features.name=encoder, got features.name=mel",
+        ),
         ({"encoder": "TMP/tinny"}, "got 'TMP/tinny'; did you mean 'TMP/tiny'"),
         ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found none of them"),
         (
