@@ -3,9 +3,9 @@
 `python -m benchmarks.ablation --name ravdess --seeds 42 43 44 data.corpus=ravdess data.root=RAVDESS/ split.test_fold=1`
 
 Each seed is a search (`NAME-seed-S`) over the same configurations, of `ser_ablation` (the SER network),
-`encoder_ablation` or `encoder_versions` (heads on a pretrained speech encoder), of which the first is the reference. With
-`split.inner_folds=5` a result is the mean over inner folds, which each seed deals anew with `--deal`. Each result is
-that of the last epoch, which no look at the validation clips chose.
+`encoder_ablation` or `encoder_versions` (heads on a pretrained speech encoder), of which the first is the reference.
+With `split.inner_folds=5` a result is the mean over inner folds, which each seed deals anew with `--deal`. Each result
+is that of the last epoch, which no look at the validation clips chose.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 
 from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
+from tuning.config.loader import flatten, read_space_file
+from tuning.data.plan import make_plan, planned_points
 from tuning.experiment.directory import SearchFolder
 
 METRIC = "val_uar"
@@ -51,6 +53,22 @@ INSTEAD = {
 }
 
 
+def check_points(space: str, words: list[str]) -> None:
+    """Refuse settings with which a trial is not the row of its number: those that the points of the space decide.
+
+    Raises:
+        SystemExit: a point has other settings than the file of the space gives it.
+        UserError: as a search.
+    """
+    plan = make_plan([f"space={space}", *words])
+    written = [flatten(point, plan.space.fields) for point in read_space_file(space)["search"]["points_to_evaluate"]]
+    planned = planned_points(plan.space, plan.config)
+    for number, point in enumerate(written, start=1):
+        trial = planned[number - 1] if number <= len(planned) else {}
+        if other := [path for path in point if path not in trial or trial[path] != point[path]]:
+            raise SystemExit(f"{other[0]}: expected as the points of {space} have it, since a row is a point")
+
+
 def measured(folder: SearchFolder) -> dict[int, float]:
     """The ranking metric by trial number.
 
@@ -65,7 +83,7 @@ def describe(found: list[dict[int, float]], space: str = "ser_ablation") -> str:
 
     Args:
         found: the metric by trial, of each seed.
-        space: of the trials. Those of an encoder have a component that the reference has not, so that theirs is the gain.
+        space: of the trials. Those of an encoder have what the reference has not, so that the gain is theirs.
     """
     whole = [100 * values[1] for values in found]
     rows = []
@@ -94,6 +112,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out", help="also write the table to this file")
     options, overrides = parser.parse_known_args(arguments)
+    check_points(options.space, overrides)
     found = []
     for seed in options.seeds:
         name = f"{options.name}-seed-{seed}"
@@ -104,7 +123,8 @@ def main(arguments: list[str] | None = None) -> int:
         if code:
             return code
         found.append(measured(SearchFolder(Path(options.storage), name)))
-    notes = f"- Command: `{' '.join(overrides)}`. {machine('torch', 'ray')}"
+    given = " ".join(sys.argv[1:] if arguments is None else arguments)
+    notes = f"- Command: `python -m benchmarks.ablation {given}`. {machine('torch', 'ray')}"
     gains = describe(found, options.space)
     publish(f"## {options.name}: what each component gains\n\n{gains}\n\n{notes}\n", options.out)
     return 0

@@ -12,7 +12,7 @@ from sklearn.svm import SVC, SVR
 
 from benchmarks import ablation, bare, baselines, recurrent
 from tests.helpers.written_search import write_search
-from tuning.config.loader import load
+from tuning.config.loader import load, read_space_file
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Clip
 from tuning.datasets.loaders.in_memory import ResidentData
@@ -165,6 +165,41 @@ def test_gains_are_paired_by_seed() -> None:
     text = ablation.describe(seeds)
     assert "Whole system: UAR 65.0 % (seeds: 60.0, 70.0)" in text
     assert "| data augmentation | 45.0 | +20.0 | 14.1 | 5 to 10 |" in text
+
+
+OTHER = {
+    "last layer alone": {"features.encoder_layers": -1},
+    "mean over time alone": {"features.encoder_pooling": "mean"},
+    "each speaker normalised by his own clips": {"features.normalise": "group"},
+    "a hidden layer of 128": {"model.hidden_units": [128]},
+    "no dropout of inputs": {"model.input_dropout": 0.0},
+    "Glorot's first weights": {"model.output_init_gain": 1.0},
+    "versions at other speeds": {"augment.speed_prob": 0.5},
+    "versions with other formants": {"augment.formant_prob": 0.5},
+    "versions of both kinds": {"augment.speed_prob": 0.5, "augment.formant_prob": 0.5},
+    "residual connections": {"model.residual": False},
+    "multi-head attention": {"model.attention_heads": 0},
+    "attention pooling": {"model.pooling": "mean"},
+    "cosine schedule": {"optim.schedule": "constant"},
+    "label smoothing": {"loss.label_smoothing": 0.0},
+    "class weights": {"loss.class_weights": "none"},
+}
+
+
+@pytest.mark.parametrize(("space", "rows"), [("ser_ablation", ablation.WITHOUT), *ablation.INSTEAD.items()])
+def test_each_row_of_an_ablation_is_the_point_that_differs_from_the_first_by_its_name(space, rows) -> None:
+    points = read_space_file(space)["search"]["points_to_evaluate"]
+    assert sorted(rows) == list(range(2, len(points) + 1))
+    for number, (name, *_) in rows.items():
+        changed = {path: value for path, value in points[number - 1].items() if value != points[0][path]}
+        assert changed == OTHER.get(name, changed) and changed
+
+
+def test_a_setting_that_decides_a_row_can_not_be_given() -> None:
+    ablation.check_points("ser_ablation", ["optim.learning_rate=0.001"])
+    for word in ("model.residual=true", "augment.enabled=false"):
+        with pytest.raises(SystemExit, match="expected as the points of ser_ablation have it"):
+            ablation.check_points("ser_ablation", [word])
 
 
 def test_gains_of_what_is_added_are_those_of_the_other_trials() -> None:

@@ -1,5 +1,6 @@
 """`tuning init`: what it guesses of a table, and that a search reads what it writes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -121,12 +122,36 @@ def test_the_table_of_the_docs_is_what_is_proposed(task, count, space):
 def test_an_encoder_that_is_given_leads_to_its_space_and_is_recommended_where_it_is_not(capsys, monkeypatch, tmp_path):
     table = write(tmp_path / "data", "file,emotion,speaker", of_classes(720))
     output, _ = init(capsys, monkeypatch, tmp_path, table)
-    assert "encoder   a small head on a pretrained encoder had of 1,440 clips" in output
+    assert "encoder   a small head on a pretrained encoder had for 1,440 clips" in output
     (tmp_path / "labels.yaml").unlink()
     write_whisper(encoder := tmp_path / "encoder", frames=1500)
     output, plan = init(capsys, monkeypatch, tmp_path, table, f"features.encoder={encoder}")
     assert "space     ser_encoder: 8 trials" in output and "encoder   " not in output
     assert plan.config.features.encoder == str(encoder) and plan.config.features.encoder_pooling == "mean_std"
+    numbers = write(
+        tmp_path / "songs", "file,valence,arousal,artist", [f"{n}.wav,0.1,0.{n % 9},{n}" for n in range(700)]
+    )
+    (tmp_path / "labels.yaml").unlink()
+    output, plan = init(capsys, monkeypatch, tmp_path, numbers, f"features.encoder={encoder}")
+    assert "space     music_encoder: 8 trials" in output
+    assert plan.config.features.pooled_seconds == 30  # of Whisper; the space hears a minute
+
+
+def test_functionals_of_a_voice_lead_to_a_space_that_takes_them(capsys, monkeypatch, tmp_path):
+    table = write(tmp_path / "data", "file,emotion,speaker", of_classes(720))
+    output, plan = init(capsys, monkeypatch, tmp_path, table, "features.name=egemaps")
+    assert "space     ser_encoder" in output and plan.config.features.name == "egemaps"
+
+
+def test_versions_of_clips_take_the_time_that_is_told(capsys, monkeypatch, tmp_path):
+    table = write(tmp_path / "data", "file,emotion,speaker", of_classes(1440))
+    write_whisper(encoder := tmp_path / "encoder", frames=1500)
+    minutes = []
+    for word in ("augment.enabled=true", "augment.enabled=false"):
+        output, _ = init(capsys, monkeypatch, tmp_path, table, f"features.encoder={encoder}", word)
+        minutes.append(int(re.search(r"time      about (\d+) minutes", output)[1]))
+        (tmp_path / "labels.yaml").unlink()
+    assert minutes[0] > 2 * minutes[1]
 
 
 @pytest.mark.parametrize(

@@ -493,6 +493,27 @@ def test_a_setting_that_is_searched_on_a_condition_is_checked_only_where_it_hold
     """The last values of all together would be refused: a rate that ends above its beginning."""
     rates = ["optim.schedule=cosine", "optim.learning_rate={choice: [0.1, 0.001]}"]
     ends = "optim.final_learning_rate={choice: [0.0, 0.01]%s}"
-    assert make_plan([*rates, ends % ", when: {optim.learning_rate: 0.1}"]).total == 20
+    where = ", when: {optim.learning_rate: 0.1}"
+    assert make_plan([*rates, ends % where]).total == 20
+    assert make_plan(["optim.schedule=cosine", "optim.learning_rate={choice: [0.001, 0.1]}", ends % where]).total == 20
     with pytest.raises(UserError, match="final_learning_rate: expected at most learning_rate"):
         make_plan([*rates, ends % ""])
+
+
+@pytest.mark.parametrize("schedules", ["[cosine, constant]", "[constant, cosine]"])
+def test_the_highest_values_are_checked_under_each_condition(schedules):
+    ends = "optim.final_learning_rate={uniform: [0.001, %s], when: {optim.schedule: cosine}}"
+    words = ["search.algorithm=optuna", "optim.learning_rate=0.01", f"optim.schedule={{choice: {schedules}}}"]
+    assert make_plan([*words, ends % 0.01]).total == 20
+    with pytest.raises(UserError, match=r"final_learning_rate: expected at most learning_rate \(0.01\), got 0.05"):
+        make_plan([*words, ends % 0.05])
+
+
+def test_a_complete_file_may_have_the_defaults_of_what_does_not_count(tmp_path):
+    file = tmp_path / "own.yaml"
+    ours = "search: {num_trials: 2}\nfeatures: {name: mel, "
+    file.write_text(f"{ours}encoder: null, encoder_layers: -1, encoder_pooling: frames, pooled_seconds: 30}}\n")
+    assert make_plan([f"space={file}"]).config.features.name == "mel"
+    file.write_text(f"{ours}pooled_seconds: 20}}\n")
+    with pytest.raises(UserError, match="pooled_seconds: expected only with"):
+        make_plan([f"space={file}"])

@@ -65,7 +65,6 @@ def test_an_encoder_that_some_trial_uses_is_refused():
     words = ["space=ser", "data.corpus=iemocap", "features.name={choice: [mfcc, encoder]}", searched]
     with pytest.raises(UserError, match=f"features.encoder: .*'{SUPERB}'"):
         check(*words)
-    check("space=ser", "data.corpus=iemocap", "features.name=mfcc", f"features.encoder={SUPERB}")
 
 
 def test_what_is_not_trained_on_the_corpus_or_not_used_is_allowed(tmp_path):

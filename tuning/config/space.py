@@ -47,8 +47,8 @@ class Space:
         return known_fields(Parts.of(self.settings | self.distributions))
 
     def fixed(self) -> Config:
-        """Return the configuration with every searched setting at its first or lowest value."""
-        return self.config({path: d.at(0.0) for path, d in self.distributions.items()})
+        """Return the configuration with every searched setting at its first or lowest value, if its conditions hold."""
+        return self.config(next(self.grid(varied=())))
 
     def config(self, params: dict[str, Any]) -> Config:
         """Return a trial's configuration: the space with the searched settings at `params`.
@@ -88,7 +88,7 @@ class Space:
     def values(self, path: str) -> list[Any]:
         """Return the values that a setting may have: of a range both ends; the default where conditions may fail."""
         if distribution := self.distributions.get(path):
-            return [*distribution.values, *([self._default(path)] if distribution.when else [])]
+            return [*distribution.values, *([self.default(path)] if distribution.when else [])]
         names = self._referred(path)
         points = itertools.product(*(self.values(name) for name in names))
         return [self._value(path, dict(zip(names, point, strict=True))) for point in points]
@@ -129,13 +129,14 @@ class Space:
                 found[setting] = None
         return list(found)
 
-    def _default(self, path: str) -> Any:
+    def default(self, path: str) -> Any:
+        """Return what the schema says of a setting that is set nowhere."""
         return self.fields[path].get_default(call_default_factory=True)
 
     def _value(self, path: str, params: dict[str, Any]) -> Any:
         """Return a setting's value with the searched ones at `params`: its default if it is set nowhere."""
         if path not in params and path not in self.settings:
-            return self._default(path)
+            return self.default(path)
         value = params.get(path, self.settings.get(path))
         return cast(path, self._resolved(params)[path], self.fields[path]) if refers(value) else value
 
@@ -211,6 +212,17 @@ class Space:
                     yield from below(place + 1, {**point, path: value})
 
         return below(0, {})
+
+    def highest(self) -> Iterator[dict[str, Any]]:
+        """Yield the trial with each setting at its last or highest value, by every choice that conditions depend on."""
+        conditions = {condition for distribution in self.distributions.values() for condition in distribution.when}
+        searched = {path for condition in conditions for path in self.dependencies(condition)}
+        deciding = {path for path in searched if self.distributions[path].kind in LISTED}
+        if self.size(deciding) > MOST_VARIANTS:
+            deciding = set()
+        top = {path: distribution.at(1 - 1e-9) for path, distribution in self.distributions.items()}
+        for point in self.grid(deciding):
+            yield self.completed(top | {path: value for path, value in point.items() if path in deciding})
 
     def size(self, varied: Collection[str] | None = None) -> float:
         """Return the number of points of `grid`, infinite where a range of fractions is active, without making them.

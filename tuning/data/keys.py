@@ -48,7 +48,8 @@ class DataKey(NamedTuple):
 
 def features_key(features: FeatureSettings) -> str:
     """Identifies the shards of some features; length, padding and scale are decided when a batch is made."""
-    return json.dumps(features.model_dump(exclude={"num_frames", "padding", "normalise"}), sort_keys=True)
+    unread = {"num_frames", "padding", "normalise"} | (set() if features.is_pooled else {"pooled_seconds"})
+    return json.dumps(features.model_dump(exclude=unread), sort_keys=True)
 
 
 def data_key(config: Config) -> DataKey:

@@ -106,7 +106,8 @@ def plan_of(run: RunSettings, space: Space, overrides: dict[str, Any], decided: 
     if config.augment.enabled is False:
         space = without_augmentation(space)
         config = space.fixed()
-    space.config(space.completed({path: d.at(1 - 1e-9) for path, d in space.distributions.items()}))
+    for point in space.highest():
+        space.config(point)
     if config.search.scheduler == "pbt" and is_uri(run.storage):
         raise UserError(
             "search.scheduler: expected another than pbt with storage in an object store, got pbt, whose trials take "

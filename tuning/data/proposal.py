@@ -14,32 +14,35 @@ from tuning.config.distributions import counted
 from tuning.config.errors import UserError
 from tuning.config.loader import parse_overrides
 from tuning.data.balance import Balance, read_balance
-from tuning.data.plan import Plan, make_plan, with_corpus
+from tuning.data.keys import bank_cost
+from tuning.data.plan import Plan, make_plan, training_clips, with_corpus
 from tuning.datasets.corpora import layout
 from tuning.datasets.corpora.columns import Columns, columns_of
 from tuning.experiment.machine import num_cpus
+from tuning.models.encoder_shapes import SPEECH_RATE_HZ, speech_shape
 
 # The space by task and number of clips: up to so many, this one. docs/corpora.md says what was measured of it.
 SPACES: dict[str, list[tuple[float, str]]] = {
     "classification": [(3000, "ser_ensemble"), (10_000, "ser_demo"), (math.inf, "ser")],
     "regression": [(1000, "crnn_statistics"), (3000, "crnn"), (math.inf, "crnn_full")],
 }
-# Where `features.encoder` is given; up to so many clips it is worth naming where it is not.
+# Where `features.encoder` or eGeMAPS is given; up to so many clips an encoder is worth naming where none is.
 ENCODER_SPACES = {"classification": "ser_encoder", "regression": "music_encoder"}
 ENCODER_CLIPS = 3000
 WORTH = {
-    "classification": "of 1,440 clips of speech a test UAR of 0.77 where networks without one had 0.64: the same with "
+    "classification": "for 1,440 clips of speech a test UAR of 0.77 where networks without one had 0.64: the same with "
     "features.encoder=openai/whisper-base, or a folder that has it",
 }
 # Below so many clips one validation split is luck, and each trial is a cross-validation.
 FEW_CLIPS, INNER_FOLDS = 600, 4
 # Seconds of one core for a clip in an epoch that may be trained, and to prepare it once, as searches on real corpora
-# took (the heads of the space files). The others need a GPU at real lengths.
+# took (the heads of the space files); of an encoder also for each augmented version. The others need a GPU at real
+# lengths.
 EPOCH_SECONDS = {
     "crnn_statistics": 0.010, "crnn": 0.006, "ser_ensemble": 0.003, "ser_demo": 0.005, "ser_encoder": 0.0007,
     "music_encoder": 0.0005,
 }  # fmt: skip
-PREPARE_SECONDS = {"ser_ensemble": 0.75, "ser_encoder": 2.1, "music_encoder": 1.5}
+PREPARE_SECONDS = {"ser_ensemble": 0.75, "ser_encoder": 0.33, "music_encoder": 1.5}
 PREPARE_USUALLY = 0.05
 SCALES = [(-1, 1), (0, 1), (1, 5), (1, 7), (1, 9), (1, 10), (0, 10), (0, 100)]
 VALENCE_AROUSAL = ["valence", "arousal"]
@@ -80,8 +83,10 @@ def propose(file: str, given: list[str]) -> Proposal:
     written = {name: value if isinstance(value, str) else json.dumps(value) for name, value in guessed.items()}
     words = [*given, *(f"{name}={value}" for name, value in written.items())]
     task = str(overrides.get("task.name", guessed.get("task.name", "regression")))
-    encoded = "features.encoder" in overrides
+    encoded = "features.encoder" in overrides or overrides.get("features.name") == "egemaps"
     space = ENCODER_SPACES[task] if encoded else next(name for most, name in SPACES[task] if len(table.rows) <= most)
+    if space == "music_encoder" and "features.pooled_seconds" not in overrides:
+        words += _seconds(overrides.get("features.encoder"))
     of_task = ["search.metric=val_uar"] if task == "classification" and "search.metric" not in overrides else []
     if task == "classification":
         of_task += [] if "loss.name" in overrides else ["loss.name=cross_entropy"]
@@ -100,6 +105,16 @@ def propose(file: str, given: list[str]) -> Proposal:
     if not encoded and len(table.rows) <= ENCODER_CLIPS and task in WORTH:
         lines.append(("encoder", f"a small head on a pretrained encoder had {WORTH[task]}"))
     return Proposal(space, words, [*lines, *(("note", unused) for unused in found.unused)])
+
+
+def _seconds(encoder: object) -> list[str]:
+    """The word that lets an encoder hear as much as it can, where there is such a limit, as of Whisper."""
+    try:
+        shape = speech_shape(str(encoder))
+    except ValueError:
+        return []  # the plan says what is wrong with it
+    most = shape.max_frames
+    return [] if most is None else [f"features.pooled_seconds={shape.num_samples(most) / SPEECH_RATE_HZ:g}"]
 
 
 def _is_small(plan: Plan, num_clips: int) -> bool:
@@ -213,7 +228,10 @@ def _time(space: str, plan: Plan, balance: Balance) -> str:
     if folds is not None:
         clips = (clips + len(balance.split.val)) * (folds - 1)
     epochs = plan.total * clips * plan.space.largest("training.epochs")
-    preparing = PREPARE_SECONDS.get(space, PREPARE_USUALLY) * len(balance.corpus.clips)
+    prepared = len(balance.corpus.clips)
+    if space in ENCODER_SPACES.values():
+        prepared += bank_cost(plan.space).versions * len(training_clips(balance.split, plan.config))
+    preparing = PREPARE_SECONDS.get(space, PREPARE_USUALLY) * prepared
     minutes = (epochs * EPOCH_SECONDS[space] + preparing) / min(cores, plan.total) / 60
     shown = f"{minutes / 60:.0f} hours" if minutes > 180 else counted(max(1, round(minutes)), "minute")
     return f"about {shown} on {counted(cores, 'CPU core')}, by what other corpora took; {measured}"

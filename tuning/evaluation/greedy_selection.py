@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from tuning.config.errors import UserError
 from tuning.config.schema import Config
 from tuning.data.data_module import DataModule
 from tuning.data.keys import DataKey, data_key
@@ -81,6 +82,8 @@ def select(location: str, pool: Sequence[Candidate], size: int, known: DataModul
         mode,
         size,
     )
+    if not order:
+        raise UserError(f"select: expected a trial whose {metric} is defined on every validation part, got none")
     return Selection([pool[place] for place in order], scores, len(pool), size, metric)
 
 
