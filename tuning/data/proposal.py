@@ -32,6 +32,8 @@ ENCODER_CLIPS = 3000
 WORTH = {
     "classification": "for 1,440 clips of speech a test UAR of 0.77 where networks without one had 0.64: the same with "
     "features.encoder=openai/whisper-base, or a folder that has it",
+    "regression": "for 400 songs test R2 of 0.65 (arousal) and 0.33 (valence) where networks without one had 0.56 and "
+    "0.27: the same with features.encoder=musicnn/MSD_musicnn (pip install --no-deps musicnn)",
 }
 # Below so many clips one validation split is luck, and each trial is a cross-validation.
 FEW_CLIPS, INNER_FOLDS = 600, 4
@@ -102,7 +104,7 @@ def propose(file: str, given: list[str]) -> Proposal:
         plan = make_plan([f"space={space}", *words])
         balance = read_balance(plan)
     lines = list(_lines(space, with_corpus(plan, balance.corpus), balance))
-    if not encoded and len(table.rows) <= ENCODER_CLIPS and task in WORTH:
+    if not encoded and len(table.rows) <= ENCODER_CLIPS:
         lines.append(("encoder", f"a small head on a pretrained encoder had {WORTH[task]}"))
     return Proposal(space, words, [*lines, *(("note", unused) for unused in found.unused)])
 
