@@ -17,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.report import machine, publish, table, whole_records
 from tuning import run
+from tuning.config.errors import UserError
 from tuning.config.loader import flatten, read_space_file
 from tuning.data.plan import make_plan, planned_points
 from tuning.experiment.directory import SearchFolder
@@ -112,7 +113,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--storage", default="results")
     parser.add_argument("--out", help="also write the table to this file")
     options, overrides = parser.parse_known_args(arguments)
-    check_points(options.space, overrides)
+    try:
+        check_points(options.space, overrides)
+    except UserError as error:
+        parser.error(str(error))
     found = []
     for seed in options.seeds:
         name = f"{options.name}-seed-{seed}"

@@ -60,11 +60,14 @@ def test_listed_encoders_are_refused_before_torch_and_without_a_network(tmp_path
     assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
-def test_an_encoder_that_some_trial_uses_is_refused():
+def test_an_encoder_that_some_trial_uses_is_refused(tmp_path):
     searched = f"features.encoder={{choice: [{SUPERB}], when: {{features.name: [encoder]}}}}"
     words = ["space=ser", "data.corpus=iemocap", "features.name={choice: [mfcc, encoder]}", searched]
     with pytest.raises(UserError, match=f"features.encoder: .*'{SUPERB}'"):
         check(*words)
+    file = tmp_path / "own.yaml"
+    file.write_text(f"search: {{num_trials: 2}}\nfeatures: {{name: encoder, encoder: {SUPERB}}}\n")
+    check(f"space={file}", "data.corpus=iemocap", "task.name=classification", "features.name=mfcc")
 
 
 def test_what_is_not_trained_on_the_corpus_or_not_used_is_allowed(tmp_path):

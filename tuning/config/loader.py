@@ -301,9 +301,8 @@ def _check_choices(space: Space, file: Collection[str], later: Collection[str], 
     if "task.name" in later:
         later = {*later, "loss.name"}  # whose default it decides
     for path, (needed, got) in without_effect(space.written()).items():
-        if space.settings.get(path, space.default(path)) == space.default(path) and path not in space.distributions:
-            continue  # as a complete space file has it
-        if path in given or (path in file and needed.partition("=")[0] not in later):
+        is_default = path in space.settings and space.settings[path] == space.default(path)  # as in a complete file
+        if path in given or (path in file and not is_default and needed.partition("=")[0] not in later):
             problems.append(f"{path}: expected only with {needed}, got {got}")
     if problems:
         raise UserError("\n".join(problems))

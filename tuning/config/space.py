@@ -215,9 +215,7 @@ class Space:
 
     def highest(self) -> Iterator[dict[str, Any]]:
         """Yield the trial with each setting at its last or highest value, by every choice that conditions depend on."""
-        conditions = {condition for distribution in self.distributions.values() for condition in distribution.when}
-        searched = {path for condition in conditions for path in self.dependencies(condition)}
-        deciding = {path for path in searched if self.distributions[path].kind in LISTED}
+        deciding = {path for path in self._deciding() if self.distributions[path].kind in LISTED}
         if self.size(deciding) > MOST_VARIANTS:
             deciding = set()
         top = {path: distribution.at(1 - 1e-9) for path, distribution in self.distributions.items()}
@@ -231,8 +229,7 @@ class Space:
         """
         order = self.in_order()
         counts = {path: self.distributions[path].size if varied is None or path in varied else 1 for path in order}
-        conditions = {condition for path in order for condition in self.distributions[path].when}
-        deciding = {path for condition in conditions for path in self.dependencies(condition)}
+        deciding = self._deciding()
         if math.prod(counts[path] for path in deciding) > MOST_COUNTED:
             return math.inf
 
@@ -247,6 +244,11 @@ class Space:
             return sum(below(place + 1, {**point, path: value}) for value in self._varied_values(path, varied))
 
         return below(0, {})
+
+    def _deciding(self) -> set[str]:
+        """Return the searched settings that decide which conditions hold."""
+        conditions = {condition for distribution in self.distributions.values() for condition in distribution.when}
+        return {path for condition in conditions for path in self.dependencies(condition)}
 
     def _varied_values(self, path: str, varied: Collection[str] | None) -> Sequence[Any]:
         distribution = self.distributions[path]

@@ -384,7 +384,8 @@ class DataModule:
         clips, split = self._source(config), self.split
         known = split.train + split.val
         shards_of(clips.prepared, [clip.id for clip in known], {clip.id for clip in split.test})
-        bank = self._banks_of(known, on_progress, data_key(config)).get(data_key(config), {})
+        key = data_key(config)
+        bank = self._banks_of(known, on_progress, key).get(key, {})
         return replace(clips, split=replace(split, train=known, val=split.test, test=[], inner={}), bank=bank)
 
     def _clips(self, config: Config, loading: Loading) -> DataSource:

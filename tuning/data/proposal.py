@@ -42,9 +42,9 @@ FEW_CLIPS, INNER_FOLDS = 600, 4
 # lengths.
 EPOCH_SECONDS = {
     "crnn_statistics": 0.010, "crnn": 0.006, "ser_ensemble": 0.003, "ser_demo": 0.005, "ser_encoder": 0.0007,
-    "music_encoder": 0.0005,
+    "music_encoder": 0.0008,
 }  # fmt: skip
-PREPARE_SECONDS = {"ser_ensemble": 0.75, "ser_encoder": 0.33, "music_encoder": 1.5}
+PREPARE_SECONDS = {"ser_ensemble": 0.75, "ser_encoder": 0.33, "music_encoder": 1.7}
 PREPARE_USUALLY = 0.05
 SCALES = [(-1, 1), (0, 1), (1, 5), (1, 7), (1, 9), (1, 10), (0, 10), (0, 100)]
 VALENCE_AROUSAL = ["valence", "arousal"]
