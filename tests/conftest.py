@@ -14,6 +14,9 @@ settings.load_profile("same")
 os.environ.setdefault("KERAS_BACKEND", "torch")
 # One thread each, as in a trial: two cores are shared by several processes here.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# As its processes and this one do the same work in turn, none goes before: by default Ray's workers have a thirtieth of
+# the time of each other test that computes.
+os.environ.setdefault("RAY_worker_niceness", "0")
 # How long Ray waits for a node that it starts: this machine may be busy.
 os.environ.setdefault("RAY_raylet_start_wait_time_s", "300")
 

@@ -82,7 +82,8 @@ class Host:
 
     def wait_for_nodes(self, key: Path, wanted: set[str]) -> None:
         """Wait until exactly these nodes make up the cluster of this head."""
-        wait_until(lambda: self.nodes(key) == wanted, told=self.autoscaler_log)
+        # Each look starts a Python with Ray, on a machine that has nodes to start.
+        wait_until(lambda: self.nodes(key) == wanted, told=self.autoscaler_log, pause=3)
 
     def was_set_up(self) -> None:
         """Check what the setup commands of our files leave on every node."""
@@ -185,6 +186,7 @@ class Hosts:
                 os.killpg(host.process.pid, signal.SIGKILL)
                 host.process.wait()
             run("ip", "netns", "del", host.name, check=False)
+            run("ip", "link", "del", f"{host.name}v", check=False)  # else the kernel does so later, when it has time
         run("ip", "link", "del", f"{self.tag}b", check=False)
 
 

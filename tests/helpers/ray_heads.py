@@ -48,7 +48,7 @@ def started_head(
     """
     mark = uuid.uuid4().hex
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
+    kept |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300", "RAY_worker_niceness": "0"}
     head = Head(kept | environment | {MARK: mark})
     before(head)
     # The path of a socket below it has at most 107 characters.

@@ -9,17 +9,21 @@ PATIENCE = 900.0
 
 
 def wait_until(
-    condition: Callable[[], bool], process: subprocess.Popen | None = None, told: Callable[[], str] = str
+    condition: Callable[[], bool],
+    process: subprocess.Popen | None = None,
+    told: Callable[[], str] = str,
+    pause: float = 0.1,
 ) -> None:
     """Wait for a condition, while a process runs if one is given.
 
     Args:
-        condition: looked at ten times a second.
+        condition: what has to hold.
         process: has to live until the condition holds.
         told: what the one waited for had to say, for the error's message.
+        pause: seconds between two looks.
     """
     deadline = time.monotonic() + PATIENCE
     while not condition():
         assert process is None or process.poll() is None, f"ended before: {told()}{process.communicate()}"
         assert time.monotonic() < deadline, f"not within {PATIENCE:.0f} s: {told()}"
-        time.sleep(0.1)  # between two looks
+        time.sleep(pause)
