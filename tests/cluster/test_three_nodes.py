@@ -13,7 +13,7 @@ from tests.helpers.ranking import ranking
 from tests.helpers.waiting import PATIENCE
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_cluster_whose_head_has_no_cpu_does_the_whole_job_as_one_machine_does(ray_session, tmp_path):
     cluster, alone = tmp_path / "cluster", tmp_path / "alone"
     command = [sys.executable, "-m", "tests.cluster.three_nodes", str(cluster)]

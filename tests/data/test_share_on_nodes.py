@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.waiting import PATIENCE
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_the_memory_of_the_smallest_node_with_cpus_decides(tmp_path):
     root = Path(__file__).parents[2]
     command = [sys.executable, "-m", "tests.data.share_on_nodes", str(tmp_path)]

@@ -40,7 +40,7 @@ def killed(search, kills, seconds):
     return found
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["grid", "optuna"])
 def test_a_killed_search_ends_as_an_undisturbed_one(ray_session, tmp_path, algorithm):
     arguments = settings(algorithm, tmp_path, epochs=20)

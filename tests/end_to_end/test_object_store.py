@@ -19,7 +19,7 @@ from tuning.experiment.bucket_sync import mirror_root
 from tuning.experiment.checkpoint_upload import TrialUploads
 from tuning.experiment.directory import read_progress
 
-EPOCHS = 40
+EPOCHS = 20
 STORAGE = "s3://emotion/searches"
 SEARCH = (
     "data.prepared=s3://emotion/prepared",
@@ -55,7 +55,7 @@ def rows_in_bucket(trial):
     return list(csv.DictReader(io.StringIO(text)))
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_a_search_in_a_bucket_goes_on_elsewhere_after_a_kill(s3, tmp_path):
     arguments = (*SEARCH, f"storage={STORAGE}")
     driver = subprocess.Popen(

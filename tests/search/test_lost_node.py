@@ -10,7 +10,7 @@ import pytest
 from tests.helpers.waiting import PATIENCE
 
 
-@pytest.mark.cluster
+@pytest.mark.slow
 def test_trials_of_a_killed_node_go_on_elsewhere_from_their_checkpoints(tmp_path):
     script = Path(__file__).with_name("cluster_search.py")
     command = [sys.executable, str(script), str(tmp_path)]
