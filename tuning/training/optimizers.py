@@ -158,14 +158,18 @@ def adam(
     With `weight_decay` all weights shrink by learning_rate * weight_decay of themselves at each step, apart from the
     gradient, as in Keras's AdamW (Loshchilov and Hutter 2019).
     """
+    given: list[Any] = list(parameters)
+    weights = [p for entry in given for p in (entry["params"] if isinstance(entry, dict) else [entry])]
     return KerasAdam(
-        parameters,
+        given,
         lr=learning_rate,
         betas=(beta_1, beta_2),
         eps=epsilon,
         amsgrad=amsgrad,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
+        # On a GPU a fused step counts there, and reading the count for epsilon would wait for it.
+        fused=all(p.device.type == "cpu" for p in weights),
     )
 
 
