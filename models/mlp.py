@@ -24,6 +24,7 @@ class MLP(Model):
         self.num_features = num_features
         self.activation = activation(settings.activation)
         self.input_dropout, self.dropout = nn.Dropout(settings.input_dropout), nn.Dropout(settings.dropout)
+        self.input_limit = settings.input_limit
         several = settings.pooling == "statistics"
         self.pool = statistics_over_frames if several else mean_over_frames
         widths = [num_features * (NUM_STATISTICS if several else 1), *settings.hidden_units]
@@ -35,7 +36,10 @@ class MLP(Model):
     def forward(self, features: Tensor, num_frames: Tensor | None = None) -> Tensor:
         """Compute outputs [B, K] of features [B, T, F], of which `num_frames` [B] are valid (default: all)."""
         check_features(features, self.num_features, 1, "")
-        hidden = self.input_dropout(self.pool(features, clip_lengths(features, num_frames)))
+        pooled = self.pool(features, clip_lengths(features, num_frames))
+        if self.input_limit is not None:
+            pooled = pooled.clamp(-self.input_limit, self.input_limit)
+        hidden = self.input_dropout(pooled)
         for layer in self.hidden:
             hidden = self.dropout(self.activation(layer(hidden)))
         outputs: Tensor = self.output(hidden)

@@ -14,6 +14,12 @@ class MLPSettings(ModelSettings):
     hidden_units: list[int] = Field([], description="units of each hidden layer; [] for a linear model")
     activation: Activation = Field("gelu", description="after each hidden layer")
     input_dropout: float = Field(0.0, ge=0, lt=1, description="share of the input's values that are dropped")
+    input_limit: float | None = Field(
+        None,
+        gt=0,
+        description="most that a value of the input may be from 0; what is farther is cut. Normalised values are in "
+        "standard deviations, and where training clips hardly differ, a clip that does can be thousands away",
+    )
     pooling: Literal["mean", "statistics"] = Field(
         "mean", description="mean over a clip's frames, or mean, standard deviation and mean changes"
     )
