@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Signature = tuple[tuple[str, int, int], ...]  # name, size and time of change in ns of each file
 
 CONFIG, PREPROCESSOR = "config.json", "preprocessor_config.json"
+# Where transformers 5 keeps the same when it saves a preprocessor of sounds or pictures together with a tokenizer.
+PROCESSOR, PROCESSOR_PARTS = "processor_config.json", ("feature_extractor", "image_processor")
 WEIGHTS = (".safetensors", ".bin", DATA)
 PACKAGE = "musicnn"
 MUSICNN = (f"{PACKAGE}/MSD_musicnn", f"{PACKAGE}/MTT_musicnn")
@@ -86,6 +88,16 @@ def signature(name: str, setting: str) -> Signature:
     return found
 
 
+def loaded_from(name: str, setting: str) -> tuple[Signature, str]:
+    """Return what differs as soon as a name stands for other files: a loaded encoder is valid while it is equal.
+
+    Raises:
+        ValueError: as `signature` does.
+    """
+    found = signature(name, setting)
+    return found, "" if found else _commit(name)
+
+
 def content_of(name: str) -> str:
     """Return what identifies an encoder in a fingerprint: a hash of its folder, or its hub name with the commit."""
     snapshot = snapshot_of(name)
@@ -126,14 +138,23 @@ def load_config(name: str, setting: str) -> Any:
 
 
 def load_preprocessor(name: str, setting: str) -> dict[str, Any]:
-    """Return the content of preprocessor_config.json; empty where the encoder has none.
+    """Return what preprocessor_config.json says, or else processor_config.json; empty where an encoder has neither.
 
     Raises:
         ValueError: no such encoder, or a file that is no JSON object.
     """
-    file = Path(located(name)) / PREPROCESSOR if signature(name, setting) else _loaded(_cached_file, name, setting)
+    found = _read_json(PREPROCESSOR, name, setting)
+    if found is not None:
+        return found
+    parts = _read_json(PROCESSOR, name, setting) or {}
+    return next((dict(parts[part]) for part in PROCESSOR_PARTS if part in parts), {})
+
+
+def _read_json(file_name: str, name: str, setting: str) -> dict[str, Any] | None:
+    is_folder = signature(name, setting)
+    file = Path(located(name)) / file_name if is_folder else _loaded(_cached_file, name, setting, file_name=file_name)
     if file is None or not Path(file).is_file():
-        return {}
+        return None
     try:
         return dict(json.loads(Path(file).read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -280,8 +301,8 @@ def _hub_answers() -> bool:
     return True
 
 
-def _cached_file(name: str, local_files_only: bool = False) -> str | None:
-    """Return the path of preprocessor_config.json; None where the hub has none.
+def _cached_file(name: str, file_name: str, local_files_only: bool = False) -> str | None:
+    """Return the path of a file of an encoder in the hub; None where the hub has none.
 
     Raises:
         OSError: it is not in the cache, and the hub was not asked.
@@ -289,10 +310,10 @@ def _cached_file(name: str, local_files_only: bool = False) -> str | None:
     from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError
 
-    if try_to_load_from_cache(name, PREPROCESSOR) is _CACHED_NO_EXIST:
+    if try_to_load_from_cache(name, file_name) is _CACHED_NO_EXIST:
         return None
     try:
-        return hf_hub_download(name, PREPROCESSOR, local_files_only=local_files_only)
+        return hf_hub_download(name, file_name, local_files_only=local_files_only)
     except RemoteEntryNotFoundError:
         return None
 

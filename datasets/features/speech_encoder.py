@@ -14,7 +14,7 @@ from tuning.datasets.features.threads import one_thread
 from tuning.datasets.settings import FeatureSettings
 from tuning.models.encoder_shapes import SPEECH, WHISPER_HOP, SpeechShape, speech_shape
 from tuning.models.musicnn import Musicnn, load_musicnn, log_mels
-from tuning.models.pretrained import Signature, folder_of, is_musicnn, load_encoder, signature
+from tuning.models.pretrained import Signature, folder_of, is_musicnn, load_encoder, loaded_from
 from tuning.models.torch_audio import functional
 
 VARIANCE_FLOOR = 1e-7  # as transformers' Wav2Vec2FeatureExtractor adds to the variance
@@ -42,7 +42,7 @@ def encode(
     layers, values = shape.layers(settings.encoder_layers), settings.num_features
     found: dict[int, tuple[np.ndarray, int]] = {}
     with one_thread(), torch.inference_mode():
-        model = _model(encoder, signature(encoder, SPEECH), device)
+        model = _model(encoder, loaded_from(encoder, SPEECH), device)
         for positions in _batches([len(waveform) for waveform in heard], device):
             batch = torch.from_numpy(np.stack([heard[position] for position in positions])).to(device)
             states = hidden_states(model, batch)
@@ -118,7 +118,7 @@ def _pooled(states: Tensor, settings: FeatureSettings) -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def _model(encoder: str, _: Signature, device: str) -> Any:
+def _model(encoder: str, _: tuple[Signature, str], device: str) -> Any:
     # One per process, since a large encoder takes more than a gigabyte.
     if is_musicnn(encoder, SPEECH):
         folder = folder_of(encoder)

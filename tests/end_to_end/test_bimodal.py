@@ -222,6 +222,12 @@ def test_states_are_those_of_the_encoder_itself(tmp_path):
     assert np.allclose(encode_text(text, encoder, 24, "mean", "cpu")[1], states.sum(0)[None] / 24, atol=1e-6)
 
 
+def test_a_replaced_encoder_is_loaded_anew(tmp_path):
+    before = encode_text("the fox", write_encoder(tmp_path), 24, "mean", "cpu")[1]
+    found = encode_text("the fox", write_encoder(tmp_path, seed=1), 24, "mean", "cpu")[1]
+    assert np.abs(found - before).max() > 0.1
+
+
 def test_exchanged_lyrics_of_one_size_and_time_are_read_anew_with_verify(ray_session, tmp_path):
     texts = {"a.txt": "the quick brown fox", "b.txt": "the lazy brown dog."}
 

@@ -221,7 +221,8 @@ def test_a_hub_model_s_preprocessor_is_read_from_the_cache_or_missed_aloud(tmp_p
     if exists is False:
         mark = place / ".no_exist" / ("0" * 40)
         mark.mkdir(parents=True)
-        (mark / "preprocessor_config.json").touch()
+        for kind in ("preprocessor", "processor"):
+            (mark / f"{kind}_config.json").touch()
     for module in ("constants", "file_download"):
         monkeypatch.setattr(f"huggingface_hub.{module}.HF_HUB_CACHE", str(tmp_path), raising=False)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))

@@ -224,6 +224,17 @@ def test_settings_reach_the_optimiser(name):
         assert group["momentum"] == 0
 
 
+def test_weights_that_are_part_of_a_tensor_are_stepped_and_the_rest_stays():
+    """By the literal first step of Adam, which is the rate against the gradient's sign."""
+    whole = torch.arange(1.0, 25).reshape(4, 6)
+    part = torch.nn.Parameter(whole[:, :3])
+    optimizer = OPTIMIZERS["adam"]([part], 0.1)
+    (part**2).sum().backward()
+    before = whole.clone()
+    optimizer.step()
+    torch.testing.assert_close(whole, torch.cat([before[:, :3] - 0.1, before[:, 3:]], dim=1))
+
+
 def test_an_own_models_encoder_is_trained_also_where_a_generator_names_it():
     class Own(torch.nn.Module):
         def __init__(self):

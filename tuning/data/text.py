@@ -33,7 +33,7 @@ from tuning.datasets.store.build import (
 from tuning.datasets.store.shard_index import DEVICES, Device, of_device
 from tuning.datasets.store.worker import PLAIN, Input, Job, Rows, Task
 from tuning.models.encoder_shapes import TEXT
-from tuning.models.pretrained import content_of, load_encoder, load_tokenizer
+from tuning.models.pretrained import content_of, load_encoder, load_tokenizer, loaded_from
 from tuning.training.encoders import encoder_of, reads_text
 
 if TYPE_CHECKING:
@@ -188,12 +188,14 @@ def text_batch(texts: Sequence[str], config: Config) -> dict[str, Any]:
     return Texts.of(places, rows).batch(places)
 
 
-@functools.lru_cache(maxsize=1)
 def _loaded(encoder: str, with_model: bool, device: str) -> tuple[Any, Any]:
     try:
-        tokenizer = load_tokenizer(encoder, TEXT)
-        if not with_model:
-            return tokenizer, None
-        return tokenizer, load_encoder(encoder, TEXT).eval().to(device)
+        return _load(encoder, loaded_from(encoder, TEXT), with_model, device)
     except ValueError as error:
         raise UserError(str(error)) from None
+
+
+@functools.lru_cache(maxsize=1)
+def _load(encoder: str, _: object, with_model: bool, device: str) -> tuple[Any, Any]:
+    tokenizer = load_tokenizer(encoder, TEXT)
+    return tokenizer, load_encoder(encoder, TEXT).eval().to(device) if with_model else None

@@ -168,8 +168,9 @@ def adam(
         amsgrad=amsgrad,
         weight_decay=weight_decay,
         decoupled_weight_decay=True,
-        # On a GPU a fused step counts there, and reading the count for epsilon would wait for it.
-        fused=all(p.device.type == "cpu" for p in weights),
+        # A fused step takes weights for whole memory, whatever their strides. On a GPU it counts there, and reading the
+        # count for epsilon would wait.
+        fused=all(p.device.type == "cpu" and p.is_contiguous() for p in weights),
     )
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from tests.helpers.recordings import tone, write_corpus
+from tests.helpers.tiny_bert import write_tokenizer
 from tests.helpers.tiny_encoders import FIELD, HOP, KINDS, write_encoder
 from tests.helpers.tiny_musicnn import SIZES, write_musicnn
 from tests.helpers.tiny_whisper import write_whisper
@@ -280,6 +281,21 @@ def test_fingerprint_goes_by_content_layer_and_nothing_idle(tmp_path):
     assert features_fingerprint(plain, 40, quality) == features_fingerprint(idle, 40, quality)
 
 
+@pytest.mark.parametrize("normalises", [True, False])
+def test_what_a_saved_processor_says_of_normalisation_counts(tmp_path, normalises):
+    """Against transformers itself, which writes and reads the processor."""
+    import transformers
+
+    write_encoder(tmp_path, "WavLM")
+    write_tokenizer(tmp_path)
+    extractor = transformers.Wav2Vec2FeatureExtractor(do_normalize=normalises)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    transformers.Wav2Vec2Processor(extractor, tokenizer).save_pretrained(tmp_path)
+    assert not (tmp_path / "preprocessor_config.json").exists()
+    assert transformers.AutoFeatureExtractor.from_pretrained(tmp_path).do_normalize == normalises
+    assert speech_shape(str(tmp_path)).normalised == normalises
+
+
 @WRITERS
 def test_a_replaced_model_is_loaded_anew(tmp_path, write):
     settings, sound = write(tmp_path), tone(0.1, rate=16000)
@@ -440,7 +456,8 @@ def test_an_encoder_in_the_hub_s_cache_is_found_without_a_network(tmp_path, monk
     with pytest.raises(ValueError, match=r"features.encoder: 'some/wavlm' is no folder.*hf download some/wavlm"):
         speech_shape("some/wavlm")
     (place / ".no_exist" / ("0" * 40)).mkdir(parents=True)
-    (place / ".no_exist" / ("0" * 40) / "preprocessor_config.json").touch()
+    for kind in ("preprocessor", "processor"):
+        (place / ".no_exist" / ("0" * 40) / f"{kind}_config.json").touch()
     assert speech_shape("some/wavlm") == speech_shape(settings.encoder) == SpeechShape((16, 16, 16), HOP, FIELD, True)
     sound = tone(0.1, rate=16000)
     found = extract(sound, settings.model_copy(update={"encoder": "some/wavlm"}), 10)[0]
