@@ -20,6 +20,7 @@ from tuning import run
 from tuning.config.errors import UserError
 from tuning.config.loader import flatten, read_space_file
 from tuning.data.plan import make_plan, planned_points
+from tuning.evaluation.score_notes import search_notes
 from tuning.experiment.directory import SearchFolder
 
 METRIC = "val_uar"
@@ -117,7 +118,8 @@ def main(arguments: list[str] | None = None) -> int:
         check_points(options.space, overrides)
     except UserError as error:
         parser.error(str(error))
-    found = []
+    found: list[dict[int, float]] = []
+    cautions: dict[str, None] = {}  # of all seeds, each once
     for seed in options.seeds:
         name = f"{options.name}-seed-{seed}"
         dealt = [f"split.seed={seed}"] if options.deal else []
@@ -126,9 +128,12 @@ def main(arguments: list[str] | None = None) -> int:
         )
         if code:
             return code
-        found.append(measured(SearchFolder(Path(options.storage), name)))
+        folder = SearchFolder(Path(options.storage), name)
+        found.append(measured(folder))
+        cautions |= dict.fromkeys(search_notes(folder, [], {}, METRIC, "max"))
     given = " ".join(sys.argv[1:] if arguments is None else arguments)
-    notes = f"- Command: `python -m benchmarks.ablation {given}`. {machine('torch', 'ray')}"
+    notes = "".join(f"- Note: {caution}.\n" for caution in cautions)
+    notes += f"- Command: `python -m benchmarks.ablation {given}`. {machine('torch', 'ray')}"
     gains = describe(found, options.space)
     publish(f"## {options.name}: what each component gains\n\n{gains}\n\n{notes}\n", options.out)
     return 0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,16 +23,12 @@ from tuning.config.schema import Config
 from tuning.config.space import Space
 from tuning.data.data_module import DataModule
 from tuning.data.keys import features_key, stored_features_of
-from tuning.datasets.corpus import Clip
 from tuning.datasets.dotted_path import allowing
-from tuning.datasets.features.audio import segment_slice
-from tuning.datasets.loaders.in_memory import checked_crop
-from tuning.datasets.settings import Segment
 from tuning.datasets.splits.split import Split
 from tuning.datasets.store.build import Prepared
-from tuning.datasets.store.reader import scan
 from tuning.evaluation.leaderboard import with_results
-from tuning.evaluation.svm import SVM_C, SVR_EPSILON, Part, clip_statistics, svm_classes, svr_outputs
+from tuning.evaluation.score_notes import search_notes
+from tuning.evaluation.svm import SVM_C, SVR_EPSILON, Part, part_of, statistics_of, svm_classes, svr_outputs
 from tuning.experiment.directory import SearchFolder, TrialRecord
 from tuning.experiment.reading import read_json
 from tuning.experiment.recorded import config_of, space_of
@@ -87,32 +82,16 @@ def read_and_fit(search: Search) -> tuple[Part, Part, np.ndarray]:
     data = DataModule.of_search(search.folder, search.space)
     data.prepare_features(when_needed(config))
     prepared = data.features[features_key(stored_features_of(search.config))]
-    features = search.config.features
-    frames = checked_crop(features.num_frames, prepared.num_frames)
     # The machines of a cluster have the installed package, and not this folder.
     cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    return compute(config, _read_and_fit, search.config, prepared, data.split, frames, features.segment)
+    return compute(config, _read_and_fit, search.config, prepared, data.split)
 
 
-def _read_and_fit(
-    config: Config, prepared: Prepared, split: Split, frames: int, segment: Segment
-) -> tuple[Part, Part, np.ndarray]:
-    train, val = (read_part(prepared, split, clips, frames, segment) for clips in (split.train, split.val))
-    return train, val, svm_outputs(config, train, val[0])
-
-
-def read_part(prepared: Prepared, split: Split, clips: Collection[Clip], frames: int, segment: Segment) -> Part:
-    """Statistics over the `frames` that the model sees, and targets of clips, in the order of the shards."""
-    targets = {clip.id: clip.targets for clip in clips}
+def _read_and_fit(config: Config, prepared: Prepared, split: Split) -> tuple[Part, Part, np.ndarray]:
     sealed = {clip.id for clip in split.test}
-    statistics, wanted = [], []
-    for ids, num_frames, features in scan(prepared, targets, sealed):
-        wanted += [targets[clip] for clip in ids]
-        statistics += [
-            clip_statistics(values[segment_slice(num_valid, frames, segment)])
-            for values, num_valid in zip(features, num_frames.tolist(), strict=True)
-        ]
-    return np.stack(statistics), np.array(wanted, dtype=np.float32)
+    found = statistics_of(prepared, [*split.train, *split.val], config.features, sealed)
+    train, val = part_of(found, split.train), part_of(found, split.val)
+    return train, val, svm_outputs(config, train, val[0])
 
 
 def svm_outputs(config: Config, train: Part, val_statistics: np.ndarray) -> np.ndarray:
@@ -162,7 +141,7 @@ def describe(search: Search, found: dict[str, dict[str, float]], train: Part, va
             names = [f"val_{name}_{suffix}" if suffix else f"val_{name}" for name in metrics]
             cells = [f"{values[name]:.4f}" if name in values else "" for name in names]
             rows.append([suffix or "all", predictor, *cells])
-    final = sum(record.is_final for record in search.folder.records())
+    final = search.folder.num_ended
     if is_numbers:
         constant = "each target's mean over the training clips"
         labels = " and the\n  labels"
@@ -171,18 +150,20 @@ def describe(search: Search, found: dict[str, dict[str, float]], train: Part, va
     else:
         constant, labels, means = "the classes' frequencies in the training clips", "", ""
         svm = f"SVC: rbf kernel, C={SVM_C:g}, classes weighted by the inverse of their frequency"
+    metric = config.search.metric
+    notes = "".join(f"\n- Note: {note}." for note in search_notes(search.folder, [search.best], {}, metric, "min"))
     return f"""## {search.folder.name}: validation figures
 
 {table(["target" if is_numbers else "class", "predictor", *metrics], rows, left=2)}
 
 - The same {len(train[1])} training and {len(val[1])} validation clips for all; no test clip was read. The constant
   predictor's figures are those that the search recorded.{means}
-- Best trial: first of {final} by {search.config.search.metric}. Trial and epoch were chosen on these validation clips,
+- Best trial: first of {final} by {metric}. Trial and epoch were chosen on these validation clips,
   so its figures are somewhat too good; the other two predictors were not chosen by them.
 - Constant: {constant}.
 - {svm}. It gets mean, standard deviation, 10th and 90th percentile of the
   {config.features.name} features over a clip's frames, and the mean absolute difference between frames; these{labels}
-  standardised on training clips. Not tuned."""
+  standardised on training clips. Not tuned.{notes}"""
 
 
 def _main(options: Any) -> None:

@@ -261,7 +261,7 @@ def _run_trials(plan: Plan, folder: SearchFolder, data: DataModule, identity: di
     write_json(folder.path / "baseline.json", baseline)
     write_cautions(folder, plan.space, data.split)
     show_generated(folder.path, generated)
-    done = sum(record.is_final for record in folder.records())
+    done = folder.num_ended
     resumed = f", {done} of them done before" if done else ""
     trials = f"{counted(plan.total, 'trial')} ({plan.config.search.algorithm})"
     print(f"search    {plan.name}: {trials}{resumed}; clips {data.loading}; ", end="")

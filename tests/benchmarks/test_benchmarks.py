@@ -16,12 +16,12 @@ from tuning.config.loader import load, read_space_file
 from tuning.config.schema import Config
 from tuning.datasets.corpus import Clip
 from tuning.datasets.loaders.in_memory import ResidentData
-from tuning.datasets.settings import Segment
-from tuning.datasets.splits.split import Split
+from tuning.datasets.settings import FeatureSettings, Segment
 from tuning.datasets.store.build import Prepared, ShardInfo
 from tuning.datasets.store.reader import FeatureStatistics, Part
 from tuning.datasets.store.shard_index import Record, write_shard
-from tuning.experiment.directory import SearchFolder
+from tuning.evaluation.svm import clip_statistics, fit_and_predict, statistics_of
+from tuning.experiment.directory import SearchFolder, write_json
 from tuning.experiment.recorded import space_of
 from tuning.models.lstm import LSTM
 from tuning.training.tasks import task_of
@@ -69,7 +69,7 @@ def test_bare_loop_has_the_losses_of_a_trial(data: ResidentData, frames: int, se
 
 def test_clip_statistics_follow_their_formula() -> None:
     values = np.array([[1.0, 0.0], [3.0, 4.0], [2.0, -1.0]], dtype=np.float32)
-    found = baselines.clip_statistics(values).reshape(5, 2)
+    found = clip_statistics(values).reshape(5, 2)
     np.testing.assert_allclose(found[0], [2.0, 1.0])
     np.testing.assert_allclose(found[1], [np.sqrt(2 / 3), np.sqrt((1 + 9 + 4) / 3)])
     np.testing.assert_allclose(found[2], [1.2, -0.8])  # a fifth of the way from the lowest to the middle value
@@ -77,24 +77,44 @@ def test_clip_statistics_follow_their_formula() -> None:
     np.testing.assert_allclose(found[4], [(2 + 1) / 2, (4 + 5) / 2])
 
 
+def prepared_in(folder: Path, part: Part, groups: int = 1) -> tuple[Prepared, list[Clip]]:
+    """Clips in a shard, dealt to groups in turn."""
+    record = Record("all", "val", [(clip, clip) for clip in part.ids.tolist()], {}, len(part))
+    write_shard(str(folder), record, part.num_frames, part.features)
+    shards = [ShardInfo("all.parquet", "val", record.kept)]
+    prepared = Prepared(str(folder), "", shards, [], "", {}, 0, 0, FRAMES, FEATURES)
+    rows = enumerate(zip(record.kept, part.targets.tolist(), strict=True))
+    return prepared, [Clip(clip, tuple(targets), str(place % groups)) for place, (clip, targets) in rows]
+
+
 @pytest.mark.parametrize("segment", ["middle", "start"])
 def test_the_svr_is_given_what_a_trial_sees(data: ResidentData, segment: Segment, tmp_path: Path) -> None:
-    part = data.val
-    record = Record("all", "val", [(clip, clip) for clip in part.ids.tolist()], {}, len(part))
-    write_shard(str(tmp_path), record, part.num_frames, part.features)
-    shards = [ShardInfo("all.parquet", "val", record.kept)]
-    prepared = Prepared(str(tmp_path), "", shards, [], "", {}, 0, 0, FRAMES, FEATURES)
-    clips = [Clip(clip, tuple(targets)) for clip, targets in zip(record.kept, part.targets.tolist(), strict=True)]
-    found, _ = baselines.read_part(prepared, Split([], clips, [], "by hand"), clips, 6, segment)
+    prepared, clips = prepared_in(tmp_path, data.val)
+    found = statistics_of(prepared, clips, FeatureSettings(num_frames=6, segment=segment))
     batch = next(data.crop(6, "masked", segment).val_batches(130))
-    for clip, seen in enumerate(batch["features"].numpy()):
-        heard = seen[: batch["num_frames"][clip]] * data.statistics.std + data.statistics.mean
-        np.testing.assert_allclose(found[clip], baselines.clip_statistics(heard), atol=1e-4)
+    for place, seen in enumerate(batch["features"].numpy()):
+        heard = seen[: batch["num_frames"][place]] * data.statistics.std + data.statistics.mean
+        np.testing.assert_allclose(found[clips[place].id], clip_statistics(heard), atol=1e-4)
+
+
+def test_each_group_is_normalised_by_its_own_clips_where_a_trial_s_is(data: ResidentData, tmp_path: Path) -> None:
+    prepared, clips = prepared_in(tmp_path, data.val, groups=3)
+    settings = FeatureSettings(num_frames=FRAMES, normalise="group")
+    found = statistics_of(prepared, clips, settings)
+    plain = statistics_of(prepared, clips, settings.model_copy(update={"normalise": "train"}))
+    for group in "012":
+        own = np.stack([plain[clip.id] for clip in clips if clip.group == group])
+        expected = (own - own.mean(axis=0)) / own.std(axis=0)
+        np.testing.assert_allclose([found[c.id] for c in clips if c.group == group], expected, atol=1e-9)
+    known, test = clips[:100], clips[100:]
+    predicted = fit_and_predict(prepared, known, test, settings, classes=False)
+    train = np.stack([found[clip.id] for clip in known]), data.val.targets[:100]
+    assert predicted == pytest.approx(baselines.svr_outputs(train, np.stack([found[c.id] for c in test])), abs=1e-5)
 
 
 def test_svr_is_sklearns_on_standardised_statistics_and_labels(data: ResidentData) -> None:
     parts = [
-        (np.stack([baselines.clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]), p.targets)
+        (np.stack([clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]), p.targets)
         for p in (data.train, data.val)
     ]
     (statistics, targets), (val_statistics, val_targets) = parts
@@ -115,7 +135,7 @@ def test_a_search_of_classes_is_compared_with_a_constant_and_an_svc(data: Reside
     search = baselines.read_search("written", str(tmp_path))
     train, val = (
         (
-            np.stack([baselines.clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]),
+            np.stack([clip_statistics(v[:n]) for v, n in zip(p.features, p.num_frames, strict=True)]),
             np.digitize(p.targets[:, :1], [-0.3, 0.3]).astype(np.float32),
         )
         for p in (data.train, data.val)
@@ -128,7 +148,9 @@ def test_a_search_of_classes_is_compared_with_a_constant_and_an_svc(data: Reside
     found = baselines.compare(search, train, val, outputs)
     assert found["SVC"]["val_uar"] == balanced_accuracy_score(val[1][:, 0], predicted) > 0.5
     assert found["constant"]["val_uar"] == pytest.approx(1 / 3)
+    write_json(search.folder.path / "notes.json", ["these clips are known"])
     text = baselines.describe(search, found, train, val)
+    assert text.endswith("\n- Note: these clips are known.")
     assert "| class | predictor | uar | accuracy | f1 | recall |" in text and "| sad | SVC |" in text
 
 

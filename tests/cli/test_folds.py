@@ -152,3 +152,12 @@ def test_a_run_that_was_killed_is_resumed_and_a_finished_one_only_prints(tmp_pat
     assert (results / "all-folds" / "folds.md").read_text() == text
     assert folds.main([*words, "ensemble=1"]) == 0
     assert "retrain" not in capsys.readouterr().out
+
+    # What was tested stays what it was when a search goes on, and that is said.
+    longer = [word.replace("search.num_trials=1", "search.num_trials=2") for word in words]
+    assert folds.main(longer) == 0
+    extended = capsys.readouterr().out
+    said = "tested was what 1 trial had found, before the search was extended to 2"
+    assert "retrain" not in extended and f"note      {said}" in extended
+    assert f"- Note: {said}." in (results / "all-folds" / "folds.md").read_text()
+    assert said in json.loads((results / "all-folds" / "folds.json").read_text())["notes"]

@@ -108,6 +108,8 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
     Returns the test and whether it was done before, or why the search stopped.
     """
     from tuning import api
+    from tuning.config.distributions import counted
+    from tuning.evaluation.final_test_files import NUM_TRIALS
     from tuning.evaluation.fold_scores import read_fold
     from tuning.evaluation.score_notes import cautions_of_trials
     from tuning.experiment.directory import TEST_LOOKS
@@ -134,11 +136,13 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
             f"ensemble: expected {members} (select={how}), with which {search.path} was tested, got {plan.ensemble} "
             f"(select={asked}); choose another name=... to test otherwise"
         )
-    if was_tested and tested.metrics["trial"] != search.best.number and plan.ensemble == 1:
-        print(f"note      tested was trial {tested.metrics['trial']}, the best before the search was extended")
     trials = tested.metrics.get("ensemble", [tested.metrics["trial"]])
     configs = [config_of(search.folder, number) for number in trials]
-    tested = replace(tested, cautions=cautions_of_trials(search.folder, configs, fold.split))
+    cautions = cautions_of_trials(search.folder, configs, fold.split)
+    then, now = tested.metrics.get(NUM_TRIALS), search.folder.num_ended
+    if then is not None and then < now:
+        cautions.append(f"tested was what {counted(then, 'trial')} had found, before the search was extended to {now}")
+    tested = replace(tested, cautions=cautions)
     return (replace(tested, svm=_svm(plan, fold, search, tested)) if with_svm else tested), was_tested
 
 
@@ -157,19 +161,20 @@ def _svm(plan: FoldsPlan, fold: FoldPlan, search: Search, tested: Fold) -> np.nd
     from tuning.search.lazy_start import when_needed
 
     config, place, name = fold.plan.config, _place(plan), f"svm-{fold.tag}.json"
-    wanted = stored_features_of(config_of(search.folder, tested.metrics["trial"]))
+    winner = config_of(search.folder, tested.metrics["trial"])
     records = [search.path / file for file in ("fingerprint.json", SPLIT)]  # earlier versions recorded no split
-    key = digest_of(*(file.read_bytes() for file in records if file.exists()), wanted.model_dump_json(), *tested.ids)
+    key = digest_of(
+        *(file.read_bytes() for file in records if file.exists()), winner.features.model_dump_json(), *tested.ids
+    )
     if (kept := _read(place, name)).get("key") == key:
         return np.array(kept["predicted"], dtype=np.float64)
     print("svm       fitted on the clips that the winner knows", flush=True)
     data = DataModule.of_search(search.folder, space_of(search.folder), config)
     data.prepare_features(when_needed(config))
-    features, known = data.features[features_key(wanted)], data.split.train + data.split.val
+    features, known = data.features[features_key(stored_features_of(winner))], data.split.train + data.split.val
     clip_of = {clip.id: clip for clip in data.split.test}
     test, is_classes = [clip_of[clip] for clip in tested.ids], config.task.name == "classification"
-    by_group = wanted.normalise == "group"
-    found = compute(config, fit_and_predict, features, known, test, is_classes, by_group)
+    found = compute(config, fit_and_predict, features, known, test, winner.features, is_classes)
     write_json(place, name, {"key": key, "predicted": found.tolist()})
     return found
 

@@ -179,7 +179,7 @@ def finalize(
         intervals = {f"test_{name}": interval for name, interval in intervals.items()}
         tested = Tested(ids, groups, targets, outputs, metrics, constant, numbers, alone, intervals, num_groups, notes)
         trained = [each.training() for each in members.values()]
-        write_test(best, config, winner, trained, tested, repeated, selection)
+        write_test(best, config, winner, trained, tested, repeated, selection, folder.num_ended)
         draw(best, config, winner, folder.trial(winner.number), tested)
         records = [candidate.record for candidate in chosen]
         models = list(zip(records, trained, strict=True))

@@ -27,6 +27,8 @@ from tuning.experiment.ranking import kept_epoch
 from tuning.training.class_metrics import confusion, softmax
 from tuning.training.encoders import located, save_encoder
 
+NUM_TRIALS = "num_trials"  # in metrics.json: that had ended when the models were chosen
+
 # Metrics that are printed: prefixes for regression, whole names for classification. metrics.json has all.
 PRINTED = {
     "regression": ("rmse", "r2", "ccc", "pearson"),
@@ -89,6 +91,7 @@ def write_test(
     tested: Tested,
     repeated: dict[str, Any] | None = None,
     selection: Selection | None = None,
+    num_trials: int | None = None,
 ) -> None:
     """Write metrics and a line for each test clip; for classification also the confusion matrix and the errors.
 
@@ -100,8 +103,11 @@ def write_test(
         tested: the result of the test.
         repeated: the scores of the best trials with other seeds, if they were repeated.
         selection: how the models of an ensemble were chosen, if not as the best.
+        num_trials: that had ended when the models were chosen.
     """
     figures: dict[str, Any] = {**trained[0], "validation": winner.metrics}
+    if num_trials is not None:
+        figures |= {NUM_TRIALS: num_trials}
     if len(tested.trials) > 1:
         figures |= {"ensemble": tested.trials, "members": trained, "winner_alone": tested.winner_alone}
     if repeated is not None:

@@ -113,7 +113,7 @@ def replicate(
     names = "-".join(str(candidate.number) for candidate in chosen)
     name = f"trials-{names}-seeds-{num_seeds}-{digest_of(*(each for row in wanted for each in row))[:8]}"
     with SearchFolder(folder.path / FOLDER, name) as own:
-        if sum(record.is_final for record in own.records()) < count:
+        if own.num_ended < count:
             print(f"repeat    {len(chosen)} best configurations with {num_seeds} seeds each", flush=True)
             start_ray(config)
             data.prepare_banks()

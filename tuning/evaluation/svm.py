@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from sklearn.compose import TransformedTargetRegressor
@@ -12,6 +12,9 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, SVR
 
 from tuning.datasets.corpus import Clip
+from tuning.datasets.features.audio import segment_slice
+from tuning.datasets.loaders.in_memory import checked_crop
+from tuning.datasets.settings import FeatureSettings
 from tuning.datasets.store.build import Prepared
 from tuning.datasets.store.reader import scan
 
@@ -51,24 +54,39 @@ def svm_classes(train: Part, statistics: np.ndarray) -> np.ndarray:
     return found[:, None]
 
 
+def statistics_of(
+    prepared: Prepared, clips: Sequence[Clip], features: FeatureSettings, sealed: Collection[str] = ()
+) -> dict[str, np.ndarray]:
+    """Statistics over the frames of each clip that a model with these settings sees, by the clip's id.
+
+    With `features.normalise=group` those of each group's clips are standardised by themselves. Raises SealedError
+    rather than open a shard with a sealed clip.
+    """
+    frames = checked_crop(features.num_frames, prepared.num_frames)
+    found: dict[str, np.ndarray] = {}
+    for ids, num_frames, stored in scan(prepared, {clip.id for clip in clips}, sealed):
+        for clip, valid, values in zip(ids, num_frames.tolist(), stored, strict=True):
+            found[clip] = clip_statistics(values[segment_slice(valid, frames, features.segment)])
+    if features.normalise == "group":
+        together: dict[str | None, list[str]] = defaultdict(list)
+        for each in clips:
+            together[each.group].append(each.id)
+        for ids in together.values():
+            found |= zip(ids, StandardScaler().fit_transform([found[clip] for clip in ids]), strict=True)
+    return found
+
+
+def part_of(statistics: Mapping[str, np.ndarray], clips: Sequence[Clip]) -> Part:
+    """Statistics and targets of clips, in their order."""
+    return np.stack([statistics[clip.id] for clip in clips]), np.array([clip.targets for clip in clips])
+
+
 def fit_and_predict(
-    prepared: Prepared, known: Sequence[Clip], test: Sequence[Clip], classes: bool, by_group: bool = False
+    prepared: Prepared, known: Sequence[Clip], test: Sequence[Clip], features: FeatureSettings, classes: bool
 ) -> np.ndarray:
     """Fit on the clips that a retrained winner knows and predict its test clips, in their order; in this process.
 
-    With `by_group` the statistics of each group's clips are standardised by themselves first. Returns class indices
-    [clips, 1], or numbers [clips, targets].
+    `features` are the winner's. Returns class indices [clips, 1], or numbers [clips, targets].
     """
-    wanted = {clip.id for clip in [*known, *test]}
-    statistics: dict[str, np.ndarray] = {}
-    for ids, num_frames, features in scan(prepared, wanted, sealed=()):
-        for clip, valid, values in zip(ids, num_frames.tolist(), features, strict=True):
-            statistics[clip] = clip_statistics(values[:valid])
-    if by_group:
-        together: dict[str | None, list[str]] = defaultdict(list)
-        for each in [*known, *test]:
-            together[each.group].append(each.id)
-        for ids in together.values():
-            statistics |= zip(ids, StandardScaler().fit_transform([statistics[clip] for clip in ids]), strict=True)
-    train = np.stack([statistics[clip.id] for clip in known]), np.array([clip.targets for clip in known])
-    return (svm_classes if classes else svr_outputs)(train, np.stack([statistics[clip.id] for clip in test]))
+    found = statistics_of(prepared, [*known, *test], features)
+    return (svm_classes if classes else svr_outputs)(part_of(found, known), part_of(found, test)[0])

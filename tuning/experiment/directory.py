@@ -305,6 +305,11 @@ class SearchFolder:
         """The records of all trials that have started, by number. One with a damaged file has the status damaged."""
         return [_record_or_damage(path) for path in sorted(self.trials.glob("[0-9]*")) if _has_begun(path)]
 
+    @property
+    def num_ended(self) -> int:
+        """Number of trials that have ended."""
+        return sum(record.is_final for record in self.records())
+
     def is_written(self, record: TrialRecord) -> bool:
         """Whether `result.json` of a trial that has ended was written before a kill."""
         return record.is_final and (self.trial(record.number) / "result.json").exists()
