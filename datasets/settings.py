@@ -158,6 +158,10 @@ class SplitSettings(Settings):
         return self
 
 
+SPECTRAL = ("mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma")
+OF_SPECTRUM = Only("name", *SPECTRAL)
+
+
 class FeatureSettings(Settings):
     """The input of the model, frames x features, computed once per recording."""
 
@@ -192,13 +196,21 @@ class FeatureSettings(Settings):
         "the middle",
     )
     sample_rate_hz: int = Field(16000, ge=1000, le=192000, description="rate to which recordings are resampled")
-    window_samples: int = Field(2048, ge=16, description="length of the analysis window, which is the FFT size")
-    hop_samples: int = Field(800, ge=1, description="step between frames; 800 at 16 kHz is 50 ms")
-    num_mels: int = Field(128, ge=1, description="number of mel bands")
-    num_mfcc: int = Field(40, ge=1, description="number of cepstral coefficients (mfcc)")
-    fmin_hz: float = Field(0.0, ge=0, description="lowest frequency of the mel bands")
-    fmax_hz: float | None = Field(None, gt=0, description="highest frequency of the mel bands (default: half the rate)")
-    db_floor: float = Field(-80.0, ge=-200, lt=0, description="level of silence in dB: lower values are raised to it")
+    window_samples: Annotated[int, OF_SPECTRUM] = Field(
+        2048, ge=16, description="length of the analysis window, which is the FFT size"
+    )
+    hop_samples: Annotated[int, OF_SPECTRUM] = Field(
+        800, ge=1, description="step between frames; 800 at 16 kHz is 50 ms"
+    )
+    num_mels: Annotated[int, OF_SPECTRUM] = Field(128, ge=1, description="number of mel bands")
+    num_mfcc: Annotated[int, OF_SPECTRUM] = Field(40, ge=1, description="number of cepstral coefficients (mfcc)")
+    fmin_hz: Annotated[float, OF_SPECTRUM] = Field(0.0, ge=0, description="lowest frequency of the mel bands")
+    fmax_hz: Annotated[float | None, OF_SPECTRUM] = Field(
+        None, gt=0, description="highest frequency of the mel bands (default: half the rate)"
+    )
+    db_floor: Annotated[float, OF_SPECTRUM] = Field(
+        -80.0, ge=-200, lt=0, description="level of silence in dB: lower values are raised to it"
+    )
     db_reference: Literal["fixed", "peak"] = Field(
         "fixed",
         description="0 dB is full power (fixed) or each clip's loudest value (peak), which hides how loud it is",

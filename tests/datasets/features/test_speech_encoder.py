@@ -331,6 +331,7 @@ def test_a_replaced_model_is_loaded_anew(tmp_path, write):
             {"encoder": "x", "name": "mel"},
             "features.encoder: expected only with features.name=encoder, got features.name=mel",
         ),
+        ({"encoder": "x", "num_mels": 40}, "features.num_mels: expected only with features.name=mfcc or mel"),
         ({"encoder": "TMP/tinny"}, "got 'TMP/tinny'; did you mean 'TMP/tiny'"),
         ({"encoder": "TMP"}, "features.encoder: expected config.json and weights .* in 'TMP', found none of them"),
         (
