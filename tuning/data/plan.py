@@ -9,6 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from typing import Any, overload
 
 from tuning.config.distributions import LISTED, plain
@@ -401,7 +402,10 @@ def print_corpus_defaults(plan: Plan) -> None:
     changed = [
         f"{path} {plain(value)} in place of {plain(defaults[path].get_default())}"
         for path, value in defaults_of_corpus.items()
-        if path in plan.space.settings and path not in plan.overrides and not path.startswith("data.")
+        if path in plan.space.settings
+        and path not in plan.overrides
+        and not path.startswith("data.")
+        and attrgetter(path)(plan.config) == value  # of pooled features a clip is one frame, whatever is set
     ]
     if changed:
         print(f"corpus    the {plan.config.data.corpus} corpus sets {', '.join(changed)}")

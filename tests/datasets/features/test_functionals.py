@@ -59,6 +59,13 @@ def test_a_clip_is_one_frame_in_a_plan(capsys):
     assert plan.config.features.num_frames == 1 and plan.config.features.num_features == 88
 
 
+@pytest.mark.parametrize(("features", "told"), [("mfcc", True), ("egemaps", False)])
+def test_frames_that_a_corpus_sets_are_told_where_they_count(features, told, tmp_path, capsys):
+    words = [f"storage={tmp_path}", f"data.prepared={tmp_path}", "--dry-run"]
+    assert main(["space=music_encoder", f"features.name={features}", *words]) == 0
+    assert ("corpus sets features.num_frames" in capsys.readouterr().out) == told
+
+
 def test_what_needs_a_spectrum_or_a_sequence_is_refused():
     mlp = "space=ser_encoder features.name=egemaps"
     one_frame = "with features.name=egemaps, by which a clip is one frame"
