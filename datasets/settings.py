@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -158,16 +158,14 @@ class SplitSettings(Settings):
         return self
 
 
-SPECTRAL = ("mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma")
-OF_SPECTRUM = Only("name", *SPECTRAL)
+Spectral = Literal["mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma"]
+OF_SPECTRUM = Only("name", *get_args(Spectral))
 
 
 class FeatureSettings(Settings):
     """The input of the model, frames x features, computed once per recording."""
 
-    name: Literal[
-        "mfcc", "mel", "chroma", "mel+mfcc", "mel+chroma", "mfcc+chroma", "mel+mfcc+chroma", "encoder", "egemaps"
-    ] = Field(
+    name: Literal[Spectral, "encoder", "egemaps"] = Field(
         "mfcc",
         description="mfcc (cepstral coefficients), mel (spectrogram in dB), chroma (pitch classes) or several of them; "
         "encoder (hidden states of a pretrained encoder of sound); egemaps (88 statistics of a voice over a clip, "

@@ -142,6 +142,8 @@ def _test_fold(plan: FoldsPlan, fold: FoldPlan, with_svm: bool) -> tuple[Fold, b
     then, now = tested.metrics.get(NUM_TRIALS), search.folder.num_ended
     if then is not None and then < now:
         cautions.append(f"tested was what {counted(then, 'trial')} had found, before the search was extended to {now}")
+    elif then is None and plan.ensemble == 1 and trials[0] != search.best.number:  # tested by an earlier version
+        cautions.append(f"tested was trial {trials[0]}, the best before the search was extended")
     tested = replace(tested, cautions=cautions)
     return (replace(tested, svm=_svm(plan, fold, search, tested)) if with_svm else tested), was_tested
 
