@@ -98,4 +98,5 @@ def test_the_epoch_that_a_search_keeps_has_its_name_everywhere(tmp_path, figures
     kept = f"{config.training.keep} epoch"
     write_history(folder, records[0], "val_loss")
     assert f"{kept} (" in str([text.get_text() for text in figures[-1].axes[0].get_legend().get_texts()])
-    assert f"as many epochs as the search trained it to its {kept}." in "\n".join(model_card._choice(folder, config, records[0], None))
+    told = "\n".join(model_card._choice(folder, config, records[0], None))
+    assert f"as many epochs as the search trained it to its {kept}." in told

@@ -111,7 +111,8 @@ def _choice(folder: SearchFolder, config: Config, winner: TrialRecord, repeated:
         f"- Trial {winner.number} of {len(folder.records())} ({config.search.algorithm}, scheduler "
         f"{config.search.scheduler}), chosen by {metric} on validation: {winner.metrics[metric]:.4f}. The test clips "
         "were in files that the search never opened.",
-        f"- Retrained on training and validation clips for as many epochs as the search trained it to its {kept}{in_the_mean}.",
+        "- Retrained on training and validation clips for as many epochs as the search trained it to its "
+        f"{kept}{in_the_mean}.",
     ]
     if repeated is not None:
         n, others = len(repeated["seeds"]), repeated["not_told_apart"]
